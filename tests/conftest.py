@@ -1,0 +1,52 @@
+"""Fixtures every test may use: where the real data lies, and an environment that never reaches a network."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hub_fixture import hub  # noqa: F401  (a fixture for every test)
+
+# One thread a process: many small tests run side by side on few cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def absent(what: str) -> None:
+    """Skip a test whose outside need is absent; in CI nothing may be skipped."""
+    if os.environ.get("CI"):
+        pytest.fail(f"{what}, and in CI no test may be skipped")
+    pytest.skip(what)
+
+
+def _folder(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if not value:
+        absent(f"{variable} is not set")
+    path = Path(str(value))
+    if not path.is_dir():
+        pytest.fail(f"{variable}={value} is not a folder")
+    return path
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real data (`ham10000/`, `dermnet/`, `ood/`)."""
+    return _folder("LESION_DATA_DIR")
+
+
+@pytest.fixture(scope="session")
+def weights_dir() -> Path:
+    """The folder of ImageNet-trained backbones."""
+    return _folder("LESION_WEIGHTS_DIR")
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The checkout the tests run in."""
+    return Path(__file__).resolve().parents[1]
