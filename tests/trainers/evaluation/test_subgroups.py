@@ -1,0 +1,49 @@
+"""Edges of the age bands, spellings of sex, and the unknown."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainers.evaluation import subgroups
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        (0, "0-29"),
+        (29.9, "0-29"),
+        (30, "30-44"),
+        (44, "30-44"),
+        (45, "45-59"),
+        (59, "45-59"),
+        (60, "60-74"),
+        (74, "60-74"),
+        (75, "75+"),
+        (104, "75+"),
+        (np.nan, "unknown"),
+        (-1, "unknown"),
+        (np.inf, "unknown"),
+    ],
+)
+def test_age_bands(age, band):
+    assert subgroups.age_bands(np.array([age])).tolist() == [band]
+
+
+def test_sexes():
+    assert subgroups.sexes(np.array(["Female", " male", "", None, "n/a", "unknown"], dtype=object)).tolist() == [
+        "female",
+        "male",
+        "unknown",
+        "unknown",
+        "unknown",
+        "unknown",
+    ]
+
+
+def test_missing_columns_leave_everyone_unknown():
+    found = subgroups.subgroup_columns({}, 3)
+    assert found["age"][1].tolist() == ["unknown"] * 3
+    assert found["sex"][1].tolist() == ["unknown"] * 3
+    assert found["age"][0] == ("0-29", "30-44", "45-59", "60-74", "75+", "unknown")
+    assert found["sex"][0] == ("female", "male", "unknown")

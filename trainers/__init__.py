@@ -1,0 +1,1 @@
+"""Training, trust and evaluation: the only folder that composes the others."""

@@ -1,0 +1,120 @@
+"""One set of predictions at one temperature, laid out for the metrics: the bridge from ``Predictions`` to arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainers.evaluation import calibration as cal
+from trainers.evaluation import discrimination as dis
+from trainers.predictions import Predictions
+from trainers.trust.temperature import log_probs
+
+SPECIFICITIES = ("0.80", "0.90", "0.95")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Arrays that every metric of a report is a function of; N images, C classes.
+
+    Attributes:
+        labels: (N,) true class indices.
+        log_probs: (N, C) natural logs of the members' mean probabilities.
+        probs: (N, C).
+        predicted: (N,) class of the highest probability.
+        confidence: (N,) that probability.
+        malignant: (N,) bool, true class malignant or premalignant.
+        p_malignant: (N,) summed probability of those classes.
+        groups: (N,) lesion group ids.
+        has_malignant_classes: False when no class of the vocabulary is malignant or premalignant.
+    """
+
+    labels: np.ndarray
+    log_probs: np.ndarray
+    probs: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    malignant: np.ndarray
+    p_malignant: np.ndarray
+    groups: np.ndarray
+    has_malignant_classes: bool
+
+    @classmethod
+    def at(cls, predictions: Predictions, temperature: float) -> Sample:
+        """Lay out predictions at a temperature."""
+        logs = log_probs(predictions.logits, temperature)
+        probs = np.exp(logs)
+        columns = predictions.malignant_columns()
+        return cls(
+            labels=predictions.label,
+            log_probs=logs,
+            probs=probs,
+            predicted=probs.argmax(axis=1),
+            # Rounding can lift a sure probability a hair above 1.
+            confidence=probs.max(axis=1).clip(max=1.0),
+            malignant=np.isin(predictions.label, columns),
+            p_malignant=probs[:, columns].sum(axis=1),
+            groups=np.asarray(predictions.group_id).astype(str),
+            has_malignant_classes=len(columns) > 0,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_groups(self) -> int:
+        """Number of lesion groups."""
+        return len(np.unique(self.groups))
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.predicted == self.labels
+
+    def select(self, rows: np.ndarray) -> Sample:
+        """The same for a boolean mask of rows."""
+        arrays = ("labels", "log_probs", "probs", "predicted", "confidence", "malignant", "p_malignant", "groups")
+        return Sample(**{n: getattr(self, n)[rows] for n in arrays}, has_malignant_classes=self.has_malignant_classes)
+
+    def confusion(self, weights: np.ndarray | None = None) -> np.ndarray:
+        """(C, C), or (R, C, C) for (R, N) weights; rows true, columns predicted."""
+        return dis.confusion_matrix(self.labels, self.predicted, self.probs.shape[1], weights)
+
+    def discrimination(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Every metric of telling classes apart, for (R, N) weights: (R,) each, per-class ones (R, C)."""
+        confusion = self.confusion(weights)
+        by_class = [dis.auroc(self.labels == c, self.probs[:, c], weights) for c in range(self.probs.shape[1])]
+        values = {
+            **self.brief(weights, confusion),
+            "macro_f1": dis.macro_f1(confusion),
+            "weighted_f1": dis.weighted_f1(confusion),
+            "auroc_macro": dis.mean_defined(np.stack(by_class, axis=-1)),
+            "class_precision": dis.precision(confusion),
+            "class_f1": dis.f1(confusion),
+            "class_auroc": np.stack(by_class, axis=-1),
+        }
+        for name in SPECIFICITIES:
+            values[f"sensitivity@{name}"] = dis.sensitivity_at_specificity(
+                self.malignant, self.p_malignant, float(name), weights
+            )
+        return values
+
+    def brief(self, weights: np.ndarray, confusion: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The few metrics that subgroups show, for (R, N) weights: (R,) each."""
+        confusion = self.confusion(weights) if confusion is None else confusion
+        return {
+            "accuracy": dis.accuracy(confusion),
+            "balanced_accuracy": dis.balanced_accuracy(confusion),
+            "auroc_malignant": dis.auroc(self.malignant, self.p_malignant, weights),
+        }
+
+    def calibration(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Every calibration error, for (R, N) weights: (R,) each."""
+        bins = cal.reliability_bins(self.confidence, self.correct, weights)
+        return {
+            "nll": cal.nll(self.log_probs, self.labels, weights),
+            "brier": cal.brier(self.probs, self.labels, weights),
+            "ece": cal.ece(bins),
+            "ece_debiased": cal.ece_debiased(bins),
+        }

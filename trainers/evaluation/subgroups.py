@@ -1,0 +1,43 @@
+"""Which patients an image came from: age bands and sex, with a row for those who are not known."""
+
+from __future__ import annotations
+
+import numpy as np
+
+UNKNOWN = "unknown"
+AGE_BANDS = (("0-29", 0.0, 30.0), ("30-44", 30.0, 45.0), ("45-59", 45.0, 60.0), ("60-74", 60.0, 75.0))
+AGE_OPEN = ("75+", 75.0)
+AGE_VALUES = (*(name for name, _, _ in AGE_BANDS), AGE_OPEN[0], UNKNOWN)
+SEX_VALUES = ("female", "male", UNKNOWN)
+
+
+def age_bands(age: np.ndarray) -> np.ndarray:
+    """Age in years -> one of ``AGE_VALUES``: (N,) float -> (N,) str.
+
+    NaN, a negative or an infinite age is unknown. Age 0 stands in the first band: HAM10000 has 39 such rows, infants or
+    gaps, and does not say which.
+    """
+    age = np.asarray(age, dtype=np.float64)
+    bands = np.full(age.shape, UNKNOWN, dtype=object)
+    for name, low, high in AGE_BANDS:
+        bands[(age >= low) & (age < high)] = name
+    bands[(age >= AGE_OPEN[1]) & np.isfinite(age)] = AGE_OPEN[0]
+    return bands
+
+
+def sexes(sex: np.ndarray) -> np.ndarray:
+    """Any case of female and male -> those; everything else -> unknown: (N,) -> (N,) str."""
+    lowered = [str(value).strip().lower() for value in sex]
+    return np.array([value if value in SEX_VALUES else UNKNOWN for value in lowered], dtype=object)
+
+
+def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """The subgroups of a report: name -> (its values in order, the value of each of the N images).
+
+    Args:
+        columns: of the predictions file; a column that is missing leaves everyone unknown.
+        n: N.
+    """
+    age = columns["age"] if "age" in columns else np.full(n, np.nan)
+    sex = columns["sex"] if "sex" in columns else np.full(n, UNKNOWN, dtype=object)
+    return {"age": (AGE_VALUES, age_bands(age)), "sex": (SEX_VALUES, sexes(sex))}
