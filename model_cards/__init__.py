@@ -1,0 +1,1 @@
+"""Model cards, manifests and publishing: reads JSON and files, never a model."""

@@ -1,0 +1,135 @@
+"""The model card: a pure function of ``report.json`` and the names of the folder's files.
+
+The same report always gives the same text, byte for byte. That is what lets ``verify`` render it again and name the
+number that differs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from model_cards.command import UserError
+from model_cards.front_matter import front_matter
+from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, raw
+from model_cards.sources import all_drawn, any_drawn, known_limits
+
+REPORT = "report.json"
+REPORT_VERSION = 1
+# Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
+CARD_LAYOUT = 1
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+class ReportError(UserError):
+    """A report that is absent, cannot be read, or names a file that is not there."""
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """The parsed ``report.json`` of a folder.
+
+    Raises:
+        ReportError: absent, not JSON, or of a newer layout.
+    """
+    path = Path(folder) / REPORT
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise ReportError(f"{folder} has no {REPORT}: give the folder of a trained and evaluated model") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ReportError(f"{path} is not JSON ({error}): evaluate the model again") from error
+    if not isinstance(report, dict):
+        raise ReportError(f"{path} is a {type(report).__name__} and not a map: evaluate the model again")
+    version = report.get("schema_version", 0)
+    if not isinstance(version, int) or version > REPORT_VERSION:
+        raise ReportError(f"{path} has layout {version!r}, this reads up to {REPORT_VERSION}: update lesion-suite")
+    return report
+
+
+def render(report: dict[str, Any], files: Sequence[str]) -> str:
+    """The text of the model card.
+
+    Args:
+        report: the parsed ``report.json``.
+        files: relative posix paths of the folder's files; the figures that the report names must be among them.
+
+    Returns:
+        Markdown with YAML front matter, ending in one newline.
+
+    Raises:
+        MissingNumberError: a value that the card shows is missing; the message names its path.
+        ReportError: the report names a figure that is not in the folder.
+    """
+    node = ReportNode(report)
+    sources = [str(source) for source in node["provenance"]["dataset"]["sources"]]
+    card = environment().get_template("card.md.j2")
+    text = card.render(
+        report=node,
+        layout=CARD_LAYOUT,
+        front_matter=front_matter(node, files),
+        figures=check_figures(node, files),
+        labels=label_rows(node),
+        malignant=[row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
+        recipe=yaml_text(raw(node["provenance"]["recipe"])),
+        drawn={"any": any_drawn(sources), "all": all_drawn(sources)},
+        source_limits=known_limits(sources),
+    )
+    return text.strip() + "\n"
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """Jinja with our filters; a name that a template misspells is an error."""
+    jinja = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    jinja.filters.update(FILTERS)
+    jinja.tests.update(TESTS)
+    return jinja
+
+
+def yaml_text(value: Any) -> str:
+    """YAML with sorted keys, one line a value."""
+    return yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=100_000).strip()
+
+
+def label_rows(report: ReportNode) -> list[dict[str, str]]:
+    """Short name, long name and malignancy group of each class, in the order of the logits."""
+    return [
+        {
+            "name": str(label["name"]),
+            "long_name": str(label["long_name"]),
+            "group": str(label["group"]) if given(label["group"]) else "no group",
+        }
+        for label in report["model"]["labels"]
+    ]
+
+
+def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, str]]:
+    """File, caption and alternative text of each figure of the report.
+
+    Raises:
+        ReportError: a figure is not among the files.
+    """
+    figures = []
+    for figure in report["figures"]:
+        file, caption = str(figure["file"]), str(figure["caption"])
+        if file not in files:
+            raise ReportError(f"report.json names {file}, which is not in the folder: draw the figures again")
+        alt = PurePosixPath(file).stem.replace("_", " ")
+        figures.append({"file": file, "caption": caption.replace("*", "\\*"), "alt": alt})
+    return figures
+
+
+__all__ = ["CARD_LAYOUT", "REPORT", "MissingNumberError", "ReportError", "read_report", "render"]

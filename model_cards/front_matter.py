@@ -1,0 +1,108 @@
+"""The YAML on top of a model card: what the Hub searches and shows, taken from the report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from model_cards.report_view import ReportNode, given, num, number, optional, raw
+
+# Licence ids the Hub knows without a name and a link; any other is written as "other" with its own name.
+HUB_LICENSES = frozenset(
+    f"{family}-{version}"
+    for family, versions in {
+        "apache": ["2.0"],
+        "bsd": ["2-clause", "3-clause"],
+        "cc0": ["1.0"],
+        "cc-by": ["2.0", "3.0", "4.0"],
+        "cc-by-sa": ["3.0", "4.0"],
+        "cc-by-nc": ["2.0", "3.0", "4.0"],
+        "cc-by-nd": ["4.0"],
+        "cc-by-nc-nd": ["3.0", "4.0"],
+        "cc-by-nc-sa": ["2.0", "3.0", "4.0"],
+        "cdla-permissive": ["2.0"],
+        "agpl": ["3.0"],
+        "gpl": ["3.0"],
+        "lgpl": ["3.0"],
+        "mpl": ["2.0"],
+    }.items()
+    for version in versions
+) | {"mit", "odbl", "odc-by", "openrail", "unlicense", "other", "unknown"}
+TAGS = ["medical", "dermatology", "skin-lesion", "calibration", "uncertainty", "research-only", "lesion-suite"]
+METRICS = ["accuracy", "balanced_accuracy", "f1", "roc_auc", "brier_score"]
+
+# (metric type on the Hub, its name, path below evaluation.test)
+INDEX = (
+    ("accuracy", "Accuracy", ("discrimination", "accuracy")),
+    ("balanced_accuracy", "Balanced accuracy", ("discrimination", "balanced_accuracy")),
+    ("f1", "Macro F1", ("discrimination", "macro_f1")),
+    ("f1", "Weighted F1", ("discrimination", "weighted_f1")),
+    ("roc_auc", "Macro AUROC", ("discrimination", "auroc_macro")),
+    ("roc_auc", "AUROC of p_malignant", ("discrimination", "auroc_malignant")),
+    ("nll", "Negative log-likelihood, calibrated", ("calibration", "after", "nll")),
+    ("brier_score", "Brier score, calibrated", ("calibration", "after", "brier")),
+    ("expected_calibration_error", "Expected calibration error, calibrated", ("calibration", "after", "ece")),
+)
+
+
+def front_matter(report: ReportNode, files: Sequence[str]) -> str:
+    """The YAML block of a model card, without its fences.
+
+    Args:
+        report: the whole report.
+        files: the folder's files; a ``LICENSE`` among them is linked when the Hub does not know the licence's id.
+
+    Raises:
+        MissingNumberError: a value that the block shows is missing.
+    """
+    model, dataset = report["model"], report["provenance"]["dataset"]
+    license_id = str(model["license"])
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        license=license_id if license_id in HUB_LICENSES else "other",
+        license_name=None if license_id in HUB_LICENSES else slug(license_id),
+        license_link="LICENSE" if license_id not in HUB_LICENSES and "LICENSE" in files else None,
+        base_model=str(model["base_model"]) if given(model["base_model"]) else None,
+        datasets=[slug(str(dataset["name"]))],
+        metrics=METRICS,
+        tags=[*TAGS, *(str(tag) for tag in optional(model, "tags"))],
+        model_name=str(model["name"]),
+        eval_results=eval_results(report),
+    )
+    return data.to_yaml()
+
+
+def eval_results(report: ReportNode) -> list[EvalResult]:
+    """The test results of the ``model-index``; a metric that is not defined is left out."""
+    dataset, test = report["provenance"]["dataset"], report["evaluation"]["test"]
+    rows = []
+    for kind, name, path in INDEX:
+        node = test
+        for key in path:
+            node = node[key]
+        if raw(node["value"]) is None:
+            continue
+        interval = num(node).partition(" (")[2].rstrip(")")
+        rows.append(
+            EvalResult(
+                task_type="image-classification",
+                dataset_type=slug(str(dataset["name"])),
+                dataset_name=str(dataset["name"]),
+                dataset_config=str(dataset["config_name"]),
+                dataset_split="test",
+                metric_type=kind,
+                metric_value=round(number(node["value"]), 4),
+                metric_name=f"{name}, 95 % interval {interval}" if given(node["low"]) else name,
+            )
+        )
+    return rows
+
+
+def slug(name: str) -> str:
+    """A name as the Hub writes an id: ``HAM10000 (grouped)`` -> ``ham10000-grouped``; ``org/name`` stays."""
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return name
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")

@@ -1,0 +1,127 @@
+"""The Hub as this folder sees it: a client, its failures as one sentence, a download. The token is never printed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import HfApi, constants, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import validate_repo_id
+
+from model_cards.command import UserError
+
+
+class HubProblem(UserError):
+    """The Hub could not be reached, or refused; the message says which and what to do.
+
+    Attributes:
+        status: the HTTP status of a refusal, None when there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class RepoIdError(UserError):
+    """Not the name of a repository."""
+
+
+def split_revision(target: str) -> tuple[str, str | None]:
+    """``ORG/NAME@REVISION`` -> (``ORG/NAME``, ``REVISION``); without ``@`` the revision is None.
+
+    Raises:
+        RepoIdError: not a folder, and not the name of a repository either.
+    """
+    repo_id, _, revision = target.partition("@")
+    check_repo_id(repo_id, "neither a folder nor a repository")
+    return repo_id, revision or None
+
+
+def check_repo_id(repo_id: str, what: str = "not a repository") -> None:
+    """Refuse what cannot name a repository.
+
+    Raises:
+        RepoIdError: with the rule that it breaks.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise RepoIdError(f"{repo_id!r} is {what} ({error}): give ORG/NAME") from error
+    if repo_id.count("/") != 1:
+        raise RepoIdError(f"{repo_id!r} is {what}: give ORG/NAME")
+
+
+def client() -> HfApi:
+    """A client of the Hub named by ``HF_ENDPOINT``, with the token of ``HF_TOKEN`` or of ``hf auth login``."""
+    return HfApi(endpoint=constants.ENDPOINT, token=get_token() or False)
+
+
+@contextmanager
+def one_sentence(api: HfApi, about: str) -> Iterator[None]:
+    """Turn whatever the client raises into a ``HubProblem`` of one sentence.
+
+    Args:
+        api: the client in use; its token is cut out of every message.
+        about: the repository.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    # The client wraps a failed LFS upload into a bare RuntimeError, and a refused front matter into a ValueError.
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+        wrapped = type(error) is RuntimeError or isinstance(error, LocalEntryNotFoundError)
+        cause = error.__cause__ if wrapped and error.__cause__ else error
+        message, status = explain(cause, str(api.endpoint), about)
+        if isinstance(api.token, str):
+            message = message.replace(api.token, "***")
+        raise HubProblem(message, status) from error
+
+
+def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int | None]:
+    """One sentence on what went wrong and what to do, and the HTTP status if there was an answer."""
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"the Hub was not asked about {about}: unset HF_HUB_OFFLINE", None
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        said = (error.response.headers.get("X-Error-Message") or str(error.server_message or "")).strip()
+        if status == 401:
+            mend = "set HF_TOKEN to a valid token, or run hf auth login"
+            return f"{endpoint} refused the token, or wants one for {about} ({said}): {mend}", status
+        if status == 403:
+            return f"{endpoint} does not let this token write to {about} ({said}): use a token that may", status
+        if isinstance(error, RevisionNotFoundError):
+            return f"{about} has no such revision on {endpoint} ({said})", status
+        if isinstance(error, RepositoryNotFoundError):
+            return f"{endpoint} has no {about}, or this token may not see it", status
+        if status == 412:
+            return f"somebody committed to {about} meanwhile: run the command again", status
+        return f"{endpoint} answered {status} on {about}: {said or 'no reason given'}", status
+    if isinstance(error, HTTPError | ConnectionError):
+        kind = type(error).__name__
+        return f"{endpoint} cannot be reached ({kind}): check the network and HF_ENDPOINT", None
+    return f"{about} on {endpoint}: {' '.join(str(error).split())}", None
+
+
+def download(repo_id: str, folder: Path, *, revision: str | None = None, repo_type: str | None = None) -> None:
+    """Fetch a whole repository into an empty folder.
+
+    Raises:
+        HubProblem: it cannot be had.
+    """
+    api = client()
+    with one_sentence(api, repo_id):
+        if repo_type is None:
+            repo_type = "model" if api.repo_exists(repo_id, repo_type="model") else "dataset"
+        api.snapshot_download(repo_id, repo_type=repo_type, revision=revision, local_dir=folder)

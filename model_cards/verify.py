@@ -1,0 +1,194 @@
+"""Check that a finished folder or repository is what it says: ``python -m model_cards.verify DIR_OR_REPO``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import tempfile
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import Any
+
+from model_cards.build import CARD
+from model_cards.card import CARD_LAYOUT, REPORT, read_report, render
+from model_cards.command import UserError, fail, run
+from model_cards.hub import HubProblem, download, split_revision
+from model_cards.manifest import check_manifest, list_files
+
+CONFIG = "config.json"
+NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+LAYOUT = re.compile(r"<!-- Card layout (\d+)\.")
+
+
+class FolderError(UserError):
+    """A folder that is neither a finished model nor a dataset."""
+
+
+def folder_type(folder: Path) -> str:
+    """``model`` or ``dataset``.
+
+    Raises:
+        FolderError: not a folder, or it has neither ``report.json`` nor ``audit.json``.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FolderError(f"{folder} is not a folder: give the folder of a finished model or dataset")
+    if (folder / REPORT).is_file():
+        return "model"
+    if (folder / "audit.json").is_file():
+        return "dataset"
+    raise FolderError(f"{folder} has neither {REPORT} (a model) nor audit.json (a dataset): is it finished?")
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """Everything that is wrong with a folder, one sentence each; empty when it is what it says.
+
+    A dataset folder is compared with its manifest. A model folder also: its card with its report, number by number, and
+    its config with its report.
+
+    Raises:
+        FolderError: neither a model nor a dataset folder.
+        ManifestError, ReportError, MissingNumberError: nothing can be compared.
+    """
+    folder = Path(folder)
+    kind = folder_type(folder)
+    problems = check_manifest(folder)
+    if kind == "model":
+        report = read_report(folder)
+        problems += check_card(folder, report)
+        problems += check_config(folder, report)
+    return problems
+
+
+def check_card(folder: Path, report: dict[str, Any]) -> list[str]:
+    """Compare the card with the one that the report gives.
+
+    A card of this layout must agree in every line. Of a card of another layout (an older release) those lines are
+    compared that only differ in their numbers: a changed number is found, a reworded sentence is not a fault.
+
+    Returns:
+        One sentence a differing line, with its number in the card and what the report says instead.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return [f"{CARD} is missing: build it with python -m model_cards.build {folder}"]
+    text = path.read_text("utf-8")
+    files, _ = list_files(folder)
+    layout = LAYOUT.search(text)
+    same_layout = layout is not None and int(layout[1]) == CARD_LAYOUT
+    found = (text if same_layout else LAYOUT.sub("", text)).splitlines()
+    return compare_lines(found, render(report, files).splitlines(), only_numbers=not same_layout)
+
+
+def compare_lines(found: list[str], wanted: list[str], *, only_numbers: bool) -> list[str]:
+    """Sentences that name each differing line of a card, and in it the first number that differs.
+
+    Args:
+        found: the card's lines.
+        wanted: the lines that the report gives.
+        only_numbers: look past lines whose words differ too.
+    """
+    mine, theirs = ([NUMBER.sub("#", line) for line in lines] for lines in (found, wanted))
+    problems = []
+    matcher = SequenceMatcher(None, mine, theirs, autojunk=False)
+    for kind, start, end, other, other_end in matcher.get_opcodes():
+        if kind == "equal":
+            for offset in range(end - start):
+                problem = differing_number(found[start + offset], wanted[other + offset])
+                problems += [f"{CARD} line {start + offset + 1}: {problem}"] if problem else []
+        elif not only_numbers:
+            line = found[start] if start < end else "(nothing)"
+            should = wanted[other] if other < other_end else "nothing"
+            problems.append(f"{CARD} line {start + 1} reads {line[:80]!r}, {REPORT} gives {should[:80]!r}")
+    return problems
+
+
+def differing_number(found: str, wanted: str) -> str | None:
+    """The first number in which two lines of the same words differ, as a sentence."""
+    for mine, other in zip(NUMBER.findall(found), NUMBER.findall(wanted), strict=True):
+        if mine != other:
+            return f"the card says {mine}, {REPORT} gives {other} (in {' '.join(found.split())[:80]!r})"
+    return None
+
+
+def check_config(folder: Path, report: dict[str, Any]) -> list[str]:
+    """Compare ``config.json`` with the report: temperature, labels, their names and groups, image size."""
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return [f"{CONFIG} is missing: save the model into {folder} again"]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        return [f"{CONFIG} is not JSON ({error}): save the model into {folder} again"]
+    labels = report["model"]["labels"]
+    names = [label["name"] for label in labels]
+    ids = config.get("id2label") or {}
+    pairs: list[tuple[str, Any, str, Any]] = [
+        (
+            "trust.temperature.value",
+            ((config.get("trust") or {}).get("temperature") or {}).get("value"),
+            "trust.temperature.value",
+            report["trust"]["temperature"]["value"],
+        ),
+        ("id2label", [ids.get(str(index)) for index in range(len(ids))], "model.labels", names),
+        ("image_size", config.get("image_size"), "model.image_size", report["model"]["image_size"]),
+    ]
+    for key, part in (("label_names", "long_name"), ("label_groups", "group")):
+        if config.get(key):
+            pairs.append((key, config[key], f"model.labels.{part}", {label["name"]: label[part] for label in labels}))
+    return [
+        f"{CONFIG}: {mine} is {value!r}, {REPORT} says {theirs} is {wanted!r}: evaluate the model again"
+        for mine, value, theirs, wanted in pairs
+        if value != wanted
+    ]
+
+
+def verify(target: str, repo_type: str | None = None) -> list[str]:
+    """Check a folder, or a repository of the Hub as it is there now.
+
+    Args:
+        target: a folder, or ``ORG/NAME`` with an optional ``@REVISION``.
+        repo_type: ``model`` or ``dataset``; None looks for a model, then for a dataset.
+
+    Returns:
+        What is wrong, one sentence each.
+
+    Raises:
+        RepoIdError, HubProblem: neither a folder nor a repository that can be had.
+    """
+    if Path(target).is_dir():
+        return verify_folder(Path(target))
+    repo_id, revision = split_revision(target)
+    with tempfile.TemporaryDirectory(prefix="verify-") as folder:
+        try:
+            download(repo_id, Path(folder), revision=revision, repo_type=repo_type)
+        except HubProblem as error:
+            raise HubProblem(f"{target} is no folder here, and {error}", error.status) from error
+        return verify_folder(Path(folder))
+
+
+def main() -> None:
+    """Parse the command line and verify."""
+    parser = argparse.ArgumentParser(
+        prog="python -m model_cards.verify",
+        description="Check a finished model or dataset: every byte against manifest.json, every number of a model's "
+        "card against report.json, the temperature and labels of config.json against report.json. "
+        "Exit code 0: all is well; 2: something is not, one line each on stderr.",
+    )
+    parser.add_argument(
+        "target",
+        metavar="DIR_OR_REPO",
+        help="a folder, or ORG/NAME[@REVISION] on the Hub (HF_ENDPOINT, HF_TOKEN); a repository is downloaded whole "
+        "into a temporary folder",
+    )
+    parser.add_argument("--repo-type", choices=("model", "dataset"), help="kind of a repository (default: try both)")
+    args = parser.parse_args()
+    problems = verify(args.target, args.repo_type)
+    if problems:
+        fail(problems)
+    print(f"{args.target}: nothing differs from its manifest, and no number of a model's card from its report")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_cards.build import build_card
+from model_cards.card import MissingNumberError, ReportError
+from model_cards.manifest import write_manifest
+from model_cards.verify import FolderError, compare_lines, folder_type, verify_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **env}, timeout=120
+    )
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    """Change the card and, as a careful forger would, the manifest."""
+    text = (folder / "README.md").read_text("utf-8")
+    assert text.count(old) >= 1
+    (folder / "README.md").write_text(text.replace(old, new, 1), encoding="utf-8")
+    write_manifest(folder)
+
+
+def test_a_built_folder_verifies(model_folder: Path) -> None:
+    assert verify_folder(model_folder) == []
+    assert list(model_folder.glob("*.partial")) == []
+    listed = json.loads((model_folder / "manifest.json").read_text())["files"]
+    assert "README.md" in listed
+    assert "manifest.json" not in listed
+
+
+def test_building_twice_gives_the_same_bytes(model_folder: Path) -> None:
+    before = {path: path.read_bytes() for path in model_folder.rglob("*") if path.is_file()}
+    build_card(model_folder)
+    assert {path: path.read_bytes() for path in model_folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_missing_number_leaves_the_folder_as_it_was(model_folder: Path, report: dict[str, Any]) -> None:
+    before = (model_folder / "README.md").read_bytes()
+    del report["evaluation"]["test"]["calibration"]["after"]["ece"]
+    (model_folder / "report.json").write_text(json.dumps(report))
+    with pytest.raises(MissingNumberError, match=r"report\.json: evaluation\.test\.calibration\.after\.ece is missing"):
+        build_card(model_folder)
+    assert (model_folder / "README.md").read_bytes() == before
+    assert list(model_folder.glob("*.partial")) == []
+
+
+def test_one_changed_byte_of_the_weights_is_named(model_folder: Path) -> None:
+    weights = model_folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[5000] ^= 1
+    weights.write_bytes(content)
+    problems = verify_folder(model_folder)
+    assert len(problems) == 1
+    assert problems[0].startswith("model.safetensors was changed")
+
+
+def test_missing_and_extra_files_are_named(model_folder: Path) -> None:
+    (model_folder / "predictions_test.parquet").unlink()
+    (model_folder / "notes.txt").write_text("hello")
+    problems = verify_folder(model_folder)
+    assert [problem.split()[0] for problem in problems] == ["notes.txt", "predictions_test.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line_part"),
+    [
+        ("| Accuracy | 0.816 (0.796–0.836)", "| Accuracy | 0.916 (0.796–0.836)", "the card says 0.916"),
+        ("by 1.3137 before", "by 1.2137 before", "the card says 1.2137, report.json gives 1.3137"),
+        ("value: 0.716", "value: 0.746", "the card says 0.746, report.json gives 0.716"),
+        ("| `mel` | 90 |", "| `mel` | 91 |", "the card says 91, report.json gives 90"),
+    ],
+)
+def test_an_edited_number_is_named_with_its_line(model_folder: Path, old: str, new: str, line_part: str) -> None:
+    edit(model_folder, old, new)
+    lines = (model_folder / "README.md").read_text("utf-8").splitlines()
+    where = next(number for number, line in enumerate(lines, 1) if new in line)
+    problems = verify_folder(model_folder)
+    assert len(problems) == 1
+    assert problems[0].startswith(f"README.md line {where}: ")
+    assert line_part in problems[0]
+
+
+def test_an_edited_word_is_named_too(model_folder: Path) -> None:
+    edit(model_folder, "**Not a medical device.**", "**A medical device.**")
+    problems = verify_folder(model_folder)
+    assert len(problems) == 1
+    assert "reads '> **A medical device.**" in problems[0]
+
+
+def test_a_removed_line_is_named(model_folder: Path) -> None:
+    edit(model_folder, "| Balanced accuracy | 0.716 (0.696–0.736) | 0.696 (0.676–0.716) |\n", "")
+    problems = verify_folder(model_folder)
+    assert len(problems) == 1
+    assert "report.json gives '| Balanced accuracy |" in problems[0]
+
+
+def test_an_older_layout_may_say_it_in_other_words_but_not_with_other_numbers(model_folder: Path) -> None:
+    edit(model_folder, "<!-- Card layout 1.", "<!-- Card layout 0.")
+    edit(model_folder, "In brackets stands the 95 % interval.", "The bracket is the 95 % interval.")
+    assert verify_folder(model_folder) == []
+    edit(model_folder, "| Accuracy | 0.816", "| Accuracy | 0.826")
+    problems = verify_folder(model_folder)
+    assert len(problems) == 1
+    assert "the card says 0.826, report.json gives 0.816" in problems[0]
+
+
+def test_compare_lines_counts_from_one_and_finds_the_first_number() -> None:
+    found, wanted = ["a", "n 1 of 2", "b"], ["a", "n 1 of 3", "b"]
+    (problem,) = compare_lines(found, wanted, only_numbers=False)
+    assert problem == "README.md line 2: the card says 2, report.json gives 3 (in 'n 1 of 2')"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("trust", {"temperature": {"value": 1.0}}, "trust.temperature.value is 1.0, report.json says"),
+        ("trust", {}, "trust.temperature.value is None"),
+        ("id2label", {"0": "bcc", "1": "df", "2": "nv", "3": "mel"}, "id2label is ['bcc', 'df', 'nv', 'mel']"),
+        ("image_size", 128, "image_size is 128"),
+        ("label_groups", {"bcc": "benign"}, "label_groups is {'bcc': 'benign'}"),
+    ],
+)
+def test_a_config_that_disagrees_with_the_report_is_named(
+    model_folder: Path, key: str, value: Any, message: str
+) -> None:
+    path = model_folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    write_manifest(model_folder)
+    problems = verify_folder(model_folder)
+    assert len(problems) == 1
+    assert message in problems[0]
+
+
+def test_a_dataset_folder_is_compared_with_its_manifest(dataset_folder: Path) -> None:
+    assert folder_type(dataset_folder) == "dataset"
+    assert verify_folder(dataset_folder) == []
+    (dataset_folder / "data" / "train-1.parquet").write_bytes(b"")
+    assert [problem.split()[0] for problem in verify_folder(dataset_folder)] == ["data/train-1.parquet"]
+
+
+def test_other_folders_are_refused(tmp_path: Path, dataset_folder: Path) -> None:
+    with pytest.raises(FolderError, match=r"neither report\.json"):
+        folder_type(tmp_path)
+    with pytest.raises(FolderError, match="is not a folder"):
+        folder_type(tmp_path / "absent")
+    with pytest.raises(ReportError, match="is a dataset folder"):
+        build_card(dataset_folder)
+
+
+def test_the_commands_speak_in_one_line_and_exit_codes(model_folder: Path, tmp_path: Path) -> None:
+    built = command("model_cards.build", str(model_folder))
+    assert (built.returncode, built.stderr) == (0, "")
+    fine = command("model_cards.verify", str(model_folder))
+    assert (fine.returncode, fine.stderr) == (0, "")
+    (model_folder / "model.safetensors").write_bytes(b"x")
+    changed = command("model_cards.verify", str(model_folder))
+    assert changed.returncode == 2
+    assert changed.stderr.startswith("error: model.safetensors was changed")
+    assert len(changed.stderr.splitlines()) == 1
+    absent = command("model_cards.build", str(tmp_path / "nowhere"))
+    assert (absent.returncode, len(absent.stderr.splitlines())) == (2, 1)
+    assert "has no report.json" in absent.stderr
+    offline = command("model_cards.verify", "org/absent", HF_HUB_OFFLINE="1")
+    assert (offline.returncode, len(offline.stderr.splitlines())) == (2, 1)
+    assert "org/absent is no folder here" in offline.stderr
+    wrong = command("model_cards.verify", "a/b/c")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
+    assert "give ORG/NAME" in wrong.stderr
