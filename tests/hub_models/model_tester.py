@@ -1,0 +1,365 @@
+"""What every classifier of the suite must hold; a classifier's own test file is one subclass of a few lines.
+
+A subclass gives its two classes and the smallest configuration that is still its architecture. Where it needs other
+inputs than images, it overrides :meth:`ClassifierTester.inputs`. Nothing here asks which model it is testing.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.nn import functional
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+from hub_models import LesionConfigError, LesionImageProcessor, PixelShapeError, WeightsDtypeError
+
+LABELS = ("mel", "nv", "akiec", "bkl")
+GROUPS = {"mel": "malignant", "nv": "benign", "akiec": "premalignant", "bkl": "benign"}
+REMOTE_CHECK = Path(__file__).with_name("remote_check.py")
+
+
+def run_clean(script: Path, *arguments: object, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Run a script in a fresh, isolated Python whose working directory and caches lie in ``folder``.
+
+    Isolated (``-I``): neither PYTHONPATH nor the working directory is on the import path.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    environment |= {
+        "HF_HOME": str(folder / "hf"),
+        "HF_MODULES_CACHE": str(folder / "hf_modules"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-I", str(script), *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:
+    """A small colourful RGB picture, the same for the same seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+class ClassifierTester:
+    """Generic tests of one classifier; subclass it, name the class ``Test...`` and set the class attributes."""
+
+    config_class: ClassVar[Any]
+    model_class: ClassVar[Any]
+    config_kwargs: ClassVar[dict[str, Any]] = {}
+    image_size: ClassVar[int] = 64
+    # The files that must lie beside the weights beyond those of the shared base and the processor.
+    own_files: ClassVar[set[str]]
+
+    shared_files: ClassVar[set[str]] = {
+        "backbone_lesion.py",
+        "configuration_lesion.py",
+        "image_processing_lesion.py",
+        "modeling_lesion.py",
+        "preprocess_lesion.py",
+    }
+
+    # ------------------------------------------------------------- making
+
+    def config(self, **changes: Any) -> Any:
+        values = {
+            "id2label": dict(enumerate(LABELS)),
+            "label_names": {label: f"long {label}" for label in LABELS},
+            "label_groups": GROUPS,
+            "image_size": self.image_size,
+            **self.config_kwargs,
+            **changes,
+        }
+        return self.config_class(**values)
+
+    def model(self, **changes: Any) -> Any:
+        """A random model in eval mode, whose statistics of normalisation are no longer the initial ones."""
+        torch.manual_seed(0)
+        model = self.model_class(self.config(**changes))
+        model.train()
+        with torch.no_grad():
+            for step in range(3):
+                model(**self.inputs(4, seed=step))
+        return model.eval()
+
+    def inputs(self, batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        return {"pixel_values": torch.randn(batch, 3, self.image_size, self.image_size, generator=generator)}
+
+    @staticmethod
+    def with_temperature(model: Any, value: float) -> Any:
+        model.config.trust["temperature"] = {"value": value, "split": "calibration", "n": 100, "method": "test"}
+        return model
+
+    # ------------------------------------------------------------ forward
+
+    @pytest.mark.parametrize("batch", [1, 2, 5])
+    def test_output_shapes(self, batch: int) -> None:
+        model = self.model()
+        with torch.no_grad():
+            output = model(**self.inputs(batch))
+        assert output.loss is None
+        assert output.logits.shape == output.raw_logits.shape == (batch, len(LABELS))
+        assert output.features.shape == (batch, model.feature_dim)
+        assert output.logits.dtype == output.raw_logits.dtype == torch.float32
+        assert torch.isfinite(output.logits).all()
+
+    def test_logits_are_raw_logits_by_temperature_in_eval_mode_only(self) -> None:
+        model = self.with_temperature(self.model(), 2.5)
+        inputs = self.inputs(3)
+        with torch.no_grad():
+            in_eval = model(**inputs)
+            in_train = model.train()(**inputs)
+        torch.testing.assert_close(in_eval.logits, in_eval.raw_logits / 2.5)
+        assert not torch.allclose(in_eval.logits, in_eval.raw_logits)
+        assert torch.equal(in_train.logits, in_train.raw_logits)
+
+    def test_loss_is_the_cross_entropy_of_the_raw_logits(self) -> None:
+        model = self.with_temperature(self.model(), 3.0)
+        labels = torch.tensor([0, 3, 1])
+        output = model(**self.inputs(3), labels=labels)
+        by_hand = -torch.log_softmax(output.raw_logits, -1)[torch.arange(3), labels].mean()
+        torch.testing.assert_close(output.loss, by_hand)
+
+    def test_tuple_holds_the_same_fields(self) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        with torch.no_grad():
+            output = model(**inputs)
+            as_tuple = model(**inputs, return_dict=False)
+        assert isinstance(as_tuple, tuple)
+        assert len(as_tuple) == 3
+        for got, expected in zip(as_tuple, (output.logits, output.raw_logits, output.features), strict=True):
+            assert torch.equal(got, expected)
+
+    def test_a_row_does_not_depend_on_its_batch(self) -> None:
+        model, inputs = self.model(), self.inputs(4)
+        with torch.no_grad():
+            together = model(**inputs).logits
+            alone = torch.cat([model(**{k: v[i : i + 1] for k, v in inputs.items()}).logits for i in range(4)])
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+    def test_gradient_reaches_every_parameter(self) -> None:
+        model = self.model().train()
+        model(**self.inputs(4), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
+        silent = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
+        assert silent == []
+
+    def test_training_steps_lower_the_loss(self) -> None:
+        model = self.model(dropout=0.0).train()
+        inputs, labels = self.inputs(8), torch.arange(8) % len(LABELS)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        losses = []
+        for _ in range(8):
+            loss = model(**inputs, labels=labels).loss
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.7 * losses[0]
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_runs_in_another_floating_type(self, dtype: torch.dtype) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            output = model.to(dtype)(**inputs)
+        assert output.logits.dtype == (torch.float64 if dtype is torch.float64 else torch.float32)
+        torch.testing.assert_close(
+            output.logits.float(), expected, rtol=0.1 if dtype is torch.bfloat16 else 1e-4, atol=0.1
+        )
+
+    def test_channels_last_gives_the_same_logits(self) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        with torch.no_grad():
+            expected = model(**inputs).logits
+            model = model.to(memory_format=torch.channels_last)
+            got = model(**{k: v.to(memory_format=torch.channels_last) for k, v in inputs.items()}).logits
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+
+    def test_a_deep_copy_gives_the_same_logits(self) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        with torch.no_grad():
+            assert torch.equal(copy.deepcopy(model)(**inputs).logits, model(**inputs).logits)
+
+    @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 1, 64, 64), (2, 64, 64, 3)])
+    def test_wrong_pixel_shape_is_named(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(PixelShapeError, match=str(shape).replace("(", r"\(").replace(")", r"\)")):
+            self.model()(**{**self.inputs(2), "pixel_values": torch.zeros(shape)})
+
+    # ------------------------------------------------------------ predict
+
+    def test_predict_says_it_in_words(self) -> None:
+        model = self.with_temperature(self.model(), 1.7).train()
+        rows = model.predict(**self.inputs(3), labels=torch.zeros(3))
+        assert model.training, "predict must leave the mode as it was"
+        with torch.no_grad():
+            probs = functional.softmax(model.eval()(**self.inputs(3)).logits.double(), -1)
+        assert len(rows) == 3
+        for row, expected in zip(rows, probs, strict=True):
+            assert set(row) == {"predicted", "probabilities", "p_malignant", "predictive_entropy"}
+            assert list(row["probabilities"]) == list(LABELS)
+            assert list(row["probabilities"].values()) == pytest.approx(expected.tolist())
+            assert row["predicted"] == LABELS[int(expected.argmax())]
+            assert row["p_malignant"] == pytest.approx(float(expected[0] + expected[2]))
+            assert row["predictive_entropy"] == pytest.approx(float(-(expected * expected.log()).sum()))
+        json.dumps(rows)
+
+    def test_predict_without_groups_knows_no_p_malignant(self) -> None:
+        assert self.model(label_groups={}).predict(**self.inputs(1))[0]["p_malignant"] is None
+
+    # ------------------------------------------------- weights and config
+
+    def test_the_constructor_keeps_the_backbones_own_initial_values_and_connects_nowhere(
+        self, monkeypatch: Any
+    ) -> None:
+        def refuse(*_: Any) -> None:
+            raise AssertionError("a constructor opened a connection")
+
+        monkeypatch.setattr("socket.socket.connect", refuse)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        torch.manual_seed(3)
+        model = self.model_class(self.config())
+        torch.manual_seed(3)
+        alone, width = type(model).build_backbone(model)
+        assert width == model.feature_dim
+        for name, value in alone.state_dict().items():
+            assert torch.equal(value, model.backbone.state_dict()[name]), name
+
+    def test_random_start_is_said(self) -> None:
+        assert self.model_class.from_backbone(self.config()).config.initialised_from == "random"
+
+    def test_inconsistent_config_is_refused_by_the_model(self) -> None:
+        config = self.config()
+        config.num_labels = 3
+        with pytest.raises(LesionConfigError, match="label_names does not fit"):
+            self.model_class(config)
+
+    def test_round_trip_gives_the_same_model(self, tmp_path: Path) -> None:
+        model = self.with_temperature(self.model(), 1.3)
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+        assert not loaded.training
+        assert set(loaded.state_dict()) == set(model.state_dict())
+        for name, value in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value), name
+        for (name, value), (_, got) in zip(model.named_buffers(), loaded.named_buffers(), strict=True):
+            assert torch.equal(value, got), f"buffer {name}"
+        with torch.no_grad():
+            assert torch.equal(loaded(**self.inputs(2)).logits, model(**self.inputs(2)).logits)
+        assert loaded.config.softmax_temperature == 1.3
+        assert loaded.config.labels == list(LABELS)
+        assert loaded.config.label_groups == GROUPS
+        assert AutoConfig.from_pretrained(tmp_path).to_dict() == loaded.config.to_dict()
+
+    def test_what_a_checkpoint_lacks_is_drawn_not_left_as_memory(self, tmp_path: Path) -> None:
+        model = self.model()
+        model.save_pretrained(tmp_path)
+        state = load_file(tmp_path / "model.safetensors")
+        save_file({k: v for k, v in state.items() if not k.startswith("head.")}, tmp_path / "model.safetensors")
+        loaded = self.model_class.from_pretrained(tmp_path)
+        assert 0.01 < loaded.head.weight.std().item() < 0.04
+        assert not loaded.head.bias.any()
+
+    def test_half_precision_storage(self, tmp_path: Path) -> None:
+        model = self.with_temperature(self.model(), 1.3)
+        model.save_pretrained(tmp_path / "full")
+        model.save_pretrained(tmp_path / "half", weights_dtype="float16")
+        assert json.loads((tmp_path / "half" / "config.json").read_text())["dtype"] == "float32"
+        stored = load_file(tmp_path / "half" / "model.safetensors")
+        parameters = {name for name, _ in model.named_parameters()}
+        for name, tensor in stored.items():
+            if tensor.is_floating_point():
+                assert tensor.dtype == (torch.float16 if name in parameters else torch.float32), name
+        full, half = (tmp_path / part / "model.safetensors" for part in ("full", "half"))
+        assert half.stat().st_size < 0.6 * full.stat().st_size
+
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "half")
+        assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+        rounded = copy.deepcopy(model)
+        rounded.load_state_dict(stored)
+        with torch.no_grad():
+            got, expected = loaded(**self.inputs(2)).logits, rounded(**self.inputs(2)).logits
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+    def test_a_model_halved_in_memory_is_stored_to_load_as_float32(self, tmp_path: Path) -> None:
+        self.model().half().save_pretrained(tmp_path, weights_dtype="float16")
+        loaded = self.model_class.from_pretrained(tmp_path)
+        assert {value.dtype for value in loaded.parameters()} == {torch.float32}
+        assert {value.dtype for value in loaded.buffers() if value.is_floating_point()} <= {torch.float32}
+
+    def test_half_precision_refuses_what_it_cannot_hold(self, tmp_path: Path) -> None:
+        model = self.model()
+        with pytest.raises(WeightsDtypeError, match="float8"):
+            model.save_pretrained(tmp_path, weights_dtype="float8")
+        model.head.weight.data[0, 0] = 1e6
+        with pytest.raises(WeightsDtypeError, match=r"head\.weight holds 1e\+06"):
+            model.save_pretrained(tmp_path, weights_dtype="float16")
+        model.float32_prefixes = ("trust", "head")
+        model.save_pretrained(tmp_path, weights_dtype="float16")
+        assert load_file(tmp_path / "model.safetensors")["head.weight"][0, 0] == 1e6
+
+    # ------------------------------------------------------------ shipping
+
+    def saved(self, folder: Path) -> tuple[Any, LesionImageProcessor]:
+        """Save a model with fp16 weights and its processor; return the model with the rounded weights."""
+        model = self.with_temperature(self.model(), 1.7)
+        model.save_pretrained(folder, weights_dtype="float16")
+        processor = LesionImageProcessor(size=self.image_size)
+        processor.save_pretrained(folder)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        return model, processor
+
+    def test_the_code_is_saved_beside_the_weights(self, tmp_path: Path, repo_root: Path) -> None:
+        self.saved(tmp_path)
+        code = {path.name for path in tmp_path.glob("**/*.py")}
+        assert code == self.shared_files | self.own_files
+        for name in code:
+            assert (tmp_path / name).read_bytes() == (repo_root / "hub_models" / name).read_bytes()
+        auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
+        assert set(auto_map) == {"AutoConfig", "AutoModelForImageClassification"}
+        assert auto_map["AutoModelForImageClassification"].endswith(f".{self.model_class.__name__}")
+
+    def test_auto_classes_know_the_processor(self, tmp_path: Path) -> None:
+        self.saved(tmp_path)
+        processor = AutoImageProcessor.from_pretrained(tmp_path)
+        assert type(processor) is LesionImageProcessor
+        assert dict(processor.size) == {"height": self.image_size, "width": self.image_size}
+
+    def test_strangers_can_load_it(self, tmp_path: Path, repo_root: Path) -> None:
+        """In a clean process without our packages and without OpenCV: model, processor, pipeline, saved again."""
+        folder = tmp_path / "model"
+        model, processor = self.saved(folder)
+        pictures = [picture(seed) for seed in range(2)]
+        for number, image in enumerate(pictures):
+            image.save(tmp_path / f"{number}.png")
+        inputs = {**self.inputs(2), **processor(pictures, return_tensors="pt")}
+        with torch.no_grad():
+            logits = model(**inputs).logits
+        np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
+
+        done = run_clean(REMOTE_CHECK, folder, repo_root, folder=tmp_path)
+        assert done.returncode == 0, done.stderr[-3000:]
+        said = json.loads((tmp_path / "remote.json").read_text())
+        assert said["model_module"].startswith("transformers_modules.")
+        assert said["ours"] == []
+        assert said["dtype"] == "torch.float32"
+        np.testing.assert_allclose(said["logits"], logits.numpy(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(said["logits_saved_again"], logits.numpy(), rtol=0, atol=1e-5)
+        assert set(said["files_saved_again"]) >= self.shared_files | self.own_files
+        np.testing.assert_allclose(said["pixel_values"], inputs["pixel_values"].numpy(), rtol=0, atol=1e-6)
+        expected = [dict(zip(LABELS, row.tolist(), strict=True)) for row in functional.softmax(logits, -1)]
+        assert [row["probabilities"] for row in said["predict"]] == [pytest.approx(row, abs=1e-5) for row in expected]
+        assert said["pipeline"] == [pytest.approx(row, abs=1e-5) for row in expected]
+        name, message = said["without_opencv"]
+        assert name == "MissingOpenCVError"
+        assert "pip install opencv-python-headless" in message

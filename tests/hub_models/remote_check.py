@@ -1,0 +1,61 @@
+"""Run by the model tester in a clean process: load a saved folder as a stranger does, and write down what came out.
+
+Usage: remote_check.py FOLDER REPO_ROOT. Reads inputs.npz and *.png of the working directory, writes remote.json there.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+# A stranger has neither our packages nor OpenCV. None makes an import fail as if nothing were installed.
+for name in ("hub_models", "trainers", "datasets_scripts", "model_cards", "cv2"):
+    sys.modules[name] = None
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline  # noqa: E402
+
+
+def main() -> None:
+    folder, repo_root = sys.argv[1:]
+    model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+    inputs = {name: torch.from_numpy(value) for name, value in np.load("inputs.npz").items()}
+    pictures = [Image.open(path) for path in sorted(Path().glob("*.png"))]
+    with torch.no_grad():
+        logits = model(**inputs).logits
+
+    classify = pipeline("image-classification", folder, trust_remote_code=True, top_k=len(model.config.labels))
+    scores = [{row["label"]: row["score"] for row in rows} for rows in classify([str(p.filename) for p in pictures])]
+
+    model.save_pretrained("again")
+    processor.save_pretrained("again")
+    again = AutoModelForImageClassification.from_pretrained("again", trust_remote_code=True)
+    with torch.no_grad():
+        logits_again = again(**inputs).logits
+
+    try:
+        AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, do_hair_removal=True)
+        refused = ["nothing", "was raised"]
+    except ImportError as error:
+        refused = [type(error).__name__, str(error)]
+
+    files = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
+    ours = [f for f in files if f.startswith(repo_root + "/") and "site-packages" not in f and f != __file__]
+    said = {
+        "model_module": type(model).__module__,
+        "ours": ours,
+        "dtype": str(model.dtype),
+        "logits": logits.tolist(),
+        "logits_saved_again": logits_again.tolist(),
+        "files_saved_again": sorted(path.name for path in Path("again").iterdir()),
+        "pixel_values": processor(pictures, return_tensors="pt").pixel_values.tolist(),
+        "predict": model.predict(**inputs),
+        "pipeline": scores,
+        "without_opencv": refused,
+    }
+    Path("remote.json").write_text(json.dumps(said))
+
+
+main()

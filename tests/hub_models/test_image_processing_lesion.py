@@ -1,0 +1,277 @@
+"""The image processor: any picture becomes the same pixels that a hand-written resize and normalise gives."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lesion_model_tester import picture
+from PIL import Image
+from transformers import AutoImageProcessor
+
+from hub_models import LesionImageProcessor, MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
+from hub_models import preprocess_lesion as preprocess
+
+SIZE = 48
+
+
+def processor(**changes: Any) -> LesionImageProcessor:
+    return LesionImageProcessor(**{"size": SIZE, **changes})
+
+
+def pixels(image: Any, **switches: Any) -> np.ndarray:
+    return processor()(image, return_tensors="np", **switches)["pixel_values"]
+
+
+def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+# --------------------------------------------------------------- the numbers
+
+
+def test_values_are_those_of_a_resize_and_normalise_by_hand() -> None:
+    image = picture(0)
+    output = processor()(image, return_tensors="pt")
+    assert set(output) == {"pixel_values"}
+    assert output.pixel_values.dtype == torch.float32
+    resized = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR), np.float32) / 255
+    expected = (resized - np.float32([0.485, 0.456, 0.406])) / np.float32([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(output.pixel_values[0].numpy(), expected.transpose(2, 0, 1), rtol=0, atol=1e-5)
+
+
+def test_the_resize_squashes_and_keeps_no_aspect_ratio() -> None:
+    wide = np.zeros((10, 100, 3), np.uint8)
+    wide[:, 50:] = 255
+    got = pixels(wide)[0]
+    assert got.shape == (3, SIZE, SIZE)
+    assert (got[:, :, : SIZE // 2 - 2] < 0).all()
+    assert (got[:, :, SIZE // 2 + 2 :] > 0).all()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+def test_lists_of_any_sizes_make_a_batch(number: int) -> None:
+    images = [picture(seed, width=40 + 10 * seed) for seed in range(number)]
+    together = pixels(images)
+    assert together.shape == (number, 3, SIZE, SIZE)
+    for row, image in zip(together, images, strict=True):
+        assert np.array_equal(row, pixels(image)[0])
+
+
+def test_every_form_of_the_same_picture_gives_the_same_pixels(tmp_path: Path) -> None:
+    image = picture(1)
+    array = np.asarray(image)
+    path = tmp_path / "image.png"
+    image.save(path)
+    chw = np.ascontiguousarray(array.transpose(2, 0, 1))
+    expected = pixels(image)
+    for same in (array, chw, torch.from_numpy(chw), array.astype(np.uint16) * 257, str(path), path, array[None]):
+        np.testing.assert_allclose(pixels(same), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(pixels((array / 255).astype(np.float32)), expected, rtol=0, atol=1e-6)
+    assert pixels(array[..., 0]).shape == (1, 3, SIZE, SIZE)
+
+
+def test_the_channel_axis_can_be_said_where_the_shape_leaves_it_open() -> None:
+    array = np.zeros((3, 20, 3), np.uint8)
+    array[0] = 255  # channels first: a red picture of 20 x 3; channels last: 3 rows of 20, the first white
+    first = pixels(array, input_data_format="channels_first")[0]
+    last = pixels(array, input_data_format="channels_last")[0]
+    assert np.array_equal(pixels(array)[0], last)
+    assert first[0].min() > 0 > first[1].max()
+    assert last[:, 0].min() > 0 > last[:, -1].max()
+
+
+# ---------------------------------------------------------------- PIL modes
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "LA", "PA", "RGBa"]
+)
+def test_every_pil_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("LAB", (30, 20), (120, 130, 140)) if mode == "LAB" else picture(2).convert(mode)
+    got = to_rgb(image)
+    assert got.mode == "RGB"
+    assert got.size == image.size
+    assert pixels(image).shape == (1, 3, SIZE, SIZE)
+    if mode in ("RGB", "RGBA", "RGBX", "CMYK", "RGBa"):
+        assert np.array_equal(np.asarray(got), np.asarray(picture(2)))
+    if mode in ("L", "LA"):
+        assert np.array_equal(np.asarray(got)[..., 1], np.asarray(picture(2).convert("L")))
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_16_bits_are_scaled_not_clipped(form: str, tmp_path: Path) -> None:
+    ramp = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    path = tmp_path / f"deep.{form.lower()}"
+    Image.fromarray(ramp).save(path)
+    expected = np.round(ramp / 257).astype(np.uint8)
+    with Image.open(path) as image:
+        assert image.mode.startswith("I;16")
+        got = np.asarray(to_rgb(image))
+    assert np.array_equal(got, np.repeat(expected[..., None], 3, -1))
+    np.testing.assert_array_equal(pixels(str(path)), pixels(expected))
+
+
+def test_a_dark_16_bit_image_stays_dark_and_wider_modes_take_their_own_range() -> None:
+    dark = Image.fromarray(np.full((4, 4), 250, np.uint16))
+    assert np.asarray(to_rgb(dark)).max() == 1
+    assert np.asarray(to_rgb(Image.fromarray(np.full((4, 4), 250, np.int32)))).max() == 250
+    assert np.asarray(to_rgb(Image.fromarray(np.full((4, 4), 25700, np.int32)))).max() == 100
+    assert np.asarray(to_rgb(Image.fromarray(np.full((4, 4), 0.5, np.float32)))).max() == 128
+    assert np.asarray(to_rgb(Image.fromarray(np.full((4, 4), 200.0, np.float32)))).max() == 200
+    with pytest.raises(PixelValueError, match="mode I holds values from -1 to -1"):
+        to_rgb(Image.fromarray(np.full((4, 4), -1, np.int32)))
+
+
+def test_transparency_is_laid_on_white() -> None:
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2] = (10, 20, 30, 255)
+    got = np.asarray(to_rgb(Image.fromarray(clear)))
+    assert (got[:2] == (10, 20, 30)).all()
+    assert (got[2:] == 255).all()
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([200, 0, 0, 0, 200, 0])
+    data = encoded(palette, "PNG", transparency=0)
+    assert (np.asarray(to_rgb(Image.open(io.BytesIO(data)))) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation_is_applied(orientation: int) -> None:
+    upright = picture(3, width=40, height=24)
+    undo = {
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
+    stored = upright if undo is None else upright.transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(stored, "PNG", exif=exif)
+    got = to_rgb(Image.open(io.BytesIO(data)))
+    assert np.array_equal(np.asarray(got), np.asarray(upright))
+    again = to_rgb(got)
+    assert np.array_equal(np.asarray(again), np.asarray(upright)), "turned twice"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK", "P", "I;16"])
+def test_one_pixel_is_an_image(mode: str) -> None:
+    got = pixels(Image.new(mode, (1, 1)), do_lesion_crop=True, do_hair_removal=True)
+    assert got.shape == (1, 3, SIZE, SIZE)
+    assert all(math.isclose(channel.min(), channel.max()) for channel in got[0])
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
+def test_a_truncated_file_is_named(form: str, tmp_path: Path) -> None:
+    data = encoded(picture(4, 300, 200), form)
+    path = tmp_path / f"cut.{form.lower()}"
+    path.write_bytes(data[: len(data) // 2])
+    lazy = Image.open(path)
+    with pytest.raises(UnreadableImageError, match=r"cut\.\w+ cannot be decoded .*truncated"):
+        pixels(lazy)
+    with pytest.raises(UnreadableImageError, match=r"cut\.\w+ cannot be"):
+        pixels(str(path))
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\xff\xd8\xff"])
+def test_a_file_that_is_no_image_is_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "none.jpg"
+    path.write_bytes(data)
+    with pytest.raises(UnreadableImageError, match=r"none\.jpg cannot be opened"):
+        pixels(str(path))
+    with pytest.raises(UnreadableImageError, match=r"missing\.jpg cannot be opened"):
+        pixels(tmp_path / "missing.jpg")
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((4, 4, 3), 300), "int64 with values from 300 to 300"),
+        (np.full((4, 4, 3), 1.5), "values from 1.5 to 1.5"),
+        (np.full((4, 4, 3), np.nan), "values from nan"),
+        (np.zeros((5, 5, 5), np.uint8), r"shape \(5, 5, 5\) is no image"),
+        (np.zeros((0, 4, 3), np.uint8), r"shape \(0, 4, 3\) is no image"),
+    ],
+)
+def test_an_array_that_is_no_image_is_named(array: np.ndarray, message: str) -> None:
+    with pytest.raises(PixelValueError, match=message):
+        to_rgb(array)
+
+
+def test_an_empty_picture_is_named() -> None:
+    with pytest.raises(PixelValueError, match="0 x 5 pixels is empty"):
+        to_rgb(Image.new("RGB", (0, 5)))
+
+
+def test_an_unknown_switch_is_refused() -> None:
+    with pytest.raises(TypeError, match="do_hair"):
+        processor()(picture(0), do_hair=True)
+
+
+# -------------------------------------------------- saving, and the switches
+
+
+def test_saved_values_come_back(tmp_path: Path) -> None:
+    given = processor(image_mean=[0.5] * 3, image_std=[0.25] * 3, resample=3, do_hair_removal=True, do_lesion_crop=True)
+    given.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert said["size"] == {"height": SIZE, "width": SIZE}
+    assert said["do_hair_removal"] is True
+    assert said["do_lesion_crop"] is True
+    assert said["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
+    assert {path.name for path in tmp_path.glob("*.py")} == {"image_processing_lesion.py", "preprocess_lesion.py"}
+    for loaded in (LesionImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
+        assert loaded.to_dict() == {**given.to_dict(), "auto_map": said["auto_map"]}
+        assert np.array_equal(loaded(picture(5))["pixel_values"], given(picture(5))["pixel_values"])
+
+
+@pytest.mark.parametrize("switch", ["do_hair_removal", "do_lesion_crop"])
+def test_without_opencv_a_switch_raises_and_never_skips(switch: str, monkeypatch: Any) -> None:
+    built_before = processor(**{switch: True})
+    monkeypatch.setattr(preprocess, "cv2", None)
+    with pytest.raises(MissingOpenCVError, match=f"{switch} is switched on .* pip install opencv-python-headless"):
+        processor(**{switch: True})
+    with pytest.raises(MissingOpenCVError, match=switch):
+        pixels(picture(0), **{switch: True})
+    with pytest.raises(MissingOpenCVError, match=switch):
+        built_before(picture(0))
+    assert pixels(picture(0)).shape == (1, 3, SIZE, SIZE)
+
+
+def test_prepare_then_switches_off_is_the_whole_processor() -> None:
+    """What training does: prepare, (augment,) then the processor without the switches."""
+    both = processor(do_hair_removal=True, do_lesion_crop=True)
+    image = Image.fromarray(haired_lesion())
+    prepared = both.prepare(image)
+    assert prepared.mode == "RGB"
+    assert prepared.size < image.size
+    assert both.prepare(image, do_lesion_crop=False).size == image.size
+    in_steps = both(prepared, do_hair_removal=False, do_lesion_crop=False)["pixel_values"]
+    assert np.array_equal(in_steps, both(image)["pixel_values"])
+    assert not np.array_equal(in_steps, processor()(image)["pixel_values"])
+
+
+def haired_lesion() -> np.ndarray:
+    """(120, 160, 3): skin, a round brown lesion off the centre, three dark hairs."""
+    import cv2
+
+    image = np.full((120, 160, 3), (220, 180, 160), np.uint8)
+    cv2.circle(image, (95, 60), 22, (120, 70, 50), -1)
+    for start, end in (((5, 10), (70, 110)), ((30, 5), (150, 40)), ((10, 100), (150, 112))):
+        cv2.line(image, start, end, (40, 25, 20), 1)
+    return image
