@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hub_models import LesionImageProcessor
+from trainers.data import EpochSampler, LesionImages, augmentation, load_splits
+from trainers.errors import DatasetError, UserError
+
+LABELS = np.array([0] * 12 + [1] * 4 + [2] * 2)
+
+
+def indices(sampler: EpochSampler) -> list[int]:
+    return [index for index, _ in sampler]
+
+
+def test_uniform_sampling_takes_each_image_once() -> None:
+    assert sorted(indices(EpochSampler(LABELS, "uniform", 0))) == list(range(18))
+
+
+def test_oversampling_fills_each_class_to_the_largest_and_drops_nobody() -> None:
+    sampler = EpochSampler(LABELS, "oversample", 0)
+    drawn = indices(sampler)
+    assert len(sampler) == len(drawn) == 36
+    assert np.bincount(LABELS[drawn]).tolist() == [12, 12, 12]
+    assert set(drawn) == set(range(18))
+
+
+def test_square_root_sampling_draws_classes_by_the_root_of_their_count() -> None:
+    labels = np.repeat([0, 1], [900, 100])
+    drawn = np.concatenate([labels[indices(_at(EpochSampler(labels, "square_root", 0), e))] for e in range(20)])
+    assert len(drawn) == 20_000
+    assert np.mean(drawn == 1) == pytest.approx(10 / (30 + 10), abs=0.01)
+
+
+def _at(sampler: EpochSampler, epoch: int) -> EpochSampler:
+    sampler.set_epoch(epoch)
+    return sampler
+
+
+def test_an_epoch_depends_on_seed_and_number_alone() -> None:
+    first = list(_at(EpochSampler(LABELS, "oversample", 7), 3))
+    assert first == list(_at(EpochSampler(LABELS, "oversample", 7), 3))
+    assert first != list(_at(EpochSampler(LABELS, "oversample", 7), 4))
+    assert first != list(_at(EpochSampler(LABELS, "oversample", 8), 3))
+
+
+def test_unknown_sampling_and_augmentation_are_named() -> None:
+    with pytest.raises(UserError, match="'twice' is unknown"):
+        EpochSampler(LABELS, "twice", 0)
+    with pytest.raises(UserError, match="'mixup' is unknown"):
+        augmentation("mixup", 32)
+
+
+@pytest.fixture(scope="module")
+def images() -> LesionImages:
+    rng = np.random.default_rng(0)
+    encoded = []
+    for _ in range(3):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(buffer, format="PNG")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    features = datasets.Features(
+        {"image": datasets.Image(decode=False), "label": datasets.ClassLabel(names=["a", "b"])}
+    )
+    rows = datasets.Dataset.from_dict({"image": encoded, "label": [0, 1, 0]}, features=features)
+    processor = LesionImageProcessor(size={"height": 32, "width": 32})
+    return LesionImages(rows, processor, augmentation("crops_colour", 32))
+
+
+def test_augmentation_follows_its_seed_and_leaves_the_global_generator_alone(images: LesionImages) -> None:
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    first, again, other = (images[(0, seed)]["pixel_values"] for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_without_augmentation_training_sees_what_the_processor_makes(images: LesionImages) -> None:
+    plain = LesionImages.__new__(LesionImages)
+    plain.__dict__.update(images.__dict__, augment=augmentation("none", 32))
+    seen, expected = plain[(1, 9)]["pixel_values"], images[1]["pixel_values"]
+    assert seen.shape == expected.shape == (3, 32, 32)
+    assert (seen - expected).abs().max() < 0.06  # two resize implementations, rounded to 8 bits
+
+
+def test_a_config_that_does_not_exist_is_named_with_the_known_ones(phantom_dataset: Path) -> None:
+    with pytest.raises(DatasetError, match=r"no config 'fold9': choose one of .*grouped"):
+        load_splits(str(phantom_dataset), "fold9")
+
+
+def test_a_missing_dataset_says_which_command_builds_it() -> None:
+    with pytest.raises(DatasetError, match=r"'data/none' does not exist: build it with `python -m b`"):
+        load_splits("data/none", "grouped", "python -m b")
+    with pytest.raises(DatasetError, match="give --dataset the folder"):
+        load_splits("/no/where", "grouped")
+
+
+def test_a_hub_dataset_that_cannot_be_reached_is_one_clear_error() -> None:
+    with pytest.raises(DatasetError, match="'nobody/nothing' cannot be loaded"):
+        load_splits("nobody/nothing", "grouped")
+
+
+def test_a_label_column_without_names_is_refused(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": b"x", "path": None}], "label": [1]})
+        rows.to_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(DatasetError, match="ClassLabel"):
+        load_splits(str(tmp_path), "default")
+
+
+def test_splits_come_in_order_with_their_labels(phantom_dataset: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    assert list(splits.splits) == ["train", "validation", "calibration", "test"]
+    assert splits.labels[-1] == "acne"
+    assert splits.name == "phantoms"
+    assert splits.column("train", "no_such_column").tolist() == ["unknown"] * len(splits.splits["train"])

@@ -1,0 +1,225 @@
+"""Training for real, on a few drawn images: the finished folder, a killed run, two processes, bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+import hub_models  # noqa: F401  (registers the classes with transformers)
+from model_cards.verify import verify_folder
+from trainers.data import load_splits
+from trainers.evaluation.report import evaluate
+from trainers.predicting import predict_split
+from trainers.predictions import read_predictions
+
+Command = Callable[..., list[str]]
+Env = dict[str, str]
+
+
+def run(command: list[str], env: Env, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+
+
+def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
+    """The single line a user's mistake ends in."""
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_the_finished_folder_is_whole_and_verified(trained: Path) -> None:
+    assert verify_folder(trained) == []
+    names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
+    expected = {
+        "README.md",
+        "manifest.json",
+        "report.json",
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "predictions_validation.parquet",
+        "predictions_calibration.parquet",
+        "predictions_test.parquet",
+        "per_class_metrics.csv",
+        "classification_report.txt",
+        "figures/confusion_matrix_test.png",
+        "figures/reliability_test.png",
+        "figures/training_curves.png",
+        "modeling_mobilenet.py",
+        "modeling_lesion.py",
+        "configuration_mobilenet.py",
+    }
+    assert expected <= names
+    assert not list(trained.parent.glob("*.partial"))
+
+
+def test_the_report_says_what_was_run(trained: Path, phantom_dataset: Path) -> None:
+    report = json.loads((trained / "report.json").read_text())
+    splits = load_splits(str(phantom_dataset), "grouped")
+    counts = report["provenance"]["dataset"]["splits"]
+    assert {name: section["n"] for name, section in counts.items()} == {
+        n: len(rows) for n, rows in splits.splits.items()
+    }
+    assert report["leak_audit"]["test"]["leaking"] == 0
+    assert report["training"]["epochs"] == 2
+    assert [row["epoch"] for row in report["training"]["history"]] == [1, 2]
+    best = max(row["eval_macro_f1"] for row in report["training"]["history"])
+    assert report["training"]["best_metric"] == best
+    assert report["training"]["peak_memory_bytes"] > 1e8
+    assert report["provenance"]["recipe"]["num_train_epochs"] == 2
+    assert report["provenance"]["dataset"]["image_sizes"] == {"48x36": 160}
+    text = (trained / "report.json").read_text() + (trained / "README.md").read_text()
+    assert str(phantom_dataset.parent) not in text
+
+
+def test_every_number_follows_from_the_stored_predictions(trained: Path) -> None:
+    report = json.loads((trained / "report.json").read_text())
+    rows = read_predictions(trained / "predictions_test.parquet")
+    again = evaluate(rows, report["trust"]["temperature"]["value"], replicates=50, seed=report["provenance"]["seed"])
+    assert again == report["evaluation"]["test"]
+
+
+def test_predictions_are_those_of_the_stored_weights(trained: Path, phantom_dataset: Path) -> None:
+    model = AutoModelForImageClassification.from_pretrained(trained)
+    processor = AutoImageProcessor.from_pretrained(trained)
+    splits = load_splits(str(phantom_dataset), "grouped")
+    again = predict_split(model, processor, splits, "test", progress=False)
+    stored = read_predictions(trained / "predictions_test.parquet")
+    assert stored.image_id.tolist() == again.image_id.tolist()
+    np.testing.assert_allclose(stored.logits, again.logits, atol=1e-5)
+    temperature = json.loads((trained / "report.json").read_text())["trust"]["temperature"]["value"]
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        output = model(pixel_values=images)
+    torch.testing.assert_close(output.logits, output.raw_logits / temperature)
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_nothing_half_written_and_resumes_to_the_same_weights(
+    train_command: Command, quiet_env: Env, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    more = ("--num_train_epochs", "3", "--save_total_limit", "5")
+    assert run(train_command(whole, *more), quiet_env).returncode == 0
+    process = subprocess.Popen(
+        train_command(killed, *more), env=quiet_env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 300
+    while not list(killed.with_name("killed.partial").glob("checkpoints/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not killed.exists()
+
+    refused = one_line_error(run(train_command(killed, *more), quiet_env))
+    assert "--resume_from_checkpoint true" in refused
+
+    done = run(train_command(killed, *more, "--resume_from_checkpoint", "true"), quiet_env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected, resumed = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
+    assert expected.keys() == resumed.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-6, msg=name)
+    histories = [json.loads((p / "report.json").read_text())["training"]["history"] for p in (whole, killed)]
+    assert len(histories[0]) == len(histories[1]) == 3
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(train_command: Command, quiet_env: Env, tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
+    env = {**quiet_env, "ACCELERATE_USE_CPU": "true"}
+    done = run([*torchrun, *train_command(out)[1:]], env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((out / "report.json").read_text())
+    assert report["provenance"]["hardware"]["processes"] == 2
+    assert verify_folder(out) == []
+
+
+def test_the_published_split_marks_that_validation_was_used_twice(
+    train_command: Command, quiet_env: Env, tmp_path: Path
+) -> None:
+    out = tmp_path / "published"
+    done = run(train_command(out, "--config_name", "published", "--num_train_epochs", "1"), quiet_env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((out / "report.json").read_text())
+    assert report["trust"]["temperature"]["split"] == "validation"
+    assert report["trust"]["temperature"]["also_used_for_model_selection"] is True
+    assert report["leak_audit"]["test"]["leaking"] > 0
+    assert "also" in (out / "README.md").read_text()
+
+
+def test_bare_command_without_a_dataset_says_which_command_builds_it(
+    repo_root: Path, quiet_env: Env, tmp_path: Path
+) -> None:
+    script = str(repo_root / "trainers" / "train_mobilenet.py")
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", script]
+    done = run(launch, quiet_env, cwd=tmp_path)
+    assert "Traceback" not in done.stderr.split("subprocess.CalledProcessError")[0].split("accelerate")[0]
+    assert "python -m datasets_scripts.build_dermx" in done.stderr
+    assert one_line_error(run([sys.executable, script], quiet_env, cwd=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--config_name", "fold9"], "'fold9'"),
+        (["--backbone_weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--backbone", "no_such_net"], "no_such_net"),
+        (["--loss", "hinge"], "'hinge'"),
+        (["--image_size", "8"], "8"),
+        (["--dropout", "1.5"], "1.5"),
+        (["--ema_decay", "1.5"], "1.5"),
+        (["--weights_dtype", "float8"], "float8"),
+        (["--resume_from_checkpoint", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(
+    train_command: Command, quiet_env: Env, tmp_path: Path, options: list[str], named: str
+) -> None:
+    out = tmp_path / "out"
+    assert named in one_line_error(run(train_command(out, *options), quiet_env))
+    assert not out.exists()
+
+
+def test_an_output_folder_with_something_in_it_is_refused(
+    train_command: Command, quiet_env: Env, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.txt").write_text("two years of work")
+    assert "not empty" in one_line_error(run(train_command(tmp_path), quiet_env))
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_rebuild_gives_the_same_folder(trained: Path, quiet_env: Env, tmp_path: Path) -> None:
+    copy = tmp_path / "model"
+    subprocess.run(["cp", "-r", str(trained), str(copy)], check=True)
+    report = json.loads((copy / "report.json").read_text())
+    report["evaluation"]["test"]["discrimination"]["accuracy"]["value"] = 0.999
+    (copy / "report.json").write_text(json.dumps(report))
+    done = run([sys.executable, "-m", "trainers.rebuild", str(copy), "--bootstrap_replicates", "50"], dict(os.environ))
+    assert done.returncode == 0, done.stderr
+    assert (copy / "report.json").read_bytes() == (trained / "report.json").read_bytes()
+    assert (copy / "README.md").read_bytes() == (trained / "README.md").read_bytes()
+    assert verify_folder(copy) == []
+
+
+def test_rebuild_of_something_else_is_one_line(tmp_path: Path) -> None:
+    assert "report.json" in one_line_error(
+        run([sys.executable, "-m", "trainers.rebuild", str(tmp_path)], dict(os.environ))
+    )

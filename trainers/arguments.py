@@ -1,0 +1,270 @@
+"""What a training command can be told, in order of precedence: command line, recipe, defaults.
+
+A recipe is a sparse YAML file of the same names as the command line's options; unknown names are refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from trainers.errors import RecipeError, UserError
+
+RECIPES = Path(__file__).parent / "recipes"
+WEIGHTS_DTYPES = ("float32", "float16")
+PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+
+
+@dataclass
+class LesionArguments:
+    """The suite's own options; everything else is a field of ``transformers.TrainingArguments``."""
+
+    dataset: str = field(
+        default="", metadata={"help": "Dataset folder written by a build_* command, or a Hub dataset id."}
+    )
+    config_name: str = field(
+        default="grouped",
+        metadata={"help": "The dataset's config: grouped (no lesion in two splits), published, fold0..fold4."},
+    )
+    dataset_command: str = field(
+        default="", metadata={"help": "The command that builds the recipe's dataset (shown when it is missing)."}
+    )
+    name: str = field(default="", metadata={"help": "Short name of the model, used in the card."})
+    title: str = field(default="", metadata={"help": "Title of the card."})
+    license: str = field(
+        default="", metadata={"help": "Licence of the weights (a Hub licence id), usually the dataset's."}
+    )
+    follows: str = field(
+        default="", metadata={"help": "The published system a recipe follows (cited in the card), e.g. derm-x."}
+    )
+    backbone: str = field(default="", metadata={"help": "timm name of the backbone."})
+    backbone_weights: str = field(
+        default="timm",
+        metadata={"help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file."},
+    )
+    dropout: float = field(default=0.2, metadata={"help": "Dropout before the linear head, probability in [0, 1)."})
+    image_size: int = field(default=224, metadata={"help": "Side of the square input, pixels."})
+    augmentation: str = field(
+        default="flips_rotation", metadata={"help": "Training augmentation: none, flips_rotation or crops_colour."}
+    )
+    hair_removal: bool = field(default=False, metadata={"help": "Remove hair before everything else (needs OpenCV)."})
+    lesion_crop: bool = field(
+        default=False, metadata={"help": "Crop to the lesion before everything else (needs OpenCV)."}
+    )
+    sampling: str = field(
+        default="uniform",
+        metadata={
+            "help": "uniform (each image once), oversample (each class to the largest one's count) or square_root."
+        },
+    )
+    loss: str = field(default="cross_entropy", metadata={"help": "cross_entropy or focal."})
+    class_weights: str = field(default="none", metadata={"help": "none or balanced, n / (C n_c)."})
+    focal_gamma: float = field(default=2.0, metadata={"help": "Focusing parameter of the focal loss, >= 0."})
+    ema_decay: float = field(
+        default=0.0, metadata={"help": "Decay a step of the weights' moving average, in [0, 1); 0 switches it off."}
+    )
+    early_stopping_patience: int = field(
+        default=0, metadata={"help": "Epochs without a better validation macro-F1 before stopping; 0 never stops."}
+    )
+    precision: str = field(
+        default="auto",
+        metadata={"help": "auto (fp16 on CUDA, bf16 on CPUs that have it, else fp32), fp16, bf16 or fp32."},
+    )
+    weights_dtype: str = field(
+        default="float32",
+        metadata={"help": "How the finished weights are stored: float32 or float16 (half the bytes)."},
+    )
+    bootstrap_replicates: int = field(
+        default=1000, metadata={"help": "Replicates of the bootstrap behind the report's 95 % intervals."}
+    )
+    keep_features: bool = field(
+        default=True, metadata={"help": "Keep pooled features in the predictions files (a release leaves them out)."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could mean.
+
+        Raises:
+            UserError: names the option, its value and what it may be.
+        """
+        allowed = {
+            "dropout": (0 <= self.dropout < 1, "give a probability in [0, 1)"),
+            "ema_decay": (0 <= self.ema_decay < 1, "give a number in [0, 1); 0 switches it off"),
+            "focal_gamma": (self.focal_gamma >= 0, "give a number of at least 0"),
+            "early_stopping_patience": (self.early_stopping_patience >= 0, "give a number of epochs, or 0 for never"),
+            "image_size": (32 <= self.image_size <= 4096, "give a side of 32 to 4096 pixels"),
+            "bootstrap_replicates": (self.bootstrap_replicates >= 1, "give at least 1"),
+            "weights_dtype": (self.weights_dtype in WEIGHTS_DTYPES, f"choose one of {', '.join(WEIGHTS_DTYPES)}"),
+        }
+        for name, (fine, mend) in allowed.items():
+            if not fine:
+                raise UserError(f"{name} {getattr(self, name)!r}: {mend}")
+
+
+@dataclass
+class LesionTrainingArguments(TrainingArguments):
+    """``TrainingArguments`` with the suite's defaults.
+
+    Differences from transformers' own: evaluation, saving and logging every epoch; the best epoch by validation
+    macro-F1 is kept; at most two checkpoints; callbacks' state is restored on resume; cosine schedule, 10 % warm-up;
+    AdamW with weight decay 0.01; TF32 where the GPU has it; nothing is reported to any service or pushed by the Trainer
+    itself.
+    """
+
+    output_dir: str = field(
+        default="",
+        metadata={"help": "Where the finished Hub folder appears; while training, work stands in OUTPUT_DIR.partial."},
+    )
+    eval_strategy: str = field(default="epoch")
+    save_strategy: str = field(default="epoch")
+    logging_strategy: str = field(default="epoch")
+    save_total_limit: int | None = field(default=2)
+    load_best_model_at_end: bool = field(default=True)
+    metric_for_best_model: str | None = field(default="macro_f1")
+    greater_is_better: bool | None = field(default=True)
+    restore_callback_states_from_checkpoint: bool = field(default=True)
+    remove_unused_columns: bool = field(default=False)
+    lr_scheduler_type: str = field(default="cosine")
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Warm-up: a share of all steps when below 1, else steps."}
+    )
+    weight_decay: float = field(default=0.01)
+    report_to: str = field(default="none")
+    dataloader_num_workers: int = field(default=2)
+    dataloader_persistent_workers: bool = field(default=True)
+
+
+class _OneLineParser(HfArgumentParser):
+    """A parser whose complaints are one line, like every other error of the house."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (see --help)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def parse(argv: list[str], recipe: str) -> tuple[LesionArguments, LesionTrainingArguments, dict[str, Any]]:
+    """Parse a command line on top of a recipe.
+
+    Args:
+        argv: the command line without the program's name.
+        recipe: the default recipe's name (a file of ``trainers/recipes``), used when ``--recipe`` is not given.
+
+    Returns:
+        The suite's options, the Trainer's options, and every key that was set by the recipe or the command line
+        (``recipe_name`` included), as it finally stands.
+
+    Raises:
+        RecipeError: a recipe that is missing, not YAML, or has an unknown key.
+        UserError: a value that TrainingArguments refuses.
+    """
+    parser = _OneLineParser((LesionArguments, LesionTrainingArguments))
+    parser.add_argument("--recipe", default=recipe, help="Recipe file, or the name of one of trainers/recipes.")
+    chosen, _ = _recipe_only(argv, recipe)
+    values = load_recipe(chosen, {action.dest for action in parser._actions})
+    explicit = _explicit(parser, argv)
+    # Strings go through argparse's own types, so that YAML's `8e-4` (a string to YAML 1.1) becomes a number.
+    parser.set_defaults(**{k: str(v) if isinstance(v, float) else v for k, v in values.items()})
+    resolve_precision_first = parser.parse_args(argv)
+    precision = resolve_precision(resolve_precision_first.precision, use_cpu=bool(resolve_precision_first.use_cpu))
+    parser.set_defaults(fp16=precision == "fp16", bf16=precision == "bf16", tf32=_tf32(resolve_precision_first.use_cpu))
+    parser.set_defaults(dataloader_pin_memory=torch.cuda.is_available() and not resolve_precision_first.use_cpu)
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        parser.set_defaults(use_cpu=True)
+    if resolve_precision_first.dataloader_num_workers == 0:
+        parser.set_defaults(dataloader_persistent_workers=False)
+    try:
+        lesion, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=False)
+    except ValueError as error:
+        raise UserError(f"{error}") from error
+    del rest
+    lesion.precision = precision
+    resolved = {
+        name: getattr(lesion if hasattr(lesion, name) else training, name)
+        for name in sorted({*values, *explicit} - {"recipe"})
+    }
+    resolved["precision"] = precision
+    return lesion, training, {"recipe_name": Path(chosen).stem, **{k: _plain(v) for k, v in resolved.items()}}
+
+
+def load_recipe(name_or_path: str, known: set[str]) -> dict[str, Any]:
+    """Read a recipe: a path, or the name of a file in ``trainers/recipes``.
+
+    Raises:
+        RecipeError: missing, not a mapping, or with a key outside ``known``.
+    """
+    path = Path(name_or_path)
+    if not path.suffix and not path.exists():
+        path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        raise RecipeError(
+            f"recipe {name_or_path!r} does not exist: give a YAML file, or one of {', '.join(recipe_names())}"
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"recipe {path} is not YAML ({error}): mend the line it names") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"recipe {path} holds a {type(values).__name__}, not `name: value` lines")
+    for key in values:
+        if key not in known or key in ("help", "recipe"):
+            close = difflib.get_close_matches(str(key), sorted(known), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "see --help for the known ones"
+            raise RecipeError(f"recipe {path} has an unknown key {key!r}: {hint}")
+    return values
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the suite."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
+    """What ``auto`` means on this machine: fp16 on CUDA (as published), bf16 on CPUs that have it, else fp32.
+
+    Raises:
+        UserError: an unknown precision, or fp16 on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    cuda = torch.cuda.is_available() and not use_cpu
+    if precision == "fp16" and not cuda:
+        raise UserError("precision 'fp16' needs a CUDA device: use auto, bf16 or fp32 here")
+    if precision != "auto":
+        return precision
+    if cuda:
+        return "fp16"
+    return "bf16" if not torch.backends.mps.is_available() and torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _tf32(use_cpu: bool) -> bool | None:
+    if use_cpu or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_capability()[0] >= 8 or None
+
+
+def _recipe_only(argv: list[str], default: str) -> tuple[str, list[str]]:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--recipe", default=default)
+    known, rest = parser.parse_known_args(argv)
+    return known.recipe, rest
+
+
+def _explicit(parser: HfArgumentParser, argv: list[str]) -> set[str]:
+    """Destinations named on the command line."""
+    options = {option: action.dest for action in parser._actions for option in action.option_strings}
+    return {options[word.split("=")[0]] for word in argv if word.split("=")[0] in options}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

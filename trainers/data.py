@@ -1,0 +1,220 @@
+"""From a Hub dataset to batches: loading and checking the splits, sampling, augmentation.
+
+Every random choice follows from (seed, epoch, position in the epoch) alone, so a run that is resumed, or spread over
+other workers or processes, sees the same images cut the same way.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import v2
+
+from trainers.errors import DatasetError, UserError
+
+SAMPLING = ("uniform", "oversample", "square_root")
+AUGMENTATIONS = ("none", "flips_rotation", "crops_colour")
+REQUIRED_COLUMNS = ("image", "label")
+SPLITS = ("train", "validation", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The splits of one config, images undecoded.
+
+    Attributes:
+        splits: split name -> ``datasets.Dataset``; train and validation are always there.
+        labels: the C short class names in label order.
+        name: the dataset's name (folder name or repo id).
+        config_name: its config.
+    """
+
+    splits: dict[str, datasets.Dataset]
+    labels: list[str]
+    name: str
+    config_name: str
+
+    def column(self, split: str, name: str, default: str = "unknown") -> np.ndarray:
+        """One column of one split, (N,); absent columns are filled with ``default``."""
+        rows = self.splits[split]
+        if name not in rows.column_names:
+            return np.array([default] * len(rows), dtype=object)
+        return np.array(rows.with_format(None)[name][:], dtype=object)
+
+
+def load_splits(dataset: str, config_name: str, built_by: str = "") -> Splits:
+    """Load a config's splits from a folder or a Hub dataset.
+
+    Args:
+        dataset: folder written by a build_* command, or a Hub dataset id.
+        config_name: e.g. ``grouped``.
+        built_by: the command that builds it, for the message when it is missing.
+
+    Raises:
+        DatasetError: no such dataset or config, no train/validation split, or a missing column.
+    """
+    mend = (
+        f"build it with `{built_by}`"
+        if built_by
+        else "give --dataset the folder a build_* command wrote, or a Hub dataset id"
+    )
+    if not dataset:
+        raise DatasetError(f"no dataset was given: {mend}")
+    local = Path(dataset).is_dir()
+    if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
+        raise DatasetError(f"the dataset folder {dataset!r} does not exist: {mend}")
+    try:
+        known = datasets.get_dataset_config_names(dataset)
+        if config_name not in known:
+            raise DatasetError(f"dataset {dataset!r} has no config {config_name!r}: choose one of {', '.join(known)}")
+        loaded = datasets.load_dataset(dataset, config_name)
+    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError, OSError) as error:
+        raise DatasetError(f"dataset {dataset!r} cannot be loaded ({type(error).__name__}: {error}): {mend}") from error
+    for split in ("train", "validation"):
+        if split not in loaded:
+            raise DatasetError(
+                f"config {config_name!r} of {dataset!r} has no {split} split: it has {', '.join(loaded)}"
+            )
+    features = loaded["train"].features
+    for column in REQUIRED_COLUMNS:
+        if column not in features:
+            raise DatasetError(f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}")
+    if not isinstance(features["label"], datasets.ClassLabel):
+        raise DatasetError(
+            f"column 'label' of {dataset!r} is {features['label']}: make it a ClassLabel of the class names"
+        )
+    undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in loaded.items()}
+    ordered = {name: undecoded[name] for name in (*SPLITS, *sorted(set(undecoded) - set(SPLITS))) if name in undecoded}
+    name = Path(dataset).resolve().name if local else dataset
+    return Splits(ordered, list(features["label"].names), name, config_name)
+
+
+def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:
+    """Training augmentation on a prepared RGB image; the result is size x size.
+
+    ``flips_rotation``: resize, both flips, rotation up to 15 degrees (as the published EfficientNetV2-S baseline).
+    ``crops_colour``: random resized crop (area 0.6-1), both flips, quarter turns, mild colour jitter: a lesion has no
+    upright, and cameras differ.
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    if kind not in AUGMENTATIONS:
+        raise UserError(f"augmentation {kind!r} is unknown: choose one of {', '.join(AUGMENTATIONS)}")
+    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
+    steps: dict[str, list[Any]] = {
+        "none": [v2.Resize((size, size))],
+        "flips_rotation": [v2.Resize((size, size)), *flips, v2.RandomRotation(15)],
+        "crops_colour": [
+            v2.RandomResizedCrop((size, size), scale=(0.6, 1.0), ratio=(0.8, 1.25)),
+            *flips,
+            v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))]),
+            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
+        ],
+    }
+    return v2.Compose(steps[kind])
+
+
+class LesionImages(Dataset):
+    """One split as tensors: ``{"pixel_values": (3, S, S) float32, "labels": int}``.
+
+    Indexed by an int (evaluation: no augmentation) or by ``(index, seed)`` as ``EpochSampler`` yields (training).
+    """
+
+    def __init__(self, rows: datasets.Dataset, processor: Any, augment: Callable | None = None) -> None:
+        self.images = rows.select_columns(["image"])
+        self.labels = np.array(rows["label"][:], dtype=np.int64)
+        self.processor = processor
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        index, seed = key if isinstance(key, tuple) else (key, None)
+        image = self.read(index)
+        if self.augment is not None and seed is not None:
+            prepared = self.processor.prepare(image)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                image = self.augment(prepared)
+            # Prepared already: what is left to the processor is what it does to every image, resize and normalise.
+            pixels = self.processor(images=image, do_hair_removal=False, do_lesion_crop=False, return_tensors="pt")
+        else:
+            pixels = self.processor(images=image, return_tensors="pt")
+        return {"pixel_values": pixels["pixel_values"][0], "labels": int(self.labels[index])}
+
+    def read(self, index: int) -> Image.Image:
+        """The stored image, decoded but otherwise as it lies in the dataset."""
+        stored = self.images[int(index)]["image"]
+        return Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"])
+
+
+class EpochSampler(Sampler):
+    """Yields ``(index, seed)`` for one epoch; both follow from (seed, epoch, position) alone.
+
+    ``uniform``: each image once, shuffled. ``oversample``: every class is drawn to the largest class's count, each of
+    its images at least once, the rest with replacement (the published Derm-X recipe). ``square_root``: N draws with
+    class probability proportional to the square root of its count.
+
+    Args:
+        labels: (N,) int.
+        mode: one of ``SAMPLING``.
+        seed: the run's seed.
+
+    Raises:
+        UserError: an unknown mode.
+    """
+
+    def __init__(self, labels: np.ndarray, mode: str, seed: int) -> None:
+        if mode not in SAMPLING:
+            raise UserError(f"sampling {mode!r} is unknown: choose one of {', '.join(SAMPLING)}")
+        self.labels, self.mode, self.seed, self.epoch = labels, mode, seed, 0
+        self.counts = np.bincount(labels)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the Trainer before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        if self.mode == "oversample":
+            return int(self.counts.max() * (self.counts > 0).sum())
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = self._order(rng)
+        seeds = rng.integers(0, 2**62, size=len(order))
+        return iter(zip(order.tolist(), seeds.tolist(), strict=True))
+
+    def _order(self, rng: np.random.Generator) -> np.ndarray:
+        n = len(self.labels)
+        if self.mode == "uniform":
+            return rng.permutation(n)
+        if self.mode == "square_root":
+            share = np.sqrt(self.counts) / np.sqrt(self.counts).sum()
+            weight = share[self.labels] / self.counts[self.labels]
+            return rng.choice(n, size=n, p=weight / weight.sum())
+        largest = self.counts.max()
+        drawn = []
+        for members in (np.flatnonzero(self.labels == c) for c in np.flatnonzero(self.counts)):
+            drawn.append(np.concatenate([members, rng.choice(members, size=largest - len(members))]))
+        return rng.permutation(np.concatenate(drawn))
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    """Stack items to ``pixel_values`` (B, 3, S, S) and ``labels`` (B,)."""
+    return {
+        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
+        "labels": torch.tensor([item["labels"] for item in items]),
+    }

@@ -1,0 +1,167 @@
+"""The whole chain on drawn phantoms, each step the command a user would type: ``make demo``.
+
+archive -> dataset -> model -> predictions -> report -> card -> published -> loaded again by its name -> prediction. The
+Hub is a real HTTP one on this machine's loopback address; nothing leaves the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainers.errors import OutputError, UserError, report_user_errors
+
+ROOT = Path(__file__).resolve().parents[1]
+REPO_ID = "org/derm-x-phantom"
+IMAGES, SEED, TASK = 640, 0, "dermx"
+# What a reader of the card would type: nothing of this project is imported.
+ASK = """
+import json, sys
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+repo, *paths = sys.argv[1:]
+model = AutoModelForImageClassification.from_pretrained(repo, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=True)
+for path in paths:
+    answer = model.predict(**processor(images=Image.open(path), return_tensors="pt"))[0]
+    best = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:3]
+    best = ", ".join(f"{name} {p:.2f}" for name, p in best)
+    print(f"{path.rsplit('/', 1)[-1]:<14} predicted {answer['predicted']:<6} {best} "
+          f"| p_malignant {answer['p_malignant']:.2f} | entropy {answer['predictive_entropy']:.2f} nats")
+"""
+
+
+def step(
+    title: str, command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None, shown: str = ""
+) -> None:
+    """Run one command of the chain, showing it and its time.
+
+    Raises:
+        UserError: it failed; its own message stands above.
+    """
+    print(
+        f"\n== {title}\n$ {shown or shlex.join(['python' if word == sys.executable else word for word in command])}",
+        flush=True,
+    )
+    started = time.perf_counter()
+    done = subprocess.run(command, env=env, cwd=cwd or ROOT, check=False)
+    if done.returncode:
+        raise UserError(
+            f"the demo stopped at the step {title!r} (exit code {done.returncode}); its message stands above"
+        )
+    print(f"-- {title}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+@contextmanager
+def loopback_hub(home: Path) -> Iterator[dict[str, str]]:
+    """A Hub on the loopback address; yields the environment that points a client at it."""
+    server = ROOT / "tests" / "hub_server.py"
+    if not server.is_file():
+        raise UserError(f"{server.relative_to(ROOT)} is missing: run the demo from a checkout of the repository")
+    process = subprocess.Popen([sys.executable, str(server)], stdout=subprocess.PIPE, text=True)
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        found = dict(re.findall(r"(HF_\w+)=(\S+)", line))
+        if "HF_ENDPOINT" not in found:
+            raise UserError("the loopback Hub did not start; its message stands above")
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        yield {
+            **kept,
+            **found,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+    finally:
+        process.terminate()
+        process.wait(timeout=10)
+
+
+def draw_examples(folder: Path) -> list[Path]:
+    """Three phantoms that the dataset does not hold, saved where the last step finds them."""
+    from datasets_scripts.phantom import draw
+
+    folder.mkdir(parents=True)
+    paths = []
+    for label in ("nv", "mel", "vasc"):
+        path = folder / f"drawn_{label}.png"
+        draw(label, 987_654).image.save(path)
+        paths.append(path)
+    return paths
+
+
+def demo(out: Path) -> None:
+    """Run the chain into ``out`` (replaced if an earlier demo stands there)."""
+    started = time.perf_counter()
+    if out.exists():
+        if not (out / "dataset").exists() and any(out.iterdir()):
+            raise OutputError(f"{out} holds something else than an earlier demo: choose another --output_dir")
+        shutil.rmtree(out)
+    shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
+    out.mkdir(parents=True)
+    python, relative = sys.executable, os.path.relpath(out, ROOT)
+    build = [
+        python,
+        "-m",
+        "datasets_scripts.build_phantom",
+        "--task",
+        TASK,
+        "--images",
+        str(IMAGES),
+        "--seed",
+        str(SEED),
+    ]
+    step("draw a dataset of phantoms", [*build, "--out", f"{relative}/dataset"])
+    launch = [
+        python,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        "1",
+        "trainers/train_mobilenet.py",
+        "--recipe",
+        "demo",
+    ]
+    train = [*launch, "--dataset", f"{relative}/dataset", "--output_dir", f"{relative}/model"]
+    step("train, calibrate, evaluate, describe", train, shown=shlex.join(["accelerate", "launch", *train[5:]]))
+    step("verify card and files", [python, "-m", "model_cards.verify", f"{relative}/model"])
+    examples = draw_examples(out / "examples")
+    with loopback_hub(out / "hub_cache") as env:
+        step(
+            "publish to a Hub on loopback",
+            [python, "-m", "model_cards.publish", f"{relative}/model", "--repo-id", REPO_ID],
+            env,
+        )
+        ask = [python, "-I", "-c", ASK, REPO_ID, *map(str, examples)]
+        shown = (
+            f"python: AutoModelForImageClassification.from_pretrained({REPO_ID!r}, trust_remote_code=True).predict(...)"
+        )
+        step("load it by name, ask it about three new phantoms", ask, env, cwd=out, shown=shown)
+    print(
+        f"\nDone in {time.perf_counter() - started:.0f} s. The card: {relative}/model/README.md, "
+        "its numbers: report.json beside it."
+    )
+    print("These are drawings: the figures show that the chain works and say nothing about skin.")
+    print(f"See it in a browser: make space MODEL={relative}/model")
+
+
+def main() -> None:
+    """Parse the command line and run the demo."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.demo", description=__doc__)
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/demo"), help="where everything goes (default %(default)s)"
+    )
+    demo(parser.parse_args().output_dir.resolve())
+
+
+if __name__ == "__main__":
+    report_user_errors(main)

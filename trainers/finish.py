@@ -1,0 +1,158 @@
+"""From trained weights to a finished Hub folder: store, read back, predict, fit, judge, describe; then one rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from model_cards.build import build_card
+from trainers.arguments import LesionArguments
+from trainers.data import Splits
+from trainers.evaluation.figures import draw_all
+from trainers.evaluation.report import evaluate
+from trainers.evaluation.tables import write_tables
+from trainers.predicting import predict_split
+from trainers.predictions import Predictions, write_predictions
+from trainers.references import citations, notes
+from trainers.trust.temperature import fit_temperature
+
+SCHEMA_VERSION = 1
+JUDGED = ("validation", "calibration", "test")
+
+
+@dataclass
+class Finished:
+    """A trained model and what is known of its run.
+
+    Attributes:
+        model: with its final weights.
+        processor: its image processor.
+        splits: the dataset it was trained on.
+        about: the ``provenance``, ``training`` and ``leak_audit`` sections of the report.
+        options: the suite's own options of the run.
+        partial: the run's working folder; removed at the end.
+    """
+
+    model: Any
+    processor: Any
+    splits: Splits
+    about: dict[str, Any]
+    options: LesionArguments
+    partial: Path
+
+
+def finish(run: Finished, out: Path) -> dict[str, Any]:
+    """Write the finished folder ``out`` (which appears whole or not at all); returns its report."""
+    staging = run.partial / "finished"
+    shutil.rmtree(staging, ignore_errors=True)
+    model, processor = store(run, staging)
+    predictions = {
+        split: predict_split(model, processor, run.splits, split) for split in JUDGED if split in run.splits.splits
+    }
+    for split, rows in predictions.items():
+        write_predictions(rows, staging / f"predictions_{split}.parquet", with_features=run.options.keep_features)
+    trust = fit_trust(predictions)
+    model.config.trust = trust
+    save(model, processor, staging, run.options.weights_dtype)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "model": describe_model(model, run),
+        **run.about,
+        "trust": trust,
+        **judge(predictions, trust, run.options.bootstrap_replicates, run.about["provenance"]["seed"]),
+    }
+    describe(report, predictions, staging)
+    if out.is_dir():
+        out.rmdir()  # prepare_output allowed it because it is empty
+    os.replace(staging, out)
+    shutil.rmtree(run.partial)
+    return report
+
+
+def store(run: Finished, folder: Path) -> tuple[Any, Any]:
+    """Save the model and read it back: what is judged is what is stored."""
+    save(run.model, run.processor, folder, run.options.weights_dtype)
+    model = AutoModelForImageClassification.from_pretrained(folder)
+    return model.to(run.model.device), AutoImageProcessor.from_pretrained(folder)
+
+
+def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
+    """Weights, configs and the code that loads them."""
+    model.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
+    processor.save_pretrained(folder)
+
+
+def fit_trust(predictions: dict[str, Predictions]) -> dict[str, Any]:
+    """The ``trust`` section: a temperature from calibration, or on validation where there is none, and marked so."""
+    split = "calibration" if "calibration" in predictions else "validation"
+    rows = predictions[split]
+    fit = fit_temperature(rows.logits, rows.label)
+    return {
+        "temperature": {
+            "value": fit.value,
+            "split": split,
+            "n": fit.n,
+            "nll_before": fit.nll_before,
+            "nll_after": fit.nll_after,
+            "method": "scalar, minimum NLL (Guo et al. 2017)",
+            "date": date.today().isoformat(),
+            "also_used_for_model_selection": split == "validation",
+        }
+    }
+
+
+def judge(predictions: dict[str, Predictions], trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:
+    """The ``evaluation`` section: every split judged at the fitted temperature."""
+    temperature = trust["temperature"]["value"]
+    return {
+        "evaluation": {
+            split: evaluate(rows, temperature, replicates=replicates, seed=seed) for split, rows in predictions.items()
+        }
+    }
+
+
+def describe(report: dict[str, Any], predictions: dict[str, Predictions], folder: Path) -> None:
+    """Tables, figures, ``report.json``, the card and the manifest."""
+    shown = "test" if "test" in report["evaluation"] else next(iter(report["evaluation"]))
+    write_tables(report["evaluation"][shown], folder, title=f"{report['model']['title']}, {shown} split")
+    report["figures"] = draw_all(report, predictions, folder)
+    write_report(report, folder)
+    build_card(folder)
+
+
+def write_report(report: dict[str, Any], folder: Path) -> None:
+    """``report.json``; a NaN or infinity in it is an error, not a number."""
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def describe_model(model: Any, run: Finished) -> dict[str, Any]:
+    """The ``model`` section."""
+    config, options = model.config, run.options
+    dataset = run.about["provenance"]["dataset"]
+    from_hub = options.backbone_weights == "timm"
+    return {
+        "name": options.name or config.model_type,
+        "title": options.title or options.name or config.model_type,
+        "class": type(model).__name__,
+        "model_type": config.model_type,
+        "backbone": config.backbone,
+        "initialised_from": config.initialised_from,
+        "base_model": f"timm/{config.backbone}" if from_hub else None,
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "image_size": config.image_size,
+        "labels": [
+            {"name": name, "long_name": config.label_names[name], "group": config.label_groups.get(name)}
+            for name in run.splits.labels
+        ],
+        "license": options.license or "other",
+        "weights_dtype": options.weights_dtype,
+        "citation": citations(dataset["sources"], config.backbone, options.follows),
+        "notes": notes(dataset["sources"], dataset["image_sizes"]),
+    }

@@ -1,0 +1,151 @@
+"""Where a run came from: packages, commit, command, hardware, dataset. Nothing here names a path of the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets_scripts.audit import leak_audit
+from trainers.data import LesionImages, Splits
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "timm",
+    "huggingface_hub",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+)
+HELD_OUT = ("validation", "calibration", "test")
+
+
+def provenance(splits: Splits, resolved: dict[str, Any], seed: int, precision: str) -> dict[str, Any]:
+    """The ``provenance`` section of ``report.json``."""
+    recipe = {key: _without_machine(value) for key, value in resolved.items() if key != "recipe_name"}
+    return {
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command_line(sys.argv),
+        "packages": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        **_git(),
+        "recipe": recipe,
+        "recipe_name": resolved["recipe_name"],
+        "seed": seed,
+        "hardware": _hardware(precision),
+        "dataset": describe_dataset(splits),
+    }
+
+
+def describe_dataset(splits: Splits) -> dict[str, Any]:
+    """Counts, sources, licences and a fingerprint of the dataset a model was trained on."""
+    texts: dict[str, set[str]] = {"license": set(), "source": set(), "attribution": set()}
+    digest, counts = hashlib.sha256(), {}
+    for split, rows in splits.splits.items():
+        labels = np.array(rows["label"][:], dtype=int)
+        ids, groups = splits.column(split, "image_id"), splits.column(split, "group_id")
+        for column, seen in texts.items():
+            seen.update(str(value) for value in splits.column(split, column))
+        per_class = Counter(splits.labels[label] for label in labels)
+        counts[split] = {
+            "n": len(rows),
+            "groups": len(set(groups)),
+            "per_class": {name: per_class.get(name, 0) for name in splits.labels},
+        }
+        for row in sorted(zip(ids, groups, labels, strict=True)):
+            digest.update(f"{split}\t{row[0]}\t{row[1]}\t{splits.labels[row[2]]}\n".encode())
+    return {
+        "name": splits.name,
+        "config_name": splits.config_name,
+        "fingerprint": f"sha256:{digest.hexdigest()}",
+        "license": sorted(texts["license"]),
+        "sources": sorted(texts["source"]),
+        "attribution": sorted(texts["attribution"]),
+        "image_sizes": image_sizes(splits),
+        "splits": counts,
+    }
+
+
+def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:
+    """How many images have which size, ``{"200x150": 10015}``, the commonest first; rarer ones summed as ``other``."""
+    sizes: Counter[str] = Counter()
+    for rows in splits.splits.values():
+        images = LesionImages(rows, processor=None)
+        for index in range(len(images)):
+            width, height = images.read(index).size  # reads the header alone
+            sizes[f"{width}x{height}"] += 1
+    common = dict(sizes.most_common(at_most))
+    rest = sum(sizes.values()) - sum(common.values())
+    return {**common, "other": rest} if rest else common
+
+
+def audit_leaks(splits: Splits) -> dict[str, Any]:
+    """For each held-out split, how many of its images share a lesion or duplicate group with train."""
+    train = splits.column("train", "group_id").tolist()
+    audit = {}
+    for split in HELD_OUT:
+        if split in splits.splits:
+            labels = [splits.labels[label] for label in splits.splits[split]["label"][:]]
+            audit[split] = leak_audit(train, splits.column(split, "group_id").tolist(), labels)
+    return audit
+
+
+def command_line(argv: list[str]) -> str:
+    """The command as a reader elsewhere could type it: absolute paths shortened, variables of ours put back."""
+    program = Path(argv[0])
+    words = [f"trainers/{program.name}" if program.suffix == ".py" else program.name]
+    words += [str(_without_machine(word)) for word in argv[1:]]
+    return shlex.join(words).replace("'$", '"$').replace("safetensors'", 'safetensors"')
+
+
+def _without_machine(value: Any) -> Any:
+    """A path of this machine becomes ``$LESION_..._DIR/rest`` or its last part; everything else stays."""
+    if not isinstance(value, str) or not os.path.isabs(value):
+        return value
+    for variable in ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR"):
+        root = os.environ.get(variable)
+        if root and Path(value).is_relative_to(Path(root).absolute()):
+            return f"${variable}/{Path(value).relative_to(Path(root).absolute()).as_posix()}"
+    return Path(value).name
+
+
+def _git() -> dict[str, Any]:
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=20, check=False)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return {
+        "git_commit": commit,
+        "git_dirty": bool(ask("status", "--porcelain", "--untracked-files=no")) if commit else None,
+    }
+
+
+def _hardware(precision: str) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "device": "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu",
+        "name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "precision": precision,
+    }

@@ -1,0 +1,60 @@
+"""Judge a finished model again from its stored predictions: no model, no accelerator, seconds.
+
+``python -m trainers.rebuild DIR`` makes ``evaluation``, the tables, the figures, the card and the manifest anew, as
+after an update of the metrics. Provenance, training and trust stay as they were written; the folder is replaced whole
+or not at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from model_cards.card import ReportError, read_report
+from trainers.errors import UserError, report_user_errors
+from trainers.finish import JUDGED, describe, judge
+from trainers.predictions import PredictionsError, read_predictions
+
+
+def rebuild(folder: Path, replicates: int) -> None:
+    """Replace ``folder`` by one whose report was computed anew.
+
+    Raises:
+        UserError: no report or no predictions there.
+    """
+    try:
+        report = read_report(folder)
+        paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}
+        predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
+    except (ReportError, PredictionsError) as error:
+        raise UserError(str(error)) from error
+    if not predictions:
+        raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
+    report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"]))
+    beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(beside, ignore_errors=True)
+    shutil.copytree(folder, beside)
+    describe(report, predictions, beside)
+    os.replace(folder, old)
+    os.replace(beside, folder)
+    shutil.rmtree(old)
+
+
+def main() -> None:
+    """Parse the command line and rebuild."""
+    parser = argparse.ArgumentParser(prog="python -m trainers.rebuild", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a finished model folder with its predictions")
+    parser.add_argument(
+        "--bootstrap_replicates", type=int, default=1000, help="bootstrap resamples (default %(default)s)"
+    )
+    arguments = parser.parse_args()
+    if arguments.bootstrap_replicates < 1:
+        raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
+    rebuild(arguments.folder.resolve(), arguments.bootstrap_replicates)
+    print(f"rebuilt {os.path.relpath(arguments.folder)}")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)

@@ -1,0 +1,201 @@
+"""The one training run behind every ``train_*.py``: recipe -> data -> Trainer -> weights -> finished Hub folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from transformers import EarlyStoppingCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
+from hub_models import LesionImageProcessor
+from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
+from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
+from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.evaluation.trainer_metrics import trainer_metrics
+from trainers.finish import Finished, finish
+from trainers.losses import make_loss
+from trainers.provenance import audit_leaks, provenance
+from trainers.trainer_lesion import LesionTrainer
+
+
+def main(recipe: str, model_class: type) -> None:
+    """Entry point of a ``train_*.py``.
+
+    Args:
+        recipe: the default recipe's name.
+        model_class: a classifier of ``hub_models``; its ``config_class`` says the rest.
+    """
+    report_user_errors(lambda: run(sys.argv[1:], recipe, model_class))
+
+
+def run(argv: list[str], recipe: str, model_class: type) -> Path:
+    """Train, evaluate and finish one model; returns the finished Hub folder.
+
+    Raises:
+        UserError: bad arguments, dataset, recipe or output folder; the message says the mend.
+    """
+    options, training, resolved = parse(argv, recipe)
+    out, partial = prepare_output(training)
+    first = training.process_index == 0
+    if first:
+        print(f"resolved recipe (defaults < {resolved['recipe_name']} < command line):")
+        print(yaml.safe_dump(resolved, sort_keys=True), flush=True)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
+    set_seed(training.seed)
+    model, processor = build_model(options, splits, model_class)
+    trainer = build_trainer(model, processor, splits, options, training)
+    trainer.train(resume_from_checkpoint=last_checkpoint(training))
+    if first:
+        about = {
+            "provenance": provenance(splits, resolved, training.seed, options.precision),
+            "training": training_section(trainer),
+            "leak_audit": audit_leaks(splits),
+        }
+        finish(
+            Finished(trainer.accelerator.unwrap_model(trainer.model), processor, splits, about, options, partial), out
+        )
+        print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+    trainer.accelerator.end_training()
+    return out
+
+
+def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
+    """Point the Trainer at ``<output_dir>.partial/checkpoints``; returns the final folder and the partial one.
+
+    Raises:
+        OutputError: the final folder is not empty, or an unfinished run stands there and no resume was asked for.
+    """
+    if not training.output_dir:
+        raise OutputError("no output folder was given: add --output_dir DIR")
+    out = Path(training.output_dir)
+    partial = out.with_name(out.name + ".partial")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(
+            f"the output folder {training.output_dir!r} is not empty: choose another --output_dir or delete it"
+        )
+    resume = str(training.resume_from_checkpoint or "").lower()
+    if get_last_checkpoint_or_none(partial / "checkpoints") and resume in ("", "false", "none"):
+        raise OutputError(
+            f"an unfinished run stands in {str(partial)!r}: "
+            "add --resume_from_checkpoint true to go on with it, or delete it"
+        )
+    training.output_dir = str(partial / "checkpoints")
+    return out, partial
+
+
+def get_last_checkpoint_or_none(folder: Path) -> str | None:
+    """The newest checkpoint of a folder that may not exist."""
+    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
+
+
+def last_checkpoint(training: LesionTrainingArguments) -> str | None:
+    """What to resume from: nothing, the newest checkpoint (``true``), or the folder that was named.
+
+    Raises:
+        OutputError: the named checkpoint does not exist.
+    """
+    asked = training.resume_from_checkpoint
+    if asked is None or str(asked).lower() in ("false", "none", ""):
+        return None
+    if str(asked).lower() == "true":
+        return get_last_checkpoint_or_none(Path(str(training.output_dir)))
+    if not Path(asked).is_dir():
+        raise OutputError(f"checkpoint {asked!r} does not exist: give `true` for the newest one of this run")
+    return str(asked)
+
+
+def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> tuple[Any, LesionImageProcessor]:
+    """The model with its initial weights, and the image processor that goes with it."""
+    labels = splits.labels
+    known = all(name in CLASSES for name in labels)
+    backbone = {"backbone": options.backbone} if options.backbone else {}
+    try:
+        config = model_class.config_class(
+            id2label=dict(enumerate(labels)),
+            label2id={name: i for i, name in enumerate(labels)},
+            label_names=long_names(labels) if known else {name: name for name in labels},
+            label_groups=malignancy_groups(labels) if known else {},
+            image_size=options.image_size,
+            dropout=options.dropout,
+            **backbone,
+        )
+        weights = None if options.backbone_weights == "none" else options.backbone_weights
+        model = model_class.from_backbone(config, weights=weights)
+        mean, std = normalisation(model)
+        processor = LesionImageProcessor(
+            size={"height": options.image_size, "width": options.image_size},
+            image_mean=mean,
+            image_std=std,
+            do_hair_removal=options.hair_removal,
+            do_lesion_crop=options.lesion_crop,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(f"{error}") from error
+    return model, processor
+
+
+def normalisation(model: Any) -> tuple[list[float], list[float]]:
+    """Channel mean and standard deviation that the backbone's weights were trained with (else ImageNet's)."""
+    known = getattr(model.backbone, "pretrained_cfg", None) or {}
+    return list(known.get("mean", IMAGENET_DEFAULT_MEAN)), list(known.get("std", IMAGENET_DEFAULT_STD))
+
+
+def build_trainer(
+    model: Any, processor: Any, splits: Splits, options: LesionArguments, training: LesionTrainingArguments
+) -> LesionTrainer:
+    """Everything the Trainer needs from the recipe."""
+    train = LesionImages(splits.splits["train"], processor, augmentation(options.augmentation, options.image_size))
+    counts = torch.from_numpy(np.bincount(train.labels, minlength=len(splits.labels)))
+    try:
+        loss = make_loss(options.loss, counts, options.class_weights, options.focal_gamma)
+    except ValueError as error:
+        raise UserError(f"{error}") from error
+    patience = options.early_stopping_patience
+    return LesionTrainer(
+        model=model.to(memory_format=torch.channels_last),
+        args=training,
+        train_dataset=train,
+        eval_dataset=LesionImages(splits.splits["validation"], processor),
+        data_collator=collate,
+        compute_metrics=trainer_metrics(splits.labels),
+        callbacks=[EarlyStoppingCallback(patience)] if patience else [],
+        loss=loss,
+        train_sampler=EpochSampler(train.labels, options.sampling, training.seed),
+        ema_decay=options.ema_decay,
+    )
+
+
+def training_section(trainer: LesionTrainer) -> dict[str, Any]:
+    """The ``training`` section of ``report.json``, from the Trainer's log and clock."""
+    epochs: dict[int, dict[str, Any]] = {}
+    for entry in trainer.state.log_history:
+        if "loss" not in entry and "eval_loss" not in entry:
+            continue
+        row = epochs.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
+        names = {"loss": "train_loss", "learning_rate": "learning_rate"}
+        row.update({names[k]: v for k, v in entry.items() if k in names})
+        row.update(
+            {k: v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(("runtime", "per_second"))}
+        )
+    history = [epochs[key] for key in sorted(epochs)]
+    best = max(history, key=lambda row: row.get("eval_macro_f1", -1.0))
+    seconds = trainer.clock.seconds
+    seen = len(trainer.train_sampler or []) * len(history)
+    return {
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "metric": "macro_f1",
+        "best_metric": best["eval_macro_f1"],
+        "train_seconds": round(seconds, 1),
+        "images_per_second": round(seen / seconds, 2) if seconds else None,
+        "peak_memory_bytes": trainer.clock.peak_memory_bytes,
+        "history": history,
+    }

@@ -1,0 +1,149 @@
+"""The Trainer of the suite: its loss, its sampler, averaged weights, and a clock that survives a resume."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from timm.utils import ModelEmaV3
+from torch import Tensor
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+EMA_FILE = "ema.safetensors"
+
+
+class LesionTrainer(Trainer):
+    """A ``Trainer`` that takes its loss and sampler from the recipe and can average weights.
+
+    With ``ema_decay`` > 0 an exponential moving average of the weights (Polyak averaging, with timm's warm-up of the
+    decay) is evaluated, chosen by and kept; the raw weights stay in each checkpoint, so that a resumed run continues
+    exactly.
+
+    Args:
+        loss: ``loss(logits (N, C), labels (N,)) -> scalar``.
+        train_sampler: yields what the training dataset is indexed by.
+        ema_decay: decay a step in [0, 1); 0 = off.
+    """
+
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        *args: Any,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        train_sampler: Sampler | None = None,
+        ema_decay: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss = loss
+        self.train_sampler = train_sampler
+        self.ema: ModelEmaV3 | None = None
+        self.clock = RunClock()
+        self.add_callback(self.clock)
+        if ema_decay:
+            self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True)
+            self.add_callback(_EmaCallback(self))
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The recipe's loss on raw logits; the Trainer divides it by the gradient accumulation steps."""
+        outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
+        loss = self.loss(outputs.raw_logits, inputs["labels"])
+        return (loss, outputs) if return_outputs else loss
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
+        return self.train_sampler if self.train_sampler is not None else super()._get_train_sampler(train_dataset)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate the averaged weights where there are some."""
+        with self._averaged_weights():
+            return super().evaluation_loop(*args, **kwargs)
+
+    @contextmanager
+    def _averaged_weights(self) -> Iterator[None]:
+        if self.ema is None:
+            yield
+            return
+        model = self.accelerator.unwrap_model(self.model)
+        raw = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(self.ema.module.state_dict())
+        try:
+            yield
+        finally:
+            model.load_state_dict(raw)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        if self.ema is not None and self.args.should_save:
+            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+            save_file({k: v.contiguous() for k, v in self.ema.module.state_dict().items()}, folder / EMA_FILE)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if self.ema is not None:
+            self.ema.module.load_state_dict(load_file(Path(resume_from_checkpoint) / EMA_FILE))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.ema is not None:
+            best = load_file(Path(str(self.state.best_model_checkpoint)) / EMA_FILE)
+            self.accelerator.unwrap_model(self.model).load_state_dict(best)
+            self.ema = None  # from here on the model is the average; nothing is left to swap in
+
+
+class _EmaCallback(TrainerCallback):
+    """Updates the average after each optimizer step (and restarts its step count on resume)."""
+
+    def __init__(self, trainer: LesionTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.ema is not None:
+            self.trainer.ema.update(self.trainer.accelerator.unwrap_model(self.trainer.model), step=state.global_step)
+
+
+class RunClock(TrainerCallback, ExportableState):
+    """Seconds spent training (evaluation left out) and the peak memory, summed over resumes."""
+
+    def __init__(self, seconds: float = 0.0, peak_memory_bytes: int = 0) -> None:
+        self.seconds = seconds
+        self.peak_memory_bytes = peak_memory_bytes
+        self._since: float | None = None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
+        return {"args": {}, "attributes": {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}}
+
+    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self._since = time.perf_counter()
+
+    def on_epoch_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock."""
+        if self._since is not None:
+            self.seconds += time.perf_counter() - self._since
+        self._since = None
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory())
+
+
+def peak_memory() -> int:
+    """Peak memory in bytes: of the GPU where one is used, else of this process (resident)."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else peak * 1024)  # kilobytes on Linux, bytes on macOS
