@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := outputs/demo
+# Two workers, one test file to a worker: files share costly fixtures (a trained model, a built dataset).
+PYTEST_ARGS ?= -n 2 --dist loadfile
 MODEL ?= hub_models/released/derm-x-mobilenetv2-ham7
 
 .PHONY: help setup demo test lint space clean

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -12,19 +11,15 @@ from typing import Any
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from model_cards.build import build_card
 from trainers.arguments import LesionArguments
 from trainers.data import Splits
-from trainers.evaluation.figures import draw_all
-from trainers.evaluation.report import evaluate
-from trainers.evaluation.tables import write_tables
+from trainers.judging import JUDGED, describe, judge
 from trainers.predicting import predict_split
 from trainers.predictions import Predictions, write_predictions
 from trainers.references import citations, notes
 from trainers.trust.temperature import fit_temperature
 
 SCHEMA_VERSION = 1
-JUDGED = ("validation", "calibration", "test")
 
 
 @dataclass
@@ -106,30 +101,6 @@ def fit_trust(predictions: dict[str, Predictions]) -> dict[str, Any]:
             "also_used_for_model_selection": split == "validation",
         }
     }
-
-
-def judge(predictions: dict[str, Predictions], trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:
-    """The ``evaluation`` section: every split judged at the fitted temperature."""
-    temperature = trust["temperature"]["value"]
-    return {
-        "evaluation": {
-            split: evaluate(rows, temperature, replicates=replicates, seed=seed) for split, rows in predictions.items()
-        }
-    }
-
-
-def describe(report: dict[str, Any], predictions: dict[str, Predictions], folder: Path) -> None:
-    """Tables, figures, ``report.json``, the card and the manifest."""
-    shown = "test" if "test" in report["evaluation"] else next(iter(report["evaluation"]))
-    write_tables(report["evaluation"][shown], folder, title=f"{report['model']['title']}, {shown} split")
-    report["figures"] = draw_all(report, predictions, folder)
-    write_report(report, folder)
-    build_card(folder)
-
-
-def write_report(report: dict[str, Any], folder: Path) -> None:
-    """``report.json``; a NaN or infinity in it is an error, not a number."""
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def describe_model(model: Any, run: Finished) -> dict[str, Any]:

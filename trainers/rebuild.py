@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_cards.card import ReportError, read_report
 from trainers.errors import UserError, report_user_errors
-from trainers.finish import JUDGED, describe, judge
+from trainers.judging import JUDGED, describe, judge
 from trainers.predictions import PredictionsError, read_predictions
 
 
