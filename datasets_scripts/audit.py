@@ -1,0 +1,128 @@
+"""What is wrong with the data, counted: leakage between splits, duplicates, missing values. Pure functions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from datasets_scripts.command import UserError
+from datasets_scripts.duplicates import CORRELATION, DETAIL_CORRELATION, Duplicates
+from datasets_scripts.rows import UNKNOWN, Row
+
+
+class LeakError(UserError):
+    """A grouped config has a lesion on both sides of a split."""
+
+
+def leak_audit(train_groups: Sequence[str], groups: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
+    """Count the images of a split whose group (lesion, or its duplicates) also stands in train.
+
+    Args:
+        train_groups: group ids of the training images.
+        groups: (N,) group ids of the audited split.
+        labels: (N,) class names of the audited split.
+
+    Returns:
+        ``{"n", "leaking", "share", "per_class": {label: {"n", "leaking", "share"}}}``; share in 0..1, lower is better,
+        ``None`` when there are no images.
+
+    Raises:
+        ValueError: ``groups`` and ``labels`` differ in length.
+    """
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(groups)} groups for {len(labels)} labels; give one of each an image")
+    known = set(train_groups)
+    n: Counter[str] = Counter(labels)
+    leaking: Counter[str] = Counter(label for group, label in zip(groups, labels, strict=True) if group in known)
+
+    def entry(of: int, count: int) -> dict[str, Any]:
+        return {"n": of, "leaking": count, "share": count / of if of else None}
+
+    per_class = {label: entry(n[label], leaking[label]) for label in sorted(n)}
+    return {**entry(len(groups), sum(leaking.values())), "per_class": per_class}
+
+
+def leak_by_config(
+    configs: Mapping[str, Mapping[str, Sequence[int]]], groups: Sequence[str], labels: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """Leak audit of every config's splits against its train split.
+
+    Args:
+        configs: config -> split -> row numbers.
+        groups: (N,) group ids of all rows.
+        labels: (N,) class names of all rows.
+
+    Raises:
+        LeakError: a config other than ``published`` leaks.
+    """
+    result: dict[str, dict[str, Any]] = {}
+    for config, splits in configs.items():
+        train = [groups[i] for i in splits["train"]]
+        result[config] = {
+            split: leak_audit(train, [groups[i] for i in members], [labels[i] for i in members])
+            for split, members in splits.items()
+            if split != "train"
+        }
+        for split, found in result[config].items():
+            if config != "published" and found["leaking"]:
+                raise LeakError(
+                    f"config {config!r}: {found['leaking']} of {found['n']} images of {split} have their lesion in "
+                    "train too; whoever dealt the groups must keep each on one side"
+                )
+    return result
+
+
+def duplicate_report(rows: Sequence[Row], found: Duplicates, groups: Sequence[str]) -> dict[str, Any]:
+    """Counts of duplicate pairs, and by image id those across lesion ids and those with different labels."""
+    pairs = sorted(found.exact + found.near)
+    across = [(i, j) for i, j in pairs if rows[i].lesion_id != rows[j].lesion_id]
+    contradicting = [(i, j) for i, j in pairs if rows[i].label != rows[j].label]
+
+    def names(of: list[tuple[int, int]]) -> list[list[str]]:
+        return sorted(sorted((rows[i].image_id, rows[j].image_id)) for i, j in of)
+
+    return {
+        "exact_pairs": len(found.exact),
+        "near_pairs": len(found.near),
+        "exact": names(found.exact),
+        "across_lesions": names(across),
+        "contradicting_labels": names(contradicting),
+        "lesions": len({row.lesion_id for row in rows}),
+        "groups": len(set(groups)),
+        "method": (
+            "exact: equal decoded pixels; near: grey 32x32 thumbnails, also mirrored or turned by quarter turns, "
+            f"correlate by {CORRELATION} or more, and their fine detail by {DETAIL_CORRELATION} or more"
+        ),
+    }
+
+
+def missing_report(rows: Sequence[Row]) -> dict[str, int]:
+    """Images without an age, sex, site or mask, and those with the age 0, which in HAM10000 hardly means newborns."""
+    return {
+        "age": sum(row.age is None for row in rows),
+        "age_zero": sum(row.age == 0 for row in rows),
+        "sex": sum(row.sex == UNKNOWN for row in rows),
+        "localization": sum(row.localization == UNKNOWN for row in rows),
+        "mask": sum(row.read_mask is None for row in rows),
+    }
+
+
+def leak_table(leak: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> list[list[str]]:
+    """Rows of text, the header first: images, leaking images and shares by class of `grouped` and `published`.
+
+    The folds are left out: :func:`leak_by_config` refuses any that leaks, so each of their rows would be zeros.
+    """
+    table = [["config", "split", "images", "leaking", "share", *labels]]
+    for config in ("grouped", "published"):
+        for split, found in leak.get(config, {}).items():
+            shares = [found["per_class"].get(label, {}).get("share") for label in labels]
+            table.append(
+                [config, split, str(found["n"]), str(found["leaking"]), percent(found["share"]), *map(percent, shares)]
+            )
+    return table
+
+
+def percent(share: float | None) -> str:
+    """``0.394`` -> ``39.4 %``; a share of nothing is ``-``."""
+    return "-" if share is None else f"{100 * share:.1f} %"

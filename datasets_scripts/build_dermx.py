@@ -1,0 +1,55 @@
+"""Build the eight-class Derm-X dataset folder: HAM10000 and DermNet's acne photos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datasets_scripts.command import parser, run, warn
+from datasets_scripts.curate import check_out, curate
+from datasets_scripts.dataset_card import printed_leak_table
+from datasets_scripts.sources import dermnet, ham10000
+from datasets_scripts.splits import random_stratified
+from datasets_scripts.taxonomy import TASKS
+
+NOTES = (
+    "Dermoscopy images of HAM10000 (seven classes) and clinical acne photos in DermNet's folder layout. The config "
+    "`published` follows Derm-X: a random stratified 80/10/10 split of all images, blind to lesions.",
+    "The acne photos carry no licence: keep this dataset to yourself, do not publish it, do not show them. They also "
+    "come from another kind of camera than the rest, so a score on acne is partly a difference of sources. The archive "
+    "does not tell which photos are of one person; only photos alike in content are kept on one side of a split.",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and build."""
+    options = parser("build_dermx", __doc__)
+    options.add_argument("--ham10000", required=True, help=ham10000.SOURCE_HELP)
+    options.add_argument(
+        "--dermnet", required=True, help="DermNet as downloaded: the folder (or zip file) that holds train and test"
+    )
+    options.add_argument("--no-masks", action="store_true", help="leave lesion masks out (default: taken where found)")
+    given = options.parse_args(arguments)
+    check_out(given.out)
+    archives = [ham10000.read(given.ham10000, with_masks=not given.no_masks), dermnet.read(given.dermnet)]
+    rows = [row for archive in archives for row in archive.rows]
+    warnings = [warning for archive in archives for warning in archive.warnings]
+    warn(warnings)
+    audit = curate(
+        rows,
+        given.out,
+        name="dermx",
+        title="Derm-X: HAM10000 with acne, grouped by lesion",
+        labels=TASKS["dermx"],
+        published=random_stratified([row.label for row in rows], given.seed),
+        seed=given.seed,
+        license="other",
+        citation=ham10000.CITATION,
+        notes=NOTES,
+        warnings=warnings,
+    )
+    print(printed_leak_table(audit))
+    print(f"{audit['rows']} images written to {given.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,209 @@
+"""Rows to a finished dataset folder: images checked once, groups, splits, audit, Parquet shards, card, manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets_scripts import dataset_card, shards
+from datasets_scripts.audit import duplicate_report, leak_by_config, missing_report
+from datasets_scripts.command import UserError
+from datasets_scripts.duplicates import find_duplicates, group_ids
+from datasets_scripts.images import Scan, scan_all
+from datasets_scripts.rows import Row
+from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, base_folds, grouped_configs
+from datasets_scripts.taxonomy import long_names
+
+Configs = dict[str, dict[str, list[int]]]
+
+
+class OutputError(UserError):
+    """The output folder cannot be used."""
+
+
+class RowsError(UserError):
+    """Rows that no dataset can be made of."""
+
+
+def curate(
+    rows: list[Row],
+    out: Path,
+    *,
+    name: str,
+    title: str,
+    labels: tuple[str, ...],
+    published: list[str | None] | None,
+    seed: int,
+    license: str,
+    citation: str,
+    notes: Sequence[str] = (),
+    warnings: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Write the dataset folder ``out`` and return its audit.
+
+    Args:
+        rows: one an image, in the order to be stored.
+        out: a folder that does not exist or is empty.
+        name: short name of the dataset.
+        title: name for people.
+        labels: the classes, in the order of their numbers.
+        published: for each row its split in config `published`, or ``None``; ``None`` alone: no such config.
+        seed: of the grouped splits.
+        license: Hub licence id; ``other`` when rows differ.
+        citation: BibTeX.
+        notes: sentences for the card.
+        warnings: what the reader warned of; kept in the audit and the card.
+
+    Raises:
+        OutputError, RowsError: as :func:`check_out` and :func:`check_rows`.
+        ImageError: an image or mask cannot be used.
+        SplitError, LeakError: too few images or lesions; a grouped config leaks.
+    """
+    check_out(out)
+    check_rows(rows, labels)
+    scans = scan_all(rows)
+    found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
+    groups = group_ids([row.lesion_id for row in rows], found.exact + found.near)
+    folds = _folds(rows, groups, seed)
+    configs = _configs(folds, published)
+    audit = {
+        "name": name,
+        "seed": seed,
+        **_class_counts(rows, labels),
+        "duplicates": duplicate_report(rows, found, groups),
+        "missing": missing_report(rows),
+        "image_sizes": _sizes(scans),
+        "leak": leak_by_config(configs, groups, [row.label for row in rows]),
+        "warnings": [*warnings, *_lacking(configs, rows, labels)],
+    }
+    files = shards.cells(folds, published)
+    about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
+    card = dataset_card.render(audit, **about, rows=rows, configs=configs, shards=_listed(configs, files))
+    with _finished_or_absent(out) as folder:
+        shards.write_shards(folder, rows, scans, groups, labels, files)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write_json(folder / "audit.json", audit)
+        _write_json(folder / shards.MANIFEST, shards.manifest(folder))
+    return audit
+
+
+def check_out(out: Path) -> None:
+    """Refuse an output folder that is in use; a command does so before any work.
+
+    Raises:
+        OutputError: ``out`` is a file or a folder with content.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"--out {out} is a file; give a folder that does not exist yet")
+    if out.exists() and any(out.iterdir()):
+        raise OutputError(f"--out {out} is a folder that is not empty; give a new one or remove it first")
+
+
+def check_rows(rows: Sequence[Row], labels: Sequence[str]) -> None:
+    """Refuse rows that no dataset can be made of.
+
+    Raises:
+        RowsError: no rows, two rows with one image id, or a label outside ``labels``.
+    """
+    if not rows:
+        raise RowsError("0 images; give an archive that has some")
+    long_names(labels)
+    twice = [image_id for image_id, count in Counter(row.image_id for row in rows).items() if count > 1]
+    if twice:
+        raise RowsError(f"{len(twice)} image ids occur more than once, the first is {twice[0]!r}; ids must be unique")
+    strange = sorted({row.label for row in rows} - set(labels))
+    if strange:
+        raise RowsError(f"label {strange[0]!r} is not among {', '.join(labels)}; choose the task that has it")
+
+
+@contextmanager
+def _finished_or_absent(out: Path) -> Iterator[Path]:
+    """Give ``<out>.partial`` to write to, and rename it to ``out`` at the end.
+
+    After a fault it is removed; a killed process leaves it behind, and the next build into ``out`` removes it.
+    """
+    out = out.resolve()
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _folds(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
+    """Base folds (N,), dealt in the order of image ids, so that every copy of an archive is split alike."""
+    order = sorted(range(len(rows)), key=lambda i: rows[i].image_id)
+    folds = np.empty(len(rows), dtype=np.int64)
+    folds[order] = base_folds([rows[i].label for i in order], [groups[i] for i in order], seed)
+    return folds
+
+
+def _configs(folds: np.ndarray, published: Sequence[str | None] | None) -> Configs:
+    """Config -> split -> row numbers, `grouped` first, then `published`, then the folds.
+
+    Raises:
+        SplitError: a split would have no image.
+    """
+    configs = {
+        config: {split: np.nonzero(np.isin(folds, base))[0].tolist() for split, base in splits.items()}
+        for config, splits in grouped_configs().items()
+    }
+    if published is not None:
+        own = {split: [i for i, value in enumerate(published) if value == split] for split in PUBLISHED_SPLITS}
+        configs = {"grouped": configs.pop("grouped"), "published": own, **configs}
+    for config, splits in configs.items():
+        for split, members in splits.items():
+            if not members:
+                raise SplitError(
+                    f"config {config}: split {split} of {len(folds)} images would be empty; give an archive with more "
+                    "lesions"
+                )
+    return configs
+
+
+def _listed(configs: Configs, files: Sequence[str]) -> dict[str, dict[str, list[str]]]:
+    """Config -> split -> its Parquet files."""
+    return {
+        config: {split: sorted({files[i] for i in members}) for split, members in splits.items()}
+        for config, splits in configs.items()
+    }
+
+
+def _class_counts(rows: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+    count = Counter(row.label for row in rows)
+    return {"rows": len(rows), "labels": list(labels), "per_class": {label: count[label] for label in labels}}
+
+
+def _lacking(configs: Configs, rows: Sequence[Row], labels: Sequence[str]) -> list[str]:
+    """One sentence for each split in which a class does not occur."""
+    sentences = []
+    for config, splits in configs.items():
+        for split, members in splits.items():
+            present = {rows[i].label for i in members}
+            absent = [label for label in labels if label not in present]
+            if absent:
+                sentences.append(f"Config {config}, split {split} has no image of {', '.join(absent)}.")
+    return sentences
+
+
+def _sizes(scans: Sequence[Scan]) -> dict[str, int]:
+    """``"WxH"`` in pixels -> count, the most frequent first."""
+    count = Counter(scan.size for scan in scans)
+    return {f"{w}x{h}": n for (w, h), n in sorted(count.items(), key=lambda item: (-item[1], item[0]))}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

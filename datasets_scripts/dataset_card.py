@@ -1,0 +1,157 @@
+"""The dataset folder's README.md: front matter that `datasets` reads, and what a reader must know before using it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from datasets_scripts.audit import leak_table
+from datasets_scripts.rows import Row
+from datasets_scripts.taxonomy import long_names, malignancy_groups
+
+DEFAULT_CONFIG = "grouped"
+NOTICE = (
+    "Not a medical device. For research and teaching only: neither this dataset nor a model trained on it may be used "
+    "to diagnose a person."
+)
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def _front_matter(title: str, license: str, n: int, shards: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    configs = [
+        {
+            "config_name": config,
+            **({"default": True} if config == DEFAULT_CONFIG else {}),
+            "data_files": [{"split": split, "path": list(paths)} for split, paths in splits.items() if paths],
+        }
+        for config, splits in shards.items()
+    ]
+    head: dict[str, Any] = {"pretty_name": title, "license": license}
+    if license == "other":
+        head["license_name"] = "mixed-see-the-license-column"
+    head["task_categories"] = ["image-classification"]
+    head["size_categories"] = [next((name for limit, name in _SIZES if n < limit), "n>1M")]
+    head["tags"] = ["dermatology", "skin-lesion", "medical", "not-a-medical-device"]
+    head["configs"] = configs
+    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
+
+
+def _counts(configs: Mapping[str, Mapping[str, Sequence[int]]], rows: Sequence[Row], labels: Sequence[str]) -> str:
+    table = [["config", "split", "images", *labels]]
+    for config, splits in configs.items():
+        for split, members in splits.items():
+            count = Counter(rows[i].label for i in members)
+            table.append([config, split, str(len(members)), *(str(count[label]) for label in labels)])
+    return _table(table)
+
+
+def _sources(rows: Sequence[Row]) -> str:
+    count = Counter((row.source, row.license, row.attribution) for row in rows)
+    return _table(
+        [
+            ["source", "images", "licence", "attribution"],
+            *([s, str(n), lic, att] for (s, lic, att), n in sorted(count.items())),
+        ]
+    )
+
+
+def _classes(audit: Mapping[str, Any]) -> str:
+    labels = audit["labels"]
+    names, groups = long_names(labels), malignancy_groups(labels)
+    rows = [[label, names[label], groups[label], str(audit["per_class"][label])] for label in labels]
+    return _table([["label", "name", "group", "images"], *rows])
+
+
+def _duplicates_text(found: Mapping[str, Any]) -> str:
+    text = (
+        f"{found['exact_pairs']} exact and {found['near_pairs']} near-duplicate pairs ({found['method']}); "
+        f"{found['lesions']} lesions form {found['groups']} groups."
+    )
+    if found["across_lesions"]:
+        pairs = "; ".join(" = ".join(pair) for pair in found["across_lesions"][:20])
+        text += f" Pairs across lesion ids: {len(found['across_lesions'])} ({pairs})."
+    if found["contradicting_labels"]:
+        text += f" Pairs with different labels: {len(found['contradicting_labels'])}."
+    return text
+
+
+def render(
+    audit: Mapping[str, Any],
+    *,
+    title: str,
+    license: str,
+    citation: str,
+    notes: Sequence[str],
+    rows: Sequence[Row],
+    configs: Mapping[str, Mapping[str, Sequence[int]]],
+    shards: Mapping[str, Mapping[str, Sequence[str]]],
+) -> str:
+    """Write the card; a pure function of its arguments.
+
+    Args:
+        audit: the content of audit.json.
+        title: the dataset's name for people.
+        license: Hub licence id of the whole; ``other`` when rows differ.
+        citation: BibTeX.
+        notes: sentences that the builder adds.
+        rows: all rows.
+        configs: config -> split -> row numbers.
+        shards: config -> split -> Parquet files, relative to the folder.
+    """
+    labels = audit["labels"]
+    sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
+    missing = ", ".join(f"{key} {audit['missing'][key]}" for key in ("age", "sex", "localization", "mask"))
+    parts = [
+        f"---\n{_front_matter(title, license, len(rows), shards)}---",
+        f"# {title}",
+        f"**{NOTICE}**",
+        *notes,
+        "## Classes",
+        _classes(audit),
+        "`p_malignant` in the suite sums the groups malignant and premalignant.",
+        "## Configs",
+        "`grouped` (the default) and `fold0` to `fold4` never put images of one lesion, or near-duplicates of one "
+        "picture, on two sides. `published`, where there is one, is the random image-level split of the "
+        "published system: compare the leak audit.",
+        _counts(configs, rows, labels),
+        "## Leak audit",
+        "Images of a split whose lesion (or a duplicate of it) also stands in the same config's train split; the "
+        "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
+        _table(leak_table(audit["leak"], labels)),
+        "## Duplicates and missing values",
+        _duplicates_text(audit["duplicates"]),
+        f"Images without a value: {missing}. Images with the age 0: {audit['missing']['age_zero']}.",
+        f"Image sizes (width x height, pixels): {sizes}.",
+        *([f"Warnings of the build: {' '.join(audit['warnings'])}"] if audit["warnings"] else []),
+        "`dx_type` (how the diagnosis was made) leaks the label: never use it as an input.",
+        "## Licence and attribution",
+        _sources(rows),
+        f"```bibtex\n{citation.strip()}\n```",
+        "## Checksums",
+        f"`manifest.json` holds SHA-256 and size in bytes of every other file. Seed of all splits: {audit['seed']}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def printed_leak_table(audit: Mapping[str, Any]) -> str:
+    """What a build prints: lesions, duplicates, and the leak audit as an aligned table."""
+    found = audit["duplicates"]
+    table = leak_table(audit["leak"], audit["labels"])
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [
+        f"{audit['rows']} images, {found['lesions']} lesions, {found['groups']} groups; {found['exact_pairs']} exact "
+        f"and {found['near_pairs']} near-duplicate pairs, {len(found['across_lesions'])} of them across lesion ids.",
+        "Leak audit: images whose lesion, or a duplicate, also stands in train (shares by class on the right).",
+        *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table),
+        "fold0 to fold4: 0 leaking.",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""Exact and near duplicates by content, and the groups that lesions and duplicates form together.
+
+Near duplicates are found by normalised grey correlation of area-averaged thumbnails, which ignores brightness,
+contrast and white balance: all pairs at 16x16 under the eight mirrorings and quarter turns give the candidates; a
+candidate stands when the 32x32 thumbnails agree too, as a whole and in their fine detail alone. The detail condition is
+what keeps two different lesions of the same shape and place apart. Measured on HAM10000: of its 105 pairs above both
+thresholds one joins two lesion ids, and it is one photo twice (0.998, 0.993); the closest different lesions reach
+(0.983, 0.845) and (0.986, 0.724).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.ndimage import uniform_filter
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+CANDIDATE_CORRELATION = 0.97
+CORRELATION = 0.985
+DETAIL_CORRELATION = 0.8
+# Below this standard deviation (grey levels, 0..255) a thumbnail shows nothing that could be recognised again.
+FLAT = 2.0
+_ENTRIES_PER_BLOCK = 20_000_000
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Pairs of row numbers (i < j). ``near`` does not repeat what ``exact`` has."""
+
+    exact: list[tuple[int, int]]
+    near: list[tuple[int, int]]
+
+
+def turned(thumbs: np.ndarray, how: int) -> np.ndarray:
+    """One of the eight symmetries of the square, ``how`` in 0..7, on (N, S, S)."""
+    result = np.rot90(thumbs, how % 4, axes=(1, 2))
+    return result[:, :, ::-1] if how >= 4 else result
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    """(N, ...) to (N, D) rows of mean 0 and norm 1; a row without contrast becomes 0, so it correlates with nothing."""
+    flat = vectors.reshape(len(vectors), math.prod(vectors.shape[1:])).astype(np.float32)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    norms = np.linalg.norm(flat, axis=1, keepdims=True)
+    return np.where(norms > 1e-3, flat / np.maximum(norms, 1e-3), np.float32(0.0))
+
+
+def _detail(thumbs: np.ndarray) -> np.ndarray:
+    """What a 5x5 box blur takes away, without the border where the blur is not defined: (N, S, S) -> (N, S-4, S-4)."""
+    grey = thumbs.astype(np.float32)
+    return (grey - uniform_filter(grey, size=(0, 5, 5)))[:, 2:-2, 2:-2]
+
+
+def _candidates(thumbs: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (how, i, j) blocks, i < j, whose 16x16 thumbnails correlate when the first is turned."""
+    n, side = len(thumbs), thumbs.shape[1] // 2
+    small = thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
+    columns = _unit(small).T
+    block = max(1, _ENTRIES_PER_BLOCK // max(n, 1))
+    for how in tqdm(range(8), desc="comparing images", unit="turn", disable=n < 2_000):
+        turned_rows = _unit(turned(small, how))
+        for start in range(0, n, block):
+            similar = turned_rows[start : start + block] @ columns[:, start:]
+            i, j = np.nonzero(similar >= CANDIDATE_CORRELATION)
+            keep = i < j
+            if keep.any():
+                yield how, i[keep] + start, j[keep] + start
+
+
+def near_pairs(thumbs: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs (i, j), i < j, of thumbnails that show the same picture, also mirrored or turned by quarter turns.
+
+    Args:
+        thumbs: (N, 32, 32) uint8 grey.
+    """
+    usable = np.nonzero(thumbs.reshape(len(thumbs), -1).std(axis=1) >= FLAT)[0]
+    thumbs = thumbs[usable]
+    found: set[tuple[int, int]] = set()
+    for how, rows_i, rows_j in _candidates(thumbs):
+        for start in range(0, len(rows_i), 10_000):
+            i, j = rows_i[start : start + 10_000], rows_j[start : start + 10_000]
+            first, second = turned(thumbs[i], how), thumbs[j]
+            whole = np.einsum("nd,nd->n", _unit(first), _unit(second))
+            detail = np.einsum("nd,nd->n", _unit(_detail(first)), _unit(_detail(second)))
+            same = (whole >= CORRELATION) & (detail >= DETAIL_CORRELATION)
+            found.update(zip(usable[i[same]].tolist(), usable[j[same]].tolist(), strict=True))
+    return sorted(found)
+
+
+def find_duplicates(pixel_hashes: Sequence[str], thumbs: np.ndarray) -> Duplicates:
+    """Exact duplicates by their decoded pixels, near ones by :func:`near_pairs`.
+
+    Args:
+        pixel_hashes: N hashes of decoded pixels.
+        thumbs: (N, 32, 32) uint8 grey.
+    """
+    same: defaultdict[str, list[int]] = defaultdict(list)
+    for number, pixel_hash in enumerate(pixel_hashes):
+        same[pixel_hash].append(number)
+    exact = sorted((m[a], m[b]) for m in same.values() for a in range(len(m)) for b in range(a + 1, len(m)))
+    known = set(exact)
+    return Duplicates(exact, [pair for pair in near_pairs(thumbs) if pair not in known])
+
+
+def group_ids(lesion_ids: Sequence[str], pairs: Sequence[tuple[int, int]]) -> list[str]:
+    """Merge lesions that a duplicate pair connects; a group is named by the first of its lesion ids in sorted order.
+
+    Args:
+        lesion_ids: N lesion ids.
+        pairs: row numbers of duplicates.
+    """
+    first_of: dict[str, int] = {}
+    edges = [(first_of.setdefault(lesion, number), number) for number, lesion in enumerate(lesion_ids)]
+    edges.extend(pairs)
+    ends = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
+    n = len(lesion_ids)
+    graph = coo_matrix((np.ones(len(ends), dtype=np.int8), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    _, component = connected_components(graph, directed=False)
+    names: dict[int, str] = {}
+    for part, lesion in zip(component.tolist(), lesion_ids, strict=True):
+        names[part] = min(names.get(part, lesion), lesion)
+    return [names[part] for part in component.tolist()]

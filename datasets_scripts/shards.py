@@ -1,0 +1,105 @@
+"""The Parquet files of a dataset folder: their typed columns, which row goes to which file, and the checksums."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import ClassLabel, Features, Image, Value
+from tqdm import tqdm
+
+from datasets_scripts.images import Scan, normalised
+from datasets_scripts.rows import Row
+
+# Small row groups let a viewer or a stream read a few images without the whole file.
+ROWS_PER_GROUP = 100
+NOT_PUBLISHED = "none"
+MANIFEST = "manifest.json"
+_AS_IN_ROW = ("image_id", "lesion_id", "age", "sex", "localization", "dx_type", "source", "license", "attribution")
+
+
+def features(labels: Sequence[str], with_mask: bool) -> Features:
+    """The typed columns of a dataset folder; `age` in years, null = unknown."""
+    text = {key: Value("string") for key in ("sex", "localization", "dx_type", "source", "license", "attribution")}
+    columns = {
+        "image": Image(),
+        "label": ClassLabel(names=list(labels)),
+        "image_id": Value("string"),
+        "lesion_id": Value("string"),
+        "group_id": Value("string"),
+        "age": Value("float32"),
+        **text,
+    }
+    return Features({**columns, "mask": Image()} if with_mask else columns)
+
+
+def cells(folds: np.ndarray, published: Sequence[str | None] | None) -> list[str]:
+    """For each row its file: one a cell of published split and base fold, so that every config is a list of files."""
+    splits = published if published is not None else [None] * len(folds)
+    return [f"data/{split or NOT_PUBLISHED}-base{fold:02d}.parquet" for split, fold in zip(splits, folds, strict=True)]
+
+
+def write_shards(
+    folder: Path,
+    rows: Sequence[Row],
+    scans: Sequence[Scan],
+    groups: Sequence[str],
+    labels: Sequence[str],
+    files: Sequence[str],
+) -> None:
+    """Write every row, image embedded, to its file of ``folder``; rows keep their order within a file.
+
+    Args:
+        folder: exists.
+        rows: N rows.
+        scans: N scans of their images.
+        groups: N group ids.
+        labels: the classes, in the order of their numbers.
+        files: N paths relative to ``folder``.
+    """
+    (folder / "data").mkdir()
+    columns = features(labels, any(row.read_mask is not None for row in rows))
+    members: dict[str, list[int]] = {}
+    for number, file in enumerate(files):
+        members.setdefault(file, []).append(number)
+    with tqdm(total=len(rows), desc="writing Parquet", unit="image", mininterval=1.0) as progress:
+        for file in sorted(members):
+            with pq.ParquetWriter(folder / file, columns.arrow_schema) as writer:
+                for start in range(0, len(members[file]), ROWS_PER_GROUP):
+                    batch = members[file][start : start + ROWS_PER_GROUP]
+                    records = [_record(rows[i], scans[i], groups[i], columns) for i in batch]
+                    writer.write_table(pa.Table.from_pylist(records, schema=columns.arrow_schema))
+                    progress.update(len(batch))
+
+
+def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, Any]:
+    data = row.read()
+    if not scan.verbatim:
+        data = normalised(data)
+    suffix = "jpg" if data[:2] == b"\xff\xd8" else "png"
+    record: dict[str, Any] = {key: getattr(row, key) for key in _AS_IN_ROW}
+    record["image"] = {"bytes": data, "path": f"{row.image_id}.{suffix}"}
+    record["label"] = columns["label"].str2int(row.label)
+    record["group_id"] = group
+    if "mask" in columns:
+        mask = row.read_mask
+        record["mask"] = None if mask is None else {"bytes": mask(), "path": f"{row.image_id}_mask.png"}
+    return record
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """SHA-256 and size in bytes of every file in ``folder`` except the manifest, by relative POSIX path."""
+    files = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        if name == MANIFEST:
+            continue
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        files[name] = {"sha256": digest, "size": path.stat().st_size}
+    return {"schema_version": 1, "files": files}

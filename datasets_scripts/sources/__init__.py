@@ -1,0 +1,1 @@
+"""One reader for each public layout; each yields :class:`datasets_scripts.rows.Row` objects."""

@@ -1,0 +1,56 @@
+"""DermNet's folder layout, ``{train,test}/<Class name>/*.jpg``, of which the suite takes the acne photos.
+
+The photos carry no licence: they may be used locally, never passed on. The archive's own train and test
+folders are not followed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from datasets_scripts.rows import Archive, Row
+from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES, ArchiveError, ArchiveFiles
+from datasets_scripts.taxonomy import UnknownLabelError, canonical
+
+SOURCE = "DermNet"
+LICENSE = "unknown"
+ATTRIBUTION = "DermNet layout; photographers not named by the archive"
+
+
+def read(source: str) -> Archive:
+    """Read the acne photos.
+
+    Args:
+        source: folder (or zip file) that holds ``train`` and ``test``.
+
+    Returns:
+        Rows sorted by image id. The archive knows no lesions, so each image is its own until the duplicate search
+        merges some; several photos of one person cannot be told.
+
+    Raises:
+        ArchiveError: the folder is missing or has no acne photo.
+    """
+    files = ArchiveFiles(Path(source))
+    taken = []
+    left_out = 0
+    for path, content in files.entries:
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        try:
+            taken.append((path, content, canonical("dermnet", path.parent.name)))
+        except UnknownLabelError:
+            left_out += 1
+    if not taken:
+        raise ArchiveError(
+            f"{source} has no image in a folder 'Acne and Rosacea Photos'; give the folder that holds DermNet's "
+            "train and test"
+        )
+    stems = Counter(path.stem for path, _, _ in taken)
+    rows = []
+    for path, content, label in taken:
+        # The same file name in train and in test names two photos.
+        image_id = path.stem if stems[path.stem] == 1 else f"{path.parent.parent.name}_{path.stem}"
+        rows.append(Row(image_id, label, content, image_id, source=SOURCE, license=LICENSE, attribution=ATTRIBUTION))
+    warnings = [f"{left_out} images of other DermNet classes were left out."] if left_out else []
+    return Archive(sorted(rows, key=lambda row: row.image_id), warnings)

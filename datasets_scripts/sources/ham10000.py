@@ -1,0 +1,118 @@
+"""HAM10000 (Tschandl, Rosendahl, Kittler 2018) as it is downloaded, or as public mirrors hold it.
+
+Known layouts: images in ``HAM10000_images_part_1`` and ``_part_2`` or in one folder, unpacked or zipped, beside
+``HAM10000_metadata`` (``.csv``, ``.tab`` or no suffix) and, optionally, lesion masks ``<image_id>_segmentation.png``;
+or Parquet with HAM10000's columns, in a folder or on the Hub.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.rows import Archive, Row
+from datasets_scripts.sources import ham10000_mirror
+from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.ham10000_table import MetadataError, Record, parse, row_values, without_repeats
+
+SOURCE = "HAM10000"
+LICENSE = "cc-by-nc-4.0"
+ATTRIBUTION = "Tschandl, Rosendahl, Kittler: The HAM10000 dataset (2018), ViDIR Group, Medical University of Vienna"
+FULL_ROWS = 10_015
+CITATION = """
+@article{tschandl2018ham10000,
+  title   = {The {HAM10000} dataset, a large collection of multi-source dermatoscopic images
+             of common pigmented skin lesions},
+  author  = {Tschandl, Philipp and Rosendahl, Cliff and Kittler, Harald},
+  journal = {Scientific Data},
+  volume  = {5},
+  pages   = {180161},
+  year    = {2018},
+  doi     = {10.1038/sdata.2018.161}
+}
+"""
+SOURCE_HELP = (
+    "HAM10000 as downloaded: the folder with images and metadata, unpacked or zipped; or a folder of Parquet files "
+    "with its columns; or the id organisation/name of such a dataset on the Hub"
+)
+_MASK_SUFFIX = "_segmentation"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def read(source: str, with_masks: bool = True) -> Archive:
+    """Read HAM10000 from a folder, a zip file, a folder of Parquet files, or a dataset of the Hub.
+
+    Args:
+        source: path, or ``organisation/name`` of a Hub dataset.
+        with_masks: also take the segmentations, where there are some.
+
+    Returns:
+        Rows in the order of the metadata table: the published scripts split it in that order.
+
+    Raises:
+        ArchiveError: nothing usable is there.
+        MetadataError: the table is incomplete or contradicts itself.
+        UnknownLabelError: a diagnosis is not HAM10000's.
+    """
+    if not Path(source).exists() and _HUB_ID.fullmatch(source):
+        records, images = ham10000_mirror.read_hub(source)
+    else:
+        files = ArchiveFiles(Path(source))
+        table = _find_table(files)
+        if table is None and files.parquet:
+            records, images = ham10000_mirror.read_files(files.parquet, source)
+        elif table is None:
+            raise ArchiveError(f"{source} has no HAM10000_metadata.csv; put the metadata table beside the images")
+        else:
+            records, images = parse(table[1](), table[0]), files.images()
+    unique, warnings = without_repeats(records)
+    masks = {s.removesuffix(_MASK_SUFFIX): reader for s, reader in images.items() if s.endswith(_MASK_SUFFIX)}
+    photos = {stem: reader for stem, reader in images.items() if not stem.endswith(_MASK_SUFFIX)}
+    warnings += _check_images(unique, photos, source)
+    rows = [_row(record, photos, masks if with_masks else {}) for record in unique]
+    return Archive(rows, warnings)
+
+
+def _find_table(files: ArchiveFiles) -> tuple[str, Reader] | None:
+    """The metadata table, whatever its suffix; HAM10000_metadata goes before other names with metadata."""
+    tables = [
+        (path, reader)
+        for path, reader in files.entries
+        if path.suffix.lower() in ("", ".csv", ".tab", ".tsv", ".txt") and "metadata" in path.stem.lower()
+    ]
+    tables = [entry for entry in tables if entry[0].stem.lower() == "ham10000_metadata"] or tables
+    if len(tables) > 1:
+        names = ", ".join(str(path) for path, _ in tables)
+        raise ArchiveError(f"{files.root} has {len(tables)} metadata tables ({names}); leave one")
+    return (str(tables[0][0]), tables[0][1]) if tables else None
+
+
+def _check_images(records: Sequence[Record], photos: Mapping[str, Reader], source: str) -> list[str]:
+    """Give a warning that counts images without a row, if there are some.
+
+    Raises:
+        MetadataError: a row has no image.
+    """
+    without = [record["image_id"] for record in records if record["image_id"] not in photos]
+    if without:
+        raise MetadataError(
+            f"{len(without)} of {len(records)} ids have no image in {source}, the first is {without[0]!r}; "
+            "put HAM10000_images_part_1 and HAM10000_images_part_2 (folders or zip files) beside the metadata"
+        )
+    extra = len(photos) - len(records)
+    return [f"{extra} images without a row in the metadata were left out."] if extra else []
+
+
+def _row(record: Record, photos: Mapping[str, Reader], masks: Mapping[str, Reader]) -> Row:
+    values: dict[str, Any] = dict(row_values(record))
+    image_id = record["image_id"]
+    return Row(
+        **values,
+        read=photos[image_id],
+        read_mask=masks.get(image_id),
+        source=SOURCE,
+        license=LICENSE,
+        attribution=ATTRIBUTION,
+    )

@@ -1,0 +1,81 @@
+"""HAM10000 as public mirrors hold it: Parquet with its columns, in a folder or on the Hub, read by ``datasets``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import datasets
+import httpx
+import pyarrow as pa
+
+from datasets_scripts.sources.archive_files import ArchiveError, Reader
+from datasets_scripts.sources.ham10000_table import COLUMNS, Record, check_columns
+
+_UNREADABLE = (ValueError, OSError, pa.ArrowException, httpx.HTTPError, datasets.exceptions.DatasetsError)
+
+
+def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader]]:
+    """Read every row of every split of a Hub dataset: a mirror's own splits share images and are not followed.
+
+    Returns:
+        The table's rows as text, and by image id the function that reads the image's bytes, undecoded.
+
+    Raises:
+        ArchiveError: there is no such dataset, or it cannot be read.
+        MetadataError: a column is missing.
+    """
+    try:
+        splits = datasets.load_dataset(repo_id)
+        table = datasets.concatenate_datasets([splits[name] for name in sorted(splits)])
+    except _UNREADABLE as error:
+        raise ArchiveError(
+            f"{repo_id!r} is neither a folder here nor a dataset that can be read from the Hub "
+            f"({type(error).__name__}: {error}); check the path, or the id and the network"
+        ) from error
+    return _take(table, repo_id)
+
+
+def read_files(files: Sequence[Path], where: str) -> tuple[list[Record], dict[str, Reader]]:
+    """Read every row of some Parquet files; returns and raises as :func:`read_hub`."""
+    try:
+        table = datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
+    except _UNREADABLE as error:
+        cause = error.__cause__ or error
+        raise ArchiveError(
+            f"the Parquet files of {where} cannot be read ({type(cause).__name__}: {cause}); download them again"
+        ) from error
+    return _take(table, where)
+
+
+def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, Reader]]:
+    check_columns(table.column_names, where)
+    if "image" not in table.column_names:
+        raise ArchiveError(
+            f"{where} has no column image (it has: {', '.join(table.column_names)}); take another mirror"
+        )
+    classes = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
+    images = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    records: list[Record] = []
+    readers: dict[str, Reader] = {}
+    for number, values in enumerate(table.select_columns(list(COLUMNS))):
+        for name, kind in classes.items():
+            if values.get(name) is not None:
+                values[name] = kind.int2str(values[name])
+        record = {column: _text(values[column]) for column in COLUMNS}
+        records.append(record)
+        readers.setdefault(record["image_id"], partial(_bytes, images, number))
+    return records, readers
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _bytes(images: datasets.Dataset, number: int) -> bytes:
+    image = images[number]["image"]
+    if image is None:
+        return b""
+    return image["bytes"] if image["bytes"] is not None else Path(image["path"]).read_bytes()

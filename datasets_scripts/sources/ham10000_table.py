@@ -1,0 +1,136 @@
+"""HAM10000's metadata table: its columns, its oversampled copies, and what its values mean. Pure functions on text."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+from datasets_scripts.command import UserError
+from datasets_scripts.rows import UNKNOWN
+from datasets_scripts.taxonomy import canonical
+
+COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+Record = Mapping[str, str]
+
+_NOT_KNOWN = {"", "na", "n/a", "nan", "none", "null", "unknown"}
+_SEX = {"female": "female", "f": "female", "male": "male", "m": "male"}
+
+
+class MetadataError(UserError):
+    """HAM10000's table lacks something, contradicts itself, or names an image that is not there."""
+
+
+def parse(content: bytes, where: str) -> list[Record]:
+    """Read a comma- or tab-separated table with a header.
+
+    Args:
+        content: the file's bytes, UTF-8, with or without a byte order mark.
+        where: the file's name for messages.
+
+    Raises:
+        MetadataError: not text, a column is missing, or there are no rows.
+    """
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise MetadataError(f"{where} is not UTF-8 text ({error.reason}); take the metadata as published") from error
+    header = lines[0] if lines else ""
+    table = csv.DictReader(lines, delimiter="\t" if header.count("\t") > header.count(",") else ",")
+    try:
+        check_columns(table.fieldnames or [], where)
+        records: list[Record] = [{column: (record[column] or "").strip() for column in COLUMNS} for record in table]
+    except csv.Error as error:
+        raise MetadataError(f"{where}, line {table.line_num}: {error}; take the metadata as published") from error
+    if not records:
+        raise MetadataError(f"{where} has no rows; take the metadata as published")
+    return records
+
+
+def check_columns(columns: Collection[str], where: str) -> None:
+    """Refuse a table without HAM10000's columns.
+
+    Raises:
+        MetadataError: names the missing ones.
+    """
+    missing = [column for column in COLUMNS if column not in columns]
+    if missing:
+        raise MetadataError(
+            f"{where} has no column {', '.join(missing)} (it has: {', '.join(columns) or 'none'}); "
+            f"take the metadata as published, with {', '.join(COLUMNS)}"
+        )
+
+
+def without_repeats(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """Keep the first row of each image id; oversampled copies of the table repeat rows.
+
+    Returns:
+        The rows that remain, in their order, and at most one warning, which counts the repeats.
+
+    Raises:
+        MetadataError: an id is missing, or two rows of one image id differ in diagnosis or lesion.
+        UnknownLabelError: the diagnosis of a repeated row is not HAM10000's.
+    """
+    first: dict[str, Record] = {}
+    repeats = differing = 0
+    for record in records:
+        for column in ("image_id", "lesion_id"):
+            if not record[column]:
+                raise MetadataError(f"a row has no {column} ({dict(record)}); fill it in or remove the row")
+        known = first.setdefault(record["image_id"], record)
+        if known is record:
+            continue
+        repeats += 1
+        for column in ("dx", "lesion_id"):
+            if _meaning(known, column) != _meaning(record, column):
+                raise MetadataError(
+                    f"image {record['image_id']} occurs with {column} {known[column]!r} and with {record[column]!r}; "
+                    "remove the wrong row or take the metadata as published"
+                )
+        differing += any(known[column] != record[column] for column in ("age", "sex", "localization", "dx_type"))
+    if not repeats:
+        return list(first.values()), []
+    also = f" ({differing} of them differ in age, sex, site or dx_type: the first row was kept)" if differing else ""
+    return list(first.values()), [
+        f"{repeats} repeated rows of {repeats + len(first)} were dropped{also}; {len(first)} images remain."
+    ]
+
+
+def _meaning(record: Record, column: str) -> str:
+    """A value, of diagnoses the suite's short name: one spelling or another is no contradiction."""
+    return canonical("ham10000", record[column]) if column == "dx" else record[column]
+
+
+def row_values(record: Record) -> dict[str, str | float | None]:
+    """One record as the fields of a :class:`datasets_scripts.rows.Row`, without images.
+
+    Raises:
+        UnknownLabelError: the diagnosis is not HAM10000's.
+        MetadataError: the age is no number of years from 0 to 120.
+    """
+    return {
+        "image_id": record["image_id"],
+        "label": canonical("ham10000", record["dx"]),
+        "lesion_id": record["lesion_id"],
+        "age": _age(record),
+        "sex": _SEX.get(record["sex"].lower(), UNKNOWN),
+        "localization": _known(record["localization"]),
+        "dx_type": _known(record["dx_type"]),
+    }
+
+
+def _known(value: str) -> str:
+    return UNKNOWN if value.lower() in _NOT_KNOWN else value.lower()
+
+
+def _age(record: Record) -> float | None:
+    value = record["age"]
+    if value.lower() in _NOT_KNOWN:
+        return None
+    try:
+        age = float(value)
+    except ValueError:
+        age = math.nan
+    if not 0 <= age <= 120:
+        raise MetadataError(f"image {record['image_id']} has age {value!r}; give years from 0 to 120, or nothing")
+    return age

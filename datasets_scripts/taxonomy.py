@@ -1,0 +1,144 @@
+"""The label vocabulary: every class of the suite once, its malignancy group, and what each source calls it.
+
+``p_malignant`` everywhere in the suite sums the groups ``malignant`` and ``premalignant``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from datasets_scripts.command import UserError
+
+GROUPS = ("benign", "premalignant", "malignant")
+
+
+class UnknownLabelError(UserError):
+    """A diagnosis that the taxonomy does not know."""
+
+
+@dataclass(frozen=True)
+class LesionClass:
+    """One class: its short name (the dataset's label), its long name, and its malignancy group."""
+
+    name: str
+    long_name: str
+    group: str
+
+
+CLASSES: dict[str, LesionClass] = {
+    name: LesionClass(name, long_name, group)
+    for name, long_name, group in (
+        ("akiec", "Actinic keratosis / intraepithelial carcinoma", "premalignant"),
+        ("bcc", "Basal cell carcinoma", "malignant"),
+        ("bkl", "Benign keratosis-like lesion", "benign"),
+        ("df", "Dermatofibroma", "benign"),
+        ("mel", "Melanoma", "malignant"),
+        ("nv", "Melanocytic nevus", "benign"),
+        ("vasc", "Vascular lesion", "benign"),
+        ("acne", "Acne", "benign"),
+        ("ak", "Actinic keratosis", "premalignant"),
+        ("clear", "Clear skin", "benign"),
+        ("met", "Melanoma metastasis", "malignant"),
+        ("random", "Not a skin lesion", "benign"),
+        ("sk", "Seborrheic keratosis", "benign"),
+        ("sl", "Solar lentigo", "benign"),
+        ("scc", "Squamous cell carcinoma", "malignant"),
+        ("benign", "Benign lesion", "benign"),
+        ("malignant", "Malignant lesion", "malignant"),
+    )
+}
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "ham10000": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc"),
+    "dermx": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc", "acne"),
+    "lesions12": ("ak", "bcc", "clear", "df", "mel", "met", "nv", "random", "sk", "sl", "scc", "vasc"),
+    "isic_binary": ("benign", "malignant"),
+}
+
+# Spellings beside a class's own short and long name; compared after `_plain`.
+_OTHER_NAMES: dict[str, dict[str, str]] = {
+    "ham10000": {
+        "actinic keratoses": "akiec",
+        "actinic keratosis": "akiec",
+        "actinic keratoses and intraepithelial carcinoma": "akiec",
+        "actinic keratoses and intraepithelial carcinoma bowen s disease": "akiec",
+        "bowen s disease": "akiec",
+        "benign keratosis": "bkl",
+        "benign keratosis like lesions": "bkl",
+        "basal cell carcinomas": "bcc",
+        "dermatofibromas": "df",
+        "melanomas": "mel",
+        "melanocytic nevi": "nv",
+        "nevus": "nv",
+        "nevi": "nv",
+        "vascular lesions": "vasc",
+    },
+    "dermnet": {"acne and rosacea photos": "acne", "acne and rosacea": "acne"},
+    "lesions12": {
+        "actinic keratoses": "ak",
+        "clear": "clear",
+        "melanoma metastasis": "met",
+        "nevus": "nv",
+        "melanocytic nevi": "nv",
+        "random": "random",
+        "lentigo": "sl",
+        "vascular lesions": "vasc",
+    },
+    "isic_binary": {},
+}
+_SOURCE_CLASSES = {**TASKS, "dermnet": ("acne",)}
+
+
+def _plain(name: str) -> str:
+    """Lower case, every run of other characters than letters and digits one space."""
+    return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
+
+
+def canonical(source: str, name: str) -> str:
+    """Translate a source's own label into the suite's short name.
+
+    Args:
+        source: ``ham10000``, ``dermnet``, ``lesions12`` or ``isic_binary``.
+        name: the label as the source writes it, in any case, with spaces, hyphens or underscores.
+
+    Raises:
+        UnknownLabelError: the source or the label is not known.
+    """
+    if source not in _OTHER_NAMES:
+        raise UnknownLabelError(f"unknown source {source!r}; known: {', '.join(sorted(_OTHER_NAMES))}")
+    known = dict(_OTHER_NAMES[source])
+    for short in _SOURCE_CLASSES[source]:
+        known[_plain(short)] = short
+        known.setdefault(_plain(CLASSES[short].long_name), short)
+    plain = _plain(name)
+    if plain not in known:
+        raise UnknownLabelError(
+            f"unknown diagnosis {name!r} for {source}; known: {', '.join(_SOURCE_CLASSES[source])} and their long names"
+        )
+    return known[plain]
+
+
+def _lookup(label: str) -> LesionClass:
+    if label not in CLASSES:
+        raise UnknownLabelError(f"unknown label {label!r}; known: {', '.join(CLASSES)}")
+    return CLASSES[label]
+
+
+def long_names(labels: Iterable[str]) -> dict[str, str]:
+    """Map short names to long names, in the order given.
+
+    Raises:
+        UnknownLabelError: a label is not in the vocabulary.
+    """
+    return {label: _lookup(label).long_name for label in labels}
+
+
+def malignancy_groups(labels: Iterable[str]) -> dict[str, str]:
+    """Map short names to ``benign``, ``premalignant`` or ``malignant``, in the order given.
+
+    Raises:
+        UnknownLabelError: a label is not in the vocabulary.
+    """
+    return {label: _lookup(label).group for label in labels}
