@@ -52,7 +52,14 @@ class LesionArguments:
         metadata={"help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file."},
     )
     dropout: float = field(default=0.2, metadata={"help": "Dropout before the linear head, probability in [0, 1)."})
-    image_size: int = field(default=224, metadata={"help": "Side of the square input, pixels."})
+    image_size: int = field(default=224, metadata={"help": "Side of the finished model's square input, pixels."})
+    train_image_size: int = field(
+        default=0,
+        metadata={
+            "help": "Side while training and choosing the epoch, pixels; 0 = image_size. Random crops enlarge lesions: "
+            "a somewhat larger image_size than this can do better, for less training (Touvron et al. 2019)."
+        },
+    )
     augmentation: str = field(
         default="flips_rotation", metadata={"help": "Training augmentation: none, flips_rotation or crops_colour."}
     )
@@ -102,6 +109,10 @@ class LesionArguments:
             "focal_gamma": (self.focal_gamma >= 0, "give a number of at least 0"),
             "early_stopping_patience": (self.early_stopping_patience >= 0, "give a number of epochs, or 0 for never"),
             "image_size": (32 <= self.image_size <= 4096, "give a side of 32 to 4096 pixels"),
+            "train_image_size": (
+                self.train_image_size == 0 or 32 <= self.train_image_size <= 4096,
+                "give 0 or 32 to 4096",
+            ),
             "bootstrap_replicates": (self.bootstrap_replicates >= 1, "give at least 1"),
             "weights_dtype": (self.weights_dtype in WEIGHTS_DTYPES, f"choose one of {', '.join(WEIGHTS_DTYPES)}"),
         }

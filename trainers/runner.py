@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -152,7 +153,10 @@ def build_trainer(
     model: Any, processor: Any, splits: Splits, options: LesionArguments, training: LesionTrainingArguments
 ) -> LesionTrainer:
     """Everything the Trainer needs from the recipe."""
-    train = LesionImages(splits.splits["train"], processor, augmentation(options.augmentation, options.image_size))
+    size = options.train_image_size or options.image_size
+    training_processor = copy.deepcopy(processor)
+    training_processor.size = {"height": size, "width": size}
+    train = LesionImages(splits.splits["train"], training_processor, augmentation(options.augmentation, size))
     counts = torch.from_numpy(np.bincount(train.labels, minlength=len(splits.labels)))
     try:
         loss = make_loss(options.loss, counts, options.class_weights, options.focal_gamma)
@@ -163,7 +167,7 @@ def build_trainer(
         model=model.to(memory_format=torch.channels_last),
         args=training,
         train_dataset=train,
-        eval_dataset=LesionImages(splits.splits["validation"], processor),
+        eval_dataset=LesionImages(splits.splits["validation"], training_processor),
         data_collator=collate,
         compute_metrics=trainer_metrics(splits.labels),
         callbacks=[EarlyStoppingCallback(patience)] if patience else [],
@@ -194,6 +198,8 @@ def training_section(trainer: LesionTrainer) -> dict[str, Any]:
         "best_epoch": best["epoch"],
         "metric": "macro_f1",
         "best_metric": best["eval_macro_f1"],
+        "kept_epoch": best["epoch"] if trainer.args.load_best_model_at_end else history[-1]["epoch"],
+        "kept_because": "best validation macro_f1" if trainer.args.load_best_model_at_end else "the last, by recipe",
         "train_seconds": round(seconds, 1),
         "images_per_second": round(seen / seconds, 2) if seconds else None,
         "peak_memory_bytes": trainer.clock.peak_memory_bytes,

@@ -48,11 +48,23 @@ class LesionTrainer(Trainer):
         self.loss = loss
         self.train_sampler = train_sampler
         self.ema: ModelEmaV3 | None = None
-        self.clock = RunClock()
-        self.add_callback(self.clock)
+        self.add_callback(RunClock())
         if ema_decay:
             self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True)
             self.add_callback(_EmaCallback(self))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; afterwards the model holds the weights to keep, the average where there is one."""
+        output = super().train(*args, **kwargs)
+        if self.ema is not None:  # no best checkpoint was loaded: the last average stays
+            self.accelerator.unwrap_model(self.model).load_state_dict(self.ema.module.state_dict())
+            self.ema = None
+        return output
+
+    @property
+    def clock(self) -> RunClock:
+        """The run's clock; looked up, since a resume puts a restored one in the first one's place."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, RunClock))
 
     def compute_loss(
         self,

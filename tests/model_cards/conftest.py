@@ -167,6 +167,8 @@ def report() -> dict[str, Any]:
         "training": {
             "epochs": 14.0,
             "best_epoch": 12.0,
+            "kept_epoch": 12.0,
+            "kept_because": "best validation macro_f1",
             "metric": "macro_f1",
             "best_metric": 0.7012,
             "train_seconds": 6725.4,

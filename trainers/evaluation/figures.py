@@ -80,7 +80,7 @@ def draw_all(
         drawn.append(_save(diagram, folder, f"reliability_{split}.png", _reliability_caption(split, temperature)))
     training = report.get("training") or {}
     if training.get("history"):
-        curves = draw_training(training["history"], training.get("best_epoch"))
+        curves = draw_training(training["history"], training.get("kept_epoch"))
         drawn.append(_save(curves, folder, "training_curves.png", _training_caption(training)))
     return drawn
 
@@ -164,13 +164,13 @@ def draw_reliability(predictions: Predictions, calibration: Mapping[str, Any], t
 
 
 @style.context(LOOK)
-def draw_training(history: list[Mapping[str, Any]], best_epoch: float | None) -> Figure:
+def draw_training(history: list[Mapping[str, Any]], kept_epoch: float | None) -> Figure:
     """Losses on the left, validation metrics on the right, over epochs; the kept epoch is marked.
 
     Args:
         history: rows with ``epoch`` and any of ``train_loss, eval_loss, eval_accuracy, eval_balanced_accuracy,
             eval_macro_f1``; a row may lack some.
-        best_epoch: the epoch whose weights were kept, or None.
+        kept_epoch: the epoch whose weights were kept, or None.
     """
     figure = Figure(figsize=(8.8, 3.9), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -187,8 +187,8 @@ def draw_training(history: list[Mapping[str, Any]], best_epoch: float | None) ->
                 axes.plot(
                     *zip(*points, strict=True), color=colour, marker=marker, markersize=4, linewidth=1.6, label=name
                 )
-        if best_epoch is not None:
-            axes.axvline(best_epoch, color=INK, linewidth=1, linestyle=(0, (2, 3)), zorder=0, label="kept epoch")
+        if kept_epoch is not None:
+            axes.axvline(kept_epoch, color=INK, linewidth=1, linestyle=(0, (2, 3)), zorder=0, label="kept epoch")
         axes.set_title(title)
         axes.set_xlabel("Epoch")
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -289,7 +289,7 @@ def _reliability_caption(split: str, temperature: float) -> str:
 
 
 def _training_caption(training: Mapping[str, Any]) -> str:
-    kept = training.get("best_epoch")
+    kept = training.get("kept_epoch")
     mark = "" if kept is None else f" The dotted line marks the epoch that was kept ({kept:g})."
     return (
         "Training curves. The training loss is of augmented and resampled images and need not be comparable with the "

@@ -1,0 +1,55 @@
+"""A contact sheet of phantoms, two lesions a class: ``python -m datasets_scripts.phantom_sheet --out FILE``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from datasets_scripts.command import UserError, run
+from datasets_scripts.phantom import DRAWN, draw
+from datasets_scripts.taxonomy import TASKS, long_names
+
+TILE, PAD, GAP, TOP, CAPTION = (150, 112), 6, 12, 34, 18
+COLUMNS, PER_CLASS = 4, 2
+PAPER, INK = "#F7F6F2", "#24292F"
+
+
+def sheet(task: str, seed: int) -> Image.Image:
+    """Draw the sheet: ``COLUMNS`` classes a row, ``PER_CLASS`` lesions a class, captioned and marked as drawn."""
+    labels, names = TASKS[task], long_names(TASKS[task])
+    width, height = TILE
+    cell = PER_CLASS * (width + PAD) + GAP
+    rows = -(-len(labels) // COLUMNS)
+    picture = Image.new("RGB", (PAD + COLUMNS * cell - GAP, TOP + rows * (height + CAPTION + PAD) + PAD), PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((PAD, 8), f"Phantoms. {DRAWN}", fill=INK, font=ImageFont.load_default(15))
+    for index, label in enumerate(labels):
+        left = PAD + index % COLUMNS * cell
+        top = TOP + index // COLUMNS * (height + CAPTION + PAD)
+        caption = f"{label}: {names[label].split(' / ')[0]}"
+        pen.text((left, top), caption, fill=INK, font=ImageFont.load_default(13))
+        for number in range(PER_CLASS):
+            lesion = draw(label, seed + number, size=(2 * width, 2 * height)).image.resize(TILE)
+            picture.paste(lesion, (left + number * (width + PAD), top + CAPTION))
+    return picture
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and write the sheet."""
+    parser = argparse.ArgumentParser(prog="python -m datasets_scripts.phantom_sheet", description=__doc__)
+    parser.add_argument("--task", default="dermx", choices=sorted(TASKS), help="whose classes (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first lesion (default: %(default)s)")
+    parser.add_argument("--out", required=True, type=Path, help="picture to write, .jpg or .png")
+    options = parser.parse_args(arguments)
+    if options.out.suffix.lower() not in {".jpg", ".png"}:
+        raise UserError(f"--out {options.out} is no picture's name; end it in .jpg or .png")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    sheet(options.task, options.seed).save(options.out, quality=90)
+    print(f"wrote {options.out}: drawn, not photographs")
+
+
+if __name__ == "__main__":
+    run(main)
