@@ -91,7 +91,7 @@ class LesionArguments:
         metadata={"help": "How the finished weights are stored: float32 or float16 (half the bytes)."},
     )
     bootstrap_replicates: int = field(
-        default=1000, metadata={"help": "Replicates of the bootstrap behind the report's 95 % intervals."}
+        default=1000, metadata={"help": "Replicates of the bootstrap behind the report's 95 %% intervals."}
     )
     keep_features: bool = field(
         default=True, metadata={"help": "Keep pooled features in the predictions files (a release leaves them out)."}

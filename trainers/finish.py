@@ -82,6 +82,7 @@ def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
     """Weights, configs and the code that loads them."""
     model.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
     processor.save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody
 
 
 def fit_trust(predictions: dict[str, Predictions]) -> dict[str, Any]:

@@ -87,3 +87,12 @@ def test_fp16_on_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_precision("fp16")
     with pytest.raises(UserError, match="'fp8' is unknown"):
         resolve_precision("fp8")
+
+
+def test_help_names_every_option_with_its_unit(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse(["--help"], "mobilenet")
+    assert stopped.value.code == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    for words in ("--image_size", "pixels", "probability in [0, 1)", "95 % intervals", "--recipe", "--learning_rate"):
+        assert words in shown

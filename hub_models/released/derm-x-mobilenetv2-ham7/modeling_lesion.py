@@ -1,0 +1,306 @@
+"""What every lesion classifier shares: one forward, one output, one prediction dictionary, one way of saving.
+
+A classifier adds a configuration and, where it differs, some of these hooks:
+
+======================  ===========================================  =======================================
+hook                    what it answers                              as given here
+======================  ===========================================  =======================================
+``build_backbone()``    the module, and the width D of its features  a CNN of timm, pooled
+``load_backbone(w)``    fill it, say from where                      timm's download, or a safetensors file
+``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
+``classify(features)``  (N, D) -> (N, C) raw logits                  dropout and one linear layer
+``calibrate(raw)``      (N, C) -> (N, C), only in eval mode          division by the temperature
+======================  ===========================================  =======================================
+
+A classifier with further inputs writes its own two-line ``forward`` around ``encode``, ``classify`` and ``answer``.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .backbone_lesion import build_timm_backbone, load_backbone_file, load_timm_weights
+from .configuration_lesion import LesionConfig
+
+if TYPE_CHECKING:
+    from typing import Self  # Python 3.11; whoever loads a model may have 3.10
+
+AT_RISK_GROUPS = ("malignant", "premalignant")
+
+
+class PixelShapeError(ValueError):
+    """Images that are not a batch (N, 3, H, W)."""
+
+
+class WeightsDtypeError(ValueError):
+    """Weights that cannot be stored in the type asked for."""
+
+
+@dataclass
+class LesionOutput(ModelOutput):
+    """What a lesion classifier returns.
+
+    Attributes:
+        loss: () mean cross-entropy of the raw logits in nats; only with labels.
+        logits: (N, C) float32. In eval mode calibrated, so that a plain softmax is; in train mode the raw ones.
+        raw_logits: (N, C) float32, before temperature.
+        features: (N, D) pooled features, what the head sees before its dropout.
+        predictive_entropy: (N,) entropy of the calibrated probabilities in nats; None until trust fills it.
+        aleatoric: (N,) expected entropy of the members in nats; None until trust fills it.
+        epistemic: (N,) mutual information in nats, >= 0; None until trust fills it.
+        ood_score: (N,) higher = less like the training images; None until trust fills it.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    raw_logits: torch.Tensor | None = None
+    features: torch.Tensor | None = None
+    predictive_entropy: torch.Tensor | None = None
+    aleatoric: torch.Tensor | None = None
+    epistemic: torch.Tensor | None = None
+    ood_score: torch.Tensor | None = None
+
+
+class LesionForImageClassification(PreTrainedModel):
+    """Shared base of all lesion classifiers; by itself a CNN of timm with dropout and a linear head.
+
+    The constructor never downloads: :meth:`from_backbone` does, when it is asked to.
+
+    Args:
+        config: a :class:`LesionConfig` or a classifier's own.
+    """
+
+    config_class = LesionConfig
+    config: LesionConfig
+    main_input_name = "pixel_values"
+    # Trainer would otherwise hand num_items_in_batch to forward.
+    accepts_loss_kwargs = False
+    # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
+    float32_prefixes: tuple[str, ...] = ("trust",)
+
+    def __init__(self, config: LesionConfig) -> None:
+        super().__init__(config)
+        config.check()
+        self.backbone, self.feature_dim = self.build_backbone()
+        self.dropout = nn.Dropout(config.dropout)
+        self.head = nn.Linear(self.feature_dim, len(config.labels))
+        self._keep_backbone_values()
+        self.post_init()
+
+    # ---------------------------------------------------------------- hooks
+
+    def build_backbone(self) -> tuple[nn.Module, int]:
+        """Build the backbone that the config names, at random: the module and the width D of its features."""
+        return build_timm_backbone(self.config.backbone, **self.config.backbone_kwargs)
+
+    def load_backbone(self, weights: str | os.PathLike[str]) -> str:
+        """Fill the backbone with pretrained weights.
+
+        Args:
+            weights: ``"timm"``, or the path of a safetensors file.
+
+        Returns:
+            A phrase that says what was loaded.
+
+        Raises:
+            BackboneWeightsError: they cannot be fetched, found, read or fitted.
+        """
+        if weights == "timm":
+            return load_timm_weights(self.backbone, self.config.backbone, **self.config.backbone_kwargs)
+        return load_backbone_file(self.backbone, weights)
+
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) -> pooled features (N, D)."""
+        return self.backbone(pixel_values)
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Pooled features (N, D) -> raw logits (N, C)."""
+        return self.head(self.dropout(features))
+
+    def calibrate(self, raw_logits: torch.Tensor) -> torch.Tensor:
+        """Raw logits (N, C) -> logits (N, C) whose softmax is calibrated (Guo et al. 2017, equation 9)."""
+        return raw_logits / self.config.softmax_temperature
+
+    # -------------------------------------------------------------- forward
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> LesionOutput | tuple[torch.Tensor, ...]:
+        """Classify a batch.
+
+        Args:
+            pixel_values: (N, 3, H, W), as the image processor returns them.
+            labels: (N,) class indices, or (N, C) class probabilities; adds the loss.
+            return_dict: False returns a tuple of the fields that are not None.
+
+        Raises:
+            PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
+        """
+        features = self.encode(self.check_pixels(pixel_values))
+        return self.answer(features, self.classify(features), labels, return_dict)
+
+    def answer(
+        self,
+        features: torch.Tensor,
+        raw_logits: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> LesionOutput | tuple[torch.Tensor, ...]:
+        """Turn features (N, D) and raw logits (N, C) into the output: the loss, and in eval mode calibration."""
+        if raw_logits.dtype in (torch.float16, torch.bfloat16):
+            # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
+            raw_logits = raw_logits.float()
+        output = LesionOutput(
+            loss=None if labels is None else functional.cross_entropy(raw_logits, labels),
+            logits=raw_logits if self.training else self.calibrate(raw_logits),
+            raw_logits=raw_logits,
+            features=features,
+        )
+        use_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if use_dict else output.to_tuple()
+
+    def check_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Check the shape (N, 3, H, W) and bring the pixels to the weights' floating type.
+
+        Raises:
+            PixelShapeError: says the shape received.
+        """
+        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
+            raise PixelShapeError(
+                f"pixel_values has the shape {tuple(pixel_values.shape)}; give (N, 3, H, W), as the image processor "
+                "returns them."
+            )
+        # The head's weight, not self.dtype: the replicas of DataParallel have no parameters to list.
+        return pixel_values.to(self.head.weight.dtype)
+
+    @torch.inference_mode()
+    def predict(self, **inputs: torch.Tensor) -> list[dict[str, Any]]:
+        """Classify a batch in eval mode and say it in words.
+
+        Args:
+            **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
+
+        Returns:
+            One dictionary an image: ``predicted`` (short name), ``probabilities`` (short name -> [0, 1], sum 1),
+            ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups) and
+            ``predictive_entropy`` (nats, in [0, log C]).
+        """
+        was_training = self.training
+        self.eval()
+        try:
+            inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
+            logits = self(**inputs, return_dict=True).logits
+        finally:
+            self.train(was_training)
+        log_probs = functional.log_softmax(logits.double(), dim=-1).cpu()
+        return [self._in_words(row) for row in log_probs]
+
+    def _in_words(self, log_probs: torch.Tensor) -> dict[str, Any]:
+        """Log probabilities (C,) of one image -> its dictionary."""
+        labels, groups = self.config.labels, self.config.label_groups
+        probabilities = dict(zip(labels, log_probs.exp().tolist(), strict=True))
+        at_risk = [value for label, value in probabilities.items() if groups.get(label) in AT_RISK_GROUPS]
+        return {
+            "predicted": labels[int(log_probs.argmax())],
+            "probabilities": probabilities,
+            "p_malignant": sum(at_risk) if groups else None,
+            # xlogy's convention: a class of probability 0 adds nothing.
+            "predictive_entropy": float(torch.special.entr(log_probs.exp()).sum()),
+        }
+
+    # -------------------------------------------------- weights: first, saved
+
+    @classmethod
+    def from_backbone(cls, config: LesionConfig, weights: str | os.PathLike[str] | None = None) -> Self:
+        """Build a classifier with a new head on a pretrained backbone.
+
+        Args:
+            config: the classifier's configuration; its ``initialised_from`` is set to what was loaded.
+            weights: None = random; ``"timm"`` = timm's pretrained weights, from the Hub or the cache; otherwise the
+                path of a safetensors file whose keys are timm's or torchvision's.
+
+        Raises:
+            BackboneWeightsError: the weights cannot be fetched, found, read or fitted.
+        """
+        model = cls(config)
+        model.config.initialised_from = "random" if weights is None else model.load_backbone(weights)
+        return model
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, weights_dtype: str | None = None, **kwargs: Any
+    ) -> None:
+        """Save weights, configuration and the code beside them.
+
+        Args:
+            save_directory: the folder.
+            *args: passed on to transformers.
+            weights_dtype: None = as they are; ``"float16"`` rounds the parameters, while buffers (statistics of batch
+                normalisation, trust) and ``float32_prefixes`` keep float32. The config says float32 all the same, so
+                that the model loads and runs as float32: half the file, the same code path.
+            **kwargs: passed on to transformers.
+
+        Raises:
+            WeightsDtypeError: another type is asked for, or a weight is too large for fp16.
+        """
+        if weights_dtype is None:
+            super().save_pretrained(save_directory, *args, **kwargs)
+            return
+        if weights_dtype != "float16":
+            raise WeightsDtypeError(f'weights_dtype is {weights_dtype!r}; give None or "float16".')
+        state = kwargs.pop("state_dict", None)
+        kwargs["state_dict"] = self._half_state(self.state_dict() if state is None else state)
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if self.config.dtype != "float32":
+            # transformers wrote the type in memory; a model that was halved in memory must load as float32 too.
+            self.config.dtype = "float32"
+            self.config.save_pretrained(save_directory)
+
+    def _half_state(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Round the parameters of a state dict to fp16; every other floating tensor becomes float32."""
+        parameters = {name for name, _ in self.named_parameters()}
+        stored = {}
+        for name, tensor in state.items():
+            if not tensor.is_floating_point():
+                stored[name] = tensor
+                continue
+            half = name in parameters and not name.startswith(self.float32_prefixes)
+            stored[name] = tensor.to(torch.float16 if half else torch.float32)
+            if half and not torch.equal(torch.isfinite(stored[name]), torch.isfinite(tensor)):
+                raise WeightsDtypeError(
+                    f"{name} holds {tensor.abs().max().item():.3g}, more than fp16 can (65504): save without "
+                    "weights_dtype, or add its name to float32_prefixes."
+                )
+        return stored
+
+    # ---------------------------------------------------------- initialising
+
+    def _keep_backbone_values(self) -> None:
+        """Mark a freshly built backbone as initialised, so that transformers does not redraw timm's values.
+
+        On the meta device (inside ``from_pretrained``) there are no values yet: then nothing is marked, and what the
+        checkpoint lacks is drawn by :meth:`_init_weights`.
+        """
+        for module in self.backbone.modules():
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            if not any(tensor.is_meta for tensor in own):
+                setattr(module, "_is_hf_initialized", True)  # noqa: B010 - not an attribute that nn.Module declares
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Give a value to whatever neither timm nor a checkpoint has set; transformers calls it module by module."""
+        super()._init_weights(module)
+        compute_constants: Any = getattr(module, "init_non_persistent_buffers", None)
+        if compute_constants is not None:
+            # Constants such as anti-aliasing filters stand in no checkpoint: timm computes them again.
+            compute_constants()
