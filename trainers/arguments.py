@@ -177,30 +177,23 @@ def parse(argv: list[str], recipe: str) -> tuple[LesionArguments, LesionTraining
         RecipeError: a recipe that is missing, not YAML, or has an unknown key.
         UserError: a value that TrainingArguments refuses.
     """
-    parser = _OneLineParser((LesionArguments, LesionTrainingArguments))
+    parser = _OneLineParser([LesionArguments, LesionTrainingArguments])  # type: ignore[list-item]
     parser.add_argument("--recipe", default=recipe, help="Recipe file, or the name of one of trainers/recipes.")
-    chosen, _ = _recipe_only(argv, recipe)
+    chosen = _chosen_recipe(argv, recipe)
     values = load_recipe(chosen, {action.dest for action in parser._actions})
-    explicit = _explicit(parser, argv)
     # Strings go through argparse's own types, so that YAML's `8e-4` (a string to YAML 1.1) becomes a number.
     parser.set_defaults(**{k: str(v) if isinstance(v, float) else v for k, v in values.items()})
-    resolve_precision_first = parser.parse_args(argv)
-    precision = resolve_precision(resolve_precision_first.precision, use_cpu=bool(resolve_precision_first.use_cpu))
-    parser.set_defaults(fp16=precision == "fp16", bf16=precision == "bf16", tf32=_tf32(resolve_precision_first.use_cpu))
-    parser.set_defaults(dataloader_pin_memory=torch.cuda.is_available() and not resolve_precision_first.use_cpu)
-    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
-        parser.set_defaults(use_cpu=True)
-    if resolve_precision_first.dataloader_num_workers == 0:
-        parser.set_defaults(dataloader_persistent_workers=False)
+    asked = parser.parse_args(argv)
+    precision = resolve_precision(asked.precision, use_cpu=bool(asked.use_cpu))
+    parser.set_defaults(**_machine_defaults(asked, precision))
     try:
-        lesion, training, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=False)
+        lesion, training = parser.parse_args_into_dataclasses(argv)[:2]
     except ValueError as error:
         raise UserError(f"{error}") from error
-    del rest
     lesion.precision = precision
     resolved = {
         name: getattr(lesion if hasattr(lesion, name) else training, name)
-        for name in sorted({*values, *explicit} - {"recipe"})
+        for name in sorted({*values, *_explicit(parser, argv)} - {"recipe"})
     }
     resolved["precision"] = precision
     return lesion, training, {"recipe_name": Path(chosen).stem, **{k: _plain(v) for k, v in resolved.items()}}
@@ -256,17 +249,26 @@ def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
     return "bf16" if not torch.backends.mps.is_available() and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def _tf32(use_cpu: bool) -> bool | None:
-    if use_cpu or not torch.cuda.is_available():
-        return None
-    return torch.cuda.get_device_capability()[0] >= 8 or None
+def _machine_defaults(asked: argparse.Namespace, precision: str) -> dict[str, Any]:
+    """What follows from the machine: precision flags, TF32, pinned memory, the CPU where there is nothing else."""
+    cuda = torch.cuda.is_available() and not asked.use_cpu
+    defaults: dict[str, Any] = {
+        "fp16": precision == "fp16",
+        "bf16": precision == "bf16",
+        "tf32": True if cuda and torch.cuda.get_device_capability()[0] >= 8 else None,
+        "dataloader_pin_memory": cuda,
+    }
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        defaults["use_cpu"] = True
+    if asked.dataloader_num_workers == 0:
+        defaults["dataloader_persistent_workers"] = False
+    return defaults
 
 
-def _recipe_only(argv: list[str], default: str) -> tuple[str, list[str]]:
+def _chosen_recipe(argv: list[str], default: str) -> str:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default=default)
-    known, rest = parser.parse_known_args(argv)
-    return known.recipe, rest
+    return parser.parse_known_args(argv)[0].recipe
 
 
 def _explicit(parser: HfArgumentParser, argv: list[str]) -> set[str]:

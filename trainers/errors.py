@@ -22,7 +22,7 @@ class OutputError(UserError):
     """An output folder that must not be written to."""
 
 
-def report_user_errors(main: Callable[[], None]) -> None:
+def report_user_errors(main: Callable[[], object]) -> None:
     """Run a command; a user's mistake becomes one line on stderr and exit code 2, never a traceback."""
     try:
         main()

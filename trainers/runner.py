@@ -192,7 +192,7 @@ def training_section(trainer: LesionTrainer) -> dict[str, Any]:
     history = [epochs[key] for key in sorted(epochs)]
     best = max(history, key=lambda row: row.get("eval_macro_f1", -1.0))
     seconds = trainer.clock.seconds
-    seen = len(trainer.train_sampler or []) * len(history)
+    seen = len(trainer.train_sampler) * len(history)
     return {
         "epochs": len(history),
         "best_epoch": best["epoch"],

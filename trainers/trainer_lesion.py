@@ -18,6 +18,8 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from trainers.data import EpochSampler
+
 EMA_FILE = "ema.safetensors"
 
 
@@ -40,7 +42,7 @@ class LesionTrainer(Trainer):
         self,
         *args: Any,
         loss: Callable[[Tensor, Tensor], Tensor],
-        train_sampler: Sampler | None = None,
+        train_sampler: EpochSampler,
         ema_decay: float = 0.0,
         **kwargs: Any,
     ) -> None:
@@ -78,8 +80,8 @@ class LesionTrainer(Trainer):
         loss = self.loss(outputs.raw_logits, inputs["labels"])
         return (loss, outputs) if return_outputs else loss
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler | None:
-        return self.train_sampler if self.train_sampler is not None else super()._get_train_sampler(train_dataset)
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        return self.train_sampler
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the averaged weights where there are some."""

@@ -31,7 +31,7 @@ def test_every_recipe_parses(name: str) -> None:
     lesion, training, resolved = parse(["--precision", "fp32"], name)
     assert resolved["recipe_name"] == name
     assert lesion.dataset
-    assert training.load_best_model_at_end
+    assert training.load_best_model_at_end or lesion.ema_decay > 0  # one of the two says which weights are kept
     assert training.push_to_hub is False
 
 

@@ -1,0 +1,41 @@
+"""How the page looks: a quiet paper-and-ink theme with a dark variant; style.css holds the rest."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+_INK = gr.themes.Color(
+    c50="#f7f6f3", c100="#efede8", c200="#e0ddd5", c300="#c9c5bb", c400="#9a978f", c500="#6f6d68", c600="#555450",
+    c700="#3b3d3e", c800="#26292b", c900="#191c1e", c950="#121416",
+)  # fmt: skip
+_TEAL = gr.themes.Color(
+    c50="#eef5f4", c100="#d8e8e6", c200="#b3d1ce", c300="#83b3b0", c400="#54918f", c500="#367674", c600="#2a615f",
+    c700="#234f4e", c800="#1d3f3f", c900="#183333", c950="#0f2222",
+)  # fmt: skip
+
+# Gradio ships these with all of Latin in regular and bold only; its semibold lacks letters, so that words fall apart.
+_FONT = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
+_MONO = gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700))
+THEME = gr.themes.Base(
+    primary_hue=_TEAL,
+    secondary_hue=_TEAL,
+    neutral_hue=_INK,
+    radius_size=gr.themes.sizes.radius_sm,
+    text_size=gr.themes.sizes.text_md,
+    font=(_FONT, "ui-sans-serif", "system-ui", "sans-serif"),
+    font_mono=(_MONO, "ui-monospace", "Consolas", "monospace"),
+).set(
+    body_background_fill="*neutral_50",
+    body_background_fill_dark="*neutral_950",
+    block_background_fill="white",
+    block_background_fill_dark="*neutral_900",
+    block_border_width="1px",
+    block_border_color="*neutral_200",
+    block_border_color_dark="*neutral_800",
+    block_shadow="none",
+    block_label_background_fill="white",
+    block_label_background_fill_dark="*neutral_900",
+    block_label_border_width="0px",
+    block_label_text_color="*neutral_600",
+    block_label_text_color_dark="*neutral_400",
+)
