@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets_scripts.command import run
+from datasets_scripts.command import OneLineParser, run
 from datasets_scripts.curate import check_out, curate
 from datasets_scripts.dataset_card import printed_leak_table
 from datasets_scripts.phantom import AMBIGUOUS_SHARE, DRAWN
@@ -40,7 +40,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
-    parser = argparse.ArgumentParser(prog="python -m datasets_scripts.build_phantom", description=__doc__)
+    parser = OneLineParser(prog="python -m datasets_scripts.build_phantom", description=__doc__)
     parser.add_argument(
         "--task", default="dermx", choices=sorted(TASKS), help="whose classes to draw (default: %(default)s)"
     )

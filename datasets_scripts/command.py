@@ -6,15 +6,25 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 
 class UserError(ValueError):
     """Something the user can mend; the message says the value received and the mend."""
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, like every other error; ``--help`` says the rest."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the complaint and leave with exit code 2."""
+        print(f"error: {message} (see --help)", file=sys.stderr)
+        sys.exit(2)
+
+
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     """An argument parser with the options of every build command: ``--out`` and ``--seed``."""
-    result = argparse.ArgumentParser(prog=f"python -m datasets_scripts.{name}", description=description)
+    result = OneLineParser(prog=f"python -m datasets_scripts.{name}", description=description)
     result.add_argument(
         "--out", required=True, type=Path, help="dataset folder to write; must not exist yet, or be empty"
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from datasets_scripts.command import UserError, run
+from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.phantom import DRAWN, draw
 from datasets_scripts.taxonomy import TASKS, long_names
 
@@ -39,7 +38,7 @@ def sheet(task: str, seed: int) -> Image.Image:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and write the sheet."""
-    parser = argparse.ArgumentParser(prog="python -m datasets_scripts.phantom_sheet", description=__doc__)
+    parser = OneLineParser(prog="python -m datasets_scripts.phantom_sheet", description=__doc__)
     parser.add_argument("--task", default="dermx", choices=sorted(TASKS), help="whose classes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the first lesion (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="picture to write, .jpg or .png")

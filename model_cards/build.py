@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from model_cards.card import REPORT, ReportError, read_report, render
-from model_cards.command import run
+from model_cards.command import OneLineParser, run
 from model_cards.manifest import MANIFEST, list_files, write_manifest, write_text
 
 CARD = "README.md"
@@ -38,7 +37,7 @@ def build_card(folder: Path) -> str:
 
 def main() -> None:
     """Parse the command line and build."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m model_cards.build",
         description=f"Write {CARD} from {REPORT}, then {MANIFEST}, into a finished model folder. Takes seconds.",
     )

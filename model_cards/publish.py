@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.hf_api import CommitInfo, RepoFile
 from huggingface_hub.utils import disable_progress_bars
 
-from model_cards.command import UserError, run
+from model_cards.command import OneLineParser, UserError, run
 from model_cards.hub import HubProblem, check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, file_facts, parse_manifest, read_manifest
 from model_cards.report_view import size_text
@@ -244,7 +243,7 @@ def describe(work: Plan, endpoint: str, how: str) -> str:
 
 def main() -> None:
     """Parse the command line and publish."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m model_cards.publish",
         description="Verify a finished model or dataset folder, create the repository where it is missing, upload all "
         "in one commit, read back and compare with the manifest. The Hub is HF_ENDPOINT, the token HF_TOKEN. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import tempfile
@@ -12,7 +11,7 @@ from typing import Any
 
 from model_cards.build import CARD
 from model_cards.card import CARD_LAYOUT, REPORT, read_report, render
-from model_cards.command import UserError, fail, run
+from model_cards.command import OneLineParser, UserError, fail, run
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files
 
@@ -170,7 +169,7 @@ def verify(target: str, repo_type: str | None = None) -> list[str]:
 
 def main() -> None:
     """Parse the command line and verify."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="python -m model_cards.verify",
         description="Check a finished model or dataset: every byte against manifest.json, every number of a model's "
         "card against report.json, the temperature and labels of config.json against report.json. "

@@ -6,7 +6,6 @@ Hub is a real HTTP one on this machine's loopback address; nothing leaves the ma
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
@@ -18,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from datasets_scripts.command import OneLineParser
 from trainers.errors import OutputError, UserError, report_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,7 +156,7 @@ def demo(out: Path) -> None:
 
 def main() -> None:
     """Parse the command line and run the demo."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.demo", description=__doc__)
+    parser = OneLineParser(prog="python -m trainers.demo", description=__doc__)
     parser.add_argument(
         "--output_dir", type=Path, default=Path("outputs/demo"), help="where everything goes (default %(default)s)"
     )

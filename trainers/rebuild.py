@@ -7,11 +7,11 @@ or not at all.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from pathlib import Path
 
+from datasets_scripts.command import OneLineParser
 from model_cards.card import ReportError, read_report
 from trainers.errors import UserError, report_user_errors
 from trainers.judging import JUDGED, describe, judge
@@ -44,7 +44,7 @@ def rebuild(folder: Path, replicates: int) -> None:
 
 def main() -> None:
     """Parse the command line and rebuild."""
-    parser = argparse.ArgumentParser(prog="python -m trainers.rebuild", description=__doc__)
+    parser = OneLineParser(prog="python -m trainers.rebuild", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a finished model folder with its predictions")
     parser.add_argument(
         "--bootstrap_replicates", type=int, default=1000, help="bootstrap resamples (default %(default)s)"

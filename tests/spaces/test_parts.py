@@ -66,7 +66,8 @@ def test_command_refuses_a_setting_it_cannot_read(repo_root: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("error: LESION_MODELS has the entry 'org/one@'")
 
 
-def test_models_that_cannot_be_loaded_say_why(parts: Any, tmp_path: Path) -> None:
+def test_models_that_cannot_be_loaded_say_why(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else the client tries for half a minute
     unknown, empty = tmp_path / "unknown", tmp_path / "empty"
     unknown.mkdir()
     empty.mkdir()
