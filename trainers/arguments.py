@@ -191,6 +191,8 @@ def parse(argv: list[str], recipe: str) -> tuple[LesionArguments, LesionTraining
     except ValueError as error:
         raise UserError(f"{error}") from error
     lesion.precision = precision
+    if lesion.dataset != values.get("dataset"):
+        lesion.dataset_command = ""  # it builds the recipe's dataset, not the one that was asked for
     resolved = {
         name: getattr(lesion if hasattr(lesion, name) else training, name)
         for name in sorted({*values, *_explicit(parser, argv)} - {"recipe"})

@@ -96,3 +96,10 @@ def test_help_names_every_option_with_its_unit(capsys: pytest.CaptureFixture[str
     shown = " ".join(capsys.readouterr().out.split())
     for words in ("--image_size", "pixels", "probability in [0, 1)", "95 % intervals", "--recipe", "--learning_rate"):
         assert words in shown
+
+
+def test_the_command_that_builds_the_recipes_dataset_is_not_offered_for_another() -> None:
+    lesion, _, resolved = parse(BASE, "mobilenet")
+    assert "build_dermx" in lesion.dataset_command
+    lesion, _, resolved = parse([*BASE, "--dataset", "org/name"], "mobilenet")
+    assert (lesion.dataset, lesion.dataset_command, resolved["dataset_command"]) == ("org/name", "", "")

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub_server import LoopbackHub
+from huggingface_hub import HfApi
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -232,3 +234,17 @@ def test_rebuild_of_something_else_is_one_line(tmp_path: Path) -> None:
     assert "report.json" in one_line_error(
         run([sys.executable, "-m", "trainers.rebuild", str(tmp_path)], dict(os.environ))
     )
+
+
+def test_a_dataset_trains_by_its_hub_name(
+    hub: LoopbackHub, train_command: Command, phantom_dataset: Path, tmp_path: Path
+) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    api.create_repo("org/phantoms", repo_type="dataset")
+    api.upload_folder(folder_path=phantom_dataset, repo_id="org/phantoms", repo_type="dataset")
+    out = tmp_path / "model"
+    command = [word if word != str(phantom_dataset) else "org/phantoms" for word in train_command(out)]
+    done = run([*command, "--num_train_epochs", "1"], hub.client_env(tmp_path, OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads((out / "report.json").read_text())
+    assert report["provenance"]["dataset"]["name"] == "org/phantoms"
