@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-from hub_fixture import hub  # noqa: F401  (a fixture for every test)
 
 # One thread a process: many small tests run side by side on few cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +14,8 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from hub_fixture import hub  # noqa: E402, F401  (for every test; after the variables, which are read at import)
 
 
 def absent(what: str) -> None:

@@ -88,3 +88,12 @@ def test_a_stranger_gets_the_stored_logits_from_the_images(folder: Path, data_di
     answer = ask_as_a_stranger(folder, images, tmp_path)
     np.testing.assert_allclose(np.array(answer["raw"]), rows.logits[chosen, 0], atol=2e-3)
     assert answer["says"] == [rows.labels[column] for column in rows.logits[chosen, 0].argmax(axis=1)]
+
+
+def test_the_readme_quotes_the_released_report(repo_root: Path) -> None:
+    report = json.loads((repo_root / "hub_models/released/derm-x-mobilenetv2-ham7/report.json").read_text())
+    stated = report["evaluation"]["test"]["discrimination"]
+    text = (repo_root / "README.md").read_text()
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc_macro", "auroc_malignant"):
+        number = stated[name]
+        assert f"{number['value']:.3f} ({number['low']:.3f}–{number['high']:.3f})" in text, name
