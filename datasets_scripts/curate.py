@@ -74,8 +74,10 @@ def curate(
     groups = group_ids([row.lesion_id for row in rows], found.exact + found.near)
     folds = _folds(rows, groups, seed)
     configs = _configs(folds, published)
+    files = shards.cells(folds, published)
     audit = {
         "name": name,
+        "version": shards.content_version(rows, scans, groups, files),
         "seed": seed,
         **_class_counts(rows, labels),
         "duplicates": duplicate_report(rows, found, groups),
@@ -84,7 +86,6 @@ def curate(
         "leak": leak_by_config(configs, groups, [row.label for row in rows]),
         "warnings": [*warnings, *_lacking(configs, rows, labels)],
     }
-    files = shards.cells(folds, published)
     about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
     card = dataset_card.render(audit, **about, rows=rows, configs=configs, shards=_listed(configs, files))
     with _finished_or_absent(out) as folder:

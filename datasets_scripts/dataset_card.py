@@ -20,10 +20,13 @@ NOTICE = (
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def _front_matter(title: str, license: str, n: int, shards: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+def _front_matter(
+    title: str, license: str, n: int, version: str, shards: Mapping[str, Mapping[str, Sequence[str]]]
+) -> str:
     configs = [
         {
             "config_name": config,
+            "version": version,  # `datasets` caches a folder by its path and this, not by what the files hold
             **({"default": True} if config == DEFAULT_CONFIG else {}),
             "data_files": [{"split": split, "path": list(paths)} for split, paths in splits.items() if paths],
         }
@@ -111,7 +114,7 @@ def render(
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
     missing = ", ".join(f"{key} {audit['missing'][key]}" for key in ("age", "sex", "localization", "mask"))
     parts = [
-        f"---\n{_front_matter(title, license, len(rows), shards)}---",
+        f"---\n{_front_matter(title, license, len(rows), audit['version'], shards)}---",
         f"# {title}",
         f"**{NOTICE}**",
         *notes,

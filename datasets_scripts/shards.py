@@ -92,6 +92,19 @@ def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, An
     return record
 
 
+def content_version(rows: Sequence[Row], scans: Sequence[Scan], groups: Sequence[str], files: Sequence[str]) -> str:
+    """A version ``1.0.N`` whose N follows from what every row holds and which shard it lies in.
+
+    `datasets` takes a folder built anew in the same place for the one it has cached, unless its version differs:
+    a rebuilt split would silently train on the old one.
+    """
+    digest = hashlib.sha256()
+    for row, scan, group, file in zip(rows, scans, groups, files, strict=True):
+        told = (row.image_id, row.label, row.lesion_id, group, row.age, row.sex, row.localization, row.dx_type, file)
+        digest.update(repr((*told, scan.pixels_sha256, row.read_mask is not None)).encode())
+    return f"1.0.{int(digest.hexdigest()[:8], 16)}"
+
+
 def manifest(folder: Path) -> dict[str, Any]:
     """SHA-256 and size in bytes of every file in ``folder`` except the manifest, by relative POSIX path."""
     files = {}

@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from hub_fixture import hub  # noqa: E402, F401  (for every test; after the variables, which are read at import)
+from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
 
 
 def absent(what: str) -> None:

@@ -5,12 +5,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import pytest
 from hub_server import LoopbackHub
 
-from datasets_scripts import build_dermx, build_ham10000
+from datasets_scripts import build_dermx, build_ham10000, build_phantom
 from datasets_scripts.command import run
 from datasets_scripts.sources import ham10000
 from datasets_scripts.splits import SplitError
@@ -168,3 +169,13 @@ def test_help_states_defaults(main, capsys):
         main(["--help"])
     assert caught.value.code == 0
     assert "default: 42" in capsys.readouterr().out
+
+
+def test_a_folder_built_anew_in_the_same_place_is_not_read_from_the_cache(tmp_path: Path) -> None:
+    out, cache = tmp_path / "phantoms", str(tmp_path / "cache")
+    ids = []
+    for seed in ("1", "2"):
+        build_phantom.main(["--images", "160", "--seed", seed, "--size", "32x24", "--out", str(out)])
+        ids.append(set(datasets.load_dataset(str(out), "grouped", split="test", cache_dir=cache)["image_id"]))
+        shutil.rmtree(out)
+    assert ids[0] != ids[1]
