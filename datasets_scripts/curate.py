@@ -64,8 +64,7 @@ def curate(
 
     Raises:
         OutputError, RowsError: as :func:`check_out` and :func:`check_rows`.
-        ImageError: an image or mask cannot be used.
-        SplitError, LeakError: too few images or lesions; a grouped config leaks.
+        ImageError, SplitError, LeakError: an unusable image or mask; too few images or lesions; a grouped config leaks.
     """
     check_out(out)
     check_rows(rows, labels)
