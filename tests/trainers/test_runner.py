@@ -174,9 +174,11 @@ def test_bare_command_without_a_dataset_says_which_command_builds_it(
     repo_root: Path, quiet_env: Env, tmp_path: Path
 ) -> None:
     script = str(repo_root / "trainers" / "train_mobilenet.py")
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", script]
+    # Without --quiet, accelerate adds a traceback of its own about the script's exit code.
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--num_processes", "1", script]
     done = run(launch, quiet_env, cwd=tmp_path)
-    assert "Traceback" not in done.stderr.split("subprocess.CalledProcessError")[0].split("accelerate")[0]
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
     assert "python -m datasets_scripts.build_dermx" in done.stderr
     assert one_line_error(run([sys.executable, script], quiet_env, cwd=tmp_path))
 
