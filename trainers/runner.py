@@ -13,7 +13,6 @@ import torch
 import yaml
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers import EarlyStoppingCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
 from hub_models import LesionImageProcessor
@@ -24,7 +23,7 @@ from trainers.evaluation.trainer_metrics import trainer_metrics
 from trainers.finish import Finished, finish
 from trainers.losses import make_loss
 from trainers.provenance import audit_leaks, provenance
-from trainers.trainer_lesion import LesionTrainer
+from trainers.trainer_lesion import COMPLETE_FILE, LesionTrainer, newest_checkpoint
 
 
 def main(recipe: str, model_class: type) -> None:
@@ -83,18 +82,13 @@ def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
             f"the output folder {training.output_dir!r} is not empty: choose another --output_dir or delete it"
         )
     resume = str(training.resume_from_checkpoint or "").lower()
-    if get_last_checkpoint_or_none(partial / "checkpoints") and resume in ("", "false", "none"):
+    if newest_checkpoint(partial / "checkpoints") and resume in ("", "false", "none"):
         raise OutputError(
             f"an unfinished run stands in {str(partial)!r}: "
             "add --resume_from_checkpoint true to go on with it, or delete it"
         )
     training.output_dir = str(partial / "checkpoints")
     return out, partial
-
-
-def get_last_checkpoint_or_none(folder: Path) -> str | None:
-    """The newest checkpoint of a folder that may not exist."""
-    return get_last_checkpoint(str(folder)) if folder.is_dir() else None
 
 
 def last_checkpoint(training: LesionTrainingArguments) -> str | None:
@@ -107,9 +101,10 @@ def last_checkpoint(training: LesionTrainingArguments) -> str | None:
     if asked is None or str(asked).lower() in ("false", "none", ""):
         return None
     if str(asked).lower() == "true":
-        return get_last_checkpoint_or_none(Path(str(training.output_dir)))
-    if not Path(asked).is_dir():
-        raise OutputError(f"checkpoint {asked!r} does not exist: give `true` for the newest one of this run")
+        newest = newest_checkpoint(Path(str(training.output_dir)))
+        return None if newest is None else str(newest)
+    if not (Path(asked) / COMPLETE_FILE).is_file():
+        raise OutputError(f"checkpoint {asked!r} does not exist or is not complete: give `true` for this run's newest")
     return str(asked)
 
 

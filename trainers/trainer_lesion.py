@@ -21,6 +21,7 @@ from transformers.trainer_callback import ExportableState
 from trainers.data import EpochSampler
 
 EMA_FILE = "ema.safetensors"
+COMPLETE_FILE = "complete"  # written last: a checkpoint without it was killed half-way
 
 
 class LesionTrainer(Trainer):
@@ -103,9 +104,11 @@ class LesionTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if self.ema is not None and self.args.should_save:
-            folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
             save_file({k: v.contiguous() for k, v in self.ema.module.state_dict().items()}, folder / EMA_FILE)
+        if self.args.should_save:
+            (folder / COMPLETE_FILE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -161,3 +164,9 @@ def peak_memory() -> int:
         return int(torch.cuda.max_memory_allocated())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)  # kilobytes on Linux, bytes on macOS
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The complete checkpoint with the most steps in a folder, which need not exist; None where there is none."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_FILE}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)

@@ -28,6 +28,7 @@ from trainers.evaluation.report import evaluate
 from trainers.predicting import predict_split
 from trainers.predictions import read_predictions
 from trainers.runner import run as run_training
+from trainers.trainer_lesion import newest_checkpoint
 
 Command = Callable[..., list[str]]
 Env = dict[str, str]
@@ -124,13 +125,17 @@ def test_a_killed_run_leaves_nothing_half_written_and_resumes_to_the_same_weight
         train_command(killed, *more), env=quiet_env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
-    while not list(killed.with_name("killed.partial").glob("checkpoints/checkpoint-*/trainer_state.json")):
+    while not list(killed.with_name("killed.partial").glob("checkpoints/checkpoint-*/complete")):
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not killed.exists()
+    # A checkpoint whose writing was cut short must be passed over, however new it looks.
+    cut_short = killed.with_name("killed.partial") / "checkpoints" / "checkpoint-9999"
+    cut_short.mkdir()
+    (cut_short / "trainer_state.json").write_text("{")
 
     refused = one_line_error(run(train_command(killed, *more), quiet_env))
     assert "--resume_from_checkpoint true" in refused
@@ -143,6 +148,15 @@ def test_a_killed_run_leaves_nothing_half_written_and_resumes_to_the_same_weight
         torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-6, msg=name)
     histories = [json.loads((p / "report.json").read_text())["training"]["history"] for p in (whole, killed)]
     assert len(histories[0]) == len(histories[1]) == 3
+
+
+def test_only_complete_checkpoints_are_resumed(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path / "nothing_here") is None
+    for step, complete in ((90, True), (100, True), (110, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if complete:
+            (tmp_path / f"checkpoint-{step}" / "complete").touch()
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
 
 @pytest.mark.slow
