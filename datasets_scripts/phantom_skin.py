@@ -127,11 +127,6 @@ def fine_vessels(plane: Plane, rng: np.random.Generator, layers: Layers, n: int)
     layers.blood += 0.55 * plane.strokes(lines)
 
 
-def ring(level: Field, at_mm: float, width_mm: float) -> Field:
-    """A soft band that follows the border, `at_mm` inside of it. Shape (H, W), 0..1."""
-    return bell(level - at_mm, width_mm)
-
-
 def inside(level: Field, soft_mm: float) -> Field:
     """1 inside the border, 0 outside, fading over `soft_mm` to either side. Shape (H, W)."""
     return smoothstep(-soft_mm, soft_mm, level)

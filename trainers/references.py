@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-HAM10000 = """@article{tschandl2018ham10000,
-  title = {The HAM10000 dataset, a large collection of multi-source dermatoscopic images of common pigmented skin
-           lesions},
-  author = {Tschandl, Philipp and Rosendahl, Cliff and Kittler, Harald},
-  journal = {Scientific Data},
-  volume = {5},
-  pages = {180161},
-  year = {2018},
-  doi = {10.1038/sdata.2018.161}
-}"""
+from datasets_scripts.sources import ham10000
+
 MOBILENET_V2 = """@inproceedings{sandler2018mobilenetv2,
   title = {MobileNetV2: Inverted Residuals and Linear Bottlenecks},
   author = {Sandler, Mark and Howard, Andrew and Zhu, Menglong and Zhmoginov, Andrey and Chen, Liang-Chieh},
@@ -31,7 +23,7 @@ DERM_X = """@misc{dermx2025,
   note = {The published system this recipe follows}
 }"""
 
-BY_SOURCE = {"HAM10000": HAM10000}
+BY_SOURCE = {"HAM10000": ham10000.CITATION.strip()}
 BY_BACKBONE_PREFIX = {"mobilenetv2": MOBILENET_V2}
 BY_SYSTEM = {"derm-x": DERM_X}
 

@@ -81,8 +81,7 @@ def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
         raise OutputError(
             f"the output folder {training.output_dir!r} is not empty: choose another --output_dir or delete it"
         )
-    resume = str(training.resume_from_checkpoint or "").lower()
-    if newest_checkpoint(partial / "checkpoints") and resume in ("", "false", "none"):
+    if newest_checkpoint(partial / "checkpoints") and not resume_asked(training):
         raise OutputError(
             f"an unfinished run stands in {str(partial)!r}: "
             "add --resume_from_checkpoint true to go on with it, or delete it"
@@ -91,21 +90,27 @@ def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
     return out, partial
 
 
+def resume_asked(training: LesionTrainingArguments) -> str:
+    """What ``--resume_from_checkpoint`` says: ``true``, a folder, or "" for a fresh start."""
+    asked = str(training.resume_from_checkpoint or "")
+    return "" if asked.lower() in ("false", "none") else asked
+
+
 def last_checkpoint(training: LesionTrainingArguments) -> str | None:
     """What to resume from: nothing, the newest checkpoint (``true``), or the folder that was named.
 
     Raises:
-        OutputError: the named checkpoint does not exist.
+        OutputError: the named checkpoint does not exist, or was not written to the end.
     """
-    asked = training.resume_from_checkpoint
-    if asked is None or str(asked).lower() in ("false", "none", ""):
+    asked = resume_asked(training)
+    if not asked:
         return None
-    if str(asked).lower() == "true":
+    if asked.lower() == "true":
         newest = newest_checkpoint(Path(str(training.output_dir)))
         return None if newest is None else str(newest)
     if not (Path(asked) / COMPLETE_FILE).is_file():
         raise OutputError(f"checkpoint {asked!r} does not exist or is not complete: give `true` for this run's newest")
-    return str(asked)
+    return asked
 
 
 def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> tuple[Any, LesionImageProcessor]:
