@@ -8,15 +8,18 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
+from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_lesion import LABEL_GROUPS, LesionConfig, LesionConfigError
 from .configuration_mobilenet import MobileNetLesionConfig
 from .image_processing_lesion import LesionImageProcessor
+from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_lesion import LesionForImageClassification, LesionOutput, PixelShapeError, WeightsDtypeError
 from .modeling_mobilenet import MobileNetForLesionClassification
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 
 # One line a classifier.
 CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
+    EfficientNetLesionConfig: EfficientNetForLesionClassification,
     MobileNetLesionConfig: MobileNetForLesionClassification,
 }
 
@@ -33,6 +36,8 @@ __all__ = [
     "LABEL_GROUPS",
     "BackboneDownloadError",
     "BackboneWeightsError",
+    "EfficientNetForLesionClassification",
+    "EfficientNetLesionConfig",
     "LesionConfig",
     "LesionConfigError",
     "LesionForImageClassification",

@@ -34,6 +34,7 @@ class LesionConfig(PreTrainedConfig):
         image_size: side of the square input in pixels, at least 32.
         backbone: the architecture's name in timm.
         backbone_kwargs: further arguments of ``timm.create_model``, e.g. ``{"bn_eps": 1e-3}``.
+        freeze_backbone: the backbone's weights and statistics stay as they are while the head is trained.
         dropout: probability in [0, 1) of dropping a feature before the head while training.
         initialised_from: where the backbone's weights came from before training, for the model card.
         trust: what was fitted after training, by name. ``trust["temperature"]`` is
@@ -59,6 +60,7 @@ class LesionConfig(PreTrainedConfig):
     image_size: int = 224
     backbone: str = "mobilenetv2_100"
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
+    freeze_backbone: bool = False
     dropout: float = 0.2
     initialised_from: str | None = None
     trust: dict[str, Any] = field(default_factory=dict)

@@ -5,14 +5,21 @@ A classifier adds a configuration and, where it differs, some of these hooks:
 ======================  ===========================================  =======================================
 hook                    what it answers                              as given here
 ======================  ===========================================  =======================================
+``input_names``         what ``forward`` takes beside the labels     ``("pixel_values",)``
+``build()``             makes the parts, sets ``feature_dim``        backbone, dropout, head
+``pretrained_parts()``  parts whose first values are not redrawn     the backbone
+``frozen_parts()``      parts that training leaves as they are       the backbone when ``freeze_backbone``
 ``build_backbone()``    the module, and the width D of its features  a CNN of timm, pooled
+``build_head()``        (N, D) -> (N, C)                             one linear layer
 ``load_backbone(w)``    fill it, say from where                      timm's download, or a safetensors file
+``pixel_statistics()``  channel mean and deviation it is trained on  the backbone's
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
-``classify(features)``  (N, D) -> (N, C) raw logits                  dropout and one linear layer
-``calibrate(raw)``      (N, C) -> (N, C), only in eval mode          division by the temperature
+``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
 ======================  ===========================================  =======================================
 
-A classifier with further inputs writes its own two-line ``forward`` around ``encode``, ``classify`` and ``answer``.
+M members answer with raw logits (N, M, C): the output is then the mean of their probabilities, and says how much of its
+uncertainty is their disagreement. A classifier with further inputs names them in ``input_names`` and writes its own
+two-line ``forward`` around ``encode``, ``classify`` and ``answer``.
 """
 
 from __future__ import annotations
@@ -22,13 +29,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone_lesion import build_timm_backbone, load_backbone_file, load_timm_weights
+from .backbone_lesion import BackboneWeightsError, build_timm_backbone, load_backbone_file, load_timm_weights
 from .configuration_lesion import LesionConfig
+from .trust_lesion import entropy, joint_logits, mean_log_probs, member_log_probs, uncertainty_parts
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
@@ -49,13 +58,14 @@ class LesionOutput(ModelOutput):
     """What a lesion classifier returns.
 
     Attributes:
-        loss: () mean cross-entropy of the raw logits in nats; only with labels.
-        logits: (N, C) float32. In eval mode calibrated, so that a plain softmax is; in train mode the raw ones.
-        raw_logits: (N, C) float32, before temperature.
+        loss: () mean cross-entropy at temperature 1 in nats; only with labels.
+        logits: (N, C) float32. In eval mode calibrated, so that a plain softmax is; in train mode at temperature 1. Of
+            several members: the log of their mean probability.
+        raw_logits: (N, C) float32 before temperature; (N, M, C) of M members.
         features: (N, D) pooled features, what the head sees before its dropout.
-        predictive_entropy: (N,) entropy of the calibrated probabilities in nats; None until trust fills it.
-        aleatoric: (N,) expected entropy of the members in nats; None until trust fills it.
-        epistemic: (N,) mutual information in nats, >= 0; None until trust fills it.
+        predictive_entropy: (N,) entropy of the probabilities in nats = aleatoric + epistemic; None without members.
+        aleatoric: (N,) expected entropy of the members in nats; None without members.
+        epistemic: (N,) mutual information in nats, >= 0; None without members.
         ood_score: (N,) higher = less like the training images; None until trust fills it.
     """
 
@@ -89,17 +99,35 @@ class LesionForImageClassification(PreTrainedModel):
     def __init__(self, config: LesionConfig) -> None:
         super().__init__(config)
         config.check()
-        self.backbone, self.feature_dim = self.build_backbone()
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.feature_dim, len(config.labels))
-        self._keep_backbone_values()
+        self.build()
+        self._keep_pretrained_values()
         self.post_init()
+        for part in self.frozen_parts():
+            part.requires_grad_(False)
 
     # ---------------------------------------------------------------- hooks
+
+    def build(self) -> None:
+        """Make the model's parts from the config, at random, and set ``feature_dim``."""
+        self.backbone, self.feature_dim = self.build_backbone()
+        self.dropout = nn.Dropout(self.config.dropout)
+        self.head = self.build_head()
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The parts that initialise themselves, so that transformers must not redraw their values."""
+        return [self.backbone]
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """The parts that stay as they are: no gradients, and always in eval mode (their statistics stand still)."""
+        return [self.backbone] if self.config.freeze_backbone else []
 
     def build_backbone(self) -> tuple[nn.Module, int]:
         """Build the backbone that the config names, at random: the module and the width D of its features."""
         return build_timm_backbone(self.config.backbone, **self.config.backbone_kwargs)
+
+    def build_head(self) -> nn.Module:
+        """Build what maps features (N, D) to raw logits (N, C)."""
+        return nn.Linear(self.feature_dim, len(self.config.labels))
 
     def load_backbone(self, weights: str | os.PathLike[str]) -> str:
         """Fill the backbone with pretrained weights.
@@ -117,17 +145,18 @@ class LesionForImageClassification(PreTrainedModel):
             return load_timm_weights(self.backbone, self.config.backbone, **self.config.backbone_kwargs)
         return load_backbone_file(self.backbone, weights)
 
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """Channel mean and standard deviation (of pixels in [0, 1]) that the backbone's weights were trained with."""
+        known = getattr(self.backbone, "pretrained_cfg", None) or {}
+        return list(known.get("mean", IMAGENET_DEFAULT_MEAN)), list(known.get("std", IMAGENET_DEFAULT_STD))
+
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> pooled features (N, D)."""
         return self.backbone(pixel_values)
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Pooled features (N, D) -> raw logits (N, C)."""
+        """Pooled features (N, D) -> raw logits (N, C); M members answer with (N, M, C)."""
         return self.head(self.dropout(features))
-
-    def calibrate(self, raw_logits: torch.Tensor) -> torch.Tensor:
-        """Raw logits (N, C) -> logits (N, C) whose softmax is calibrated (Guo et al. 2017, equation 9)."""
-        return raw_logits / self.config.softmax_temperature
 
     # -------------------------------------------------------------- forward
 
@@ -157,15 +186,28 @@ class LesionForImageClassification(PreTrainedModel):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
-        """Turn features (N, D) and raw logits (N, C) into the output: the loss, and in eval mode calibration."""
+        """Turn features (N, D) and raw logits into the output; calibrated in eval mode, with the loss where labels are.
+
+        Args:
+            features: (N, D).
+            raw_logits: (N, C), or (N, M, C) of M members.
+            labels: (N,) class indices, or (N, C) class probabilities.
+            return_dict: False returns a tuple of the fields that are not None.
+        """
         if raw_logits.dtype in (torch.float16, torch.bfloat16):
             # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
             raw_logits = raw_logits.float()
+        temperature = 1.0 if self.training else self.config.softmax_temperature
+        log_probs = member_log_probs(raw_logits, temperature) if raw_logits.ndim == 3 else None
+        total, aleatoric, epistemic = (None, None, None) if log_probs is None else uncertainty_parts(log_probs)
         output = LesionOutput(
-            loss=None if labels is None else functional.cross_entropy(raw_logits, labels),
-            logits=raw_logits if self.training else self.calibrate(raw_logits),
+            loss=None if labels is None else functional.cross_entropy(joint_logits(raw_logits), labels),
+            logits=raw_logits / temperature if log_probs is None else mean_log_probs(log_probs),
             raw_logits=raw_logits,
             features=features,
+            predictive_entropy=total,
+            aleatoric=aleatoric,
+            epistemic=epistemic,
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
@@ -181,8 +223,8 @@ class LesionForImageClassification(PreTrainedModel):
                 f"pixel_values has the shape {tuple(pixel_values.shape)}; give (N, 3, H, W), as the image processor "
                 "returns them."
             )
-        # The head's weight, not self.dtype: the replicas of DataParallel have no parameters to list.
-        return pixel_values.to(self.head.weight.dtype)
+        # The replicas of DataParallel have no parameters to list: they take the pixels as they are.
+        return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
 
     @torch.inference_mode()
     def predict(self, **inputs: torch.Tensor) -> list[dict[str, Any]]:
@@ -193,18 +235,24 @@ class LesionForImageClassification(PreTrainedModel):
 
         Returns:
             One dictionary an image: ``predicted`` (short name), ``probabilities`` (short name -> [0, 1], sum 1),
-            ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups) and
-            ``predictive_entropy`` (nats, in [0, log C]).
+            ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups),
+            ``predictive_entropy`` (nats, in [0, log C]), and its two parts ``aleatoric`` and ``epistemic`` (nats; None
+            without members).
         """
         was_training = self.training
         self.eval()
         try:
             inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
-            logits = self(**inputs, return_dict=True).logits
+            output = self(**inputs, return_dict=True)
         finally:
             self.train(was_training)
-        log_probs = functional.log_softmax(logits.double(), dim=-1).cpu()
-        return [self._in_words(row) for row in log_probs]
+        log_probs = functional.log_softmax(output.logits.double(), dim=-1).cpu()
+        answers = [self._in_words(row) for row in log_probs]
+        for name in ("aleatoric", "epistemic"):
+            values = output[name] if output.get(name) is not None else [None] * len(answers)
+            for answer, value in zip(answers, values, strict=True):
+                answer[name] = None if value is None else float(value)
+        return answers
 
     def _in_words(self, log_probs: torch.Tensor) -> dict[str, Any]:
         """Log probabilities (C,) of one image -> its dictionary."""
@@ -215,24 +263,37 @@ class LesionForImageClassification(PreTrainedModel):
             "predicted": labels[int(log_probs.argmax())],
             "probabilities": probabilities,
             "p_malignant": sum(at_risk) if groups else None,
-            # xlogy's convention: a class of probability 0 adds nothing.
-            "predictive_entropy": float(torch.special.entr(log_probs.exp()).sum()),
+            "predictive_entropy": float(entropy(log_probs)),
         }
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to train mode (or eval mode); frozen parts always stay in eval mode."""
+        super().train(mode)
+        for part in self.frozen_parts():
+            part.eval()
+        return self
 
     # -------------------------------------------------- weights: first, saved
 
     @classmethod
-    def from_backbone(cls, config: LesionConfig, weights: str | os.PathLike[str] | None = None) -> Self:
+    def from_backbone(
+        cls, config: LesionConfig, weights: str | os.PathLike[str] | None = None, **parts: str | os.PathLike[str]
+    ) -> Self:
         """Build a classifier with a new head on a pretrained backbone.
 
         Args:
             config: the classifier's configuration; its ``initialised_from`` is set to what was loaded.
             weights: None = random; ``"timm"`` = timm's pretrained weights, from the Hub or the cache; otherwise the
                 path of a safetensors file whose keys are timm's or torchvision's.
+            **parts: weights of further parts, by name; only for classifiers that have some.
 
         Raises:
-            BackboneWeightsError: the weights cannot be fetched, found, read or fitted.
+            BackboneWeightsError: there is no such part; the weights cannot be fetched, found, read or fitted.
         """
+        if parts:
+            raise BackboneWeightsError(
+                f"{cls.__name__} has no part that takes {', '.join(sorted(parts))}; leave that option out."
+            )
         model = cls(config)
         model.config.initialised_from = "random" if weights is None else model.load_backbone(weights)
         return model
@@ -285,13 +346,13 @@ class LesionForImageClassification(PreTrainedModel):
 
     # ---------------------------------------------------------- initialising
 
-    def _keep_backbone_values(self) -> None:
-        """Mark a freshly built backbone as initialised, so that transformers does not redraw timm's values.
+    def _keep_pretrained_values(self) -> None:
+        """Mark freshly built backbones as initialised, so that transformers does not redraw timm's values.
 
         On the meta device (inside ``from_pretrained``) there are no values yet: then nothing is marked, and what the
         checkpoint lacks is drawn by :meth:`_init_weights`.
         """
-        for module in self.backbone.modules():
+        for module in (module for part in self.pretrained_parts() for module in part.modules()):
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             if not any(tensor.is_meta for tensor in own):
                 setattr(module, "_is_hf_initialized", True)  # noqa: B010 - not an attribute that nn.Module declares

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
@@ -47,9 +48,19 @@ class LesionArguments:
         default="", metadata={"help": "The published system a recipe follows (cited in the card), e.g. derm-x."}
     )
     backbone: str = field(default="", metadata={"help": "timm name of the backbone."})
+    model_config: str = field(
+        default="",
+        metadata={
+            "help": "Further fields of the model's configuration as JSON (in a recipe: as a mapping), "
+            "e.g. '{\"freeze_backbone\": true}'."
+        },
+    )
     backbone_weights: str = field(
         default="timm",
         metadata={"help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file."},
+    )
+    metadata_weights: str = field(
+        default="", metadata={"help": "Late fusion only: folder or repo id of the metadata-only model to start from."}
     )
     dropout: float = field(default=0.2, metadata={"help": "Dropout before the linear head, probability in [0, 1)."})
     image_size: int = field(default=224, metadata={"help": "Side of the finished model's square input, pixels."})
@@ -182,7 +193,7 @@ def parse(argv: list[str], recipe: str) -> tuple[LesionArguments, LesionTraining
     chosen = _chosen_recipe(argv, recipe)
     values = load_recipe(chosen, {action.dest for action in parser._actions})
     # Strings go through argparse's own types, so that YAML's `8e-4` (a string to YAML 1.1) becomes a number.
-    parser.set_defaults(**{k: str(v) if isinstance(v, float) else v for k, v in values.items()})
+    parser.set_defaults(**{k: _as_typed(v) for k, v in values.items()})
     asked = parser.parse_args(argv)
     precision = resolve_precision(asked.precision, use_cpu=bool(asked.use_cpu))
     parser.set_defaults(**_machine_defaults(asked, precision))
@@ -277,6 +288,13 @@ def _explicit(parser: HfArgumentParser, argv: list[str]) -> set[str]:
     """Destinations named on the command line."""
     options = {option: action.dest for action in parser._actions for option in action.option_strings}
     return {options[word.split("=")[0]] for word in argv if word.split("=")[0] in options}
+
+
+def _as_typed(value: Any) -> Any:
+    """A recipe's value as it would be typed on the command line, where its type matters to argparse."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return str(value) if isinstance(value, float) else value
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import sys
 from pathlib import Path
@@ -11,11 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers import EarlyStoppingCallback, set_seed
 
 from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
-from hub_models import LesionImageProcessor
+from hub_models import LesionConfig, LesionImageProcessor
 from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
 from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
 from trainers.errors import OutputError, UserError, report_user_errors
@@ -117,20 +117,18 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
     """The model with its initial weights, and the image processor that goes with it."""
     labels = splits.labels
     known = all(name in CLASSES for name in labels)
-    backbone = {"backbone": options.backbone} if options.backbone else {}
     try:
         config = model_class.config_class(
             id2label=dict(enumerate(labels)),
             label2id={name: i for i, name in enumerate(labels)},
             label_names=long_names(labels) if known else {name: name for name in labels},
             label_groups=malignancy_groups(labels) if known else {},
-            image_size=options.image_size,
-            dropout=options.dropout,
-            **backbone,
+            **config_values(options, model_class.config_class),
         )
         weights = None if options.backbone_weights == "none" else options.backbone_weights
-        model = model_class.from_backbone(config, weights=weights)
-        mean, std = normalisation(model)
+        parts = {"metadata_weights": options.metadata_weights} if options.metadata_weights else {}
+        model = model_class.from_backbone(config, weights=weights, **parts)
+        mean, std = model.pixel_statistics()
         processor = LesionImageProcessor(
             size={"height": options.image_size, "width": options.image_size},
             image_mean=mean,
@@ -143,10 +141,30 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
     return model, processor
 
 
-def normalisation(model: Any) -> tuple[list[float], list[float]]:
-    """Channel mean and standard deviation that the backbone's weights were trained with (else ImageNet's)."""
-    known = getattr(model.backbone, "pretrained_cfg", None) or {}
-    return list(known.get("mean", IMAGENET_DEFAULT_MEAN)), list(known.get("std", IMAGENET_DEFAULT_STD))
+def config_values(options: LesionArguments, config_class: Any) -> dict[str, Any]:
+    """The classifier's own settings: the options that every classifier has, then ``--model_config``.
+
+    Raises:
+        UserError: ``model_config`` is not a JSON object, or names a field that the configuration does not have.
+    """
+    values: dict[str, Any] = {"image_size": options.image_size, "dropout": options.dropout}
+    if options.backbone:
+        values["backbone"] = options.backbone
+    text = options.model_config or "{}"
+    example = """give e.g. '{"backbone_kwargs": {"drop_path_rate": 0.2}}'"""
+    try:
+        more = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"model_config {text!r} is not JSON ({error}): {example}") from error
+    if not isinstance(more, dict):
+        raise UserError(f"model_config {text!r} is no JSON object: {example}")
+    known = sorted(
+        {name for base in config_class.__mro__ if issubclass(base, LesionConfig) for name in base.__annotations__}
+    )
+    for name in more:
+        if name not in known:
+            raise UserError(f"model_config has an unknown field {name!r}: choose from {', '.join(known)}")
+    return values | more
 
 
 def build_trainer(

@@ -1,7 +1,8 @@
 """What every classifier of the suite must hold; a classifier's own test file is one subclass of a few lines.
 
-A subclass gives its two classes and the smallest configuration that is still its architecture. Where it needs other
-inputs than images, it overrides :meth:`ClassifierTester.inputs`. Nothing here asks which model it is testing.
+A subclass gives its two classes and the smallest configuration that is still its architecture. Where it takes other
+inputs than images, it overrides :meth:`ClassifierTester.inputs`, ``bad_inputs`` and ``processor``; where it has members
+or another head, ``members`` and ``head``. Nothing here asks which model it is testing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +60,10 @@ class ClassifierTester:
     model_class: ClassVar[Any]
     config_kwargs: ClassVar[dict[str, Any]] = {}
     image_size: ClassVar[int] = 64
+    # M where raw logits are (N, M, C), None where they are (N, C).
+    members: ClassVar[int | None] = None
+    # The linear layer that gives the logits (one of them, where there are several).
+    head: ClassVar[str] = "head"
     # The files that must lie beside the weights beyond those of the shared base and the processor.
     own_files: ClassVar[set[str]]
 
@@ -67,6 +73,7 @@ class ClassifierTester:
         "image_processing_lesion.py",
         "modeling_lesion.py",
         "preprocess_lesion.py",
+        "trust_lesion.py",
     }
 
     # ------------------------------------------------------------- making
@@ -96,6 +103,20 @@ class ClassifierTester:
         generator = torch.Generator().manual_seed(seed)
         return {"pixel_values": torch.randn(batch, 3, self.image_size, self.image_size, generator=generator)}
 
+    def bad_inputs(self) -> list[tuple[dict[str, torch.Tensor], type[Exception], str]]:
+        """Inputs that forward must refuse, with the error and what it must say."""
+        shapes = [(3, 64, 64), (2, 1, 64, 64), (2, 64, 64, 3)]
+        return [({"pixel_values": torch.zeros(shape)}, PixelShapeError, str(shape)) for shape in shapes]
+
+    def processor(self) -> LesionImageProcessor:
+        """The image processor that goes with the model."""
+        return LesionImageProcessor(size=self.image_size)
+
+    def probabilities(self, raw_logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """What the answer must be, written down once more: (N, C), the mean over members where there are some."""
+        probs = functional.softmax(raw_logits.double() / temperature, dim=-1)
+        return probs if self.members is None else probs.mean(dim=1)
+
     @staticmethod
     def with_temperature(model: Any, value: float) -> Any:
         model.config.trust["temperature"] = {"value": value, "split": "calibration", "n": 100, "method": "test"}
@@ -109,27 +130,31 @@ class ClassifierTester:
         with torch.no_grad():
             output = model(**self.inputs(batch))
         assert output.loss is None
-        assert output.logits.shape == output.raw_logits.shape == (batch, len(LABELS))
+        assert output.logits.shape == (batch, len(LABELS))
+        by_member = (batch, len(LABELS)) if self.members is None else (batch, self.members, len(LABELS))
+        assert output.raw_logits.shape == by_member
         assert output.features.shape == (batch, model.feature_dim)
         assert output.logits.dtype == output.raw_logits.dtype == torch.float32
         assert torch.isfinite(output.logits).all()
 
-    def test_logits_are_raw_logits_by_temperature_in_eval_mode_only(self) -> None:
+    def test_a_softmax_of_the_logits_is_calibrated_in_eval_mode_only(self) -> None:
         model = self.with_temperature(self.model(), 2.5)
         inputs = self.inputs(3)
         with torch.no_grad():
             in_eval = model(**inputs)
             in_train = model.train()(**inputs)
-        torch.testing.assert_close(in_eval.logits, in_eval.raw_logits / 2.5)
-        assert not torch.allclose(in_eval.logits, in_eval.raw_logits)
-        assert torch.equal(in_train.logits, in_train.raw_logits)
+        softmax = functional.softmax(in_eval.logits.double(), -1)
+        torch.testing.assert_close(softmax, self.probabilities(in_eval.raw_logits, 2.5), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(softmax, self.probabilities(in_eval.raw_logits, 1.0), rtol=1e-3)
+        softmax = functional.softmax(in_train.logits.double(), -1)
+        torch.testing.assert_close(softmax, self.probabilities(in_train.raw_logits, 1.0), rtol=1e-5, atol=1e-6)
 
-    def test_loss_is_the_cross_entropy_of_the_raw_logits(self) -> None:
+    def test_loss_is_the_cross_entropy_at_temperature_one(self) -> None:
         model = self.with_temperature(self.model(), 3.0)
         labels = torch.tensor([0, 3, 1])
         output = model(**self.inputs(3), labels=labels)
-        by_hand = -torch.log_softmax(output.raw_logits, -1)[torch.arange(3), labels].mean()
-        torch.testing.assert_close(output.loss, by_hand)
+        by_hand = -self.probabilities(output.raw_logits, 1.0)[torch.arange(3), labels].log().mean()
+        torch.testing.assert_close(output.loss.double(), by_hand, rtol=1e-5, atol=1e-6)
 
     def test_tuple_holds_the_same_fields(self) -> None:
         model, inputs = self.model(), self.inputs(2)
@@ -137,9 +162,23 @@ class ClassifierTester:
             output = model(**inputs)
             as_tuple = model(**inputs, return_dict=False)
         assert isinstance(as_tuple, tuple)
-        assert len(as_tuple) == 3
-        for got, expected in zip(as_tuple, (output.logits, output.raw_logits, output.features), strict=True):
+        assert len(as_tuple) == (3 if self.members is None else 6)
+        for got, expected in zip(as_tuple, output.values(), strict=True):
             assert torch.equal(got, expected)
+
+    def test_uncertainty_adds_up(self) -> None:
+        model = self.with_temperature(self.model(), 1.4)
+        with torch.no_grad():
+            output = model(**self.inputs(5))
+        if self.members is None:
+            assert output.predictive_entropy is output.aleatoric is output.epistemic is None
+            return
+        probs = functional.softmax(output.raw_logits.double() / 1.4, dim=-1)
+        expected = -(probs * probs.log()).sum(-1).mean(1)
+        torch.testing.assert_close(output.aleatoric.double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(output.predictive_entropy, output.aleatoric + output.epistemic)
+        assert (output.epistemic >= 0).all()
+        assert (output.epistemic > 0).any() == (self.members > 1)
 
     def test_a_row_does_not_depend_on_its_batch(self) -> None:
         model, inputs = self.model(), self.inputs(4)
@@ -151,8 +190,9 @@ class ClassifierTester:
     def test_gradient_reaches_every_parameter(self) -> None:
         model = self.model().train()
         model(**self.inputs(4), labels=torch.tensor([0, 1, 2, 3])).loss.backward()
-        silent = [name for name, value in model.named_parameters() if value.grad is None or not value.grad.any()]
-        assert silent == []
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        assert trained, "nothing is trained"
+        assert [name for name, value in trained.items() if value.grad is None or not value.grad.any()] == []
 
     def test_training_steps_lower_the_loss(self) -> None:
         model = self.model(dropout=0.0).train()
@@ -191,10 +231,11 @@ class ClassifierTester:
         with torch.no_grad():
             assert torch.equal(copy.deepcopy(model)(**inputs).logits, model(**inputs).logits)
 
-    @pytest.mark.parametrize("shape", [(3, 64, 64), (2, 1, 64, 64), (2, 64, 64, 3)])
-    def test_wrong_pixel_shape_is_named(self, shape: tuple[int, ...]) -> None:
-        with pytest.raises(PixelShapeError, match=str(shape).replace("(", r"\(").replace(")", r"\)")):
-            self.model()(**{**self.inputs(2), "pixel_values": torch.zeros(shape)})
+    def test_wrong_inputs_are_named(self) -> None:
+        model = self.model()
+        for wrong, error, says in self.bad_inputs():
+            with pytest.raises(error, match=re.escape(says)):
+                model(**{**self.inputs(2), **wrong})
 
     # ------------------------------------------------------------ predict
 
@@ -206,7 +247,9 @@ class ClassifierTester:
             probs = functional.softmax(model.eval()(**self.inputs(3)).logits.double(), -1)
         assert len(rows) == 3
         for row, expected in zip(rows, probs, strict=True):
-            assert set(row) == {"predicted", "probabilities", "p_malignant", "predictive_entropy"}
+            parts = {"aleatoric", "epistemic"}
+            assert set(row) == {"predicted", "probabilities", "p_malignant", "predictive_entropy"} | parts
+            assert all((row[part] is None) == (self.members is None) for part in parts)
             assert list(row["probabilities"]) == list(LABELS)
             assert list(row["probabilities"].values()) == pytest.approx(expected.tolist())
             assert row["predicted"] == LABELS[int(expected.argmax())]
@@ -229,11 +272,12 @@ class ClassifierTester:
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
         torch.manual_seed(3)
         model = self.model_class(self.config())
+        monkeypatch.setattr(self.model_class, "post_init", lambda _: None)
         torch.manual_seed(3)
-        alone, width = type(model).build_backbone(model)
-        assert width == model.feature_dim
-        for name, value in alone.state_dict().items():
-            assert torch.equal(value, model.backbone.state_dict()[name]), name
+        untouched = self.model_class(self.config())
+        for part, alone in zip(model.pretrained_parts(), untouched.pretrained_parts(), strict=True):
+            for name, value in alone.state_dict().items():
+                assert torch.equal(value, part.state_dict()[name]), name
 
     def test_random_start_is_said(self) -> None:
         assert self.model_class.from_backbone(self.config()).config.initialised_from == "random"
@@ -265,10 +309,12 @@ class ClassifierTester:
         model = self.model()
         model.save_pretrained(tmp_path)
         state = load_file(tmp_path / "model.safetensors")
-        save_file({k: v for k, v in state.items() if not k.startswith("head.")}, tmp_path / "model.safetensors")
-        loaded = self.model_class.from_pretrained(tmp_path)
-        assert 0.01 < loaded.head.weight.std().item() < 0.04
-        assert not loaded.head.bias.any()
+        lacking = {k: v for k, v in state.items() if not k.startswith(f"{self.head}.")}
+        assert len(lacking) == len(state) - 2
+        save_file(lacking, tmp_path / "model.safetensors")
+        head = self.model_class.from_pretrained(tmp_path).get_submodule(self.head)
+        assert 0.01 < head.weight.std().item() < 0.04
+        assert not head.bias.any()
 
     def test_half_precision_storage(self, tmp_path: Path) -> None:
         model = self.with_temperature(self.model(), 1.3)
@@ -301,12 +347,12 @@ class ClassifierTester:
         model = self.model()
         with pytest.raises(WeightsDtypeError, match="float8"):
             model.save_pretrained(tmp_path, weights_dtype="float8")
-        model.head.weight.data[0, 0] = 1e6
-        with pytest.raises(WeightsDtypeError, match=r"head\.weight holds 1e\+06"):
+        model.get_submodule(self.head).weight.data[0, 0] = 1e6
+        with pytest.raises(WeightsDtypeError, match=re.escape(f"{self.head}.weight holds 1e+06")):
             model.save_pretrained(tmp_path, weights_dtype="float16")
-        model.float32_prefixes = ("trust", "head")
+        model.float32_prefixes = ("trust", self.head)
         model.save_pretrained(tmp_path, weights_dtype="float16")
-        assert load_file(tmp_path / "model.safetensors")["head.weight"][0, 0] == 1e6
+        assert load_file(tmp_path / "model.safetensors")[f"{self.head}.weight"][0, 0] == 1e6
 
     # ------------------------------------------------------------ shipping
 
@@ -314,7 +360,7 @@ class ClassifierTester:
         """Save a model with fp16 weights and its processor; return the model with the rounded weights."""
         model = self.with_temperature(self.model(), 1.7)
         model.save_pretrained(folder, weights_dtype="float16")
-        processor = LesionImageProcessor(size=self.image_size)
+        processor = self.processor()
         processor.save_pretrained(folder)
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model, processor
