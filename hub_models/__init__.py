@@ -9,18 +9,24 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .configuration_efficientnet import EfficientNetLesionConfig
+from .configuration_ensemble import EnsembleLesionConfig
 from .configuration_lesion import LABEL_GROUPS, LesionConfig, LesionConfigError
 from .configuration_mobilenet import MobileNetLesionConfig
+from .configuration_resnet import ResNetLesionConfig
 from .image_processing_lesion import LesionImageProcessor
 from .modeling_efficientnet import EfficientNetForLesionClassification
+from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
 from .modeling_lesion import LesionForImageClassification, LesionOutput, PixelShapeError, WeightsDtypeError
 from .modeling_mobilenet import MobileNetForLesionClassification
+from .modeling_resnet import ResNetForLesionClassification
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 
 # One line a classifier.
 CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
     EfficientNetLesionConfig: EfficientNetForLesionClassification,
+    EnsembleLesionConfig: EnsembleForLesionClassification,
     MobileNetLesionConfig: MobileNetForLesionClassification,
+    ResNetLesionConfig: ResNetForLesionClassification,
 }
 
 LesionImageProcessor.register_for_auto_class("AutoImageProcessor")
@@ -38,16 +44,21 @@ __all__ = [
     "BackboneWeightsError",
     "EfficientNetForLesionClassification",
     "EfficientNetLesionConfig",
+    "EnsembleForLesionClassification",
+    "EnsembleLesionConfig",
     "LesionConfig",
     "LesionConfigError",
     "LesionForImageClassification",
     "LesionImageProcessor",
     "LesionOutput",
+    "MemberMismatchError",
     "MissingOpenCVError",
     "MobileNetForLesionClassification",
     "MobileNetLesionConfig",
     "PixelShapeError",
     "PixelValueError",
+    "ResNetForLesionClassification",
+    "ResNetLesionConfig",
     "UnknownBackboneError",
     "UnreadableImageError",
     "WeightsDtypeError",

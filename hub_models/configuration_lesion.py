@@ -86,6 +86,11 @@ class LesionConfig(PreTrainedConfig):
         return [names[index] for index in range(len(names))]
 
     @property
+    def backbones(self) -> list[str]:
+        """The architectures that look at the pixels, one a member; empty where none does."""
+        return [self.backbone]
+
+    @property
     def softmax_temperature(self) -> float:
         """What raw logits are divided by in eval mode: > 0, and 1.0 when no temperature was fitted.
 

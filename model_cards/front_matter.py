@@ -65,7 +65,7 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
         license=license_id if license_id in HUB_LICENSES else "other",
         license_name=None if license_id in HUB_LICENSES else slug(license_id),
         license_link="LICENSE" if license_id not in HUB_LICENSES and "LICENSE" in files else None,
-        base_model=str(model["base_model"]) if given(model["base_model"]) else None,
+        base_model=raw(model["base_model"]),
         datasets=[slug(str(dataset["name"]))],
         metrics=METRICS,
         tags=[*TAGS, *(str(tag) for tag in optional(model, "tags"))],

@@ -170,6 +170,11 @@ def size_text(amount: float) -> str:
     return f"{amount:.0f} B"
 
 
+def short(node: ReportNode, digits: int = 12) -> str:
+    """The first digits of a hash; the whole one stands in the report."""
+    return str(node)[:digits]
+
+
 def cell(value: object) -> str:
     """Any text, fit for one cell of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|")
@@ -187,6 +192,7 @@ FILTERS = {
     "path": path_of,
     "percent": percent,
     "raw": raw,
+    "short": short,
     "size": size,
 }
 TESTS = {"given": given}

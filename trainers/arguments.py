@@ -12,7 +12,7 @@ import sys
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import yaml
@@ -165,6 +165,9 @@ class LesionTrainingArguments(TrainingArguments):
     dataloader_persistent_workers: bool = field(default=True)
 
 
+Options = TypeVar("Options", bound=LesionArguments)
+
+
 class _OneLineParser(HfArgumentParser):
     """A parser whose complaints are one line, like every other error of the house."""
 
@@ -173,12 +176,17 @@ class _OneLineParser(HfArgumentParser):
         raise SystemExit(2)
 
 
-def parse(argv: list[str], recipe: str) -> tuple[LesionArguments, LesionTrainingArguments, dict[str, Any]]:
+def parse(
+    argv: list[str],
+    recipe: str,
+    options_class: type[Options] = LesionArguments,  # type: ignore[assignment]
+) -> tuple[Options, LesionTrainingArguments, dict[str, Any]]:
     """Parse a command line on top of a recipe.
 
     Args:
         argv: the command line without the program's name.
         recipe: the default recipe's name (a file of ``trainers/recipes``), used when ``--recipe`` is not given.
+        options_class: ``LesionArguments``, or a subclass with options of one trainer alone.
 
     Returns:
         The suite's options, the Trainer's options, and every key that was set by the recipe or the command line
@@ -188,7 +196,7 @@ def parse(argv: list[str], recipe: str) -> tuple[LesionArguments, LesionTraining
         RecipeError: a recipe that is missing, not YAML, or has an unknown key.
         UserError: a value that TrainingArguments refuses.
     """
-    parser = _OneLineParser([LesionArguments, LesionTrainingArguments])  # type: ignore[list-item]
+    parser = _OneLineParser([options_class, LesionTrainingArguments])  # type: ignore[list-item]
     parser.add_argument("--recipe", default=recipe, help="Recipe file, or the name of one of trainers/recipes.")
     chosen = _chosen_recipe(argv, recipe)
     values = load_recipe(chosen, {action.dest for action in parser._actions})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -104,19 +105,31 @@ def fit_trust(predictions: dict[str, Predictions]) -> dict[str, Any]:
     }
 
 
+def in_words(backbones: list[str]) -> str:
+    """``resnet50``, ``5 x resnet50``, ``2 x a, 1 x b``; ``none`` where no part looks at pixels."""
+    if len(backbones) < 2:
+        return "".join(backbones) or "none"
+    return ", ".join(f"{count} x {name}" for name, count in Counter(backbones).items())
+
+
+def base_model(backbones: list[str]) -> str | list[str] | None:
+    """The Hub ids that the backbones' weights came from; one as a text, several as a list."""
+    ids = [f"timm/{name}" for name in dict.fromkeys(backbones)]
+    return ids[0] if len(ids) == 1 else ids or None
+
+
 def describe_model(model: Any, run: Finished) -> dict[str, Any]:
     """The ``model`` section."""
     config, options = model.config, run.options
     dataset = run.about["provenance"]["dataset"]
-    from_hub = options.backbone_weights == "timm"
     return {
         "name": options.name or config.model_type,
         "title": options.title or options.name or config.model_type,
         "class": type(model).__name__,
         "model_type": config.model_type,
-        "backbone": config.backbone,
+        "backbone": in_words(config.backbones),
         "initialised_from": config.initialised_from,
-        "base_model": f"timm/{config.backbone}" if from_hub else None,
+        "base_model": base_model(config.backbones) if options.backbone_weights == "timm" else None,
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "image_size": config.image_size,
         "labels": [
@@ -125,6 +138,6 @@ def describe_model(model: Any, run: Finished) -> dict[str, Any]:
         ],
         "license": options.license or "other",
         "weights_dtype": options.weights_dtype,
-        "citation": citations(dataset["sources"], config.backbone, options.follows),
+        "citation": citations(dataset["sources"], config.backbones, options.follows),
         "notes": notes(dataset["sources"], dataset["image_sizes"]),
     }

@@ -16,6 +16,39 @@ TEMPERATURE = """@inproceedings{guo2017calibration,
   booktitle = {ICML},
   year = {2017}
 }"""
+RESNET = """@inproceedings{he2016resnet,
+  title = {Deep Residual Learning for Image Recognition},
+  author = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
+  booktitle = {CVPR},
+  year = {2016}
+}"""
+EFFICIENTNET = """@inproceedings{tan2019efficientnet,
+  title = {EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks},
+  author = {Tan, Mingxing and Le, Quoc V.},
+  booktitle = {ICML},
+  year = {2019}
+}"""
+EFFICIENTNET_V2 = """@inproceedings{tan2021efficientnetv2,
+  title = {EfficientNetV2: Smaller Models and Faster Training},
+  author = {Tan, Mingxing and Le, Quoc V.},
+  booktitle = {ICML},
+  year = {2021}
+}"""
+DEEP_ENSEMBLES = """@inproceedings{lakshminarayanan2017ensembles,
+  title = {Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles},
+  author = {Lakshminarayanan, Balaji and Pritzel, Alexander and Blundell, Charles},
+  booktitle = {NeurIPS},
+  year = {2017}
+}"""
+ISIC_ENSEMBLE = """@misc{isicuncertainty,
+  title = {ISIC skin lesion classifier with calibrated uncertainty},
+  author = {{Governor6191}},
+  note = {The published system this recipe follows: Hugging Face Hub, Governor6191/isic-skin-lesion-uncertainty}
+}"""
+HAM_EFFICIENTNET = """@misc{ham10000efficientnetv2s,
+  title = {EfficientNetV2-S HAM10000 Image-Only Baseline},
+  note = {The published system this recipe follows: a model card of the Hugging Face Hub}
+}"""
 DERM_X = """@misc{dermx2025,
   title = {Derm-X: Explainable Deep Learning for Skin Lesion Detection},
   author = {Pandit, Yash},
@@ -24,21 +57,32 @@ DERM_X = """@misc{dermx2025,
 }"""
 
 BY_SOURCE = {"HAM10000": ham10000.CITATION.strip()}
-BY_BACKBONE_PREFIX = {"mobilenetv2": MOBILENET_V2}
-BY_SYSTEM = {"derm-x": DERM_X}
+BY_BACKBONE_PREFIX = {
+    "efficientnetv2": EFFICIENTNET_V2,
+    "mobilenetv2": MOBILENET_V2,
+    "resnet": RESNET,
+    "tf_efficientnet_lite": EFFICIENTNET,
+}
+BY_SYSTEM = {
+    "derm-x": [DERM_X],
+    "ham10000-efficientnetv2-s": [HAM_EFFICIENTNET],
+    "isic-ensemble": [ISIC_ENSEMBLE, DEEP_ENSEMBLES],
+}
 
 
-def citations(sources: list[str], backbone: str, system: str) -> list[str]:
+def citations(sources: list[str], backbones: list[str], system: str) -> list[str]:
     """BibTeX entries for a model's card.
 
     Args:
         sources: the dataset's ``source`` values.
-        backbone: timm name.
+        backbones: timm names.
         system: key of the published system a recipe follows, or "".
     """
-    found = [BY_SYSTEM[system]] if system in BY_SYSTEM else []
+    found = list(BY_SYSTEM.get(system, []))
     found += [entry for source, entry in BY_SOURCE.items() if source in sources]
-    found += [entry for prefix, entry in BY_BACKBONE_PREFIX.items() if backbone.startswith(prefix)]
+    found += [
+        entry for prefix, entry in BY_BACKBONE_PREFIX.items() if any(name.startswith(prefix) for name in backbones)
+    ]
     return [*found, TEMPERATURE]
 
 

@@ -42,13 +42,33 @@ def run(argv: list[str], recipe: str, model_class: type) -> Path:
     Raises:
         UserError: bad arguments, dataset, recipe or output folder; the message says the mend.
     """
-    options, training, resolved = parse(argv, recipe)
+    options, training, resolved = parse(argv, recipe, LesionArguments)
+    if training.process_index == 0:
+        print_recipe(resolved)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
+    return train(options, training, resolved, splits, model_class)
+
+
+def print_recipe(resolved: dict[str, Any]) -> None:
+    """Say what the run will do, before it does it."""
+    print(f"resolved recipe (defaults < {resolved['recipe_name']} < command line):")
+    print(yaml.safe_dump(resolved, sort_keys=True), flush=True)
+
+
+def train(
+    options: LesionArguments,
+    training: LesionTrainingArguments,
+    resolved: dict[str, Any],
+    splits: Splits,
+    model_class: type,
+) -> Path:
+    """Train and finish one model on loaded splits; returns the finished Hub folder (whole once rank 0 is back).
+
+    Raises:
+        UserError: as :func:`run`.
+    """
     out, partial = prepare_output(training)
     first = training.process_index == 0
-    if first:
-        print(f"resolved recipe (defaults < {resolved['recipe_name']} < command line):")
-        print(yaml.safe_dump(resolved, sort_keys=True), flush=True)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
     set_seed(training.seed)
     model, processor = build_model(options, splits, model_class)
     trainer = build_trainer(model, processor, splits, options, training)

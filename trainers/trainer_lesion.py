@@ -76,9 +76,16 @@ class LesionTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The recipe's loss on raw logits; the Trainer divides it by the gradient accumulation steps."""
+        """The recipe's loss on raw logits; the Trainer divides it by the gradient accumulation steps.
+
+        Members (N, M, C) are each held to the label on their own: their losses are averaged, not their answers.
+        """
         outputs = model(**{name: value for name, value in inputs.items() if name != "labels"})
-        loss = self.loss(outputs.raw_logits, inputs["labels"])
+        logits, labels = outputs.raw_logits, inputs["labels"]
+        if logits.ndim == 3:
+            labels = labels.repeat_interleave(logits.shape[1])
+            logits = logits.flatten(0, 1)
+        loss = self.loss(logits, labels)
         return (loss, outputs) if return_outputs else loss
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:

@@ -1,0 +1,259 @@
+"""A deep ensemble's run: train the members from different seeds, verify what is finished, put them together.
+
+Each member is a finished Hub folder of its own under ``OUTPUT_DIR.members/member_<i>``. So a run may be stopped and
+taken up again, and members may be trained one after another, side by side, or on different machines (``--member i``):
+whoever finds all K finished puts them together. A finished member is never trained again; its files are compared with
+its manifest, and its recipe and dataset with those that are asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+from hub_models import EnsembleForLesionClassification, MemberMismatchError
+from model_cards.verify import verify_folder
+from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
+from trainers.data import Splits, load_splits
+from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.finish import Finished, finish
+from trainers.provenance import audit_leaks, describe_dataset, provenance
+from trainers.runner import print_recipe, train
+
+# What may differ between members, or between two calls for the same member.
+NOT_THE_RECIPE = {
+    "backbone",
+    "backbone_weights",
+    "dataloader_num_workers",
+    "dataset",
+    "disable_tqdm",
+    "member",
+    "members",
+    "output_dir",
+    "per_device_eval_batch_size",
+    "resume_from_checkpoint",
+    "seed",
+}
+
+
+@dataclass
+class EnsembleArguments(LesionArguments):
+    """The options of every classifier, and two of the ensemble's own.
+
+    ``--backbone`` and ``--backbone_weights`` may be lists separated by commas: member i takes entry i, and starts
+    anew after the last.
+    """
+
+    members: int = field(
+        default=5, metadata={"help": "Number of members K, at least 1; member i trains from seed + i."}
+    )
+    member: int | None = field(
+        default=None,
+        metadata={"help": "Train this member alone, 0 to K-1 (another process or machine trains the others)."},
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could mean.
+
+        Raises:
+            UserError: names the option, its value and what it may be.
+        """
+        super().__post_init__()
+        if self.members < 1:
+            raise UserError(f"members {self.members}: give at least 1")
+        if self.member is not None and not 0 <= self.member < self.members:
+            raise UserError(
+                f"member {self.member}: give a number from 0 to {self.members - 1} (of {self.members} members)"
+            )
+
+
+def main(recipe: str) -> None:
+    """Entry point of ``train_ensemble.py``."""
+    report_user_errors(lambda: run(sys.argv[1:], recipe))
+
+
+def run(argv: list[str], recipe: str) -> Path | None:
+    """Train what is missing; returns the finished ensemble, or None where members are still to be trained.
+
+    Raises:
+        UserError: bad arguments, dataset, recipe or folders; the message says the mend.
+    """
+    options, training, resolved = parse(argv, recipe, EnsembleArguments)
+    if not training.output_dir:
+        raise OutputError("no output folder was given: add --output_dir DIR")
+    out = Path(training.output_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
+    if training.process_index == 0:
+        print_recipe(resolved)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
+    folders = [member_folder(out, number) for number in range(options.members)]
+    # Decided before any training, so that every process of a run decides alike.
+    finished = [folder.is_dir() and any(folder.iterdir()) for folder in folders]
+    for number in range(options.members) if options.member is None else [options.member]:
+        if finished[number]:
+            check_member(folders[number], splits, resolved)
+            if training.process_index == 0:
+                print(f"member {number} is finished and verified: {os.path.relpath(folders[number])}", flush=True)
+        else:
+            one = member_run(number, folders[number], options, training, resolved)
+            train(*one, splits, EnsembleForLesionClassification)
+    if training.process_index > 0:
+        return None
+    missing = [number for number, folder in enumerate(folders) if not folder.is_dir()]
+    if missing:
+        print(f"members still to be trained: {', '.join(map(str, missing))}; the last one puts the ensemble together")
+        return None
+    for folder in folders:
+        check_member(folder, splits, resolved)
+    return put_together(folders, out, options, splits, resolved, training.seed)
+
+
+def member_folder(out: Path, number: int) -> Path:
+    """Where a member's finished folder stands: beside the ensemble, not in it."""
+    return out.with_name(out.name + ".members") / f"member_{number}"
+
+
+def member_run(
+    number: int,
+    folder: Path,
+    options: EnsembleArguments,
+    training: LesionTrainingArguments,
+    resolved: dict[str, Any],
+) -> tuple[LesionArguments, LesionTrainingArguments, dict[str, Any]]:
+    """Options, Trainer options and resolved recipe of one member: seed + i, entry i of the lists, its own folder."""
+    own = {
+        "backbone": entry(options.backbone, number),
+        "backbone_weights": entry(options.backbone_weights, number),
+        "name": f"{options.name}-member-{number}",
+        "title": f"{options.title}, member {number}",
+    }
+    its_training = copy.copy(training)
+    its_training.seed = training.seed + number
+    its_training.data_seed = None
+    its_training.output_dir = str(folder)
+    its_recipe = {**resolved, **own, "seed": its_training.seed, "output_dir": str(folder), "member": number}
+    its_options = replace(options)
+    for name, value in own.items():
+        setattr(its_options, name, value)
+    return its_options, its_training, its_recipe
+
+
+def entry(listed: str, number: int) -> str:
+    """Entry ``number`` of a list separated by commas, starting anew after the last."""
+    entries = [word.strip() for word in listed.split(",")]
+    return entries[number % len(entries)]
+
+
+def check_member(folder: Path, splits: Splits, resolved: dict[str, Any]) -> None:
+    """Compare a finished member with its manifest, and with what is asked for.
+
+    Raises:
+        OutputError: a file was changed or is missing; another recipe or dataset.
+    """
+    problems = verify_folder(folder)
+    if problems:
+        raise OutputError(
+            f"member {str(folder)!r} is not as it was finished ({problems[0]}): delete it to train it again"
+        )
+    made = json.loads((folder / "report.json").read_text(encoding="utf-8"))["provenance"]
+    theirs, ours = made["recipe"], {key: value for key, value in resolved.items() if key != "recipe_name"}
+    for key in sorted((set(theirs) | set(ours)) - NOT_THE_RECIPE - {"name", "title"}):
+        if theirs.get(key) != ours.get(key):
+            raise OutputError(
+                f"member {str(folder)!r} was trained with {key} {theirs.get(key)!r}, now it is {ours.get(key)!r}: "
+                "give the same recipe, another --output_dir, or delete the member"
+            )
+    fingerprint = describe_dataset(splits)["fingerprint"]
+    if made["dataset"]["fingerprint"] != fingerprint:
+        raise OutputError(
+            f"member {str(folder)!r} was trained on another dataset or config ({made['dataset']['name']}, "
+            f"{made['dataset']['config_name']}): give that one, another --output_dir, or delete the member"
+        )
+
+
+def put_together(
+    folders: Sequence[Path],
+    out: Path,
+    options: EnsembleArguments,
+    splits: Splits,
+    resolved: dict[str, Any],
+    seed: int,
+) -> Path:
+    """Make the ensemble of finished members and finish it as every model is finished.
+
+    Raises:
+        UserError: members differ in labels or preprocessing.
+    """
+    try:
+        model = EnsembleForLesionClassification.from_members(
+            [AutoModelForImageClassification.from_pretrained(folder) for folder in folders]
+        )
+    except MemberMismatchError as error:
+        raise UserError(str(error)) from error
+    processor = same_processor(folders)
+    about = {
+        "provenance": provenance(splits, resolved, seed, options.precision),
+        "training": training_section(folders),
+        "leak_audit": audit_leaks(splits),
+    }
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    finish(Finished(model, processor, splits, about, options, partial), out)
+    print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+    return out
+
+
+def same_processor(folders: Sequence[Path]) -> Any:
+    """The members' image processor.
+
+    Raises:
+        UserError: it is not the same for all.
+    """
+    processors = [AutoImageProcessor.from_pretrained(folder) for folder in folders]
+    first = processors[0].to_dict()
+    for number, processor in enumerate(processors):
+        for key, value in processor.to_dict().items():
+            if first.get(key) != value:
+                raise UserError(
+                    f"member {number} prepares images with {key} {value!r}, member 0 with {first.get(key)!r}: "
+                    "members must agree on labels and preprocessing"
+                )
+    return processors[0]
+
+
+def training_section(folders: Sequence[Path]) -> dict[str, Any]:
+    """The ``training`` section of the ensemble: its members', one row each, and their sums."""
+    members = []
+    for number, folder in enumerate(folders):
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        run = report["training"]
+        members.append(
+            {
+                "member": number,
+                "backbone": report["model"]["backbone"],
+                "initialised_from": report["model"]["initialised_from"],
+                "seed": report["provenance"]["seed"],
+                "command": report["provenance"]["command"],
+                "git_commit": report["provenance"]["git_commit"],
+                "weights_sha256": manifest["files"]["model.safetensors"]["sha256"],
+                **{key: run[key] for key in ("epochs", "kept_epoch", "kept_because", "best_metric", "metric")},
+                **{key: run[key] for key in ("train_seconds", "images_per_second", "peak_memory_bytes")},
+            }
+        )
+    return {
+        "members": members,
+        "train_seconds": round(sum(member["train_seconds"] for member in members), 1),
+        "peak_memory_bytes": max(member["peak_memory_bytes"] for member in members),
+    }
