@@ -125,6 +125,24 @@ def num(node: ReportNode, digits: int = 3) -> str:
     return f"{text} (no interval)"
 
 
+def signed(node: ReportNode, digits: int = 3, unit: str = "") -> str:
+    """A measured difference with its sign and its 95 % interval: ``+0.012 (-0.003 to +0.027)``."""
+    value = node["value"]
+    if value._raw is None:
+        return str(node["why"])
+    factor = 100.0 if unit else 1.0
+    text = f"{factor * number(value):+.{digits}f}{unit}"
+    if not (given(node["low"]) and given(node["high"])):
+        return f"{text} (no interval)"
+    low, high = factor * number(node["low"]), factor * number(node["high"])
+    return f"{text} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+def signed_percent(node: ReportNode) -> str:
+    """A measured relative change as ``-12 % (-20 to -4)``."""
+    return signed(node, digits=0, unit=" %")
+
+
 def fixed(node: ReportNode, digits: int = 3) -> str:
     """A plain number with a fixed count of decimals; a measured one with its interval."""
     return num(node, digits) if isinstance(node._raw, dict) else f"{number(node):.{digits}f}"
@@ -193,6 +211,8 @@ FILTERS = {
     "percent": percent,
     "raw": raw,
     "short": short,
+    "signed": signed,
+    "signed_percent": signed_percent,
     "size": size,
 }
 TESTS = {"given": given}

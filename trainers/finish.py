@@ -10,11 +10,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from trainers.arguments import LesionArguments
 from trainers.data import Splits
 from trainers.judging import JUDGED, describe, judge
+from trainers.mc_dropout import head_samples, samples_file, write_samples
 from trainers.predicting import predict_split
 from trainers.predictions import Predictions, write_predictions
 from trainers.references import citations, notes
@@ -34,6 +36,7 @@ class Finished:
         about: the ``provenance``, ``training`` and ``leak_audit`` sections of the report.
         options: the suite's own options of the run.
         partial: the run's working folder; removed at the end.
+        mc_dropout_samples: passes of MC dropout on the test split, for the comparison of methods; 0 = none.
     """
 
     model: Any
@@ -42,6 +45,7 @@ class Finished:
     about: dict[str, Any]
     options: LesionArguments
     partial: Path
+    mc_dropout_samples: int = 0
 
 
 def finish(run: Finished, out: Path) -> dict[str, Any]:
@@ -54,6 +58,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     }
     for split, rows in predictions.items():
         write_predictions(rows, staging / f"predictions_{split}.parquet", with_features=run.options.keep_features)
+    samples = sample_dropout(model, predictions, run, staging)
     trust = fit_trust(predictions)
     model.config.trust = trust
     save(model, processor, staging, run.options.weights_dtype)
@@ -62,7 +67,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
         "model": describe_model(model, run),
         **run.about,
         "trust": trust,
-        **judge(predictions, trust, run.options.bootstrap_replicates, run.about["provenance"]["seed"]),
+        **judge(predictions, trust, run.options.bootstrap_replicates, run.about["provenance"]["seed"], samples),
     }
     describe(report, predictions, staging)
     if out.is_dir():
@@ -84,6 +89,16 @@ def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
     model.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
     processor.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody
+
+
+def sample_dropout(model: Any, predictions: dict[str, Predictions], run: Finished, folder: Path) -> np.ndarray | None:
+    """MC dropout on the test split (N, M, S, C), stored beside the predictions; None where none was asked for."""
+    test = predictions.get("test")
+    if not run.mc_dropout_samples or test is None or test.features is None:
+        return None
+    logits = head_samples(model, test.features, run.mc_dropout_samples, run.about["provenance"]["seed"])
+    write_samples(test, logits, samples_file(folder, "test"))
+    return logits
 
 
 def fit_trust(predictions: dict[str, Predictions]) -> dict[str, Any]:

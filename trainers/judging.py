@@ -6,22 +6,63 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model_cards.build import build_card
 from trainers.evaluation.figures import draw_all
+from trainers.evaluation.methods import methods
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.tables import write_tables
 from trainers.predictions import Predictions
+from trainers.trust.temperature import fit_temperature
 
 JUDGED = ("validation", "calibration", "test")
 
 
-def judge(predictions: dict[str, Predictions], trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:
-    """The ``evaluation`` section: every split judged at the fitted temperature."""
+def judge(
+    predictions: dict[str, Predictions],
+    trust: dict[str, Any],
+    replicates: int,
+    seed: int,
+    mc_logits: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """The ``evaluation`` section, and for an ensemble ``methods``.
+
+    Args:
+        predictions: split -> what the model said of it.
+        trust: the fitted temperature.
+        replicates: of the intervals.
+        seed: of the resamples.
+        mc_logits: (N, M, S, C) of the test split, where dropout was sampled.
+    """
     temperature = trust["temperature"]["value"]
-    return {
+    sections = {
         "evaluation": {
             split: evaluate(rows, temperature, replicates=replicates, seed=seed) for split, rows in predictions.items()
         }
+    }
+    test = predictions.get("test")
+    if test is not None and test.logits.shape[1] > 1:
+        fitted_on = predictions[trust["temperature"]["split"]]
+        sections["methods"] = compare_methods(test, fitted_on, temperature, mc_logits, replicates, seed)
+    return sections
+
+
+def compare_methods(
+    test: Predictions,
+    fitted_on: Predictions,
+    temperature: float,
+    mc_logits: np.ndarray | None,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Single model, ensemble and MC dropout: as they are, and each with its own temperature fitted on one split."""
+    members = range(test.logits.shape[1])
+    own = [fit_temperature(fitted_on.logits[:, member], fitted_on.label).value for member in members]
+    how: dict[str, Any] = {"mc_logits": mc_logits, "replicates": replicates, "seed": seed}
+    return {
+        "uncalibrated": methods(test, 1.0, **how),
+        "calibrated": methods(test, temperature, member_temperatures=own, **how),
     }
 
 

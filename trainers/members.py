@@ -33,15 +33,22 @@ from trainers.runner import print_recipe, train
 NOT_THE_RECIPE = {
     "backbone",
     "backbone_weights",
+    "bootstrap_replicates",
     "dataloader_num_workers",
     "dataset",
+    "dataset_command",
     "disable_tqdm",
+    "keep_features",
+    "license",
     "member",
+    "mc_dropout_samples",
     "members",
+    "name",
     "output_dir",
     "per_device_eval_batch_size",
     "resume_from_checkpoint",
     "seed",
+    "title",
 }
 
 
@@ -60,6 +67,9 @@ class EnsembleArguments(LesionArguments):
         default=None,
         metadata={"help": "Train this member alone, 0 to K-1 (another process or machine trains the others)."},
     )
+    mc_dropout_samples: int = field(
+        default=30, metadata={"help": "Passes of MC dropout in the comparison of methods; 0 leaves that row out."}
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that no run could mean.
@@ -68,6 +78,8 @@ class EnsembleArguments(LesionArguments):
             UserError: names the option, its value and what it may be.
         """
         super().__post_init__()
+        if self.mc_dropout_samples < 0:
+            raise UserError(f"mc_dropout_samples {self.mc_dropout_samples}: give 0 or more")
         if self.members < 1:
             raise UserError(f"members {self.members}: give at least 1")
         if self.member is not None and not 0 <= self.member < self.members:
@@ -167,7 +179,7 @@ def check_member(folder: Path, splits: Splits, resolved: dict[str, Any]) -> None
         )
     made = json.loads((folder / "report.json").read_text(encoding="utf-8"))["provenance"]
     theirs, ours = made["recipe"], {key: value for key, value in resolved.items() if key != "recipe_name"}
-    for key in sorted((set(theirs) | set(ours)) - NOT_THE_RECIPE - {"name", "title"}):
+    for key in sorted((set(theirs) | set(ours)) - NOT_THE_RECIPE):
         if theirs.get(key) != ours.get(key):
             raise OutputError(
                 f"member {str(folder)!r} was trained with {key} {theirs.get(key)!r}, now it is {ours.get(key)!r}: "
@@ -209,7 +221,7 @@ def put_together(
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    finish(Finished(model, processor, splits, about, options, partial), out)
+    finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
     print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
     return out
 

@@ -15,6 +15,7 @@ from datasets_scripts.command import OneLineParser
 from model_cards.card import ReportError, read_report
 from trainers.errors import UserError, report_user_errors
 from trainers.judging import JUDGED, describe, judge
+from trainers.mc_dropout import read_samples, samples_file
 from trainers.predictions import PredictionsError, read_predictions
 
 
@@ -32,7 +33,9 @@ def rebuild(folder: Path, replicates: int) -> None:
         raise UserError(str(error)) from error
     if not predictions:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
-    report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"]))
+    test = predictions.get("test")
+    samples = None if test is None else read_samples(test, samples_file(folder, "test"))
+    report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"], samples))
     beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(folder, beside)

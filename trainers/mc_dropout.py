@@ -1,0 +1,74 @@
+"""MC dropout on a head: the backbone runs once, the dropout before the classifier is drawn again and again.
+
+Gal and Ghahramani 2016, Dropout as a Bayesian Approximation, equation 6: the mean over S passes with dropout switched
+on. Where dropout sits only before the head, the features of a pass are those of every pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from trainers.predictions import Predictions, read_predictions, write_predictions
+
+
+def head_samples(model: Any, features: np.ndarray, samples: int, seed: int, batch_size: int = 1024) -> np.ndarray:
+    """Raw logits of S passes with dropout on.
+
+    Args:
+        model: a classifier of the suite; left in the mode it was in.
+        features: (N, D) float32, as its ``encode`` gives them.
+        samples: S.
+        seed: of the dropout masks.
+        batch_size: images at a time.
+
+    Returns:
+        (N, M, S, C) float64; M = 1 for a single model.
+    """
+    was_training = model.training
+    model.eval()
+    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
+    passes = []
+    with torch.random.fork_rng(devices=[]), torch.inference_mode():
+        torch.manual_seed(seed)
+        for module in dropouts:
+            module.train()
+        for _ in range(samples):
+            rows = [model.classify(torch.from_numpy(part).to(model.device)) for part in _batches(features, batch_size)]
+            logits = torch.cat(rows).double().cpu().numpy()
+            passes.append(logits[:, None] if logits.ndim == 2 else logits)
+    model.train(was_training)
+    return np.stack(passes, axis=2)
+
+
+def _batches(features: np.ndarray, size: int) -> list[np.ndarray]:
+    return [features[start : start + size].astype(np.float32) for start in range(0, len(features), size)]
+
+
+def samples_file(folder: Path, split: str) -> Path:
+    """Where the passes of a split are stored."""
+    return folder / f"mc_dropout_{split}.parquet"
+
+
+def write_samples(predictions: Predictions, logits: np.ndarray, path: Path) -> None:
+    """Store passes (N, M, S, C) as a predictions file of M x S members, beside the predictions they belong to."""
+    n, _, _, classes = logits.shape
+    write_predictions(replace(predictions, logits=logits.reshape(n, -1, classes), features=None), path)
+
+
+def read_samples(predictions: Predictions, path: Path) -> np.ndarray | None:
+    """The stored passes (N, M, S, C) of these predictions; None where there are none.
+
+    Raises:
+        PredictionsError: the file cannot be read.
+    """
+    if not path.is_file():
+        return None
+    stored = read_predictions(path).logits
+    n, members, classes = predictions.logits.shape
+    return stored.reshape(n, members, -1, classes)
