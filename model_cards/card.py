@@ -17,13 +17,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model_cards.command import UserError
 from model_cards.front_matter import front_matter
-from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, raw
+from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
 from model_cards.sources import all_drawn, any_drawn, known_limits
 
 REPORT = "report.json"
 REPORT_VERSION = 1
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
 CARD_LAYOUT = 1
+LOOKS = "looks at one picture of a skin lesion"
+KNOWN = "what is known of the patient and of the lesion's place"
+READS = {
+    ("pixel_values",): LOOKS,
+    ("metadata",): f"looks at no picture, reads {KNOWN}",
+    ("pixel_values", "metadata"): f"{LOOKS}, reads {KNOWN},",
+}
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -75,6 +82,8 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         front_matter=front_matter(node, files),
         figures=check_figures(node, files),
         labels=label_rows(node),
+        inputs=input_names(node),
+        reads=READS[tuple(input_names(node))],
         malignant=[row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
         recipe=yaml_text(raw(node["provenance"]["recipe"])),
         drawn={"any": any_drawn(sources), "all": all_drawn(sources)},
@@ -102,6 +111,11 @@ def environment() -> Environment:
 def yaml_text(value: Any) -> str:
     """YAML with sorted keys, one line a value."""
     return yaml.safe_dump(value, sort_keys=True, allow_unicode=True, width=100_000).strip()
+
+
+def input_names(report: ReportNode) -> list[str]:
+    """What the model takes: ``pixel_values``, ``metadata``, or both (reports from before metadata: pixels)."""
+    return [str(name) for name in optional(report["model"], "inputs")] or ["pixel_values"]
 
 
 def label_rows(report: ReportNode) -> list[dict[str, str]]:

@@ -145,6 +145,8 @@ def describe_model(model: Any, run: Finished) -> dict[str, Any]:
         "backbone": in_words(config.backbones),
         "initialised_from": config.initialised_from,
         "base_model": base_model(config.backbones) if options.backbone_weights == "timm" else None,
+        "inputs": list(model.input_names),
+        "metadata_fields": getattr(run.processor, "metadata_fields", None),
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "image_size": config.image_size,
         "labels": [
