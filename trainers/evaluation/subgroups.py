@@ -1,4 +1,4 @@
-"""Which patients an image came from: age bands and sex, with a row for those who are not known."""
+"""Which patients an image came from: age bands, sex, the source's own diagnosis, with a row for the unknown."""
 
 from __future__ import annotations
 
@@ -34,10 +34,21 @@ def sexes(sex: np.ndarray) -> np.ndarray:
 def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """The subgroups of a report: name -> (its values in order, the value of each of the N images).
 
+    The diagnosis is one where the source's own is finer than the labels: how a benign-or-malignant model does on
+    melanoma is not how it does on basal cell carcinoma.
+
     Args:
         columns: of the predictions file; a column that is missing leaves everyone unknown.
         n: N.
     """
     age = columns["age"] if "age" in columns else np.full(n, np.nan)
     sex = columns["sex"] if "sex" in columns else np.full(n, UNKNOWN, dtype=object)
-    return {"age": (AGE_VALUES, age_bands(age)), "sex": (SEX_VALUES, sexes(sex))}
+    groups: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
+        "age": (AGE_VALUES, age_bands(age)),
+        "sex": (SEX_VALUES, sexes(sex)),
+    }
+    found = {str(value) for value in columns.get("diagnosis", ())}
+    if found - {UNKNOWN}:
+        values = (*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN}))
+        groups["diagnosis"] = (values, columns["diagnosis"])
+    return groups

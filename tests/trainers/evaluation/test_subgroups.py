@@ -47,3 +47,12 @@ def test_missing_columns_leave_everyone_unknown():
     assert found["sex"][1].tolist() == ["unknown"] * 3
     assert found["age"][0] == ("0-29", "30-44", "45-59", "60-74", "75+", "unknown")
     assert found["sex"][0] == ("female", "male", "unknown")
+
+
+def test_a_finer_diagnosis_is_a_subgroup_where_the_source_gives_one() -> None:
+    given = np.array(["nv", "mel", "unknown", "bcc"], dtype=object)
+    values, column = subgroup_columns({"diagnosis": given}, 4)["diagnosis"]
+    assert values == ("bcc", "mel", "nv", "unknown")
+    assert column is given
+    assert subgroup_columns({"diagnosis": given[[0, 1]]}, 2)["diagnosis"][0] == ("mel", "nv")
+    assert set(subgroup_columns({"diagnosis": given[[2]]}, 1)) == {"age", "sex"}
