@@ -51,8 +51,8 @@ def test_missing_columns_leave_everyone_unknown():
 
 def test_a_finer_diagnosis_is_a_subgroup_where_the_source_gives_one() -> None:
     given = np.array(["nv", "mel", "unknown", "bcc"], dtype=object)
-    values, column = subgroup_columns({"diagnosis": given}, 4)["diagnosis"]
+    values, column = subgroups.subgroup_columns({"diagnosis": given}, 4)["diagnosis"]
     assert values == ("bcc", "mel", "nv", "unknown")
     assert column is given
-    assert subgroup_columns({"diagnosis": given[[0, 1]]}, 2)["diagnosis"][0] == ("mel", "nv")
-    assert set(subgroup_columns({"diagnosis": given[[2]]}, 1)) == {"age", "sex"}
+    assert subgroups.subgroup_columns({"diagnosis": given[[0, 1]]}, 2)["diagnosis"][0] == ("mel", "nv")
+    assert set(subgroups.subgroup_columns({"diagnosis": given[[2]]}, 1)) == {"age", "sex"}
