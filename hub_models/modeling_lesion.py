@@ -91,6 +91,7 @@ class LesionForImageClassification(PreTrainedModel):
     config_class = LesionConfig
     config: LesionConfig
     main_input_name = "pixel_values"
+    input_names: tuple[str, ...] = ("pixel_values",)
     # Trainer would otherwise hand num_items_in_batch to forward.
     accepts_loss_kwargs = False
     # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
