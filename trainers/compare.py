@@ -1,0 +1,301 @@
+"""Compare models on the same images: differences with intervals, and tests that keep the images of a lesion together.
+
+``python -m trainers.compare A B [C ...]`` sets each of the others against the first. A model is a finished folder (its
+``predictions_test.parquet`` at its own temperature), a folder of ``trainers.cross_validate``, or a predictions file.
+``--a DIR DIR --b DIR DIR`` compares two recipes, each by the mean over its seeds. Seconds, no model, no accelerator.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets_scripts.command import OneLineParser
+from trainers.comparison_tables import PARTIAL, conventions, markdown
+from trainers.errors import UserError, report_user_errors
+from trainers.evaluation.aligned import AlignmentError, align
+from trainers.evaluation.intervals import bootstrap_weights, can_resample
+from trainers.evaluation.paired import (
+    RELATIVE,
+    Drawn,
+    described,
+    difference,
+    draw,
+    lesion_swaps,
+    mcnemar,
+    one_per_lesion,
+    relative_change,
+    share_of_gain,
+    swap_test,
+)
+from trainers.evaluation.sample import Sample
+from trainers.predictions import Predictions, PredictionsError, read_predictions
+
+SCHEMA_VERSION = 1
+FILE = "predictions_test.parquet"
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model's predictions and the temperature they are read at.
+
+    Attributes:
+        name: as messages and tables call it; names no path of the machine.
+        predictions: of its split, raw logits.
+        temperature: T > 0.
+        temperature_from: where T was found, or why it is 1.
+    """
+
+    name: str
+    predictions: Predictions
+    temperature: float
+    temperature_from: str
+
+    def described(self) -> dict[str, Any]:
+        """Name, temperature and where it was found."""
+        return {"name": self.name, "temperature": self.temperature, "temperature_from": self.temperature_from}
+
+
+def load(path: Path) -> Model:
+    """Read a model's predictions, and its temperature from the report or config beside them.
+
+    Raises:
+        UserError: no predictions there, or a temperature that is none.
+    """
+    file = path / FILE if path.is_dir() else path
+    name = (path.name or str(path)) if path.is_absolute() else path.as_posix()
+    if not file.is_file():
+        what = f"holds no {FILE}" if path.is_dir() else "does not exist"
+        raise UserError(f"{name!r} {what}: give a finished model's folder or its {FILE}")
+    try:
+        predictions = read_predictions(file)
+    except PredictionsError as error:
+        raise UserError(f"{error}") from error
+    return Model(name, predictions, *stored_temperature(file.parent))
+
+
+def stored_temperature(folder: Path) -> tuple[float, str]:
+    """The temperature that a folder's ``report.json`` or ``config.json`` states, and which of them does; else 1.
+
+    Raises:
+        UserError: a file that is not JSON, or a temperature that is not a finite number above 0.
+    """
+    for file in ("report.json", "config.json"):
+        try:
+            content = json.loads((folder / file).read_text(encoding="utf-8"))
+            value = content["trust"]["temperature"]["value"]
+        except (FileNotFoundError, KeyError, TypeError):
+            continue
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(f"{folder / file} is not JSON ({error}): evaluate the model again") from error
+        if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+            raise UserError(f"{folder / file} has the temperature {value!r}: give a number above 0")
+        return float(value), f"its {file}"
+    return 1.0, "no report.json or config.json with a temperature beside it"
+
+
+def compare(
+    sides: dict[str, list[Model]],
+    *,
+    classes: Sequence[str] = (),
+    shared: bool = False,
+    replicates: int = 2000,
+    seed: int = 0,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Set every side against the first.
+
+    Args:
+        sides: name -> one model, or several seeds of one recipe, whose metrics are averaged. Beside ``A`` and
+            ``B``, a side named ``partial`` is also measured by the share of B's gain over A that it carries.
+        classes: whose recall is compared too.
+        shared: compare on the images that all have, instead of refusing different ones.
+        replicates: bootstrap resamples, and exchanges of the tests.
+        seed: of both.
+        progress: show a progress bar.
+
+    Returns:
+        JSON-ready: ``n``, ``n_groups``, ``models``, ``sides`` (name -> metric -> value with interval; of several seeds
+        also each one's value, range and sd), ``comparisons`` (``differences`` with interval and p, ``relative_change``,
+        ``mcnemar`` of single models), ``share_of_gain``, ``conventions``.
+
+    Raises:
+        UserError: other images or classes, or a class name that the models do not know.
+    """
+    samples, first = lay_out(sides, shared)
+    columns = class_columns(classes, first.labels)
+    base, groups = next(iter(sides)), next(iter(samples.values()))[0].groups
+    weights = bootstrap_weights(groups, first.label, replicates, seed) if can_resample(groups, first.label) else None
+    swaps = lesion_swaps(groups, replicates, seed)
+    with tqdm(total=2 * len(sides) - 1, desc="resampling", disable=None if progress else True, leave=False) as bar:
+        drawn, p_values = {}, {}
+        for name, models in samples.items():
+            drawn[name] = draw(models, weights, columns)
+            bar.update()
+        for name in list(sides)[1:]:
+            p_values[name] = swap_test(samples[base], samples[name], swaps, columns)
+            bar.update()
+    rows = one_per_lesion(groups, first.image_id)
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        **about(first, groups, shared, replicates, seed),
+        "models": {name: [model.described() for model in models] for name, models in sides.items()},
+        "sides": {name: {key: described(key, one) for key, one in side.items()} for name, side in drawn.items()},
+        "comparisons": [
+            {"a": base, "b": name, **_changes(drawn[base], drawn[name], found), **_mcnemar(samples, base, name, rows)}
+            for name, found in p_values.items()
+        ],
+    }
+    if PARTIAL in drawn:
+        result["share_of_gain"] = {
+            key: share_of_gain(drawn["A"][key], drawn[PARTIAL][key], drawn["B"][key]) for key in drawn[base]
+        }
+    return {**result, "conventions": conventions(replicates, all_swaps=swaps[1])}
+
+
+def lay_out(sides: dict[str, list[Model]], shared: bool) -> tuple[dict[str, list[Sample]], Predictions]:
+    """Every model's predictions on the same images at its own temperature, and the first one's as they were aligned.
+
+    Raises:
+        UserError: other images, classes or labels.
+    """
+    models = [model for members in sides.values() for model in members]
+    try:
+        aligned = align([(model.name, model.predictions) for model in models], shared=shared)
+    except AlignmentError as error:
+        raise UserError(f"{error}") from error
+    samples = iter([Sample.at(rows, model.temperature) for model, rows in zip(models, aligned, strict=True)])
+    return {name: [next(samples) for _ in members] for name, members in sides.items()}, aligned[0]
+
+
+def class_columns(classes: Sequence[str], labels: Sequence[str]) -> dict[str, int]:
+    """Class name -> column.
+
+    Raises:
+        UserError: a name that the models do not know.
+    """
+    for name in classes:
+        if name not in labels:
+            raise UserError(f"--classes {name!r} is no class of these models: choose from {', '.join(labels)}")
+    return {name: list(labels).index(name) for name in classes}
+
+
+def about(first: Predictions, groups: np.ndarray, shared: bool, replicates: int, seed: int) -> dict[str, Any]:
+    """What was compared on."""
+    return {
+        "dataset": first.dataset,
+        "config_name": first.config_name,
+        "split": first.split,
+        "n": len(first),
+        "n_groups": len(set(groups.tolist())),
+        "labels": first.labels,
+        "only_shared_images": shared,
+        "replicates": replicates,
+        "seed": seed,
+    }
+
+
+def _changes(a: dict[str, Drawn], b: dict[str, Drawn], p_values: dict[str, float | None]) -> dict[str, Any]:
+    return {
+        "differences": {name: {**difference(a[name], b[name]), "p": p_values[name]} for name in a},
+        "relative_change": {name: relative_change(a[name], b[name]) for name in RELATIVE},
+    }
+
+
+def _mcnemar(samples: dict[str, list[Sample]], a: str, b: str, rows: np.ndarray) -> dict[str, Any]:
+    """The exact test where each side is one model: with several seeds there are no single answers to count."""
+    if len(samples[a]) > 1 or len(samples[b]) > 1:
+        return {}
+    return {"mcnemar": mcnemar(samples[a][0].correct[rows], samples[b][0].correct[rows])}
+
+
+def main() -> None:
+    """Parse the command line, compare, print the tables."""
+    arguments = make_parser().parse_args()
+    sides = {name: [load(path) for path in paths] for name, paths in chosen_sides(arguments).items()}
+    if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
+        raise UserError(f"--out {str(arguments.out)!r}: its folder does not exist, create it first")
+    result = compare(
+        sides,
+        classes=arguments.classes,
+        shared=arguments.shared,
+        replicates=arguments.replicates,
+        seed=arguments.seed,
+        progress=True,
+    )
+    if arguments.out is not None:
+        partial = arguments.out.with_name(arguments.out.name + ".partial")
+        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, arguments.out)
+    print(markdown(result), end="")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m trainers.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("models", nargs="*", type=Path, metavar="MODEL", help="two or more models; each is set against the first")
+    seeds = "seeds of one recipe, their metrics averaged"
+    add("--a", nargs="+", type=Path, default=[], metavar="DIR", help=f"first side: a model, or {seeds}")
+    add("--b", nargs="+", type=Path, default=[], metavar="DIR", help=f"second side: a model, or {seeds}")
+    add(
+        "--partial",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="DIR",
+        help="a third side between --a and --b, e.g. image and age between image and all metadata: gives the share of "
+        "the gain of --b over --a that it carries",
+    )
+    add("--classes", nargs="+", default=[], metavar="NAME", help="classes whose recall is compared too, e.g. mel df")
+    add("--shared", action="store_true", help="compare on the images that all models have (default: refuse others)")
+    add("--out", type=Path, metavar="FILE.json", help="write every number as JSON (default: print the tables only)")
+    add(
+        "--replicates",
+        type=int,
+        default=2000,
+        help="bootstrap resamples of lesions, and exchanges behind each p value (default: %(default)s)",
+    )
+    add("--seed", type=int, default=0, help="of the resamples and exchanges, 0 or more (default: %(default)s)")
+    return parser
+
+
+def chosen_sides(arguments: argparse.Namespace) -> dict[str, list[Path]]:
+    """Side -> paths: ``A, B, ...`` of the models that were listed, or of ``--a``, ``--b`` and ``--partial``.
+
+    Raises:
+        UserError: too few or contradicting models, or a number out of range.
+    """
+    if arguments.replicates < 100:
+        raise UserError(f"--replicates {arguments.replicates}: give at least 100, for a 95 % interval")
+    if arguments.seed < 0:
+        raise UserError(f"--seed {arguments.seed}: give 0 or more")
+    sides = {"A": arguments.a, "B": arguments.b, PARTIAL: arguments.partial}
+    if not arguments.models:
+        missing = [option for option, name in (("--a", "A"), ("--b", "B")) if not sides[name]]
+        if missing:
+            raise UserError(f"nothing was given for {missing[0]}: give two models, or --a DIR... and --b DIR...")
+        return {name: paths for name, paths in sides.items() if paths}
+    if any(sides.values()):
+        raise UserError(
+            f"{arguments.models[0]} stands before the options and --a, --b or --partial was given too: use one form"
+        )
+    if not 2 <= len(arguments.models) <= len(LETTERS):
+        raise UserError(f"{len(arguments.models)} model was given: give 2 to {len(LETTERS)}, the first to compare with")
+    return dict(zip(LETTERS, ([path] for path in arguments.models), strict=False))
+
+
+if __name__ == "__main__":
+    report_user_errors(main)
