@@ -8,7 +8,7 @@ from typing import Any
 
 from datasets_scripts.command import UserError
 from datasets_scripts.duplicates import CORRELATION, DETAIL_CORRELATION, Duplicates
-from datasets_scripts.rows import UNKNOWN, Row
+from datasets_scripts.rows import SYNTHETIC, UNKNOWN, Row
 
 
 class LeakError(UserError):
@@ -106,6 +106,29 @@ def missing_report(rows: Sequence[Row]) -> dict[str, int]:
         "localization": sum(row.localization == UNKNOWN for row in rows),
         "mask": sum(row.read_mask is None for row in rows),
     }
+
+
+def synthetic_report(rows: Sequence[Row], configs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
+    """Synthetic images in all, by class, and by config those that train, those tested on, and those in no split.
+
+    Returns:
+        ``{"synthetic": {"images", "per_class", "configs": {config: {"train", "elsewhere", "left_out"}}}}``; empty when
+        no row says whether it is synthetic.
+    """
+    if all(row.provenance is None for row in rows):
+        return {}
+    synthetic = {number for number, row in enumerate(rows) if row.provenance == SYNTHETIC}
+    by_config = {}
+    for config, splits in configs.items():
+        train = len(synthetic.intersection(splits["train"]))
+        elsewhere = sum(len(synthetic.intersection(of)) for split, of in splits.items() if split != "train")
+        by_config[config] = {
+            "train": train,
+            "elsewhere": elsewhere,
+            "left_out": len(synthetic) - train - elsewhere,
+        }
+    count = Counter(rows[i].label for i in sorted(synthetic))
+    return {"synthetic": {"images": len(synthetic), "per_class": dict(sorted(count.items())), "configs": by_config}}
 
 
 def leak_table(leak: Mapping[str, Mapping[str, Any]], labels: Sequence[str]) -> list[list[str]]:

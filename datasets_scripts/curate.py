@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts import dataset_card, shards
-from datasets_scripts.audit import duplicate_report, leak_by_config, missing_report
+from datasets_scripts.audit import duplicate_report, leak_by_config, missing_report, synthetic_report
 from datasets_scripts.command import UserError
-from datasets_scripts.duplicates import find_duplicates, group_ids
+from datasets_scripts.duplicates import Duplicates, find_duplicates, group_ids
 from datasets_scripts.images import Scan, scan_all
-from datasets_scripts.rows import Row
+from datasets_scripts.rows import SYNTHETIC, Row
 from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, base_folds, grouped_configs
 from datasets_scripts.taxonomy import long_names
 
@@ -46,6 +46,7 @@ def curate(
     citation: str,
     notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    published_as: str = dataset_card.PUBLISHED_AS,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
@@ -61,6 +62,7 @@ def curate(
         citation: BibTeX.
         notes: sentences for the card.
         warnings: what the reader warned of; kept in the audit and the card.
+        published_as: what config `published` is, for the card.
 
     Raises:
         OutputError, RowsError: as :func:`check_out` and :func:`check_rows`.
@@ -70,23 +72,20 @@ def curate(
     check_rows(rows, labels)
     scans = scan_all(rows)
     found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
-    groups = group_ids([row.lesion_id for row in rows], found.exact + found.near)
+    groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
     folds = _folds(rows, groups, seed)
-    configs = _configs(folds, published)
-    files = shards.cells(folds, published)
+    configs = _configs(rows, folds, published)
+    files = shards.cells(rows, folds, published)
     audit = {
         "name": name,
         "version": shards.content_version(rows, scans, groups, files),
         "seed": seed,
-        **_class_counts(rows, labels),
-        "duplicates": duplicate_report(rows, found, groups),
-        "missing": missing_report(rows),
-        "image_sizes": _sizes(scans),
-        "leak": leak_by_config(configs, groups, [row.label for row in rows]),
+        **_findings(rows, scans, found, groups, configs, labels),
         "warnings": [*warnings, *_lacking(configs, rows, labels)],
     }
     about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
-    card = dataset_card.render(audit, **about, rows=rows, configs=configs, shards=_listed(configs, files))
+    about |= {"published_as": published_as, "rows": rows, "configs": configs, "shards": _listed(configs, files)}
+    card = dataset_card.render(audit, **about)
     with _finished_or_absent(out) as folder:
         shards.write_shards(folder, rows, scans, groups, labels, files)
         (folder / "README.md").write_text(card, encoding="utf-8")
@@ -143,22 +142,43 @@ def _finished_or_absent(out: Path) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def _same_patient(rows: Sequence[Row]) -> list[tuple[int, int]]:
+    """Pairs of row numbers that join each patient's images."""
+    first: dict[str, int] = {}
+    return [
+        (first.setdefault(row.patient_id, number), number)
+        for number, row in enumerate(rows)
+        if row.patient_id is not None
+    ]
+
+
 def _folds(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
-    """Base folds (N,), dealt in the order of image ids, so that every copy of an archive is split alike."""
+    """Base folds (N,), dealt in the order of image ids, so that every copy of an archive is split alike.
+
+    Real and synthetic images of a class are dealt as two classes: the tests hold real ones only.
+    """
     order = sorted(range(len(rows)), key=lambda i: rows[i].image_id)
     folds = np.empty(len(rows), dtype=np.int64)
-    folds[order] = base_folds([rows[i].label for i in order], [groups[i] for i in order], seed)
+    kinds = [row.label if row.provenance != SYNTHETIC else f"{row.label}, synthetic" for row in rows]
+    folds[order] = base_folds([kinds[i] for i in order], [groups[i] for i in order], seed)
     return folds
 
 
-def _configs(folds: np.ndarray, published: Sequence[str | None] | None) -> Configs:
+def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> Configs:
     """Config -> split -> row numbers, `grouped` first, then `published`, then the folds.
+
+    In a grouped config synthetic images train or stand nowhere: in a test they would flatter a model, and those made
+    from a tested image lie in its fold, thus outside train.
 
     Raises:
         SplitError: a split would have no image.
     """
+    real = np.array([row.provenance != SYNTHETIC for row in rows])
     configs = {
-        config: {split: np.nonzero(np.isin(folds, base))[0].tolist() for split, base in splits.items()}
+        config: {
+            split: np.nonzero(np.isin(folds, base) & (real | (split == "train")))[0].tolist()
+            for split, base in splits.items()
+        }
         for config, splits in grouped_configs().items()
     }
     if published is not None:
@@ -179,6 +199,29 @@ def _listed(configs: Configs, files: Sequence[str]) -> dict[str, dict[str, list[
     return {
         config: {split: sorted({files[i] for i in members}) for split, members in splits.items()}
         for config, splits in configs.items()
+    }
+
+
+def _findings(
+    rows: Sequence[Row],
+    scans: Sequence[Scan],
+    found: Duplicates,
+    groups: Sequence[str],
+    configs: Configs,
+    labels: Sequence[str],
+) -> dict[str, Any]:
+    """What the audit counts on the rows.
+
+    Raises:
+        LeakError: a grouped config leaks.
+    """
+    return {
+        **_class_counts(rows, labels),
+        "duplicates": duplicate_report(rows, found, groups),
+        "missing": missing_report(rows),
+        "image_sizes": _sizes(scans),
+        "leak": leak_by_config(configs, groups, [row.label for row in rows]),
+        **synthetic_report(rows, configs),
     }
 
 

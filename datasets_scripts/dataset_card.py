@@ -17,6 +17,7 @@ NOTICE = (
     "Not a medical device. For research and teaching only: neither this dataset nor a model trained on it may be used "
     "to diagnose a person."
 )
+PUBLISHED_AS = "the random image-level split of the published system"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -87,6 +88,22 @@ def _duplicates_text(found: Mapping[str, Any]) -> str:
     return text
 
 
+def _synthetic(audit: Mapping[str, Any]) -> list[str]:
+    """How many synthetic images there are and where they stand; nothing for a dataset of photographs alone."""
+    found = audit.get("synthetic")
+    if found is None:
+        return []
+    table = [["config", "synthetic in train", "in other splits", "in no split"]]
+    table += [[c, str(of["train"]), str(of["elsewhere"]), str(of["left_out"])] for c, of in found["configs"].items()]
+    return [
+        "### Synthetic images",
+        f"{found['images']} of {audit['rows']} images are synthetic (column `provenance`). In `grouped` and `fold0` to "
+        "`fold4` validation, calibration and test hold real images only, and what was made from one of them, or looks "
+        "like it, does not train either: these synthetic images stand in no split of that config.",
+        _table(table),
+    ]
+
+
 def render(
     audit: Mapping[str, Any],
     *,
@@ -97,6 +114,7 @@ def render(
     rows: Sequence[Row],
     configs: Mapping[str, Mapping[str, Sequence[int]]],
     shards: Mapping[str, Mapping[str, Sequence[str]]],
+    published_as: str = PUBLISHED_AS,
 ) -> str:
     """Write the card; a pure function of its arguments.
 
@@ -104,11 +122,12 @@ def render(
         audit: the content of audit.json.
         title: the dataset's name for people.
         license: Hub licence id of the whole; ``other`` when rows differ.
-        citation: BibTeX.
+        citation: BibTeX; may be empty.
         notes: sentences that the builder adds.
         rows: all rows.
         configs: config -> split -> row numbers.
         shards: config -> split -> Parquet files, relative to the folder.
+        published_as: what config `published` is.
     """
     labels = audit["labels"]
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
@@ -123,9 +142,9 @@ def render(
         "`p_malignant` in the suite sums the groups malignant and premalignant.",
         "## Configs",
         "`grouped` (the default) and `fold0` to `fold4` never put images of one lesion, or near-duplicates of one "
-        "picture, on two sides. `published`, where there is one, is the random image-level split of the "
-        "published system: compare the leak audit.",
+        f"picture, on two sides. `published`, where there is one, is {published_as}: compare the leak audit.",
         _counts(configs, rows, labels),
+        *_synthetic(audit),
         "## Leak audit",
         "Images of a split whose lesion (or a duplicate of it) also stands in the same config's train split; the "
         "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
@@ -138,7 +157,7 @@ def render(
         "`dx_type` (how the diagnosis was made) leaks the label: never use it as an input.",
         "## Licence and attribution",
         _sources(rows),
-        f"```bibtex\n{citation.strip()}\n```",
+        *([f"```bibtex\n{citation.strip()}\n```"] if citation.strip() else []),
         "## Checksums",
         f"`manifest.json` holds SHA-256 and size in bytes of every other file. Seed of all splits: {audit['seed']}.",
     ]

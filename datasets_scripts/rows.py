@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 UNKNOWN = "unknown"
+REAL, SYNTHETIC = "real", "synthetic"
 
 
 @dataclass
@@ -25,6 +26,12 @@ class Row:
         license: the image's licence, ``unknown`` when none was given.
         attribution: whom to name.
         read_mask: gives the segmentation mask's bytes; ``None`` when the image has none.
+        diagnosis: the source's own finer diagnosis, for subgroup reports, never a feature; ``None``: the label says it.
+        patient_id: images of one patient are never split in a grouped config; ``None`` when not known.
+        provenance: ``real`` or ``synthetic``; ``None``: the source holds photographs only. Synthetic images stand in
+            no validation, calibration or test split of a grouped config.
+
+    The last three become columns of a dataset only where one of its rows has them.
     """
 
     image_id: str
@@ -39,11 +46,18 @@ class Row:
     license: str = UNKNOWN
     attribution: str = UNKNOWN
     read_mask: Callable[[], bytes] | None = None
+    diagnosis: str | None = None
+    patient_id: str | None = None
+    provenance: str | None = None
 
 
 @dataclass
 class Archive:
-    """Rows of one archive, and what its reader had to warn of (one sentence each)."""
+    """Rows of one archive, what its reader had to warn of (one sentence each), and the archive's own splits.
+
+    ``splits`` gives for each row ``train``, ``validation``, ``test`` or ``None``; ``None`` alone: the archive has none.
+    """
 
     rows: list[Row]
     warnings: list[str] = field(default_factory=list)
+    splits: list[str | None] | None = None

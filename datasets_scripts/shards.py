@@ -14,17 +14,18 @@ from datasets import ClassLabel, Features, Image, Value
 from tqdm import tqdm
 
 from datasets_scripts.images import Scan, normalised
-from datasets_scripts.rows import Row
+from datasets_scripts.rows import SYNTHETIC, Row
 
 # Small row groups let a viewer or a stream read a few images without the whole file.
 ROWS_PER_GROUP = 100
 NOT_PUBLISHED = "none"
 MANIFEST = "manifest.json"
 _AS_IN_ROW = ("image_id", "lesion_id", "age", "sex", "localization", "dx_type", "source", "license", "attribution")
+OPTIONAL = ("diagnosis", "patient_id", "provenance")
 
 
-def features(labels: Sequence[str], with_mask: bool) -> Features:
-    """The typed columns of a dataset folder; `age` in years, null = unknown."""
+def features(labels: Sequence[str], with_mask: bool, optional: Sequence[str] = ()) -> Features:
+    """The typed columns of a dataset folder, with those of :data:`OPTIONAL` it has; `age` in years, null = unknown."""
     text = {key: Value("string") for key in ("sex", "localization", "dx_type", "source", "license", "attribution")}
     columns = {
         "image": Image(),
@@ -34,14 +35,18 @@ def features(labels: Sequence[str], with_mask: bool) -> Features:
         "group_id": Value("string"),
         "age": Value("float32"),
         **text,
+        **{key: Value("string") for key in optional},
     }
     return Features({**columns, "mask": Image()} if with_mask else columns)
 
 
-def cells(folds: np.ndarray, published: Sequence[str | None] | None) -> list[str]:
-    """For each row its file: one a cell of published split and base fold, so that every config is a list of files."""
+def cells(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> list[str]:
+    """For each row its file: one a cell of published split, base fold and provenance: a config is a list of files."""
     splits = published if published is not None else [None] * len(folds)
-    return [f"data/{split or NOT_PUBLISHED}-base{fold:02d}.parquet" for split, fold in zip(splits, folds, strict=True)]
+    return [
+        f"data/{split or NOT_PUBLISHED}-base{fold:02d}{'-synthetic' if row.provenance == SYNTHETIC else ''}.parquet"
+        for row, split, fold in zip(rows, splits, folds, strict=True)
+    ]
 
 
 def write_shards(
@@ -63,7 +68,8 @@ def write_shards(
         files: N paths relative to ``folder``.
     """
     (folder / "data").mkdir()
-    columns = features(labels, any(row.read_mask is not None for row in rows))
+    optional = [key for key in OPTIONAL if any(getattr(row, key) is not None for row in rows)]
+    columns = features(labels, any(row.read_mask is not None for row in rows), optional)
     members: dict[str, list[int]] = {}
     for number, file in enumerate(files):
         members.setdefault(file, []).append(number)
@@ -82,7 +88,7 @@ def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, An
     if not scan.verbatim:
         data = normalised(data)
     suffix = "jpg" if data[:2] == b"\xff\xd8" else "png"
-    record: dict[str, Any] = {key: getattr(row, key) for key in _AS_IN_ROW}
+    record: dict[str, Any] = {key: getattr(row, key) for key in (*_AS_IN_ROW, *OPTIONAL) if key in columns}
     record["image"] = {"bytes": data, "path": f"{row.image_id}.{suffix}"}
     record["label"] = columns["label"].str2int(row.label)
     record["group_id"] = group
@@ -101,7 +107,8 @@ def content_version(rows: Sequence[Row], scans: Sequence[Scan], groups: Sequence
     digest = hashlib.sha256()
     for row, scan, group, file in zip(rows, scans, groups, files, strict=True):
         told = (row.image_id, row.label, row.lesion_id, group, row.age, row.sex, row.localization, row.dx_type, file)
-        digest.update(repr((*told, scan.pixels_sha256, row.read_mask is not None)).encode())
+        also = [(key, getattr(row, key)) for key in OPTIONAL if getattr(row, key) is not None]
+        digest.update(repr((*told, *also, scan.pixels_sha256, row.read_mask is not None)).encode())
     return f"1.0.{int(digest.hexdigest()[:8], 16)}"
 
 

@@ -75,13 +75,16 @@ def grouped_configs() -> dict[str, dict[str, list[int]]]:
     return configs
 
 
-def random_stratified(labels: Sequence[str], seed: int, use: Sequence[bool] | None = None) -> list[str | None]:
-    """A random split 80/10/10 stratified by class, blind to lesions, by two ``train_test_split`` calls as published.
+def random_stratified(
+    labels: Sequence[str], seed: int, use: Sequence[bool] | None = None, held_out: float = 0.2
+) -> list[str | None]:
+    """A random split stratified by class, blind to lesions, by two ``train_test_split`` calls as published.
 
     Args:
         labels: N class names.
         seed: ``random_state`` of both calls.
         use: N flags; rows that are not used stand in no split (``None``).
+        held_out: share of validation and test together, which are of equal size; 0.2 gives 80/10/10.
 
     Raises:
         SplitError: a class has fewer than ten used images.
@@ -90,11 +93,12 @@ def random_stratified(labels: Sequence[str], seed: int, use: Sequence[bool] | No
     names = np.asarray(labels, dtype=object)
     for label, count in sorted(Counter(names[used].tolist()).items()):
         if count < MIN_PUBLISHED_PER_CLASS:
+            shares = "/".join(f"{100 * share:.0f}" for share in (1 - held_out, held_out / 2, held_out / 2))
             raise SplitError(
-                f"class {label!r} has {count} images; the published stratified 80/10/10 split needs at least "
+                f"class {label!r} has {count} images; the published stratified {shares} split needs at least "
                 f"{MIN_PUBLISHED_PER_CLASS} of each class: give the whole archive"
             )
-    train, rest = train_test_split(used, test_size=0.2, stratify=names[used], random_state=seed)
+    train, rest = train_test_split(used, test_size=held_out, stratify=names[used], random_state=seed)
     validation, test = train_test_split(rest, test_size=0.5, stratify=names[rest], random_state=seed)
     result: list[str | None] = [None] * len(labels)
     for split, members in (("train", train), ("validation", validation), ("test", test)):

@@ -55,6 +55,9 @@ TASKS: dict[str, tuple[str, ...]] = {
     "dermx": ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc", "acne"),
     "lesions12": ("ak", "bcc", "clear", "df", "mel", "met", "nv", "random", "sk", "sl", "scc", "vasc"),
     "isic_binary": ("benign", "malignant"),
+    "isic2017": ("mel", "nv", "sk"),
+    # The same task made of HAM10000, whose bkl is wider than seborrheic keratosis: another class, by another name.
+    "isic2017_ham": ("mel", "nv", "bkl"),
 }
 
 # Spellings beside a class's own short and long name; compared after `_plain`.
@@ -87,6 +90,7 @@ _OTHER_NAMES: dict[str, dict[str, str]] = {
         "vascular lesions": "vasc",
     },
     "isic_binary": {},
+    "isic2017": {"nevus": "nv", "nevi": "nv", "seborrheic keratoses": "sk"},
 }
 _SOURCE_CLASSES = {**TASKS, "dermnet": ("acne",)}
 
@@ -100,7 +104,7 @@ def canonical(source: str, name: str) -> str:
     """Translate a source's own label into the suite's short name.
 
     Args:
-        source: ``ham10000``, ``dermnet``, ``lesions12`` or ``isic_binary``.
+        source: ``ham10000``, ``dermnet``, ``lesions12``, ``isic_binary`` or ``isic2017``.
         name: the label as the source writes it, in any case, with spaces, hyphens or underscores.
 
     Raises:

@@ -9,12 +9,17 @@ import pytest
 COMMANDS = [
     "datasets_scripts.build_ham10000",
     "datasets_scripts.build_dermx",
+    "datasets_scripts.build_isic_binary",
+    "datasets_scripts.build_isic2017",
+    "datasets_scripts.build_lesions12",
     "datasets_scripts.build_phantom",
     "datasets_scripts.phantom_sheet",
     "model_cards.build",
     "model_cards.verify",
     "model_cards.publish",
     "trainers.rebuild",
+    "trainers.cross_validate",
+    "trainers.compare",
     "trainers.demo",
 ]
 

@@ -33,7 +33,7 @@ def rebuild(folder: Path, replicates: int) -> None:
         raise UserError(str(error)) from error
     if "model" not in report or "trust" not in report or report.get("kind"):
         kind = str(report.get("kind", "report")).replace("_", " ")
-        raise UserError(f"{folder} holds a {kind}, not one model: give a model's folder (of cross-validation, a fold's)")
+        raise UserError(f"{folder} holds a {kind}, not one model: give a model's folder, such as one of its folds")
     if not predictions:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
     test = predictions.get("test")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from datasets_scripts.rows import Archive, Row
-from datasets_scripts.sources import ham10000_mirror
+from datasets_scripts.sources import ham10000_mirror, tables
 from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
-from datasets_scripts.sources.ham10000_table import MetadataError, Record, parse, row_values, without_repeats
+from datasets_scripts.sources.ham10000_table import Record, parse, row_values, without_repeats
 
 SOURCE = "HAM10000"
 LICENSE = "cc-by-nc-4.0"
@@ -75,18 +75,41 @@ def read(source: str, with_masks: bool = True) -> Archive:
     return Archive(rows, warnings)
 
 
+def is_layout(source: str) -> bool:
+    """Whether ``source`` is for :func:`read`: it has HAM10000's table or Parquet, or is a name that is no path here.
+
+    Raises:
+        ArchiveError: as :class:`ArchiveFiles`.
+    """
+    if not Path(source).exists():
+        return True
+    files = ArchiveFiles(Path(source))
+    if files.parquet:
+        return True
+    return any(_is_named(path) or "dx" in tables.columns_of(read(), str(path)) for path, read in _tables(files))
+
+
 def _find_table(files: ArchiveFiles) -> tuple[str, Reader] | None:
     """The metadata table, whatever its suffix; HAM10000_metadata goes before other names with metadata."""
-    tables = [
+    found = _tables(files)
+    found = [entry for entry in found if _is_named(entry[0])] or found
+    if len(found) > 1:
+        names = ", ".join(str(path) for path, _ in found)
+        raise ArchiveError(f"{files.root} has {len(found)} metadata tables ({names}); leave one")
+    return (str(found[0][0]), found[0][1]) if found else None
+
+
+def _tables(files: ArchiveFiles) -> list[tuple[PurePosixPath, Reader]]:
+    """Files that may be the metadata table by their names."""
+    return [
         (path, reader)
         for path, reader in files.entries
         if path.suffix.lower() in ("", ".csv", ".tab", ".tsv", ".txt") and "metadata" in path.stem.lower()
     ]
-    tables = [entry for entry in tables if entry[0].stem.lower() == "ham10000_metadata"] or tables
-    if len(tables) > 1:
-        names = ", ".join(str(path) for path, _ in tables)
-        raise ArchiveError(f"{files.root} has {len(tables)} metadata tables ({names}); leave one")
-    return (str(tables[0][0]), tables[0][1]) if tables else None
+
+
+def _is_named(path: PurePosixPath) -> bool:
+    return path.stem.lower() == "ham10000_metadata"
 
 
 def _check_images(records: Sequence[Record], photos: Mapping[str, Reader], source: str) -> list[str]:
@@ -95,12 +118,8 @@ def _check_images(records: Sequence[Record], photos: Mapping[str, Reader], sourc
     Raises:
         MetadataError: a row has no image.
     """
-    without = [record["image_id"] for record in records if record["image_id"] not in photos]
-    if without:
-        raise MetadataError(
-            f"{len(without)} of {len(records)} ids have no image in {source}, the first is {without[0]!r}; "
-            "put HAM10000_images_part_1 and HAM10000_images_part_2 (folders or zip files) beside the metadata"
-        )
+    mend = "put HAM10000_images_part_1 and HAM10000_images_part_2 (folders or zip files) beside the metadata"
+    tables.check_present([record["image_id"] for record in records], photos, source, mend)
     extra = len(photos) - len(records)
     return [f"{extra} images without a row in the metadata were left out."] if extra else []
 

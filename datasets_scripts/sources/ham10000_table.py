@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import math
 from collections.abc import Collection, Iterable, Mapping
 
-from datasets_scripts.command import UserError
-from datasets_scripts.rows import UNKNOWN
+from datasets_scripts.sources import tables
+from datasets_scripts.sources.tables import MetadataError as MetadataError
 from datasets_scripts.taxonomy import canonical
 
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 Record = Mapping[str, str]
-
-_NOT_KNOWN = {"", "na", "n/a", "nan", "none", "null", "unknown"}
-_SEX = {"female": "female", "f": "female", "male": "male", "m": "male"}
-
-
-class MetadataError(UserError):
-    """HAM10000's table lacks something, contradicts itself, or names an image that is not there."""
 
 
 def parse(content: bytes, where: str) -> list[Record]:
@@ -31,19 +22,11 @@ def parse(content: bytes, where: str) -> list[Record]:
     Raises:
         MetadataError: not text, a column is missing, or there are no rows.
     """
-    try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise MetadataError(f"{where} is not UTF-8 text ({error.reason}); take the metadata as published") from error
-    header = lines[0] if lines else ""
-    table = csv.DictReader(lines, delimiter="\t" if header.count("\t") > header.count(",") else ",")
-    try:
-        check_columns(table.fieldnames or [], where)
-        records: list[Record] = [{column: (record[column] or "").strip() for column in COLUMNS} for record in table]
-    except csv.Error as error:
-        raise MetadataError(f"{where}, line {table.line_num}: {error}; take the metadata as published") from error
+    columns, read = tables.read_table(content, where)
+    check_columns(columns, where)
+    records: list[Record] = [{column: record[column] for column in COLUMNS} for record in read]
     if not records:
-        raise MetadataError(f"{where} has no rows; take the metadata as published")
+        raise MetadataError(f"{where} has no rows; {tables.AS_PUBLISHED}")
     return records
 
 
@@ -53,12 +36,7 @@ def check_columns(columns: Collection[str], where: str) -> None:
     Raises:
         MetadataError: names the missing ones.
     """
-    missing = [column for column in COLUMNS if column not in columns]
-    if missing:
-        raise MetadataError(
-            f"{where} has no column {', '.join(missing)} (it has: {', '.join(columns) or 'none'}); "
-            f"take the metadata as published, with {', '.join(COLUMNS)}"
-        )
+    tables.check_columns(columns, COLUMNS, where)
 
 
 def without_repeats(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
@@ -112,25 +90,8 @@ def row_values(record: Record) -> dict[str, str | float | None]:
         "image_id": record["image_id"],
         "label": canonical("ham10000", record["dx"]),
         "lesion_id": record["lesion_id"],
-        "age": _age(record),
-        "sex": _SEX.get(record["sex"].lower(), UNKNOWN),
-        "localization": _known(record["localization"]),
-        "dx_type": _known(record["dx_type"]),
+        "age": tables.age(record["age"], record["image_id"]),
+        "sex": tables.sex(record["sex"]),
+        "localization": tables.known(record["localization"]),
+        "dx_type": tables.known(record["dx_type"]),
     }
-
-
-def _known(value: str) -> str:
-    return UNKNOWN if value.lower() in _NOT_KNOWN else value.lower()
-
-
-def _age(record: Record) -> float | None:
-    value = record["age"]
-    if value.lower() in _NOT_KNOWN:
-        return None
-    try:
-        age = float(value)
-    except ValueError:
-        age = math.nan
-    if not 0 <= age <= 120:
-        raise MetadataError(f"image {record['image_id']} has age {value!r}; give years from 0 to 120, or nothing")
-    return age

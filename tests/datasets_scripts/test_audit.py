@@ -10,6 +10,7 @@ from datasets_scripts.audit import (
     leak_table,
     missing_report,
     percent,
+    synthetic_report,
 )
 from datasets_scripts.duplicates import Duplicates
 from datasets_scripts.rows import Row
@@ -66,3 +67,24 @@ def test_reports_count_what_is_missing_and_what_is_double():
     assert report["exact"] == [["i0", "i1"]]
     assert report["across_lesions"] == report["contradicting_labels"] == [["i1", "i2"]]
     assert (report["lesions"], report["groups"]) == (2, 1)
+
+
+def test_synthetic_images_are_counted_by_where_they_stand():
+    kinds = ["real", "synthetic", "synthetic", "real", "synthetic", "synthetic"]
+    labels = ["nv", "nv", "mel", "mel", "nv", "mel"]
+    rows = [
+        Row(str(i), label, bytes, str(i), provenance=kind)
+        for i, (kind, label) in enumerate(zip(kinds, labels, strict=True))
+    ]
+    configs = {"grouped": {"train": [0, 1], "test": [3]}, "published": {"train": [0, 1, 2], "test": [3, 4]}}
+    assert synthetic_report(rows, configs) == {
+        "synthetic": {
+            "images": 4,
+            "per_class": {"mel": 2, "nv": 2},
+            "configs": {
+                "grouped": {"train": 1, "elsewhere": 0, "left_out": 3},
+                "published": {"train": 2, "elsewhere": 1, "left_out": 1},
+            },
+        }
+    }
+    assert synthetic_report([Row("a", "nv", bytes, "a")], configs) == {}

@@ -59,6 +59,15 @@ def test_rows_are_deterministic_and_seeded() -> None:
         assert "drawn" in image.info["Description"]
 
 
+@pytest.mark.parametrize("task", sorted(TASKS))
+def test_every_task_is_drawn(task: str) -> None:
+    rows = phantom_rows(task, 2 * len(TASKS[task]), 0, (24, 18))
+    assert {row.label for row in rows} == set(TASKS[task])
+    for row in {row.label: row for row in rows}.values():
+        with Image.open(io.BytesIO(row.read())) as image:
+            assert image.size == (24, 18)
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

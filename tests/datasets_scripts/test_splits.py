@@ -103,6 +103,13 @@ def test_random_stratified_leaves_unused_rows_out():
     assert Counter(split[20:]) == {"train": 64, "validation": 8, "test": 8}
 
 
+def test_random_stratified_with_other_shares():
+    split = random_stratified(["benign", "malignant"] * 1500, seed=42, held_out=0.3)
+    assert Counter(split) == {"train": 2100, "validation": 450, "test": 450}
+    with pytest.raises(SplitError, match="the published stratified 70/15/15 split needs at least 10"):
+        random_stratified(["nv"] * 50 + ["df"] * 3, seed=0, held_out=0.3)
+
+
 def test_random_stratified_names_the_class_that_is_too_small():
     with pytest.raises(SplitError, match="'df' has 3 images"):
         random_stratified(["nv"] * 50 + ["df"] * 3, seed=0)

@@ -18,6 +18,8 @@ def test_tasks_have_the_agreed_classes_in_the_agreed_order():
     assert TASKS["ham10000"] == ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
     assert TASKS["dermx"] == (*TASKS["ham10000"], "acne")
     assert len(TASKS["lesions12"]) == len(set(TASKS["lesions12"])) == 12
+    assert TASKS["isic_binary"] == ("benign", "malignant")
+    assert (TASKS["isic2017"], TASKS["isic2017_ham"]) == (("mel", "nv", "sk"), ("mel", "nv", "bkl"))
     assert {label for task in TASKS.values() for label in task} <= set(CLASSES)
 
 
@@ -53,10 +55,12 @@ def test_one_spelling_may_mean_another_class_in_another_source():
     assert canonical("lesions12", "Squamous Cell Carcinoma") == "scc"
     assert canonical("dermnet", "Acne and Rosacea Photos") == "acne"
     assert canonical("isic_binary", "Malignant") == "malignant"
+    assert canonical("isic2017", "seborrheic_keratosis") == "sk"
+    assert canonical("isic2017", "nevus") == "nv"
 
 
 def test_each_class_is_known_by_its_short_and_long_name_in_each_task():
-    for task in ("ham10000", "lesions12", "isic_binary"):
+    for task in ("ham10000", "lesions12", "isic_binary", "isic2017"):
         for label in TASKS[task]:
             assert canonical(task, label) == label
             assert canonical(task, CLASSES[label].long_name) == label

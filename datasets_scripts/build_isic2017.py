@@ -1,0 +1,92 @@
+"""Build the three-class ISIC 2017 dataset folder, from the challenge's files or, with bkl, from HAM10000."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from datasets_scripts.command import parser, run, warn
+from datasets_scripts.curate import check_out, check_rows, curate
+from datasets_scripts.dataset_card import printed_leak_table
+from datasets_scripts.rows import Archive
+from datasets_scripts.sources import ham10000, isic2017
+from datasets_scripts.sources.archive_files import ArchiveError
+from datasets_scripts.taxonomy import TASKS
+
+NOTES = (
+    "Dermoscopy images of the ISIC 2017 challenge, part 3: melanoma, nevus and seborrheic keratosis. The config "
+    "`published` is the challenge's own training, validation and test set.",
+    "The challenge names neither lesions nor patients: here each image counts as its own lesion, and only images alike "
+    "in content are kept on one side of a grouped split, so several photos of one lesion may still stand on two. The "
+    "licence is the one the challenge names for its 2017 data; the download itself carries none.",
+)
+HAM10000_NOTES = (
+    "The shape of the ISIC 2017 task made of HAM10000: melanoma, nevus and, in place of seborrheic keratosis, "
+    "HAM10000's benign keratosis-like lesions (`bkl`: seborrheic keratosis, solar lentigo and lichen-planus-like "
+    "keratosis together). A score here is no score on the challenge. HAM10000's other classes are left out, and there "
+    "is no config `published`.",
+)
+PUBLISHED = "the challenge's own split (official training, validation and test set)"
+
+
+def read(source: str) -> tuple[Archive, dict[str, Any]]:
+    """The archive, and what the card and the dataset say of it.
+
+    Raises:
+        ArchiveError: ``source`` is in no known layout; other errors as the readers'.
+    """
+    if ham10000.is_layout(source):
+        about: dict[str, Any] = {
+            "name": "isic2017_ham",
+            "title": "Three classes of HAM10000 in the shape of ISIC 2017, grouped by lesion",
+            "labels": TASKS["isic2017_ham"],
+            "license": ham10000.LICENSE,
+            "citation": ham10000.CITATION,
+            "notes": HAM10000_NOTES,
+        }
+        return isic2017.from_ham10000(ham10000.read(source)), about
+    if not isic2017.is_layout(source):
+        raise ArchiveError(
+            f"{source} has neither ISIC-2017_*_Part3_GroundTruth.csv, nor images under train, valid and test, nor "
+            "HAM10000_metadata.csv; give the folder that holds one of them"
+        )
+    about = {
+        "name": "isic2017",
+        "title": "ISIC 2017 challenge, three classes",
+        "labels": TASKS["isic2017"],
+        "license": isic2017.LICENSE,
+        "citation": isic2017.CITATION,
+        "notes": NOTES,
+    }
+    return isic2017.read(source), about
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and build."""
+    options = parser("build_isic2017", __doc__)
+    options.add_argument(
+        "--source",
+        required=True,
+        help="the folder with {train,valid,test}/{melanoma,nevus,seborrheic_keratosis}; or with the challenge's "
+        "ISIC-2017_*_Data and ISIC-2017_*_Part3_GroundTruth.csv, unpacked or zipped; or " + ham10000.SOURCE_HELP,
+    )
+    given = options.parse_args(arguments)
+    check_out(given.out)
+    archive, about = read(given.source)
+    warn(archive.warnings)
+    check_rows(archive.rows, about["labels"])
+    audit = curate(
+        archive.rows,
+        given.out,
+        **about,
+        published=archive.splits,
+        published_as=PUBLISHED,
+        seed=given.seed,
+        warnings=archive.warnings,
+    )
+    print(printed_leak_table(audit))
+    print(f"{audit['rows']} images written to {given.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,230 @@
+"""Images in folders named as their classes, also under train, validation and test, and under real and synthetic.
+
+A synthetic image is told by a folder ``synthetic``, by its file name ``<parent>_syn<k>`` or ``<parent>-synthetic-<k>``,
+or by ``provenance.csv`` (columns file, provenance and, optionally, parent), which goes before the file names. It
+belongs to the lesion of its parent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from datasets_scripts.command import UserError
+from datasets_scripts.rows import REAL, SYNTHETIC, Archive, Row
+from datasets_scripts.sources import tables
+from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES, ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.splits import PUBLISHED_SPLITS
+from datasets_scripts.taxonomy import UnknownLabelError, canonical
+
+SOURCE = "class folders"
+PROVENANCE_TABLE = "provenance.csv"
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+_SYNTHETIC_NAME = re.compile(r"(?P<parent>.+?)(_syn|-synthetic-)(?P<number>\d+)", re.IGNORECASE)
+
+
+class ProvenanceError(UserError):
+    """What is said of an image's origin contradicts itself, or names an image that is not there."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """An image file with what its folders say; ``split`` and ``provenance`` are ``None`` where they say nothing."""
+
+    path: PurePosixPath
+    read: Reader
+    label: str
+    split: str | None
+    provenance: str | None
+
+
+def split_of(path: PurePosixPath) -> str | None:
+    """The split that a folder of ``path`` names, ``None`` when none does."""
+    return next((_SPLITS[part] for part in _folders(path) if part in _SPLITS), None)
+
+
+def place(path: PurePosixPath, read: Reader, task: str) -> Placed:
+    """What the folders of an image say: the innermost that names neither split nor provenance names the class.
+
+    Raises:
+        ArchiveError: the image lies in no class folder.
+        UnknownLabelError: the folder is no class of the task.
+    """
+    folders = _folders(path)
+    classes = [part for part in folders if part not in _SPLITS and part not in (REAL, SYNTHETIC)]
+    if not classes:
+        raise ArchiveError(f"image {path} lies in no class folder; move it into the folder of its class or remove it")
+    try:
+        label = canonical(task, classes[-1])
+    except UnknownLabelError as error:
+        raise UnknownLabelError(f"folder of {path}: {error}; rename or remove the folder") from error
+    provenance = next((part for part in folders if part in (REAL, SYNTHETIC)), None)
+    return Placed(path, read, label, split_of(path), provenance)
+
+
+def image_ids(placed: Sequence[Placed]) -> list[str]:
+    """A unique id for each image: the file's stem, with its folders before it where several files have that stem."""
+    count = Counter(one.path.stem for one in placed)
+    return [
+        one.path.stem
+        if count[one.path.stem] == 1
+        else "_".join([part.removesuffix(".zip") for part in one.path.parts[:-1]] + [one.path.stem]).replace(" ", "_")
+        for one in placed
+    ]
+
+
+def read(source: str, task: str) -> Archive:
+    """Read every image; each says whether it is real or synthetic.
+
+    Args:
+        source: folder (or zip file) with class folders, in any nesting with split and provenance folders.
+        task: whose classes the folders are.
+
+    Returns:
+        Rows sorted by image id; ``lesion_id`` is the image's own id, or its parent's. ``splits`` where each of
+        train, validation and test has images.
+
+    Raises:
+        ArchiveError: there is no image, or one in no class folder.
+        UnknownLabelError: a folder is no class of the task.
+        MetadataError: ``provenance.csv`` lacks a column, or names a file that is not there.
+        ProvenanceError: origins contradict, or a parent is not there.
+    """
+    files = ArchiveFiles(Path(source))
+    placed = [place(path, read, task) for path, read in files.entries if path.suffix.lower() in IMAGE_SUFFIXES]
+    if not placed:
+        raise ArchiveError(f"{source} has no image; give the folder that holds the class folders")
+    ids = image_ids(placed)
+    origins = _Origins(placed, _provenance_table(files))
+    lesions = origins.roots()
+    rows = [
+        Row(ids[i], one.label, one.read, ids[lesions[i]], source=SOURCE, provenance=origins.provenance[i])
+        for i, one in enumerate(placed)
+    ]
+    order = sorted(range(len(rows)), key=lambda i: ids[i])
+    splits, warnings = own_splits([placed[i].split for i in order])
+    return Archive([rows[i] for i in order], origins.warnings() + warnings, splits)
+
+
+def own_splits(splits: list[str | None]) -> tuple[list[str | None] | None, list[str]]:
+    """The archive's own splits, ``None`` unless each of the three has images, and what to warn of."""
+    missing = [split for split in PUBLISHED_SPLITS if split not in splits]
+    if len(missing) == len(PUBLISHED_SPLITS):
+        return None, []
+    if missing:
+        return None, [f"The source has no {' and no '.join(missing)} images, so its own splits are not followed."]
+    outside = splits.count(None)
+    return splits, [f"{outside} images lie outside train, validation and test."] if outside else []
+
+
+def _folders(path: PurePosixPath) -> list[str]:
+    """Folders of a file, outermost first, in lower case; a zip file counts as the folder of its name."""
+    return [part.lower().removesuffix(".zip") for part in path.parts[:-1]]
+
+
+def _provenance_table(files: ArchiveFiles) -> list[dict[str, str]]:
+    found = [(path, reader) for path, reader in files.entries if path.name.lower() == PROVENANCE_TABLE]
+    if len(found) > 1:
+        raise ArchiveError(f"{files.root} has {len(found)} files {PROVENANCE_TABLE}; leave one")
+    if not found:
+        return []
+    columns, records = tables.read_table(found[0][1](), str(found[0][0]))
+    tables.check_columns(columns, ("file", "provenance"), str(found[0][0]))
+    return records
+
+
+class _Origins:
+    """Which images are synthetic, and of which image each was made; images are numbers 0 to N-1 here."""
+
+    def __init__(self, placed: Sequence[Placed], records: Sequence[Mapping[str, str]]) -> None:
+        self.placed = placed
+        self.provenance = [one.provenance or REAL for one in placed]
+        self.parent: dict[int, int] = {}
+        self._by_name: defaultdict[str, list[int]] = defaultdict(list)
+        for i, one in enumerate(placed):
+            for name in {one.path.name, one.path.stem}:
+                self._by_name[name].append(i)
+        told = {self._listed(record) for record in records}
+        if len(told) < len(records):
+            raise ProvenanceError(f"{PROVENANCE_TABLE} lists a file twice; leave one row for each")
+        for i, one in enumerate(placed):
+            named = _SYNTHETIC_NAME.fullmatch(one.path.stem)
+            if named is None or i in told:
+                continue
+            if one.provenance == REAL:
+                raise ProvenanceError(
+                    f"{one.path} is in a folder for real images and is named as a synthetic one; move or rename it, "
+                    f"or list it in {PROVENANCE_TABLE}"
+                )
+            self.provenance[i] = SYNTHETIC
+            self._set_parent(i, named["parent"])
+
+    def _listed(self, record: Mapping[str, str]) -> int:
+        """Follow one row of the table; gives the image it is about."""
+        i = self._find(record["file"], f"listed in {PROVENANCE_TABLE}", "remove its row")
+        path, told = self.placed[i].path, record["provenance"].lower()
+        if told not in (REAL, SYNTHETIC):
+            raise ProvenanceError(f"{PROVENANCE_TABLE} says {told!r} of {path}; give {REAL} or {SYNTHETIC}")
+        if self.placed[i].provenance not in (None, told):
+            raise ProvenanceError(
+                f"{path} is {told} in {PROVENANCE_TABLE} and lies in a folder {self.placed[i].provenance}; mend one"
+            )
+        self.provenance[i] = told
+        if record.get("parent"):
+            self._set_parent(i, record["parent"])
+        return i
+
+    def _set_parent(self, i: int, name: str) -> None:
+        mend = f"list the image in {PROVENANCE_TABLE} with its parent, or with none where it is not known"
+        self.parent[i] = self._find(name, f"the parent of {self.placed[i].path}", mend, child=i)
+
+    def _find(self, name: str, what: str, mend: str, child: int | None = None) -> int:
+        """The image that a path, a file name or a stem means; for a child another one, of its own class first."""
+        wanted = PurePosixPath(name.replace("\\", "/"))
+        found = [i for i in self._by_name.get(wanted.name, []) if i != child]
+        if len(wanted.parts) > 1:
+            found = [i for i in found if self.placed[i].path.parts[-len(wanted.parts) :] == wanted.parts]
+        if child is not None:
+            found = [i for i in found if self.placed[i].label == self.placed[child].label] or found
+        if not found:
+            raise ProvenanceError(f"{name!r}, {what}, is not in the folder; add it, or {mend}")
+        if len(found) > 1:
+            paths = f"{self.placed[found[0]].path} and {self.placed[found[1]].path}"
+            raise ProvenanceError(f"{name!r}, {what}, may be {paths}; name it by its path in {PROVENANCE_TABLE}")
+        return found[0]
+
+    def roots(self) -> list[int]:
+        """For each image the one that it was made of in the end, itself when of none.
+
+        Raises:
+            ProvenanceError: images were made of each other.
+        """
+        result = []
+        for i in range(len(self.placed)):
+            root, seen = i, {i}
+            while root in self.parent:
+                root = self.parent[root]
+                if root in seen:
+                    raise ProvenanceError(f"{self.placed[i].path} is its own parent; mend {PROVENANCE_TABLE}")
+                seen.add(root)
+            result.append(root)
+        return result
+
+    def warnings(self) -> list[str]:
+        """What is not known of the synthetic images."""
+        synthetic = [i for i, told in enumerate(self.provenance) if told == SYNTHETIC]
+        if not synthetic:
+            return [
+                f"No image is marked as synthetic (folder synthetic, file name <parent>_syn<k>, {PROVENANCE_TABLE}): "
+                "all count as real."
+            ]
+        orphans = sum(i not in self.parent for i in synthetic)
+        if not orphans:
+            return []
+        return [
+            f"{orphans} of {len(synthetic)} synthetic images have no known parent; each is its own group unless it "
+            "looks like another image, so images made of one lesion may stand on two sides."
+        ]
