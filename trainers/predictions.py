@@ -5,8 +5,9 @@ made again in seconds without a model or an accelerator.
 
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
 M x classes C, raw: before any temperature), optional ``features`` (list<halffloat>, length D), and the subgroup columns
-``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``, ``diagnosis`` (string). What the
-columns cannot say (label names, split, dataset) stands as JSON in the file's metadata under ``lesion_suite``.
+``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``, ``diagnosis``, ``provenance``
+(string). What the columns cannot say (label names, split, dataset) stands as JSON in the file's metadata under
+``lesion_suite``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lesion_suite"
-TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis")
+TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
 
 
 class PredictionsError(ValueError):

@@ -1,4 +1,4 @@
-"""Which patients an image came from: age bands, sex, the source's own diagnosis, with a row for the unknown."""
+"""Which patients an image came from: age bands, sex, the source's own diagnosis, real or synthetic."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def sexes(sex: np.ndarray) -> np.ndarray:
 def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """The subgroups of a report: name -> (its values in order, the value of each of the N images).
 
-    The diagnosis is one where the source's own is finer than the labels: how a benign-or-malignant model does on
-    melanoma is not how it does on basal cell carcinoma.
+    The source's own diagnosis is one where it is finer than the labels (how a benign-or-malignant model does on
+    melanoma is not how it does on basal cell carcinoma), and so is provenance where there are synthetic images.
 
     Args:
         columns: of the predictions file; a column that is missing leaves everyone unknown.
@@ -47,8 +47,8 @@ def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[
         "age": (AGE_VALUES, age_bands(age)),
         "sex": (SEX_VALUES, sexes(sex)),
     }
-    found = {str(value) for value in columns.get("diagnosis", ())}
-    if found - {UNKNOWN}:
-        values = (*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN}))
-        groups["diagnosis"] = (values, columns["diagnosis"])
+    for name in ("diagnosis", "provenance"):
+        found = {str(value) for value in columns.get(name, ())}
+        if found - {UNKNOWN}:
+            groups[name] = ((*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN})), columns[name])
     return groups
