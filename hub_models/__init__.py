@@ -6,27 +6,46 @@ Every other file of this folder is shipped beside the weights of each model; thi
 from __future__ import annotations
 
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
+from .configuration_fusion import FusionLesionConfig
 from .configuration_lesion import LABEL_GROUPS, LesionConfig, LesionConfigError
+from .configuration_metadata import MetadataLesionConfig
 from .configuration_mobilenet import MobileNetLesionConfig
 from .configuration_resnet import ResNetLesionConfig
+from .configuration_vit import ViTLesionConfig
 from .image_processing_lesion import LesionImageProcessor
+from .metadata_lesion import (
+    STANDARD_FIELDS,
+    MetadataFieldsError,
+    RecordError,
+    encode_record,
+    metadata_width,
+    resolve_fields,
+)
 from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
+from .modeling_fusion import FusionForLesionClassification
 from .modeling_lesion import LesionForImageClassification, LesionOutput, PixelShapeError, WeightsDtypeError
+from .modeling_metadata import MetadataForLesionClassification, MetadataShapeError
 from .modeling_mobilenet import MobileNetForLesionClassification
 from .modeling_resnet import ResNetForLesionClassification
+from .modeling_vit import ViTForLesionClassification
+from .pipeline_lesion import TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 
 # One line a classifier.
 CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
     EfficientNetLesionConfig: EfficientNetForLesionClassification,
     EnsembleLesionConfig: EnsembleForLesionClassification,
+    FusionLesionConfig: FusionForLesionClassification,
+    MetadataLesionConfig: MetadataForLesionClassification,
     MobileNetLesionConfig: MobileNetForLesionClassification,
     ResNetLesionConfig: ResNetForLesionClassification,
+    ViTLesionConfig: ViTForLesionClassification,
 }
 
 LesionImageProcessor.register_for_auto_class("AutoImageProcessor")
@@ -36,31 +55,49 @@ for _config_class, _model_class in CLASSIFIERS.items():
     AutoImageProcessor.register(_config_class, image_processor_classes={"pil": LesionImageProcessor})
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
+PIPELINE_REGISTRY.register_pipeline(
+    TASK, pipeline_class=LesionClassificationPipeline, pt_model=AutoModelForImageClassification, type="multimodal"
+)
 
 __all__ = [
     "CLASSIFIERS",
     "LABEL_GROUPS",
+    "STANDARD_FIELDS",
+    "TASK",
     "BackboneDownloadError",
     "BackboneWeightsError",
     "EfficientNetForLesionClassification",
     "EfficientNetLesionConfig",
     "EnsembleForLesionClassification",
     "EnsembleLesionConfig",
+    "FusionForLesionClassification",
+    "FusionLesionConfig",
+    "LesionClassificationPipeline",
     "LesionConfig",
     "LesionConfigError",
     "LesionForImageClassification",
     "LesionImageProcessor",
     "LesionOutput",
     "MemberMismatchError",
+    "MetadataFieldsError",
+    "MetadataForLesionClassification",
+    "MetadataLesionConfig",
+    "MetadataShapeError",
     "MissingOpenCVError",
     "MobileNetForLesionClassification",
     "MobileNetLesionConfig",
     "PixelShapeError",
     "PixelValueError",
+    "RecordError",
     "ResNetForLesionClassification",
     "ResNetLesionConfig",
     "UnknownBackboneError",
     "UnreadableImageError",
+    "ViTForLesionClassification",
+    "ViTLesionConfig",
     "WeightsDtypeError",
+    "encode_record",
+    "metadata_width",
+    "resolve_fields",
     "to_rgb",
 ]

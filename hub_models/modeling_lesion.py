@@ -13,8 +13,10 @@ hook                    what it answers                              as given he
 ``build_head()``        (N, D) -> (N, C)                             one linear layer
 ``load_backbone(w)``    fill it, say from where                      timm's download, or a safetensors file
 ``pixel_statistics()``  channel mean and deviation it is trained on  the backbone's
+``check_processor(p)``  refuses a processor the weights don't fit    nothing to refuse
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
 ``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
+``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
 ======================  ===========================================  =======================================
 
 M members answer with raw logits (N, M, C): the output is then the mean of their probabilities, and says how much of its
@@ -151,6 +153,13 @@ class LesionForImageClassification(PreTrainedModel):
         known = getattr(self.backbone, "pretrained_cfg", None) or {}
         return list(known.get("mean", IMAGENET_DEFAULT_MEAN)), list(known.get("std", IMAGENET_DEFAULT_STD))
 
+    def check_processor(self, processor: Any) -> None:
+        """Refuse an image processor that the first weights do not go with; any will do where they are a backbone's.
+
+        Raises:
+            BackboneWeightsError: names the setting that differs.
+        """
+
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> pooled features (N, D)."""
         return self.backbone(pixel_values)
@@ -158,6 +167,15 @@ class LesionForImageClassification(PreTrainedModel):
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Pooled features (N, D) -> raw logits (N, C); M members answer with (N, M, C)."""
         return self.head(self.dropout(features))
+
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names in groups from the input to the output, each name in exactly one, for layer-wise decay of the
+        learning rate: the last group learns at the full rate.
+        """
+        pretrained = {id(value) for part in self.pretrained_parts() for value in part.parameters()}
+        names = [(name, id(value) in pretrained) for name, value in self.named_parameters()]
+        groups = ([name for name, early in names if early], [name for name, early in names if not early])
+        return [group for group in groups if group]
 
     # -------------------------------------------------------------- forward
 
@@ -268,10 +286,10 @@ class LesionForImageClassification(PreTrainedModel):
         }
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to train mode (or eval mode); frozen parts always stay in eval mode."""
+        """Switch to train mode (or eval mode); frozen parts always stay in eval mode, and ask for no gradients."""
         super().train(mode)
         for part in self.frozen_parts():
-            part.eval()
+            part.eval().requires_grad_(False)  # loading a checkpoint makes every parameter trainable again
         return self
 
     # -------------------------------------------------- weights: first, saved

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
@@ -23,6 +24,8 @@ from trainers.errors import RecipeError, UserError
 RECIPES = Path(__file__).parent / "recipes"
 WEIGHTS_DTYPES = ("float32", "float16")
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+# What `accelerate launch` sets from its config file or --mixed_precision; "no" when it was told nothing.
+LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 @dataclass
@@ -57,7 +60,10 @@ class LesionArguments:
     )
     backbone_weights: str = field(
         default="timm",
-        metadata={"help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file."},
+        metadata={
+            "help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file; for a "
+            "ViT, a Hub repo id or folder of transformers."
+        },
     )
     metadata_weights: str = field(
         default="", metadata={"help": "Late fusion only: folder or repo id of the metadata-only model to start from."}
@@ -95,7 +101,10 @@ class LesionArguments:
     )
     precision: str = field(
         default="auto",
-        metadata={"help": "auto (fp16 on CUDA, bf16 on CPUs that have it, else fp32), fp16, bf16 or fp32."},
+        metadata={
+            "help": "fp16, bf16, fp32, or auto: what accelerate launch was told, else fp16 on CUDA, bf16 on CPUs that "
+            "have it, fp32."
+        },
     )
     weights_dtype: str = field(
         default="float32",
@@ -138,8 +147,8 @@ class LesionTrainingArguments(TrainingArguments):
 
     Differences from transformers' own: evaluation, saving and logging every epoch; the best epoch by validation
     macro-F1 is kept; at most two checkpoints; callbacks' state is restored on resume; cosine schedule, 10 % warm-up;
-    AdamW with weight decay 0.01; TF32 where the GPU has it; nothing is reported to any service or pushed by the Trainer
-    itself.
+    AdamW with weight decay 0.01; ``layer_decay``; TF32 where the GPU has it; nothing is reported to any service or
+    pushed by the Trainer itself.
     """
 
     output_dir: str = field(
@@ -160,9 +169,26 @@ class LesionTrainingArguments(TrainingArguments):
         default=0.1, metadata={"help": "Warm-up: a share of all steps when below 1, else steps."}
     )
     weight_decay: float = field(default=0.01)
+    layer_decay: float = field(
+        default=1.0,
+        metadata={
+            "help": "Factor in (0, 1] of the learning rate from one layer to the one before it, towards the input; "
+            "1 = every layer learns at the same rate."
+        },
+    )
     report_to: str = field(default="none")
     dataloader_num_workers: int = field(default=2)
     dataloader_persistent_workers: bool = field(default=True)
+
+    def __post_init__(self) -> None:
+        """As transformers; refuses a layer decay that no run could mean.
+
+        Raises:
+            UserError: names the value and what it may be.
+        """
+        if not 0.0 < self.layer_decay <= 1.0:
+            raise UserError(f"layer_decay {self.layer_decay!r}: give a factor in (0, 1]; 1 switches it off")
+        super().__post_init__()
 
 
 Options = TypeVar("Options", bound=LesionArguments)
@@ -204,6 +230,8 @@ def parse(
     parser.set_defaults(**{k: _as_typed(v) for k, v in values.items()})
     asked = parser.parse_args(argv)
     precision = resolve_precision(asked.precision, use_cpu=bool(asked.use_cpu))
+    if precision == "fp32" and LAUNCHED_PRECISION in os.environ:
+        os.environ[LAUNCHED_PRECISION] = "no"  # TrainingArguments would take the launcher's word over ours
     parser.set_defaults(**_machine_defaults(asked, precision))
     try:
         lesion, training = parser.parse_args_into_dataclasses(argv)[:2]
@@ -253,13 +281,16 @@ def recipe_names() -> list[str]:
 
 
 def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
-    """What ``auto`` means on this machine: fp16 on CUDA (as published), bf16 on CPUs that have it, else fp32.
+    """What ``auto`` means: what ``accelerate launch`` was told, else fp16 on CUDA, bf16 on CPUs that have it, fp32.
 
     Raises:
         UserError: an unknown precision, or fp16 on a CPU.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
+    launched = os.environ.get(LAUNCHED_PRECISION)
+    if precision == "auto" and launched in PRECISIONS:
+        precision = launched
     cuda = torch.cuda.is_available() and not use_cpu
     if precision == "fp16" and not cuda:
         raise UserError("precision 'fp16' needs a CUDA device: use auto, bf16 or fp32 here")

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
 from trainers.errors import DatasetError, UserError
@@ -126,9 +126,14 @@ def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:
 
 
 class LesionImages(Dataset):
-    """One split as tensors: ``{"pixel_values": (3, S, S) float32, "labels": int}``.
+    """One split as tensors: what the processor's ``model_input_names`` say, and the label.
 
-    Indexed by an int (evaluation: no augmentation) or by ``(index, seed)`` as ``EpochSampler`` yields (training).
+    ``{"pixel_values": (3, S, S) float32, "metadata": (M,) float32, "labels": int}``; where a model does not look at
+    pixels, no image is read. Indexed by an int (evaluation: no augmentation) or by ``(index, seed)`` as
+    ``EpochSampler`` yields (training).
+
+    Raises:
+        DatasetError: a metadata column is missing, or a value in it is outside its vocabulary.
     """
 
     def __init__(self, rows: datasets.Dataset, processor: Any, augment: Callable | None = None) -> None:
@@ -136,12 +141,23 @@ class LesionImages(Dataset):
         self.labels = np.array(rows["label"][:], dtype=np.int64)
         self.processor = processor
         self.augment = augment
+        self.inputs = list(getattr(processor, "model_input_names", ["pixel_values"]))
+        self.metadata = encoded_metadata(rows, processor) if "metadata" in self.inputs else None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         index, seed = key if isinstance(key, tuple) else (key, None)
+        item: dict[str, Any] = {"labels": int(self.labels[index])}
+        if self.metadata is not None:
+            item["metadata"] = self.metadata[index]
+        if "pixel_values" in self.inputs:
+            item["pixel_values"] = self.pixels(index, seed)
+        return item
+
+    def pixels(self, index: int, seed: int | None) -> Tensor:
+        """One image (3, S, S), augmented where there is a seed and an augmentation."""
         image = self.read(index)
         if self.augment is not None and seed is not None:
             prepared = self.processor.prepare(image)
@@ -149,15 +165,40 @@ class LesionImages(Dataset):
                 torch.manual_seed(seed)
                 image = self.augment(prepared)
             # Prepared already: what is left to the processor is what it does to every image, resize and normalise.
-            pixels = self.processor(images=image, do_hair_removal=False, do_lesion_crop=False, return_tensors="pt")
+            inputs = self.processor(images=image, do_hair_removal=False, do_lesion_crop=False, return_tensors="pt")
         else:
-            pixels = self.processor(images=image, return_tensors="pt")
-        return {"pixel_values": pixels["pixel_values"][0], "labels": int(self.labels[index])}
+            inputs = self.processor(images=image, return_tensors="pt")
+        return inputs["pixel_values"][0]
 
     def read(self, index: int) -> Image.Image:
         """The stored image, decoded but otherwise as it lies in the dataset."""
         stored = self.images[int(index)]["image"]
         return Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"])
+
+
+def encoded_metadata(rows: datasets.Dataset, processor: Any) -> Tensor:
+    """The metadata of a split as the processor encodes it: (N, M) float32.
+
+    Raises:
+        DatasetError: a column is missing, or a value is outside its vocabulary (the image is named).
+    """
+    fields = list(processor.metadata_fields)
+    missing = [name for name in fields if name not in rows.column_names]
+    if missing:
+        raise DatasetError(
+            f"the dataset has no column {missing[0]!r}, which this model looks at (it has "
+            f"{', '.join(rows.column_names)}): add it, null where it is unknown, or leave it out of the model's metadata_fields"
+        )
+    records = rows.select_columns(fields).with_format(None)
+    encoded = []
+    for number, record in enumerate(records):
+        try:
+            encoded.append(torch.from_numpy(processor.encode([record])[0]))
+        except ValueError as error:
+            known = "image_id" in rows.column_names
+            name = rows.select_columns(["image_id"])[number]["image_id"] if known else f"number {number}"
+            raise DatasetError(f"image {name}: {error}") from error
+    return torch.stack(encoded) if encoded else torch.zeros(0, 0)
 
 
 class EpochSampler(Sampler):
@@ -213,8 +254,5 @@ class EpochSampler(Sampler):
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stack items to ``pixel_values`` (B, 3, S, S) and ``labels`` (B,)."""
-    return {
-        "pixel_values": torch.stack([item["pixel_values"] for item in items]),
-        "labels": torch.tensor([item["labels"] for item in items]),
-    }
+    """Stack items: ``pixel_values`` (B, 3, S, S), ``metadata`` (B, M), whichever there are, and ``labels`` (B,)."""
+    return default_collate(items)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from hub_models import TASK, LesionClassificationPipeline
 from trainers.arguments import LesionArguments
 from trainers.data import Splits
 from trainers.judging import JUDGED, describe, judge
@@ -85,9 +86,9 @@ def store(run: Finished, folder: Path) -> tuple[Any, Any]:
 
 
 def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
-    """Weights, configs and the code that loads them."""
-    model.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
-    processor.save_pretrained(folder)
+    """Weights, configs and the code that loads them; the pipeline saves them, so that its own code is among it."""
+    pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=TASK, device=-1)
+    pipeline.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody
 
 

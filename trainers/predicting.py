@@ -47,7 +47,7 @@ def predict_split(
     logits, features = [], []
     with torch.inference_mode():
         for batch in tqdm(loader, desc=f"predict {split}", disable=not progress, unit="batch"):
-            output = model(pixel_values=batch["pixel_values"].to(model.device))
+            output = model(**{name: value.to(model.device) for name, value in batch.items() if name != "labels"})
             logits.append(output.raw_logits.float().cpu().numpy())
             features.append(output.features.float().cpu().numpy())
     ids = splits.column(split, "image_id") if "image_id" in splits.splits[split].column_names else None

@@ -34,6 +34,7 @@ def main(recipe: str, model_class: type) -> None:
         model_class: a classifier of ``hub_models``; its ``config_class`` says the rest.
     """
     report_user_errors(lambda: run(sys.argv[1:], recipe, model_class))
+    end_processes()
 
 
 def run(argv: list[str], recipe: str, model_class: type) -> Path:
@@ -73,18 +74,22 @@ def train(
     model, processor = build_model(options, splits, model_class)
     trainer = build_trainer(model, processor, splits, options, training)
     trainer.train(resume_from_checkpoint=last_checkpoint(training))
+    whole = trainer.whole_model()
     if first:
         about = {
             "provenance": provenance(splits, resolved, training.seed, options.precision),
             "training": training_section(trainer),
             "leak_audit": audit_leaks(splits),
         }
-        finish(
-            Finished(trainer.accelerator.unwrap_model(trainer.model), processor, splits, about, options, partial), out
-        )
+        finish(Finished(whole, processor, splits, about, options, partial), out)
         print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
-    trainer.accelerator.end_training()
     return out
+
+
+def end_processes() -> None:
+    """Part from the other processes of a command: the last thing it does, since it may train several models."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
@@ -155,7 +160,10 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
             image_std=std,
             do_hair_removal=options.hair_removal,
             do_lesion_crop=options.lesion_crop,
+            model_input_names=list(model.input_names),
+            metadata_fields=getattr(config, "metadata_fields", None),
         )
+        model.check_processor(processor)
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"{error}") from error
     return model, processor

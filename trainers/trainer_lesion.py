@@ -19,6 +19,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from trainers.data import EpochSampler
+from trainers.errors import UserError
+from trainers.optimizer import parameter_groups
 
 EMA_FILE = "ema.safetensors"
 COMPLETE_FILE = "complete"  # written last: a checkpoint without it was killed half-way
@@ -48,6 +50,8 @@ class LesionTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._refuse_what_cannot_be(ema_decay)
+        self.model_class: Any = type(self.model)  # sharding puts a class of its own in its place
         self.loss = loss
         self.train_sampler = train_sampler
         self.ema: ModelEmaV3 | None = None
@@ -63,6 +67,49 @@ class LesionTrainer(Trainer):
             self.accelerator.unwrap_model(self.model).load_state_dict(self.ema.module.state_dict())
             self.ema = None
         return output
+
+    def _refuse_what_cannot_be(self, ema_decay: float) -> None:
+        """Name options that this model or this launch cannot have, before anything runs.
+
+        Raises:
+            UserError: checkpointing of activations without layers that know it; averaged weights of a sharded model.
+        """
+        model: Any = self.model
+        if self.args.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise UserError(
+                f"gradient_checkpointing true: {type(model).__name__} has no layers that can be computed again; "
+                "leave it out, or make per_device_train_batch_size smaller"
+            )
+        if self.is_fsdp_enabled:
+            if ema_decay:
+                raise UserError(f"ema_decay {ema_decay!r}: sharded weights (FSDP) cannot be averaged; set ema_decay 0")
+            model.to(memory_format=torch.contiguous_format)  # fully_shard splits contiguous tensors only
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As the Trainer does; with ``layer_decay`` below 1, each of the model's layer groups at its own rate.
+
+        Norms and biases keep no weight decay either way: which they are, the Trainer says.
+        """
+        decay = getattr(self.args, "layer_decay", 1.0)
+        if self.optimizer is None and decay != 1.0:
+            ours: Any = self.model if model is None else model
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, ours)
+            names = self.get_decay_parameter_names(ours)
+            options["params"] = parameter_groups(ours, options["lr"], decay, self.args.weight_decay, set(names))
+            self.optimizer_cls_and_kwargs = (kind, options)
+        return super().create_optimizer(model)
+
+    def whole_model(self) -> Any:
+        """The trained model, unsharded, on the first process; None on the others. Every process must ask."""
+        first = self.accelerator.is_main_process
+        if not self.is_fsdp_enabled:
+            return self.accelerator.unwrap_model(self.model) if first else None
+        state = self.accelerator.get_state_dict(self.model)
+        if not first:
+            return None
+        model: Any = self.model_class(self.accelerator.unwrap_model(self.model).config)
+        model.load_state_dict(state)
+        return model.to(self.accelerator.device)
 
     @property
     def clock(self) -> RunClock:

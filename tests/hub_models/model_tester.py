@@ -2,7 +2,8 @@
 
 A subclass gives its two classes and the smallest configuration that is still its architecture. Where it takes other
 inputs than images, it overrides :meth:`ClassifierTester.inputs`, ``bad_inputs`` and ``processor``; where it has members
-or another head, ``members`` and ``head``. Nothing here asks which model it is testing.
+or another head, ``members`` and ``head``; where it learns more slowly, ``learning_rate``. Nothing here asks which model
+it is testing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-from hub_models import LesionConfigError, LesionImageProcessor, PixelShapeError, WeightsDtypeError
+from hub_models import (
+    TASK,
+    LesionClassificationPipeline,
+    LesionConfigError,
+    LesionImageProcessor,
+    PixelShapeError,
+    WeightsDtypeError,
+)
 
 LABELS = ("mel", "nv", "akiec", "bkl")
 GROUPS = {"mel": "malignant", "nv": "benign", "akiec": "premalignant", "bkl": "benign"}
@@ -53,6 +61,12 @@ def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
+def records(folder: Path) -> list[dict[str, Any]]:
+    """Two records as a user of the pipeline gives them; their pictures lie in ``folder``."""
+    known = {"age": 45, "sex": "female", "localization": "back"}
+    return [{"image": str(folder / "0.png"), **known}, {"image": str(folder / "1.png"), "age": 80}]
+
+
 class ClassifierTester:
     """Generic tests of one classifier; subclass it, name the class ``Test...`` and set the class attributes."""
 
@@ -64,6 +78,7 @@ class ClassifierTester:
     members: ClassVar[int | None] = None
     # The linear layer that gives the logits (one of them, where there are several).
     head: ClassVar[str] = "head"
+    learning_rate: ClassVar[float] = 1e-3
     # The files that must lie beside the weights beyond those of the shared base and the processor.
     own_files: ClassVar[set[str]]
 
@@ -71,7 +86,9 @@ class ClassifierTester:
         "backbone_lesion.py",
         "configuration_lesion.py",
         "image_processing_lesion.py",
+        "metadata_lesion.py",
         "modeling_lesion.py",
+        "pipeline_lesion.py",
         "preprocess_lesion.py",
         "trust_lesion.py",
     }
@@ -197,7 +214,7 @@ class ClassifierTester:
     def test_training_steps_lower_the_loss(self) -> None:
         model = self.model(dropout=0.0).train()
         inputs, labels = self.inputs(8), torch.arange(8) % len(LABELS)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
+        optimiser = torch.optim.AdamW(model.parameters(), lr=self.learning_rate)
         losses = []
         for _ in range(8):
             loss = model(**inputs, labels=labels).loss
@@ -223,7 +240,8 @@ class ClassifierTester:
         with torch.no_grad():
             expected = model(**inputs).logits
             model = model.to(memory_format=torch.channels_last)
-            got = model(**{k: v.to(memory_format=torch.channels_last) for k, v in inputs.items()}).logits
+            images = {k: v.to(memory_format=torch.channels_last) for k, v in inputs.items() if v.ndim == 4}
+            got = model(**{**inputs, **images}).logits
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
     def test_a_deep_copy_gives_the_same_logits(self) -> None:
@@ -358,10 +376,9 @@ class ClassifierTester:
 
     def saved(self, folder: Path) -> tuple[Any, LesionImageProcessor]:
         """Save a model with fp16 weights and its processor; return the model with the rounded weights."""
-        model = self.with_temperature(self.model(), 1.7)
-        model.save_pretrained(folder, weights_dtype="float16")
-        processor = self.processor()
-        processor.save_pretrained(folder)
+        model, processor = self.with_temperature(self.model(), 1.7), self.processor()
+        pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=TASK, device=-1)
+        pipeline.save_pretrained(folder, weights_dtype="float16")
         model.load_state_dict(load_file(folder / "model.safetensors"))
         return model, processor
 
@@ -382,7 +399,7 @@ class ClassifierTester:
         assert dict(processor.size) == {"height": self.image_size, "width": self.image_size}
 
     def test_strangers_can_load_it(self, tmp_path: Path, repo_root: Path) -> None:
-        """In a clean process without our packages and without OpenCV: model, processor, pipeline, saved again."""
+        """In a clean process without our packages and without OpenCV: model, processor, pipelines, saved again."""
         folder = tmp_path / "model"
         model, processor = self.saved(folder)
         pictures = [picture(seed) for seed in range(2)]
@@ -391,7 +408,9 @@ class ClassifierTester:
         inputs = {**self.inputs(2), **processor(pictures, return_tensors="pt")}
         with torch.no_grad():
             logits = model(**inputs).logits
+            of_records = model.predict(**processor(records(tmp_path), return_tensors="pt"))
         np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
+        (tmp_path / "records.json").write_text(json.dumps(records(tmp_path)))
 
         done = run_clean(REMOTE_CHECK, folder, repo_root, folder=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
@@ -402,10 +421,23 @@ class ClassifierTester:
         np.testing.assert_allclose(said["logits"], logits.numpy(), rtol=0, atol=1e-5)
         np.testing.assert_allclose(said["logits_saved_again"], logits.numpy(), rtol=0, atol=1e-5)
         assert set(said["files_saved_again"]) >= self.shared_files | self.own_files
-        np.testing.assert_allclose(said["pixel_values"], inputs["pixel_values"].numpy(), rtol=0, atol=1e-6)
+        assert set(said["inputs"]) == set(self.model_class.input_names)
+        for name, value in said["inputs"].items():
+            np.testing.assert_allclose(value, inputs[name].numpy(), rtol=0, atol=1e-6)
         expected = [dict(zip(LABELS, row.tolist(), strict=True)) for row in functional.softmax(logits, -1)]
         assert [row["probabilities"] for row in said["predict"]] == [pytest.approx(row, abs=1e-5) for row in expected]
         assert said["pipeline"] == [pytest.approx(row, abs=1e-5) for row in expected]
+        answers = [said[name] for name in ("answers", "answers_by_two", "answers_saved_again")]
+        assert said["task"] == TASK
+        for answer in answers:
+            assert [row["predicted"] for row in answer] == [row["predicted"] for row in of_records]
+            for row, known in zip(answer, of_records, strict=True):
+                assert set(row) == set(known)
+                assert row["probabilities"] == pytest.approx(known["probabilities"], abs=1e-5)
+        assert said["answer_to_a_path"]["probabilities"] == pytest.approx(expected[0], abs=1e-5)
+        name, message = said["unknown_site"]
+        assert name == "RecordError"
+        assert message.startswith("localization is 'elbow'; give one of abdomen, ")
         name, message = said["without_opencv"]
         assert name == "MissingOpenCVError"
         assert "pip install opencv-python-headless" in message

@@ -1,6 +1,7 @@
 """Run by the model tester in a clean process: load a saved folder as a stranger does, and write down what came out.
 
-Usage: remote_check.py FOLDER REPO_ROOT. Reads inputs.npz and *.png of the working directory, writes remote.json there.
+Usage: remote_check.py FOLDER REPO_ROOT. Reads inputs.npz, records.json and *.png of the working directory, writes
+remote.json there.
 """
 
 import json
@@ -29,8 +30,15 @@ def main() -> None:
     classify = pipeline("image-classification", folder, trust_remote_code=True, top_k=len(model.config.labels))
     scores = [{row["label"]: row["score"] for row in rows} for rows in classify([str(p.filename) for p in pictures])]
 
-    model.save_pretrained("again")
-    processor.save_pretrained("again")
+    records = json.loads(Path("records.json").read_text())
+    answer = pipeline(model=folder, trust_remote_code=True)
+    try:
+        answer({**records[0], "localization": "elbow"})
+        unknown_site = ["nothing", "was raised"]
+    except ValueError as error:
+        unknown_site = [type(error).__name__, str(error)]
+
+    answer.save_pretrained("again")
     again = AutoModelForImageClassification.from_pretrained("again", trust_remote_code=True)
     with torch.no_grad():
         logits_again = again(**inputs).logits
@@ -50,9 +58,15 @@ def main() -> None:
         "logits": logits.tolist(),
         "logits_saved_again": logits_again.tolist(),
         "files_saved_again": sorted(path.name for path in Path("again").iterdir()),
-        "pixel_values": processor(pictures, return_tensors="pt").pixel_values.tolist(),
+        "inputs": {name: value.tolist() for name, value in processor(pictures, return_tensors="pt").items()},
         "predict": model.predict(**inputs),
         "pipeline": scores,
+        "task": answer.task,
+        "answers": answer(records),
+        "answers_by_two": answer(records, batch_size=2),
+        "answers_saved_again": pipeline(model="again", trust_remote_code=True)(records),
+        "answer_to_a_path": answer(str(pictures[0].filename)),
+        "unknown_site": unknown_site,
         "without_opencv": refused,
     }
     Path("remote.json").write_text(json.dumps(said))

@@ -1,0 +1,56 @@
+"""The pipeline of lesion classifiers: pictures or records in, the whole answer in words out.
+
+``pipeline(model=FOLDER_OR_REPO, trust_remote_code=True)`` gives this one: a repo's config names it as its own task. The
+stock task ``image-classification`` keeps working on pictures, with its usual label and score.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from transformers import Pipeline
+from transformers.dynamic_module_utils import custom_object_save
+
+TASK = "skin-lesion-classification"
+
+
+class LesionClassificationPipeline(Pipeline):
+    """What :meth:`predict` of the model says of each input.
+
+    An input is a picture (PIL image, array, path or address), or a record ``{"image": ..., "age": ..., "sex": ...,
+    "localization": ...}`` with any of the last three left out; a list of them gives a list of answers, and
+    ``batch_size`` says how many go through the model at once. A picture alone is a record of which nothing else is known.
+
+    Raises:
+        RecordError: a record is not what it should be, or lacks the image that the model looks at.
+        UnreadableImageError: a file is cut short, damaged or no image.
+    """
+
+    _load_processor = False
+    _load_image_processor = True
+    _load_feature_extractor = False
+    _load_tokenizer = False
+
+    def _sanitize_parameters(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """There are none: transformers asks for those of each step."""
+        return {}, {}, {}
+
+    def preprocess(self, input_: Any) -> Any:
+        """One picture or record -> the model's inputs, a batch of one."""
+        return self.image_processor(input_, return_tensors="pt")
+
+    def _forward(self, input_tensors: Any) -> dict[str, list[dict[str, Any]]]:
+        """A batch -> an answer a row; a dictionary, so that transformers can take a batch apart again."""
+        return {"answers": self.model.predict(**input_tensors)}
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
+        """The answer of one input."""
+        answers = model_outputs["answers"]
+        return answers[0] if isinstance(answers, list) else answers
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Save model, processor and the code of all three; keyword arguments go to the model's own."""
+        super().save_pretrained(save_directory, **kwargs)
+        # transformers copies this file only where the task was registered, not when a repo that was loaded is saved.
+        custom_object_save(self, save_directory)
