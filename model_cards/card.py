@@ -16,7 +16,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model_cards.command import UserError
-from model_cards.front_matter import front_matter
+from model_cards.front_matter import front_matter, only_imported
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
 from model_cards.sources import all_drawn, any_drawn, known_limits
 
@@ -74,20 +74,30 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         ReportError: the report names a figure that is not in the folder.
     """
     node = ReportNode(report)
+    shared = {
+        "report": node,
+        "layout": CARD_LAYOUT,
+        "front_matter": front_matter(node, files),
+        "labels": label_rows(node),
+        "inputs": input_names(node),
+        "reads": READS[tuple(input_names(node))],
+        "malignant": [row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
+    }
+    if only_imported(node):
+        sources = [str(source) for source in node["imported"]["sources"]]
+        text = environment().get_template("imported.md.j2").render(**shared, source_limits=known_limits(sources))
+        return text.strip() + "\n"
     sources = [str(source) for source in node["provenance"]["dataset"]["sources"]]
-    card = environment().get_template("card.md.j2")
-    text = card.render(
-        report=node,
-        layout=CARD_LAYOUT,
-        front_matter=front_matter(node, files),
-        figures=check_figures(node, files),
-        labels=label_rows(node),
-        inputs=input_names(node),
-        reads=READS[tuple(input_names(node))],
-        malignant=[row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
-        recipe=yaml_text(raw(node["provenance"]["recipe"])),
-        drawn={"any": any_drawn(sources), "all": all_drawn(sources)},
-        source_limits=known_limits(sources),
+    text = (
+        environment()
+        .get_template("card.md.j2")
+        .render(
+            **shared,
+            figures=check_figures(node, files),
+            recipe=yaml_text(raw(node["provenance"]["recipe"])),
+            drawn={"any": any_drawn(sources), "all": all_drawn(sources)},
+            source_limits=known_limits(sources),
+        )
     )
     return text.strip() + "\n"
 

@@ -57,7 +57,8 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
     Raises:
         MissingNumberError: a value that the block shows is missing.
     """
-    model, dataset = report["model"], report["provenance"]["dataset"]
+    model = report["model"]
+    evaluated = not only_imported(report)
     license_id = str(model["license"])
     data = ModelCardData(
         library_name="transformers",
@@ -66,13 +67,18 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
         license_name=None if license_id in HUB_LICENSES else slug(license_id),
         license_link="LICENSE" if license_id not in HUB_LICENSES and "LICENSE" in files else None,
         base_model=raw(model["base_model"]),
-        datasets=[slug(str(dataset["name"]))],
-        metrics=METRICS,
+        datasets=[slug(str(report["provenance"]["dataset"]["name"]))] if evaluated else None,
+        metrics=METRICS if evaluated else None,
         tags=[*TAGS, *(str(tag) for tag in optional(model, "tags"))],
         model_name=str(model["name"]),
-        eval_results=eval_results(report),
+        eval_results=eval_results(report) if evaluated else None,
     )
     return data.to_yaml()
+
+
+def only_imported(report: ReportNode) -> bool:
+    """Whether the model came from elsewhere and nothing was evaluated here: its card then shows no result."""
+    return "imported" in report and "evaluation" not in report
 
 
 def eval_results(report: ReportNode) -> list[EvalResult]:

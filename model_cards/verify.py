@@ -128,7 +128,7 @@ def check_config(folder: Path, report: dict[str, Any]) -> list[str]:
             "trust.temperature.value",
             ((config.get("trust") or {}).get("temperature") or {}).get("value"),
             "trust.temperature.value",
-            report["trust"]["temperature"]["value"],
+            report.get("trust", {}).get("temperature", {}).get("value"),  # an imported model has none
         ),
         ("id2label", [ids.get(str(index)) for index in range(len(ids))], "model.labels", names),
         ("image_size", config.get("image_size"), "model.image_size", report["model"]["image_size"]),

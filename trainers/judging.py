@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from model_cards.build import build_card
-from trainers.evaluation.figures import draw_all
+from trainers.evaluation.figures import ALSO_SHOWN, draw_all
+from trainers.evaluation.isic2017_files import write_challenge
 from trainers.evaluation.methods import methods
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.tables import write_tables
@@ -69,8 +70,10 @@ def compare_methods(
 def describe(report: dict[str, Any], predictions: dict[str, Predictions], folder: Path) -> None:
     """Tables, figures, ``report.json``, the card and the manifest."""
     shown = "test" if "test" in report["evaluation"] else next(iter(report["evaluation"]))
-    write_tables(report["evaluation"][shown], folder, title=f"{report['model']['title']}, {shown} split")
-    report["figures"] = draw_all(report, predictions, folder)
+    for split in (shown, *(name for name in ALSO_SHOWN if name in report["evaluation"] and name != shown)):
+        title, suffix = f"{report['model']['title']}, {split} split", "" if split == shown else f"_{split}"
+        write_tables(report["evaluation"][split], folder, title=title, suffix=suffix)
+    report["figures"] = draw_all(report, predictions, folder) + write_challenge(report, predictions, folder)
     write_report(report, folder)
     build_card(folder)
 

@@ -39,15 +39,22 @@ def provenance(splits: Splits, resolved: dict[str, Any], seed: int, precision: s
     """The ``provenance`` section of ``report.json``."""
     recipe = {key: _without_machine(value) for key, value in resolved.items() if key != "recipe_name"}
     return {
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "command": command_line(sys.argv),
-        "packages": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
-        **_git(),
+        **origin(),
         "recipe": recipe,
         "recipe_name": resolved["recipe_name"],
         "seed": seed,
         "hardware": _hardware(precision),
         "dataset": describe_dataset(splits),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """When, by which command, with which packages and from which commit something was made."""
+    return {
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command_line(sys.argv),
+        "packages": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        **_git(),
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datasets_scripts.sources import ham10000
+from datasets_scripts.sources import ham10000, isic2017, isic_archive
 
 MOBILENET_V2 = """@inproceedings{sandler2018mobilenetv2,
   title = {MobileNetV2: Inverted Residuals and Linear Bottlenecks},
@@ -43,30 +43,52 @@ DEEP_ENSEMBLES = """@inproceedings{lakshminarayanan2017ensembles,
 ISIC_ENSEMBLE = """@misc{isicuncertainty,
   title = {ISIC skin lesion classifier with calibrated uncertainty},
   author = {{Governor6191}},
-  note = {The published system this recipe follows: Hugging Face Hub, Governor6191/isic-skin-lesion-uncertainty}
+  note = {The published system: Hugging Face Hub, Governor6191/isic-skin-lesion-uncertainty}
 }"""
 HAM_EFFICIENTNET = """@misc{ham10000efficientnetv2s,
   title = {EfficientNetV2-S HAM10000 Image-Only Baseline},
-  note = {The published system this recipe follows: a model card of the Hugging Face Hub}
+  note = {The published system: a model card of the Hugging Face Hub}
+}"""
+VIT = """@inproceedings{dosovitskiy2021vit,
+  title = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},
+  author = {Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and Weissenborn, Dirk and Zhai, Xiaohua and
+    Unterthiner, Thomas and Dehghani, Mostafa and Minderer, Matthias and Heigold, Georg and Gelly, Sylvain and
+    Uszkoreit, Jakob and Houlsby, Neil},
+  booktitle = {ICLR},
+  year = {2021}
+}"""
+VIT_LESIONS12 = """@misc{vitlarge12lesions,
+  title = {vit-large-patch32-384-finetuned-skin-lesion-classification},
+  note = {The published system: a model card of the Hugging Face Hub, started from
+    UnipaPolitoUnimore/vit-large-patch32-384-melanoma}
+}"""
+ISIC2017_RESNET = """@misc{sagardia2022isic2017,
+  title = {Skin lesion classification: melanoma, nevus and seborrheic keratosis with a frozen ResNet50},
+  author = {Sagardia, Mikel},
+  year = {2022},
+  note = {The published system: a project on part 3 of the ISIC 2017 challenge}
 }"""
 DERM_X = """@misc{dermx2025,
   title = {Derm-X: Explainable Deep Learning for Skin Lesion Detection},
   author = {Pandit, Yash},
   year = {2025},
-  note = {The published system this recipe follows}
+  note = {The published system}
 }"""
 
-BY_SOURCE = {"HAM10000": ham10000.CITATION.strip()}
+BY_SOURCE = {source.SOURCE: source.CITATION.strip() for source in (ham10000, isic2017, isic_archive)}
 BY_BACKBONE_PREFIX = {
     "efficientnetv2": EFFICIENTNET_V2,
     "mobilenetv2": MOBILENET_V2,
     "resnet": RESNET,
     "tf_efficientnet_lite": EFFICIENTNET,
+    "vit_": VIT,
 }
 BY_SYSTEM = {
     "derm-x": [DERM_X],
     "ham10000-efficientnetv2-s": [HAM_EFFICIENTNET],
     "isic-ensemble": [ISIC_ENSEMBLE, DEEP_ENSEMBLES],
+    "isic2017-resnet50": [ISIC2017_RESNET, isic2017.CITATION.strip()],
+    "vit-large-lesions12": [VIT_LESIONS12],
 }
 
 

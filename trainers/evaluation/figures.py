@@ -51,6 +51,9 @@ STYLE: dict[str, Any] = {
 # Matplotlib's own defaults first, so that nobody's private settings show in a published chart.
 LOOK: list[str | Path | dict[str, Any]] = ["default", STYLE]
 DPI = 160
+# Beside the test split, with tables and a confusion matrix of their own; they are no evidence, and say so.
+ALSO_SHOWN = ("validation",)
+NOTHING_THERE = "not defined: no images"
 
 
 def draw_all(
@@ -58,8 +61,8 @@ def draw_all(
 ) -> list[dict[str, str]]:
     """Draw every chart that the report has numbers for.
 
-    The test split is drawn where there is one, else every split that was given. A report without ``training.history``
-    (a model that was only scored) gets no training curves.
+    The test split is drawn where there is one (and validation's confusion matrix), else every split that was given. A
+    report without ``training.history`` (a model that was only scored) gets no training curves.
 
     Args:
         report: ``report.json``; read are ``evaluation``, ``trust.temperature.value`` and ``training``.
@@ -74,10 +77,13 @@ def draw_all(
     drawn = []
     for split in ["test"] if "test" in predictions_by_split else sorted(predictions_by_split):
         predictions, numbers = predictions_by_split[split], report["evaluation"][split]
-        matrix = draw_confusion(np.asarray(numbers["confusion_matrix"]), predictions, numbers["n_groups"])
         diagram = draw_reliability(predictions, numbers["calibration"], temperature)
-        drawn.append(_save(matrix, folder, f"confusion_matrix_{split}.png", _confusion_caption(split, numbers)))
+        drawn.append(_save_matrix(predictions, numbers, folder, split))
         drawn.append(_save(diagram, folder, f"reliability_{split}.png", _reliability_caption(split, temperature)))
+    for split in ALSO_SHOWN if "test" in predictions_by_split else ():
+        if split in predictions_by_split:
+            drawn.append(_save_matrix(predictions_by_split[split], report["evaluation"][split], folder, split))
+            drawn[-1]["caption"] += " This split chose the epoch: it is no evidence of how well the model does."
     training = report.get("training") or {}
     if training.get("history"):
         curves = draw_training(training["history"], training.get("kept_epoch"))
@@ -111,7 +117,7 @@ def draw_confusion(confusion: np.ndarray, predictions: Predictions, n_groups: in
         if not support[row]:
             axes.axhspan(row - 0.5, row + 0.5, facecolor="white", edgecolor=FAINT, hatch="////", linewidth=0)
             axes.text(
-                (classes - 1) / 2, row, "no images", ha="center", va="center", color=QUIET, backgroundcolor="white"
+                (classes - 1) / 2, row, NOTHING_THERE, ha="center", va="center", color=QUIET, backgroundcolor="white"
             )
             continue
         for column in range(classes):
@@ -267,6 +273,11 @@ def _save(figure: Figure, folder: Path, name: str, caption: str) -> dict[str, st
     # The version of matplotlib would otherwise stand in the file and change its checksum.
     figure.savefig(folder / FOLDER / name, dpi=DPI, metadata={"Software": None})
     return {"file": f"{FOLDER}/{name}", "caption": caption}
+
+
+def _save_matrix(predictions: Predictions, numbers: Mapping[str, Any], folder: Path, split: str) -> dict[str, str]:
+    matrix = draw_confusion(np.asarray(numbers["confusion_matrix"]), predictions, numbers["n_groups"])
+    return _save(matrix, folder, f"confusion_matrix_{split}.png", _confusion_caption(split, numbers))
 
 
 def _confusion_caption(split: str, numbers: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainers.evaluation import isic2017
 from trainers.evaluation.calibration import N_BINS, simulated_ece
 from trainers.evaluation.discrimination import recall
 from trainers.evaluation.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
@@ -23,6 +24,8 @@ from trainers.predictions import Predictions
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 Replicates = dict[str, np.ndarray] | None
 NO_MALIGNANT_CLASS = "no class of this vocabulary is malignant or premalignant"
+# What only some label sets are judged by: name -> function(sample, labels, resamples), None where they are others.
+TASK_SECTIONS = {"isic2017": isic2017.section}
 
 
 class EvaluationError(ValueError):
@@ -43,7 +46,7 @@ def evaluate(
 
     Returns:
         A JSON-ready dictionary: n, n_groups, conventions, discrimination, calibration, per_class, confusion_matrix,
-        subgroups, views.
+        subgroups, views, and the sections of ``TASK_SECTIONS`` that fit the labels.
 
     Raises:
         EvaluationError: no images, a temperature that is not positive and finite, fewer than one replicate.
@@ -69,6 +72,11 @@ def evaluate(
         "confusion_matrix": after.confusion().astype(int).tolist(),
         "subgroups": _subgroups(predictions, after, replicates, seed),
         "views": _views(predictions, before, after, replicates, seed),
+        **{
+            name: found
+            for name, section in TASK_SECTIONS.items()
+            if (found := section(after, predictions.labels, weights)) is not None
+        },
     }
 
 

@@ -17,19 +17,23 @@ CSV_NAME, TEXT_NAME = "per_class_metrics.csv", "classification_report.txt"
 MEASURES = ("precision", "recall", "f1", "auroc")
 
 
-def write_tables(split: dict[str, Any], folder: Path, *, title: str = "") -> list[str]:
+def write_tables(split: dict[str, Any], folder: Path, *, title: str = "", suffix: str = "") -> list[str]:
     """Write ``per_class_metrics.csv`` and ``classification_report.txt`` of one split; returns the file names.
 
     Args:
         split: what ``report.evaluate`` returned.
         folder: the model's folder, which exists.
         title: first line of the text report, e.g. the model's name and the split.
+        suffix: goes before the files' endings, e.g. ``_validation``.
     """
-    for name, text in ((CSV_NAME, per_class_csv(split)), (TEXT_NAME, classification_report(split, title=title))):
+    written = []
+    for base, text in ((CSV_NAME, per_class_csv(split)), (TEXT_NAME, classification_report(split, title=title))):
+        name = f"{Path(base).stem}{suffix}{Path(base).suffix}"
         partial = folder / f"{name}.partial"
         partial.write_text(text, encoding="utf-8", newline="")
         os.replace(partial, folder / name)
-    return [CSV_NAME, TEXT_NAME]
+        written.append(name)
+    return written
 
 
 def per_class_csv(split: dict[str, Any]) -> str:

@@ -62,6 +62,18 @@ def test_the_same_report_gives_the_same_bytes_and_leaves_no_settings(report, pre
     assert dict(mpl.rcParams) == settings
 
 
+def test_validation_has_a_confusion_matrix_beside_the_test_splits(report, predictions, tmp_path):
+    both = {**report, "evaluation": dict.fromkeys(("validation", "test"), report["evaluation"]["test"])}
+    drawn = figures.draw_all(both, {"validation": predictions, "test": predictions}, tmp_path)
+    assert [item["file"] for item in drawn] == [
+        "figures/confusion_matrix_test.png",
+        "figures/reliability_test.png",
+        "figures/confusion_matrix_validation.png",
+        "figures/training_curves.png",
+    ]
+    assert "of the validation split" in drawn[2]["caption"]
+
+
 def test_a_scored_model_has_no_training_curves(report, predictions, tmp_path):
     scored = {"evaluation": {"external": report["evaluation"]["test"]}}
     drawn = figures.draw_all(scored, {"external": predictions}, tmp_path)
@@ -85,7 +97,7 @@ def test_confusion_matrix_shows_counts_shares_and_gaps(predictions):
     )
     figure = figures.draw_confusion(confusion, predictions, 12)
     found = texts(figure)
-    assert {"75 %", "3", "25 %", ">99 %", "999", "<1 %", "50 %", "100 %", "no images"} <= set(found)
+    assert {"75 %", "3", "25 %", ">99 %", "999", "<1 %", "50 %", "100 %", "not defined: no images"} <= set(found)
     names = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert names == ["akiec *", "bcc *", "df", "mel *", "nv", "acne"]
     assert figure.axes[0].get_yticklabels()[1].get_text() == "bcc *\nn = 1,000"

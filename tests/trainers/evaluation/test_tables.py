@@ -58,3 +58,12 @@ def test_tables_are_written_whole(split, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["classification_report.txt", "per_class_metrics.csv"]
     assert (tmp_path / "classification_report.txt").read_text().startswith("A model, test split\n")
     assert (tmp_path / "per_class_metrics.csv").read_text() == per_class_csv(split)
+
+
+def test_a_second_split_has_files_of_its_own(split, tmp_path):
+    write_tables(split, tmp_path)
+    assert write_tables(split, tmp_path, title="validation", suffix="_validation") == [
+        "per_class_metrics_validation.csv",
+        "classification_report_validation.txt",
+    ]
+    assert len(list(tmp_path.iterdir())) == 4

@@ -1,0 +1,201 @@
+"""Score any submission to the ISIC 2017 challenge's part 3: ROC curves, confusion matrices, and the three AUCs.
+
+``python -m trainers.isic2017_results PREDICTIONS.csv GROUND_TRUTH.csv`` reads ``Id, task_1, task_2`` (or the
+challenge's own ``image_id, melanoma, seborrheic_keratosis``) from both; task 1 is melanoma against the rest, task 2
+seborrheic keratosis against the rest. Of an id such as ``data/test/melanoma/ISIC_0012258.jpg`` the file name counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets_scripts.command import OneLineParser
+from datasets_scripts.sources.tables import MetadataError, read_table
+from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.evaluation.intervals import bootstrap_weights, can_resample
+from trainers.evaluation.isic2017 import AUCS, THRESHOLD, measure
+from trainers.evaluation.isic2017_files import draw_decisions, draw_roc, png, two_by_two, write_whole
+
+ID_COLUMNS = ("id", "image_id", "image")
+TASK_COLUMNS = (("task_1", "melanoma"), ("task_2", "seborrheic_keratosis"))
+NAMES = ("melanoma", "seborrheic keratosis")
+TITLES = dict(zip(AUCS, (*(f"{name} against the rest" for name in NAMES), "mean of the two"), strict=True))
+SUFFIX = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
+
+
+class SubmissionError(UserError):
+    """A table of predictions or of the truth that cannot be scored."""
+
+
+def read_tasks(path: Path) -> dict[str, tuple[float, float]]:
+    """Read a table: image id -> values of task 1 and task 2, each in [0, 1], in the table's order.
+
+    Raises:
+        SubmissionError: no such table or column, an id that stands twice, or a value outside [0, 1].
+    """
+    try:
+        columns, rows = read_table(path.read_bytes(), path.name)
+    except OSError as error:
+        raise SubmissionError(f"{path} cannot be read ({error.strerror}): give a CSV file") from error
+    except MetadataError as error:
+        raise SubmissionError(str(error)) from error
+    lowered = {column.lower(): column for column in columns}
+    names = [next((lowered[name] for name in known if name in lowered), None) for known in (ID_COLUMNS, *TASK_COLUMNS)]
+    if None in names:
+        raise SubmissionError(
+            f"{path} has the columns {', '.join(columns) or 'none'}: give Id, task_1, task_2, or image_id, melanoma, "
+            "seborrheic_keratosis"
+        )
+    found: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        image_id = plain_id(row[str(names[0])])
+        if image_id in found:
+            raise SubmissionError(f"{path} names image {image_id!r} twice: give one line an image")
+        one, two = (_share(row[str(name)], f"{path}, image {image_id!r}, {name}") for name in names[1:])
+        found[image_id] = (one, two)
+    if not found:
+        raise SubmissionError(f"{path} holds no image: give one line an image")
+    return found
+
+
+def plain_id(text: str) -> str:
+    """``data/test/melanoma/ISIC_0012258.jpg`` -> ``ISIC_0012258``."""
+    return SUFFIX.sub("", text.replace("\\", "/").rpartition("/")[2])
+
+
+def pair(predictions: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Both tables side by side, in the truth's order.
+
+    Returns:
+        Truth (N, 2) bool, scores (N, 2), and the N ids.
+
+    Raises:
+        SubmissionError: ids that are in one table only, a truth that is not 0 or 1, or a task with one kind of image.
+    """
+    said, true = read_tasks(predictions), read_tasks(truth)
+    for name, other, these, those in ((predictions, truth, said, true), (truth, predictions, true, said)):
+        missing = [image_id for image_id in those if image_id not in these]
+        if missing:
+            raise SubmissionError(
+                f"{name} lacks {len(missing)} of the {len(those)} images of {other}, the first is {missing[0]!r}: give "
+                "the same images in both"
+            )
+    ids = list(true)
+    for image_id in ids:
+        if true[image_id] not in ((0, 0), (1, 0), (0, 1)):
+            raise SubmissionError(
+                f"{truth}, image {image_id!r}, says {true[image_id][0]:g} and {true[image_id][1]:g}: the truth is "
+                "0 or 1 each, and not 1 for both"
+            )
+    positive = np.array([true[image_id] for image_id in ids], dtype=bool)
+    for task, title in enumerate(NAMES):
+        count = int(positive[:, task].sum())
+        if count in (0, len(ids)):
+            raise SubmissionError(
+                f"{truth} holds {count} {title} among {len(ids)} images: an AUC needs images of both kinds"
+            )
+    return positive, np.array([said[image_id] for image_id in ids]), ids
+
+
+def score(
+    positive: np.ndarray, scores: np.ndarray, ids: list[str], threshold: float, replicates: int
+) -> dict[str, Any]:
+    """The challenge's numbers of a pair, with intervals that take images for independent."""
+    groups, strata = np.array(ids), positive @ np.array([1, 2])
+    resamples = bootstrap_weights(groups, strata, replicates) if can_resample(groups, strata) else None
+    numbers = measure(positive, scores, groups, resamples, threshold)
+    counts = {
+        f"task_{task + 1}": two_by_two(positive[:, task], scores[:, task] >= threshold).tolist() for task in (0, 1)
+    }
+    whole = {"images": len(ids), **numbers, "confusion_at_threshold": counts}
+    return json.loads(json.dumps(whole).replace("by lesion", "by image"))
+
+
+def results(predictions: Path, truth: Path, out: Path, threshold: float, replicates: int) -> dict[str, Any]:
+    """Score a pair and write ``roc.png``, ``confusion_matrix.png`` and ``scores.json`` into ``out``.
+
+    Raises:
+        SubmissionError: as :func:`pair`.
+        OutputError: ``out`` cannot be a folder.
+    """
+    positive, scores, ids = pair(predictions, truth)
+    numbers = score(positive, scores, ids, threshold, replicates)
+    files = {
+        "roc.png": png(draw_roc(positive, scores, numbers, NAMES)),
+        "confusion_matrix.png": png(draw_decisions(positive, scores, threshold, NAMES)),
+        "scores.json": (json.dumps(numbers, indent=1) + "\n").encode(),
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made a folder ({error.strerror}): choose another --out") from error
+    for name, content in files.items():
+        write_whole(out / name, content)
+    return numbers
+
+
+def _share(text: str, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 <= value <= 1.0:
+        raise SubmissionError(f"{where} is {text!r}: give a number from 0 to 1")
+    return value
+
+
+def _threshold(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a probability above 0, at most 1")
+    return value
+
+
+def _shown(number: dict[str, Any]) -> str:
+    if number["low"] is None:
+        return f"{number['value']:.3f} (no interval)"
+    return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
+
+
+def main() -> None:
+    """Parse the command line, score, print."""
+    parser = OneLineParser(
+        prog="python -m trainers.isic2017_results",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.csv", help="probabilities, one line an image")
+    parser.add_argument("truth", type=Path, metavar="GROUND_TRUTH.csv", help="0 or 1 for each task, the same images")
+    parser.add_argument(
+        "--out", type=Path, default=Path("isic2017_results"), help="folder for charts and scores (default %(default)s)"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=_threshold,
+        default=THRESHOLD,
+        help="probability at or above which a class is called (default %(default)s, the challenge's)",
+    )
+    parser.add_argument(
+        "--bootstrap_replicates", type=int, default=1000, help="resamples of the intervals (default %(default)s)"
+    )
+    given = parser.parse_args()
+    if given.bootstrap_replicates < 1:
+        raise UserError(f"--bootstrap_replicates {given.bootstrap_replicates}: give at least 1")
+    numbers = results(given.predictions, given.truth, given.out, given.threshold, given.bootstrap_replicates)
+    print(f"{numbers['images']} images; in brackets the 95 % interval")
+    for number, (name, title) in enumerate(TITLES.items(), start=1):
+        print(f"category {number}, AUC, {title}: {_shown(numbers[name])}")
+    for name, value in numbers["at_threshold"].items():
+        print(f"{name} of melanoma called at p >= {given.threshold:g}: {_shown(value)}")
+    print(f"wrote roc.png, confusion_matrix.png and scores.json into {given.out}")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)
