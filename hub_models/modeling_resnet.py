@@ -37,6 +37,7 @@ class ResNetForLesionClassification(LesionForImageClassification):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         hidden = [layer for name, layer in self.head.named_children() if name.startswith("hidden")]
-        if any(module is layer for layer in hidden):
-            # transformers' 0.02 would let the signal die out over several layers (He et al. 2015).
-            init.kaiming_normal_(module.weight, nonlinearity="relu")
+        for layer in hidden:
+            if module is layer:
+                # transformers' 0.02 would let the signal die out over several layers (He et al. 2015).
+                init.kaiming_normal_(layer.get_parameter("weight"), nonlinearity="relu")

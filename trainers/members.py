@@ -27,7 +27,7 @@ from trainers.data import Splits, load_splits
 from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.finish import Finished, finish
 from trainers.provenance import audit_leaks, describe_dataset, provenance
-from trainers.runner import print_recipe, train
+from trainers.runner import end_processes, print_recipe, train
 
 # What may differ between members, or between two calls for the same member.
 NOT_THE_RECIPE = {
@@ -91,6 +91,7 @@ class EnsembleArguments(LesionArguments):
 def main(recipe: str) -> None:
     """Entry point of ``train_ensemble.py``."""
     report_user_errors(lambda: run(sys.argv[1:], recipe))
+    end_processes()
 
 
 def run(argv: list[str], recipe: str) -> Path | None:

@@ -1,0 +1,140 @@
+"""Turn a published checkpoint into a Hub repo of ours: ``python -m trainers.import_published --system NAME ...``.
+
+The folder is complete (weights, configuration, processor, code, card, manifest) and says that nothing was evaluated
+here: no metric, no temperature. ``python -m model_cards.verify`` checks it like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.command import OneLineParser
+from model_cards.build import build_card
+from trainers.errors import OutputError, report_user_errors
+from trainers.finish import SCHEMA_VERSION, in_words, save
+from trainers.judging import write_report
+from trainers.provenance import origin
+from trainers.published import SYSTEMS, Imported, System, find_system
+from trainers.published.state import sha256
+from trainers.references import TEMPERATURE, citations
+
+
+def import_published(
+    system: System, checkpoint: Sequence[Path], out: Path, labels: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Write the folder ``out``, which appears whole or not at all.
+
+    Args:
+        system: whose format the files are in.
+        checkpoint: the published file, files or folder.
+        out: absent, or an empty folder.
+        labels: class names that replace the published ones, in the order of the logits.
+
+    Returns:
+        The report that was written.
+
+    Raises:
+        OutputError: ``out`` is not empty.
+        PublishedFileError: the checkpoint is not this system's, incomplete, damaged, or holds code.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
+    found = system.read(checkpoint, labels)
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        "model": describe_model(system, found.model),
+        "imported": describe_import(system, found),
+    }
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        save(found.model, found.processor, partial, "float32")
+        write_report(report, partial)
+        build_card(partial)
+        if out.is_dir():
+            out.rmdir()
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def describe_model(system: System, model: Any) -> dict[str, Any]:
+    """The ``model`` section, with the keys of a trained one's."""
+    config = model.config
+    return {
+        "name": f"{system.name}-imported",
+        "title": system.title,
+        "class": type(model).__name__,
+        "model_type": config.model_type,
+        "backbone": in_words(config.backbones),
+        "initialised_from": config.initialised_from,
+        "base_model": None,
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "image_size": config.image_size,
+        "labels": [
+            {"name": name, "long_name": config.label_names[name], "group": config.label_groups[name]}
+            for name in config.labels
+        ],
+        "license": system.license,
+        "weights_dtype": "float32",
+        "citation": [
+            entry
+            for entry in citations(list(system.sources), config.backbones, system.cited_as)
+            if entry != TEMPERATURE  # none was fitted
+        ],
+        "notes": [],
+        "tags": [*system.tags, "imported"],
+    }
+
+
+def describe_import(system: System, found: Imported) -> dict[str, Any]:
+    """The ``imported`` section: where the weights come from, and what nobody here has checked."""
+    processor = found.processor
+    return {
+        "system": system.name,
+        "publisher": system.publisher,
+        "license_note": system.license_note,
+        "files": [{"name": name, "sha256": sha256(path), "size": path.stat().st_size} for name, path in found.files],
+        "labels_from": found.labels_from,
+        "sources": list(system.sources),
+        "trained_on": system.trained_on,
+        "claims": list(system.claims),
+        "preprocessing": {
+            "image_mean": list(processor.image_mean),
+            "image_std": list(processor.image_std),
+            "difference": system.preprocessing,
+        },
+        "provenance": origin(),
+    }
+
+
+def main() -> None:
+    """Parse the command line and import."""
+    formats = "; ".join(f"{name}: {system.format}" for name, system in sorted(SYSTEMS.items()))
+    parser = OneLineParser(prog="python -m trainers.import_published", description=__doc__)
+    parser.add_argument(
+        "--system", required=True, metavar="NAME", help=f"the published system: {', '.join(sorted(SYSTEMS))}"
+    )
+    parser.add_argument(
+        "--checkpoint", required=True, nargs="+", type=Path, metavar="FILE", help=f"what was published. {formats}"
+    )
+    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="the folder to write; absent")
+    parser.add_argument(
+        "--labels", default=None, help="short class names in the logits' order, a,b,c (default: as published)"
+    )
+    given = parser.parse_args()
+    labels = None if given.labels is None else [name.strip() for name in given.labels.split(",")]
+    report = import_published(find_system(given.system), given.checkpoint, given.output_dir, labels)
+    model = report["model"]
+    print(f"{model['title']}: {model['backbone']}, classes {', '.join(row['name'] for row in model['labels'])}")
+    print(f"imported: {os.path.relpath(given.output_dir)} is a complete Hub repo; nothing was evaluated")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)
