@@ -105,7 +105,7 @@ def citations(sources: list[str], backbones: list[str], system: str) -> list[str
     found += [
         entry for prefix, entry in BY_BACKBONE_PREFIX.items() if any(name.startswith(prefix) for name in backbones)
     ]
-    return [*found, TEMPERATURE]
+    return list(dict.fromkeys([*found, TEMPERATURE]))
 
 
 def notes(sources: list[str], image_sizes: dict[str, int]) -> list[str]:
