@@ -11,7 +11,7 @@ MEMBER_FIELDS = {"backbone": str, "backbone_kwargs": dict, "dropout": float}
 
 
 class EnsembleLesionConfig(LesionConfig):
-    """Five ResNet-50 at 320 px with dropout 0.2 and a linear head each, as published; any CNNs of timm may take part.
+    """Five ResNet-50 at 320 px with dropout 0.3 and a linear head each, as published; any CNNs of timm may take part.
 
     Paper: Lakshminarayanan et al. 2017, Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles.
 
@@ -27,6 +27,7 @@ class EnsembleLesionConfig(LesionConfig):
 
     image_size: int = 320
     backbone: str = "resnet50"
+    dropout: float = 0.3
     members: list[dict[str, Any]] = field(default_factory=list)
 
     @property

@@ -62,7 +62,7 @@ class LesionArguments:
         default="timm",
         metadata={
             "help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file; for a "
-            "ViT, a Hub repo id or folder of transformers."
+            "ViT, a Hub repo id or folder of transformers; for late fusion, those of a trained image model."
         },
     )
     metadata_weights: str = field(
@@ -293,7 +293,7 @@ def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
         precision = launched
     cuda = torch.cuda.is_available() and not use_cpu
     if precision == "fp16" and not cuda:
-        raise UserError("precision 'fp16' needs a CUDA device: use auto, bf16 or fp32 here")
+        raise UserError("precision 'fp16' needs a CUDA device: use bf16 or fp32 here")
     if precision != "auto":
         return precision
     if cuda:

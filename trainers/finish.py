@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from hub_models import TASK, LesionClassificationPipeline
+from hub_models import PIPELINE_TASK, LesionClassificationPipeline
 from trainers.arguments import LesionArguments
 from trainers.data import Splits
 from trainers.judging import JUDGED, describe, judge
@@ -87,7 +88,7 @@ def store(run: Finished, folder: Path) -> tuple[Any, Any]:
 
 def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
     """Weights, configs and the code that loads them; the pipeline saves them, so that its own code is among it."""
-    pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=TASK, device=-1)
+    pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=PIPELINE_TASK, device=-1)
     pipeline.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody
 
@@ -128,8 +129,10 @@ def in_words(backbones: list[str]) -> str:
     return ", ".join(f"{count} x {name}" for name, count in Counter(backbones).items())
 
 
-def base_model(backbones: list[str]) -> str | list[str] | None:
-    """The Hub ids that the backbones' weights came from; one as a text, several as a list."""
+def base_model(weights: str, backbones: list[str]) -> str | list[str] | None:
+    """The Hub ids that the backbones' weights came from: one as a text, several as a list, None where there is none."""
+    if weights != "timm":
+        return weights if re.fullmatch(r"[\w.-]+/[\w.-]+", weights) and not os.path.exists(weights) else None
     ids = [f"timm/{name}" for name in dict.fromkeys(backbones)]
     return ids[0] if len(ids) == 1 else ids or None
 
@@ -145,7 +148,7 @@ def describe_model(model: Any, run: Finished) -> dict[str, Any]:
         "model_type": config.model_type,
         "backbone": in_words(config.backbones),
         "initialised_from": config.initialised_from,
-        "base_model": base_model(config.backbones) if options.backbone_weights == "timm" else None,
+        "base_model": base_model(options.backbone_weights, config.backbones),
         "inputs": list(model.input_names),
         "metadata_fields": getattr(run.processor, "metadata_fields", None),
         "num_parameters": sum(p.numel() for p in model.parameters()),

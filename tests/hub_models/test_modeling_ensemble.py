@@ -18,7 +18,7 @@ from hub_models import (
 )
 
 SMALL = {"backbone": "mobilenetv2_035", "backbone_kwargs": {}, "dropout": 0.1}
-OTHER = {"backbone": "tf_efficientnet_lite0", "backbone_kwargs": {}, "dropout": 0.3}
+OTHER = {"backbone": "tf_efficientnet_lite0", "backbone_kwargs": {}, "dropout": 0.1}
 
 
 class TestEnsemble(ClassifierTester):
@@ -48,7 +48,7 @@ def single(seed: int, labels: tuple[str, ...] = ("a", "b", "c"), **changes: Any)
 def test_published_architecture() -> None:
     config = EnsembleLesionConfig(num_labels=2)
     assert (config.backbone, config.image_size) == ("resnet50", 320)
-    assert config.members == [{"backbone": "resnet50", "backbone_kwargs": {}, "dropout": 0.2}]
+    assert config.members == [{"backbone": "resnet50", "backbone_kwargs": {}, "dropout": 0.3}]
     # 23,508,032 of the backbone (torchvision's resnet50 without fc) + 2048 x 2 + 2.
     assert EnsembleForLesionClassification(config).num_parameters() == 23_512_130
 
@@ -80,7 +80,7 @@ def test_members_of_different_architectures() -> None:
     ensemble = EnsembleForLesionClassification.from_members(models)
     assert ensemble.widths == [1280, 1280]
     assert [member["backbone"] for member in ensemble.config.members] == ["mobilenetv2_035", "tf_efficientnet_lite0"]
-    assert [member["dropout"] for member in ensemble.config.members] == [0.2, 0.3]
+    assert [member["dropout"] for member in ensemble.config.members] == [0.3, 0.1]
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(ensemble(pixels).raw_logits[:, 1], models[1](pixels).raw_logits[:, 0])

@@ -159,18 +159,6 @@ def test_only_complete_checkpoints_are_resumed(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-100"
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_model(train_command: Command, quiet_env: Env, tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
-    env = {**quiet_env, "ACCELERATE_USE_CPU": "true"}
-    done = run([*torchrun, *train_command(out)[1:]], env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    report = json.loads((out / "report.json").read_text())
-    assert report["provenance"]["hardware"]["processes"] == 2
-    assert verify_folder(out) == []
-
-
 def test_the_published_split_marks_that_validation_was_used_twice(
     train_command: Command, quiet_env: Env, tmp_path: Path
 ) -> None:

@@ -7,7 +7,9 @@ A member file is ``{"model_state": {"backbone.*", "head.1.weight", "head.1.bias"
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,10 +123,12 @@ class PublishedEnsemble(System):
             content, remarks = self.member_content(model, member)
             save_tensors(content, out)
             return remarks
+        partial = out.with_name(out.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
         names = [f"member_{number}/best.pt" for number in range(count)]
         for number, name in enumerate(names):
             content, remarks = self.member_content(model, number)
-            save_tensors(content, out / name)
+            save_tensors(content, partial / name)
         manifest = {
             "task": "skin lesion classification: " + ", ".join(model.config.labels),
             "backbone": " + ".join(dict.fromkeys(model.config.backbones)),
@@ -132,7 +136,8 @@ class PublishedEnsemble(System):
             "num_members": count,
             "members": names,
         }
-        (out / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        os.replace(partial, out)
         return remarks
 
     def member_content(self, model: Any, number: int) -> tuple[dict[str, Any], list[str]]:
