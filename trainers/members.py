@@ -9,11 +9,13 @@ its manifest, and its recipe and dataset with those that are asked for.
 from __future__ import annotations
 
 import copy
+import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -220,11 +222,29 @@ def put_together(
         "leak_audit": audit_leaks(splits),
     }
     partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
+    with alone(folders[0].parent):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
     print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
     return out
+
+
+@contextmanager
+def alone(members: Path) -> Iterator[None]:
+    """Hold a lock while the ensemble is made: the processes of several members may all find that theirs was the last.
+
+    Raises:
+        OutputError: another process holds it.
+    """
+    with (members / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(
+                f"another process is putting the members of {str(members)!r} together: wait for it to end"
+            ) from error
+        yield
 
 
 def same_processor(folders: Sequence[Path]) -> Any:
