@@ -34,7 +34,7 @@ from .modeling_metadata import MetadataForLesionClassification, MetadataShapeErr
 from .modeling_mobilenet import MobileNetForLesionClassification
 from .modeling_resnet import ResNetForLesionClassification
 from .modeling_vit import ViTForLesionClassification
-from .pipeline_lesion import TASK, LesionClassificationPipeline
+from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 
 # One line a classifier.
@@ -56,14 +56,17 @@ for _config_class, _model_class in CLASSIFIERS.items():
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
 PIPELINE_REGISTRY.register_pipeline(
-    TASK, pipeline_class=LesionClassificationPipeline, pt_model=AutoModelForImageClassification, type="multimodal"
+    PIPELINE_TASK,
+    pipeline_class=LesionClassificationPipeline,
+    pt_model=AutoModelForImageClassification,
+    type="multimodal",
 )
 
 __all__ = [
     "CLASSIFIERS",
     "LABEL_GROUPS",
+    "PIPELINE_TASK",
     "STANDARD_FIELDS",
-    "TASK",
     "BackboneDownloadError",
     "BackboneWeightsError",
     "EfficientNetForLesionClassification",

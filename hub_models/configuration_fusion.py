@@ -30,7 +30,7 @@ class FusionLesionConfig(LesionConfig):
 
     backbone: str = "efficientnetv2_s"
     backbone_kwargs: dict[str, Any] = field(default_factory=lambda: {"bn_eps": 1e-3, "drop_path_rate": 0.2})
-    metadata_fields: dict[str, Any] | list[str] = field(default_factory=lambda: list(STANDARD_FIELDS))
+    metadata_fields: dict[str, Any] = field(default_factory=lambda: resolve_fields(list(STANDARD_FIELDS)))
     metadata_hidden_sizes: list[int] = field(default_factory=lambda: [64, 32])
     metadata_dropout: float = 0.0
     freeze_metadata: bool = False

@@ -27,7 +27,7 @@ class MetadataLesionConfig(LesionConfig):
     model_type = "lesion_metadata"
 
     backbone: str = "none"
-    metadata_fields: dict[str, Any] | list[str] = field(default_factory=lambda: list(STANDARD_FIELDS))
+    metadata_fields: dict[str, Any] = field(default_factory=lambda: resolve_fields(list(STANDARD_FIELDS)))
     hidden_sizes: list[int] = field(default_factory=lambda: [64, 32])
     metadata_dropout: float = 0.0
 

@@ -106,7 +106,9 @@ class LesionImageProcessor(PilBackend):
             rgb = Image.fromarray(remove_hair(np.asarray(rgb)))
         return rgb.crop(lesion_box(np.asarray(rgb))) if crop else rgb
 
-    def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self, images: Any, *args: Any, **kwargs: Any
+    ) -> BatchFeature:
         """Images or records, with every setting filled in -> what ``model_input_names`` says; transformers calls it."""
         records = as_records(images)
         rows = None if records is None else self.encode(records)
@@ -199,6 +201,6 @@ def check_inputs(model_input_names: list[str], metadata_fields: Any) -> None:
     unknown = set(model_input_names) - {"pixel_values", "metadata"}
     if unknown or not model_input_names or ("metadata" in model_input_names) != (metadata_fields is not None):
         raise MetadataFieldsError(
-            f"model_input_names is {list(model_input_names)} and metadata_fields {metadata_fields!r}; give pixel_values,"
-            " metadata or both, and metadata_fields exactly when metadata is among them."
+            f"model_input_names is {list(model_input_names)} and metadata_fields {metadata_fields!r}; give "
+            "pixel_values, metadata or both, and metadata_fields exactly when metadata is among them."
         )

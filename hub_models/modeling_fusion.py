@@ -111,8 +111,8 @@ def read_trained(source: Source, kind: str, part: str) -> TrainedModel:
     parts = sorted({name.split(".")[0] for name in model.state})
     if part not in parts:
         raise BackboneWeightsError(
-            f"{model.name} is a {model.config.get('model_type')} model with the parts {', '.join(parts)} and no {part}; "
-            f"give a {kind}."
+            f"{model.name} is a {model.config.get('model_type')} model with the parts {', '.join(parts)} and no {part};"
+            f" give a {kind}."
         )
     return model
 
@@ -210,9 +210,9 @@ class FusionForLesionClassification(LesionForImageClassification):
                 )
 
     @classmethod
-    def from_backbone(
+    def from_backbone(  # type: ignore[override]
         cls,
-        config: FusionLesionConfig,  # type: ignore[override]
+        config: FusionLesionConfig,
         weights: Source | None = None,
         metadata_weights: Source | None = None,
         **parts: Source,
@@ -237,8 +237,8 @@ class FusionForLesionClassification(LesionForImageClassification):
         metadata = None
         if metadata_weights is not None:
             metadata = read_trained(metadata_weights, "trained metadata-only model", "metadata_encoder")
-        for model in filter(None, (image, metadata)):
-            agree(model, "labels", config.labels, model.labels)
+        for trained in filter(None, (image, metadata)):
+            agree(trained, "labels", config.labels, trained.labels)
         if image is not None:
             agree(image, "image_size", config.image_size, image.config.get("image_size"))
             adopt(config, "backbone", image, "backbone")
@@ -263,7 +263,8 @@ class FusionForLesionClassification(LesionForImageClassification):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         self.metadata_encoder.init_weights(module)
-        if any(module is layer for name, layer in self.head.named_children() if name.startswith("hidden")):
+        hidden = [layer for name, layer in self.head.named_children() if name.startswith("hidden")]
+        if isinstance(module, nn.Linear) and any(module is layer for layer in hidden):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
 
 

@@ -159,6 +159,7 @@ class LesionForImageClassification(PreTrainedModel):
         Raises:
             BackboneWeightsError: names the setting that differs.
         """
+        return
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> pooled features (N, D)."""

@@ -148,7 +148,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         features = self.encode(self.metadata_encoder.rows(metadata, like))
         return self.answer(features, self.classify(features), labels, return_dict)
 
-    def encode(self, metadata: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+    def encode(self, metadata: torch.Tensor) -> torch.Tensor:
         """Encoded records (N, M) -> features (N, D)."""
         if self.training and self.config.metadata_dropout:
             metadata = self.metadata_encoder.hide(metadata, self.config.metadata_dropout)

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-TASK = "skin-lesion-classification"
+PIPELINE_TASK = "skin-lesion-classification"
 
 
 class LesionClassificationPipeline(Pipeline):
@@ -20,31 +20,38 @@ class LesionClassificationPipeline(Pipeline):
 
     An input is a picture (PIL image, array, path or address), or a record ``{"image": ..., "age": ..., "sex": ...,
     "localization": ...}`` with any of the last three left out; a list of them gives a list of answers, and
-    ``batch_size`` says how many go through the model at once. A picture alone is a record of which nothing else is known.
+    ``batch_size`` says how many go through the model at once. A picture alone is a record with all else unknown.
 
     Raises:
         RecordError: a record is not what it should be, or lacks the image that the model looks at.
         UnreadableImageError: a file is cut short, damaged or no image.
     """
 
-    _load_processor = False
-    _load_image_processor = True
-    _load_feature_extractor = False
-    _load_tokenizer = False
+    _load_processor: Any = False
+    _load_image_processor: Any = True
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
 
-    def _sanitize_parameters(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """There are none: transformers asks for those of each step."""
+    model: Any
+    image_processor: Any
+
+    def _sanitize_parameters(self, **pipeline_parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The parameters of each step: there are none."""
+        if pipeline_parameters:
+            raise TypeError(
+                f"{', '.join(pipeline_parameters)} was given; this pipeline takes no parameter but batch_size."
+            )
         return {}, {}, {}
 
-    def preprocess(self, input_: Any) -> Any:
+    def preprocess(self, input_: Any, **_: Any) -> Any:
         """One picture or record -> the model's inputs, a batch of one."""
         return self.image_processor(input_, return_tensors="pt")
 
-    def _forward(self, input_tensors: Any) -> dict[str, list[dict[str, Any]]]:
+    def _forward(self, input_tensors: Any, **_: Any) -> Any:
         """A batch -> an answer a row; a dictionary, so that transformers can take a batch apart again."""
         return {"answers": self.model.predict(**input_tensors)}
 
-    def postprocess(self, model_outputs: dict[str, Any]) -> dict[str, Any]:
+    def postprocess(self, model_outputs: Any, **_: Any) -> dict[str, Any]:
         """The answer of one input."""
         answers = model_outputs["answers"]
         return answers[0] if isinstance(answers, list) else answers

@@ -187,7 +187,7 @@ def encoded_metadata(rows: datasets.Dataset, processor: Any) -> Tensor:
     if missing:
         raise DatasetError(
             f"the dataset has no column {missing[0]!r}, which this model looks at (it has "
-            f"{', '.join(rows.column_names)}): add it, null where it is unknown, or leave it out of the model's metadata_fields"
+            f"{', '.join(rows.column_names)}): add it, null where it is unknown, or leave it out of metadata_fields"
         )
     records = rows.select_columns(fields).with_format(None)
     encoded = []

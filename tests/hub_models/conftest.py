@@ -1,4 +1,4 @@
-"""Makes the shared model tester importable as ``lesion_model_tester``, without touching the import path."""
+"""Makes the shared testers importable as ``lesion_model_tester`` and ``lesion_shipping_tester``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import importlib.util
 import sys
 from pathlib import Path
 
-NAME = "lesion_model_tester"
-
-if NAME not in sys.modules:
-    _spec = importlib.util.spec_from_file_location(NAME, Path(__file__).with_name("model_tester.py"))
-    if _spec is None or _spec.loader is None:
-        raise ImportError(f"the model tester is not beside {__file__}")
-    _module = importlib.util.module_from_spec(_spec)
-    sys.modules[NAME] = _module
-    _spec.loader.exec_module(_module)
+# The first is imported by the second.
+for _file in ("shipping_tester.py", "model_tester.py"):
+    _name = f"lesion_{Path(_file).stem}"
+    if _name not in sys.modules:
+        _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))
+        if _spec is None or _spec.loader is None:
+            raise ImportError(f"{_file} is not beside {__file__}")
+        _module = importlib.util.module_from_spec(_spec)
+        sys.modules[_name] = _module
+        _spec.loader.exec_module(_module)

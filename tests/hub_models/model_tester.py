@@ -10,64 +10,23 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from lesion_shipping_tester import LABELS, ShippingTester
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 
-from hub_models import (
-    TASK,
-    LesionClassificationPipeline,
-    LesionConfigError,
-    LesionImageProcessor,
-    PixelShapeError,
-    WeightsDtypeError,
-)
+from hub_models import LesionConfigError, LesionImageProcessor, PixelShapeError, WeightsDtypeError
 
-LABELS = ("mel", "nv", "akiec", "bkl")
 GROUPS = {"mel": "malignant", "nv": "benign", "akiec": "premalignant", "bkl": "benign"}
-REMOTE_CHECK = Path(__file__).with_name("remote_check.py")
 
 
-def run_clean(script: Path, *arguments: object, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh, isolated Python whose working directory and caches lie in ``folder``.
-
-    Isolated (``-I``): neither PYTHONPATH nor the working directory is on the import path.
-    """
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
-    environment |= {
-        "HF_HOME": str(folder / "hf"),
-        "HF_MODULES_CACHE": str(folder / "hf_modules"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-I", str(script), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
-
-
-def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:
-    """A small colourful RGB picture, the same for the same seed."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    """Two records as a user of the pipeline gives them; their pictures lie in ``folder``."""
-    known = {"age": 45, "sex": "female", "localization": "back"}
-    return [{"image": str(folder / "0.png"), **known}, {"image": str(folder / "1.png"), "age": 80}]
-
-
-class ClassifierTester:
+class ClassifierTester(ShippingTester):
     """Generic tests of one classifier; subclass it, name the class ``Test...`` and set the class attributes."""
 
     config_class: ClassVar[Any]
@@ -79,19 +38,6 @@ class ClassifierTester:
     # The linear layer that gives the logits (one of them, where there are several).
     head: ClassVar[str] = "head"
     learning_rate: ClassVar[float] = 1e-3
-    # The files that must lie beside the weights beyond those of the shared base and the processor.
-    own_files: ClassVar[set[str]]
-
-    shared_files: ClassVar[set[str]] = {
-        "backbone_lesion.py",
-        "configuration_lesion.py",
-        "image_processing_lesion.py",
-        "metadata_lesion.py",
-        "modeling_lesion.py",
-        "pipeline_lesion.py",
-        "preprocess_lesion.py",
-        "trust_lesion.py",
-    }
 
     # ------------------------------------------------------------- making
 
@@ -133,11 +79,6 @@ class ClassifierTester:
         """What the answer must be, written down once more: (N, C), the mean over members where there are some."""
         probs = functional.softmax(raw_logits.double() / temperature, dim=-1)
         return probs if self.members is None else probs.mean(dim=1)
-
-    @staticmethod
-    def with_temperature(model: Any, value: float) -> Any:
-        model.config.trust["temperature"] = {"value": value, "split": "calibration", "n": 100, "method": "test"}
-        return model
 
     # ------------------------------------------------------------ forward
 
@@ -371,73 +312,3 @@ class ClassifierTester:
         model.float32_prefixes = ("trust", self.head)
         model.save_pretrained(tmp_path, weights_dtype="float16")
         assert load_file(tmp_path / "model.safetensors")[f"{self.head}.weight"][0, 0] == 1e6
-
-    # ------------------------------------------------------------ shipping
-
-    def saved(self, folder: Path) -> tuple[Any, LesionImageProcessor]:
-        """Save a model with fp16 weights and its processor; return the model with the rounded weights."""
-        model, processor = self.with_temperature(self.model(), 1.7), self.processor()
-        pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=TASK, device=-1)
-        pipeline.save_pretrained(folder, weights_dtype="float16")
-        model.load_state_dict(load_file(folder / "model.safetensors"))
-        return model, processor
-
-    def test_the_code_is_saved_beside_the_weights(self, tmp_path: Path, repo_root: Path) -> None:
-        self.saved(tmp_path)
-        code = {path.name for path in tmp_path.glob("**/*.py")}
-        assert code == self.shared_files | self.own_files
-        for name in code:
-            assert (tmp_path / name).read_bytes() == (repo_root / "hub_models" / name).read_bytes()
-        auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-        assert set(auto_map) == {"AutoConfig", "AutoModelForImageClassification"}
-        assert auto_map["AutoModelForImageClassification"].endswith(f".{self.model_class.__name__}")
-
-    def test_auto_classes_know_the_processor(self, tmp_path: Path) -> None:
-        self.saved(tmp_path)
-        processor = AutoImageProcessor.from_pretrained(tmp_path)
-        assert type(processor) is LesionImageProcessor
-        assert dict(processor.size) == {"height": self.image_size, "width": self.image_size}
-
-    def test_strangers_can_load_it(self, tmp_path: Path, repo_root: Path) -> None:
-        """In a clean process without our packages and without OpenCV: model, processor, pipelines, saved again."""
-        folder = tmp_path / "model"
-        model, processor = self.saved(folder)
-        pictures = [picture(seed) for seed in range(2)]
-        for number, image in enumerate(pictures):
-            image.save(tmp_path / f"{number}.png")
-        inputs = {**self.inputs(2), **processor(pictures, return_tensors="pt")}
-        with torch.no_grad():
-            logits = model(**inputs).logits
-            of_records = model.predict(**processor(records(tmp_path), return_tensors="pt"))
-        np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
-        (tmp_path / "records.json").write_text(json.dumps(records(tmp_path)))
-
-        done = run_clean(REMOTE_CHECK, folder, repo_root, folder=tmp_path)
-        assert done.returncode == 0, done.stderr[-3000:]
-        said = json.loads((tmp_path / "remote.json").read_text())
-        assert said["model_module"].startswith("transformers_modules.")
-        assert said["ours"] == []
-        assert said["dtype"] == "torch.float32"
-        np.testing.assert_allclose(said["logits"], logits.numpy(), rtol=0, atol=1e-5)
-        np.testing.assert_allclose(said["logits_saved_again"], logits.numpy(), rtol=0, atol=1e-5)
-        assert set(said["files_saved_again"]) >= self.shared_files | self.own_files
-        assert set(said["inputs"]) == set(self.model_class.input_names)
-        for name, value in said["inputs"].items():
-            np.testing.assert_allclose(value, inputs[name].numpy(), rtol=0, atol=1e-6)
-        expected = [dict(zip(LABELS, row.tolist(), strict=True)) for row in functional.softmax(logits, -1)]
-        assert [row["probabilities"] for row in said["predict"]] == [pytest.approx(row, abs=1e-5) for row in expected]
-        assert said["pipeline"] == [pytest.approx(row, abs=1e-5) for row in expected]
-        answers = [said[name] for name in ("answers", "answers_by_two", "answers_saved_again")]
-        assert said["task"] == TASK
-        for answer in answers:
-            assert [row["predicted"] for row in answer] == [row["predicted"] for row in of_records]
-            for row, known in zip(answer, of_records, strict=True):
-                assert set(row) == set(known)
-                assert row["probabilities"] == pytest.approx(known["probabilities"], abs=1e-5)
-        assert said["answer_to_a_path"]["probabilities"] == pytest.approx(expected[0], abs=1e-5)
-        name, message = said["unknown_site"]
-        assert name == "RecordError"
-        assert message.startswith("localization is 'elbow'; give one of abdomen, ")
-        name, message = said["without_opencv"]
-        assert name == "MissingOpenCVError"
-        assert "pip install opencv-python-headless" in message

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lesion_model_tester import picture
+from lesion_shipping_tester import picture
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -234,7 +234,11 @@ def test_saved_values_come_back(tmp_path: Path) -> None:
     assert said["do_hair_removal"] is True
     assert said["do_lesion_crop"] is True
     assert said["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
-    assert {path.name for path in tmp_path.glob("*.py")} == {"image_processing_lesion.py", "preprocess_lesion.py"}
+    assert {path.name for path in tmp_path.glob("*.py")} == {
+        "image_processing_lesion.py",
+        "metadata_lesion.py",
+        "preprocess_lesion.py",
+    }
     for loaded in (LesionImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
         assert loaded.to_dict() == {**given.to_dict(), "auto_map": said["auto_map"]}
         assert np.array_equal(loaded(picture(5))["pixel_values"], given(picture(5))["pixel_values"])

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lesion_model_tester import picture
+from lesion_shipping_tester import picture
 
 from hub_models import (
     STANDARD_FIELDS,

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from lesion_model_tester import ClassifierTester, picture
+from lesion_model_tester import ClassifierTester
+from lesion_shipping_tester import picture
 
 from hub_models import (
     BackboneWeightsError,

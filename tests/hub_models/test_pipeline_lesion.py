@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from lesion_model_tester import picture
+from lesion_shipping_tester import picture
 from transformers import pipeline
 
 from hub_models import (
-    TASK,
+    PIPELINE_TASK,
     FusionForLesionClassification,
     FusionLesionConfig,
     LesionClassificationPipeline,
@@ -36,7 +36,7 @@ def make(model: Any) -> LesionClassificationPipeline:
         model_input_names=list(model.input_names),
         metadata_fields=getattr(model.config, "metadata_fields", None),
     )
-    return pipeline(TASK, model=model.eval(), image_processor=processor, device=-1)
+    return pipeline(PIPELINE_TASK, model=model.eval(), image_processor=processor, device=-1)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +138,7 @@ def test_a_saved_folder_names_its_pipeline(image_only: LesionClassificationPipel
     image_only.save_pretrained(tmp_path, weights_dtype="float16")
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["custom_pipelines"] == {
-        TASK: {
+        PIPELINE_TASK: {
             "impl": "pipeline_lesion.LesionClassificationPipeline",
             "pt": ["AutoModelForImageClassification"],
             "type": "multimodal",

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from hub_models import LesionImageProcessor
-from trainers.data import EpochSampler, LesionImages, augmentation, load_splits
+from trainers.data import EpochSampler, LesionImages, augmentation, collate, load_splits
 from trainers.errors import DatasetError, UserError
 
 LABELS = np.array([0] * 12 + [1] * 4 + [2] * 2)
@@ -122,3 +122,68 @@ def test_splits_come_in_order_with_their_labels(phantom_dataset: Path) -> None:
     assert splits.labels[-1] == "acne"
     assert splits.name == "phantoms"
     assert splits.column("train", "no_such_column").tolist() == ["unknown"] * len(splits.splits["train"])
+
+
+# ------------------------------------------------------------------ records beside the images
+
+
+@pytest.fixture
+def patients() -> datasets.Dataset:
+    """Three rows whose images cannot be decoded: whoever reads them fails."""
+    features = datasets.Features(
+        {
+            "image": datasets.Image(decode=False),
+            "label": datasets.ClassLabel(names=["a", "b"]),
+            "image_id": datasets.Value("string"),
+            "age": datasets.Value("float32"),
+            "sex": datasets.Value("string"),
+        }
+    )
+    values = {
+        "image": [{"bytes": b"no image", "path": None}] * 3,
+        "label": [0, 1, 0],
+        "image_id": ["one", "two", "three"],
+        "age": [75.0, None, 25.0],
+        "sex": ["female", "unknown", "male"],
+    }
+    return datasets.Dataset.from_dict(values, features=features)
+
+
+def test_metadata_is_encoded_and_no_image_is_read(patients: datasets.Dataset) -> None:
+    processor = LesionImageProcessor(model_input_names=["metadata"], metadata_fields=["age", "sex"])
+    rows = LesionImages(patients, processor, augmentation("crops_colour", 32))
+    batch = collate([rows[0], rows[(1, 9)], rows[2]])
+    assert set(batch) == {"metadata", "labels"}
+    assert batch["metadata"].tolist() == [[1, 0, 1, 0, 0], [0, 1, 0, 0, 1], [-1, 0, 0, 1, 0]]
+    assert batch["metadata"].dtype == torch.float32
+    assert batch["labels"].tolist() == [0, 1, 0]
+
+
+def test_images_and_metadata_go_side_by_side(images: LesionImages, patients: datasets.Dataset) -> None:
+    pictures = [images.images[i]["image"] for i in range(3)]
+    rows = patients.remove_columns("image").add_column("image", pictures, feature=datasets.Image(decode=False))
+    processor = LesionImageProcessor(
+        size={"height": 32, "width": 32}, model_input_names=["pixel_values", "metadata"], metadata_fields=["sex"]
+    )
+    both = LesionImages(rows, processor, images.augment)
+    batch = collate([both[(0, 4)], both[1]])
+    assert torch.equal(batch["pixel_values"][0], images[(0, 4)]["pixel_values"])
+    assert torch.equal(batch["pixel_values"][1], images[1]["pixel_values"])
+    assert batch["metadata"].tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_bad_metadata_names_its_image(patients: datasets.Dataset) -> None:
+    processor = LesionImageProcessor(model_input_names=["metadata"], metadata_fields=["age", "sex"])
+    for column, value, says in (
+        ("age", -3.0, "image two: age is -3.0"),
+        ("sex", "x", "image two: sex is 'x'; give one"),
+    ):
+        wrong = patients.map(lambda row, c=column, v=value: {c: v if row["image_id"] == "two" else row[c]})
+        with pytest.raises(DatasetError, match=says):
+            LesionImages(wrong, processor)
+
+
+def test_a_dataset_without_the_models_columns_is_refused(patients: datasets.Dataset) -> None:
+    processor = LesionImageProcessor(model_input_names=["metadata"], metadata_fields=["age", "localization"])
+    with pytest.raises(DatasetError, match=r"no column 'localization', which this model looks at \(it has image"):
+        LesionImages(patients, processor)

@@ -1,0 +1,176 @@
+"""Metadata-only and late-fusion runs by the real Trainer, on drawn lesions of invented patients."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
+
+from hub_models import PIPELINE_TASK, FusionForLesionClassification, MetadataForLesionClassification
+from model_cards.verify import verify_folder
+from trainers.errors import UserError
+from trainers.predictions import read_predictions
+from trainers.runner import run as run_training
+
+TINY = [
+    "--bootstrap_replicates",
+    "20",
+    "--dataloader_num_workers",
+    "0",
+    "--disable_tqdm",
+    "true",
+    "--precision",
+    "fp32",
+    "--num_train_epochs",
+    "2",
+    "--per_device_train_batch_size",
+    "16",
+]
+FROZEN = '{"freeze_backbone": true, "freeze_metadata": true}'
+
+
+def train(script: Path, env: dict[str, str], *options: object) -> None:
+    command = [sys.executable, str(script), *TINY, *map(str, options)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def metadata_only(
+    phantom_dataset: Path, repo_root: Path, quiet_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("metadata") / "model"
+    train(repo_root / "trainers/train_metadata.py", quiet_env, "--dataset", phantom_dataset, "--output_dir", out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def fused(
+    trained: Path,
+    metadata_only: Path,
+    phantom_dataset: Path,
+    repo_root: Path,
+    quiet_env: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A frozen fusion of the session's image model and the metadata-only model."""
+    out = tmp_path_factory.mktemp("fused") / "model"
+    parts = ["--backbone_weights", trained, "--metadata_weights", metadata_only]
+    where = ["--dataset", phantom_dataset, "--output_dir", out, "--image_size", 32, "--ema_decay", 0.9]
+    script = repo_root / "trainers/train_fusion.py"
+    train(script, quiet_env, "--recipe", "fusion_cpu", *parts, *where, "--train_image_size", 0)
+    return out
+
+
+def test_a_metadata_only_model_is_finished_like_any_other(metadata_only: Path, phantom_dataset: Path) -> None:
+    assert verify_folder(metadata_only) == []
+    report = json.loads((metadata_only / "report.json").read_text())
+    assert report["model"]["model_type"] == "lesion_metadata"
+    assert report["training"]["epochs"] == 2
+    rows = read_predictions(metadata_only / "predictions_test.parquet")
+    model = AutoModelForImageClassification.from_pretrained(metadata_only)
+    processor = AutoImageProcessor.from_pretrained(metadata_only)
+    table = load_dataset(str(phantom_dataset), "grouped")["test"].select_columns(["age", "sex", "localization"])
+    output = model(**processor(table.to_list(), return_tensors="pt"))
+    np.testing.assert_allclose(rows.logits[:, 0], output.raw_logits.detach().numpy(), atol=1e-5)
+    assert rows.features is not None
+    assert rows.features.shape == (len(rows), 32)
+
+
+def test_finished_folders_carry_their_pipeline(metadata_only: Path, fused: Path, trained: Path) -> None:
+    record = {"image": np.zeros((40, 40, 3), np.uint8), "age": 45, "sex": "male", "localization": "back"}
+    for folder in (metadata_only, fused, trained):
+        assert (folder / "pipeline_lesion.py").is_file()
+        assert list(json.loads((folder / "config.json").read_text())["custom_pipelines"]) == [PIPELINE_TASK]
+        model = AutoModelForImageClassification.from_pretrained(folder)
+        pipe = pipeline(
+            PIPELINE_TASK, model=model, image_processor=AutoImageProcessor.from_pretrained(folder), device=-1
+        )
+        assert sum(pipe(record)["probabilities"].values()) == pytest.approx(1)
+
+
+def test_frozen_parts_come_out_of_the_run_as_they_went_in(fused: Path, trained: Path, metadata_only: Path) -> None:
+    state, image, metadata = (load_file(f / "model.safetensors") for f in (fused, trained, metadata_only))
+    theirs = {**{k: v for k, v in image.items() if k.startswith("backbone.")}}
+    theirs |= {k: v for k, v in metadata.items() if k.startswith("metadata_encoder.")}
+    assert set(state) - set(theirs) == {"head.logits.weight", "head.logits.bias"}
+    for name, value in theirs.items():
+        # Stored as fp16 by this recipe; counters of batch normalisation are whole numbers.
+        assert (state[name] == value.to(state[name].dtype)).all(), name
+
+
+def test_a_fusion_says_what_it_was_made_of(fused: Path) -> None:
+    assert verify_folder(fused) == []
+    report = json.loads((fused / "report.json").read_text())
+    assert re.fullmatch(
+        r"image: model \(sha256 [0-9a-f]{64}\); metadata: model \(sha256 [0-9a-f]{64}\)",
+        report["model"]["initialised_from"],
+    )
+    assert report["model"]["backbone"] == "mobilenetv2_035"
+    rows = read_predictions(fused / "predictions_test.parquet")
+    assert rows.features is not None
+    assert rows.features.shape == (len(rows), 1280 + 32)
+
+
+def test_a_fusion_trains_jointly_from_random_parts(
+    phantom_dataset: Path, repo_root: Path, quiet_env: dict[str, str], tmp_path: Path
+) -> None:
+    own = '{"backbone_kwargs": {}, "metadata_fields": ["age"], "head_hidden_sizes": [16]}'
+    start = ["--backbone", "mobilenetv2_035", "--backbone_weights", "none", "--metadata_weights", ""]
+    where = ["--dataset", phantom_dataset, "--output_dir", tmp_path / "out", "--image_size", 32]
+    script = repo_root / "trainers/train_fusion.py"
+    train(script, quiet_env, *start, *where, "--model_config", own, "--num_train_epochs", 1)
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert list(config["metadata_fields"]) == ["age"]
+    assert config["initialised_from"] == "random"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--backbone_weights", "timm"], "a metadata-only model has no backbone"),
+        (["--backbone", "resnet18"], "backbone is 'resnet18'"),
+        (["--metadata_weights", "x"], "has no part that takes metadata_weights"),
+        (["--model_config", '{"metadata_fields": ["weight"]}'], "metadata_fields has 'weight'"),
+        (["--model_config", '{"metadata_fields": ["age", "dx_type"]}'], "metadata_fields has 'dx_type'"),
+        (["--model_config", '{"metadata_fields": {"source": {"values": ["a", "b"]}}}'], "source is 'phantom'"),
+        (["--model_config", '{"metadata_fields": {"weight": {"values": ["a"]}}}'], "has no column 'weight'"),
+    ],
+)
+def test_bad_options_of_a_metadata_run_are_named(
+    phantom_dataset: Path, tmp_path: Path, options: list[str], named: str
+) -> None:
+    out = tmp_path / "out"
+    command = [*TINY, "--dataset", str(phantom_dataset), "--output_dir", str(out), *options]
+    with pytest.raises(UserError, match=re.escape(named)):
+        run_training(command, "metadata", MetadataForLesionClassification)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--image_size", "64"], "was trained with image_size 32, this run has image_size 64"),
+        (["--hair_removal", "true"], "trained with do_hair_removal False, this run has True"),
+        (["--backbone", "resnet18"], "model has backbone mobilenetv2_035, this run has backbone resnet18"),
+        (["--backbone_weights", "outputs/none"], "'outputs/none' is no trained image model"),
+        (["--metadata_weights", "outputs/none"], "'outputs/none' is no trained metadata-only model"),
+    ],
+)
+def test_bad_options_of_a_fusion_run_are_named(
+    trained: Path, metadata_only: Path, phantom_dataset: Path, tmp_path: Path, options: list[str], named: str
+) -> None:
+    out = tmp_path / "out"
+    parts = ["--backbone_weights", str(trained), "--metadata_weights", str(metadata_only), "--image_size", "32"]
+    command = [*TINY, "--dataset", str(phantom_dataset), "--output_dir", str(out), *parts, *options]
+    with pytest.raises(UserError, match=re.escape(named)):
+        run_training(command, "fusion", FusionForLesionClassification)
+    assert not out.exists()
