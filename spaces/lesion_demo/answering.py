@@ -42,7 +42,8 @@ def classify(path: str | os.PathLike[str], classifier: Classifier) -> dict[str, 
 
     Returns:
         ``predicted`` (short name), ``probabilities`` (short name -> [0, 1]), ``p_malignant`` (malignant and
-        premalignant classes summed, None without groups), ``predictive_entropy`` (nats) with its parts where the model has members, ``model`` (its title).
+        premalignant classes summed, None without groups), ``predictive_entropy`` (nats) with its parts
+        where the model has members, ``model`` (its title).
 
     Raises:
         ImageUnusableError: the file is no image, or one that the processor refuses.
