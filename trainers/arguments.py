@@ -39,6 +39,13 @@ class LesionArguments:
         default="grouped",
         metadata={"help": "The dataset's config: grouped (no lesion in two splits), published, fold0..fold4."},
     )
+    leave_out: str = field(
+        default="",
+        metadata={
+            "help": "Classes to leave out, separated by commas; how often the finished model declines their images "
+            "stands in its report."
+        },
+    )
     dataset_command: str = field(
         default="", metadata={"help": "The command that builds the recipe's dataset (shown when it is missing)."}
     )

@@ -7,7 +7,7 @@ other workers or processes, sees the same images cut the same way.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,12 +37,16 @@ class Splits:
         labels: the C short class names in label order.
         name: the dataset's name (folder name or repo id).
         config_name: its config.
+        left_out: rows of all splits whose class was left out (their ``label`` is 0 and means nothing), or None.
+        left_out_classes: the names of these classes.
     """
 
     splits: dict[str, datasets.Dataset]
     labels: list[str]
     name: str
     config_name: str
+    left_out: datasets.Dataset | None = None
+    left_out_classes: tuple[str, ...] = ()
 
     def column(self, split: str, name: str, default: str = "unknown") -> np.ndarray:
         """One column of one split, (N,); absent columns are filled with ``default``."""
@@ -52,13 +56,14 @@ class Splits:
         return np.array(rows.with_format(None)[name][:], dtype=object)
 
 
-def load_splits(dataset: str, config_name: str, built_by: str = "") -> Splits:
+def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: str = "") -> Splits:
     """Load a config's splits from a folder or a Hub dataset.
 
     Args:
         dataset: folder written by a build_* command, or a Hub dataset id.
         config_name: e.g. ``grouped``.
         built_by: the command that builds it, for the message when it is missing.
+        leave_out: classes to leave out, separated by commas; empty = none.
 
     Raises:
         DatasetError: no such dataset or config, no train/validation split, or a missing column.
@@ -96,7 +101,38 @@ def load_splits(dataset: str, config_name: str, built_by: str = "") -> Splits:
     undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in loaded.items()}
     ordered = {name: undecoded[name] for name in (*SPLITS, *sorted(set(undecoded) - set(SPLITS))) if name in undecoded}
     name = Path(dataset).resolve().name if local else dataset
-    return Splits(ordered, list(features["label"].names), name, config_name)
+    splits = Splits(ordered, list(features["label"].names), name, config_name)
+    return without_classes(splits, [word.strip() for word in leave_out.split(",")]) if leave_out else splits
+
+
+def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
+    """The same splits without some classes; their rows go into ``left_out``, for a model that never sees them to meet.
+
+    Raises:
+        DatasetError: a class that is not among the labels, or fewer than two left.
+    """
+    unknown = [name for name in names if name not in splits.labels]
+    if unknown:
+        raise DatasetError(f"the class {unknown[0]!r} cannot be left out: the labels are {', '.join(splits.labels)}")
+    kept = [name for name in splits.labels if name not in names]
+    if len(kept) < 2:
+        raise DatasetError(f"without {', '.join(names)} only {len(kept)} class is left: leave fewer out")
+    number = {splits.labels.index(name): new for new, name in enumerate(kept)}
+    inside, outside = {}, []
+    for split, rows in splits.splits.items():
+        labels = np.array(rows["label"][:], dtype=int)
+        known = np.isin(labels, list(number))
+        named = datasets.ClassLabel(names=kept)
+        for chosen, store in ((known, inside), (~known, None)):
+            part = rows.select(np.flatnonzero(chosen)).remove_columns("label")
+            new = [number.get(int(label), 0) for label in labels[chosen]]
+            part = part.add_column("label", new).cast_column("label", named)
+            if store is None:
+                outside.append(part)
+            else:
+                store[split] = part
+    left = datasets.concatenate_datasets(outside)
+    return Splits(inside, kept, splits.name, splits.config_name, left, tuple(names))
 
 
 def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:

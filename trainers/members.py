@@ -110,7 +110,7 @@ def run(argv: list[str], recipe: str) -> Path | None:
         raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
     if training.process_index == 0:
         print_recipe(resolved)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     folders = [member_folder(out, number) for number in range(options.members)]
     # Decided before any training, so that every process of a run decides alike.
     finished = [folder.is_dir() and any(folder.iterdir()) for folder in folders]

@@ -46,7 +46,7 @@ def run(argv: list[str], recipe: str, model_class: type) -> Path:
     options, training, resolved = parse(argv, recipe, LesionArguments)
     if training.process_index == 0:
         print_recipe(resolved)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     return train(options, training, resolved, splits, model_class)
 
 
