@@ -2,7 +2,8 @@
 
 All are errors: 0 is best. Conventions, stated because each has rivals: the Brier score sums over the classes (range
 0 to 2, Brier 1950) and is not halved; ECE looks at the confidence of the predicted class only, in 15 bins of equal
-width (Guo et al. 2017, equation 3), and takes absolute differences.
+width (Guo et al. 2017, equation 3), and takes absolute differences. The adaptive ECE is the same in bins of equal mass,
+the class-wise ECE looks at every class's probability, not the predicted one's alone.
 """
 
 from __future__ import annotations
@@ -86,11 +87,7 @@ def reliability_bins(
     Raises:
         MetricInputError: a confidence outside [0, 1], or lengths that differ.
     """
-    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
-    if confidence.shape != correct.shape:
-        raise MetricInputError(
-            f"{confidence.shape} confidences and {correct.shape} outcomes: give one outcome an image"
-        )
+    confidence, correct = _paired(confidence, correct)
     members = _members(confidence, n_bins)
     weights = as_weights(weights, len(confidence))
     weight = weights @ members
@@ -133,6 +130,80 @@ def ece_debiased(bins: ReliabilityBins) -> np.ndarray:
     return (bins.shares() * (gaps - bias)).sum(axis=-1).clip(min=0.0)
 
 
+def ece_adaptive(
+    confidence: np.ndarray, correct: np.ndarray, weights: np.ndarray | None = None, n_bins: int = N_BINS
+) -> np.ndarray:
+    """ECE in bins of equal mass: the same number of images in each, so that none hangs on a handful.
+
+    Nguyen & O'Connor, "Posterior calibration and exploratory analysis for natural language processing models", EMNLP
+    2015; for the predicted class alone, as ECE is (Nixon et al., "Measuring Calibration in Deep Learning", CVPR
+    workshops 2019, use such bins over all classes). Every bin holds exactly 1 / B of the weight: where a bin ends
+    within an image, or within images of one confidence, these count on both sides in proportion, so the value hangs
+    neither on the order of the images nor on whether an image has weight 2 or stands there twice.
+
+    Args:
+        confidence: (N,) in [0, 1] of the predicted class.
+        correct: (N,) bool, or a float share.
+        weights: (N,) or (R, N).
+        n_bins: B.
+
+    Returns:
+        One value, or (R,), in [0, 1]; NaN without images.
+
+    Raises:
+        MetricInputError: a confidence outside [0, 1], or lengths that differ.
+    """
+    confidence, correct = _paired(confidence, correct)
+    weights = as_weights(weights, len(confidence))
+    if not len(confidence):
+        return np.full(weights.shape[:-1], np.nan)
+    order = np.argsort(confidence, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(confidence[order]) > 0])
+    ordered = np.atleast_2d(weights)[:, order]
+    mass = np.add.reduceat(ordered, starts, axis=1).cumsum(axis=1)
+    gap = np.add.reduceat(ordered * (correct - confidence)[order], starts, axis=1).cumsum(axis=1)
+    total = mass[:, -1:]
+    ends = total * np.linspace(0, 1, n_bins + 1)
+    # The cumulated gap at the ends of the bins; flat where resampling left images out, which np.interp takes as it is.
+    at_ends = np.stack([np.interp(e, np.r_[0.0, m], np.r_[0.0, g]) for e, m, g in zip(ends, mass, gap, strict=True)])
+    return divide_or_nan(np.abs(np.diff(at_ends, axis=1)).sum(axis=1), total[:, 0]).reshape(weights.shape[:-1])
+
+
+def ece_classwise(
+    probs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None, n_bins: int = N_BINS
+) -> np.ndarray:
+    """Mean over all classes of the ECE of "is it this class?" (Kull et al., NeurIPS 2019, section 2: cw-ECE).
+
+    For each class the images are put into bins of equal width by its probability, and each bin's share of images of the
+    class is held against the mean probability. A class without images counts too, as in the paper: probability given to
+    it is an error. As most images have nearly no probability of a rare class, the mean falls with the number of
+    classes; compare it between models of one vocabulary only.
+
+    Args:
+        probs: (N, C).
+        labels: (N,) class indices.
+        weights: (N,) or (R, N).
+        n_bins: B.
+
+    Returns:
+        One value, or (R,), in [0, 1]; NaN without images.
+
+    Raises:
+        MetricInputError: a probability outside [0, 1], or lengths that differ.
+    """
+    probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels)
+    if probs.ndim != 2 or labels.shape != probs.shape[:1]:
+        raise MetricInputError(
+            f"{probs.shape} probabilities and {labels.shape} labels: give (N, C) and one label an image"
+        )
+    weights = as_weights(weights, len(labels))
+    outcomes = np.eye(probs.shape[1])[labels]
+    # One column a bin of each class, (N, C * B): all resamples in one matrix product.
+    gaps = [_members(probs[:, c], n_bins) * (outcomes - probs)[:, [c]] for c in range(probs.shape[1])]
+    summed = np.abs(weights @ np.concatenate(gaps, axis=1)).sum(axis=-1)
+    return divide_or_nan(summed, weights.sum(axis=-1) * probs.shape[1])
+
+
 def simulated_ece(confidence: np.ndarray, draws: int, seed: int, n_bins: int = N_BINS) -> np.ndarray:
     """ECE that a perfectly calibrated model with these very confidences would show: the floor to read an ECE against.
 
@@ -159,10 +230,25 @@ def simulated_ece(confidence: np.ndarray, draws: int, seed: int, n_bins: int = N
     return np.concatenate(totals) / max(len(confidence), 1)
 
 
-def _members(confidence: np.ndarray, n_bins: int) -> np.ndarray:
-    """(N, B) one-hot membership; bin b is (b / B, (b + 1) / B], the first also takes 0."""
+def _paired(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64, one an image."""
+    confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    if confidence.shape != correct.shape:
+        raise MetricInputError(
+            f"{confidence.shape} confidences and {correct.shape} outcomes: give one outcome an image"
+        )
+    _check_range(confidence)
+    return confidence, correct
+
+
+def _check_range(confidence: np.ndarray) -> None:
     if len(confidence) and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-9):
         raise MetricInputError(f"confidences span {confidence.min()}..{confidence.max()}: give probabilities in [0, 1]")
+
+
+def _members(confidence: np.ndarray, n_bins: int) -> np.ndarray:
+    """(N, B) one-hot membership; bin b is (b / B, (b + 1) / B], the first also takes 0."""
+    _check_range(confidence)
     members = np.zeros((len(confidence), n_bins))
     members[np.arange(len(confidence)), np.clip(np.ceil(confidence * n_bins).astype(int) - 1, 0, n_bins - 1)] = 1.0
     return members

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as sk
+from sklearn.calibration import calibration_curve
+from torchmetrics.functional.classification import binary_calibration_error, multiclass_calibration_error
 
 from trainers.evaluation import calibration as cal
 from trainers.evaluation.weighting import MetricInputError
@@ -126,3 +131,109 @@ def test_a_confidence_that_is_no_probability_is_named():
         cal.reliability_bins(np.array([0.5, 1.2]), np.array([True, False]))
     with pytest.raises(MetricInputError, match="one outcome an image"):
         cal.reliability_bins(np.array([0.5, 0.6]), np.array([True]))
+
+
+def drawn(n: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (n, classes) that are not calibrated, and labels."""
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.full(classes, 0.4), n)
+    return probs, np.where(rng.random(n) < 0.5, probs.argmax(axis=1), rng.integers(0, classes, n))
+
+
+def test_ece_equals_torchmetrics():
+    probs, labels = drawn(700, 6, seed=10)
+    theirs = multiclass_calibration_error(torch.tensor(probs), torch.tensor(labels), num_classes=6, n_bins=15)
+    bins = cal.reliability_bins(probs.max(axis=1), probs.argmax(axis=1) == labels)
+    assert cal.ece(bins) == pytest.approx(theirs.item(), abs=1e-6)  # theirs counts in float32
+
+
+def test_classwise_ece_equals_the_mean_of_torchmetrics_binary_ones():
+    probs, labels = drawn(700, 6, seed=11)
+    theirs = [
+        binary_calibration_error(torch.tensor(probs[:, c]), torch.tensor(labels == c).int(), n_bins=15).item()
+        for c in range(6)
+    ]
+    assert cal.ece_classwise(probs, labels) == pytest.approx(np.mean(theirs), abs=1e-6)
+
+
+def test_adaptive_ece_equals_sklearns_quantile_bins():
+    # 20 images a bin and no two alike: every convention of equal mass agrees, and bins weigh the same.
+    probs, labels = drawn(300, 5, seed=12)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
+    accuracy, mean = calibration_curve(right, confidence, n_bins=15, strategy="quantile")
+    assert cal.ece_adaptive(confidence, right) == pytest.approx(np.abs(accuracy - mean).mean(), abs=1e-12)
+
+
+def test_adaptive_ece_by_hand():
+    # Two bins of two: accuracies 1 and 1/2, confidences 0.5 and 0.75.
+    confidence, right = np.array([0.9, 0.4, 0.6, 0.6]), np.array([False, True, True, True])
+    assert cal.ece_adaptive(confidence, right, n_bins=2) == pytest.approx((0.5 + 0.25) / 2)
+    # One bin: three of four right at a mean confidence of 0.625.
+    assert cal.ece_adaptive(confidence, right, n_bins=1) == pytest.approx(0.125)
+
+
+def test_adaptive_ece_shares_out_what_lies_on_a_border():
+    # Three images in two bins: the middle one, wrong at 0.6, half in each: (|-0.4 - 0.3| + |-0.3 + 0.2|) / 3.
+    found = cal.ece_adaptive(np.array([0.4, 0.6, 0.8]), np.array([False, False, True]), n_bins=2)
+    assert found == pytest.approx((0.7 + 0.1) / 3)
+
+
+def test_adaptive_ece_of_one_confidence_hangs_on_no_order():
+    confidence, right = np.full(6, 0.7), np.array([True, True, True, False, False, False])
+    assert cal.ece_adaptive(confidence, right, n_bins=3) == pytest.approx(0.2)
+    assert cal.ece_adaptive(confidence, right[::-1], n_bins=3) == pytest.approx(0.2)
+
+
+def test_classwise_ece_by_hand():
+    # Class 0: one image at 0.5 that is of it (gap 0.5), one at 0.25 that is not (0.25); class 1 mirrors it.
+    assert cal.ece_classwise(PROBS, LABELS) == pytest.approx(0.375)
+    # A third class that never comes and gets nothing adds 0 to the sum and 1 to the number of classes.
+    assert cal.ece_classwise(np.c_[PROBS, [0.0, 0.0]], LABELS) == pytest.approx(0.25)
+
+
+def test_classwise_ece_sees_what_the_plain_one_cannot():
+    # The predicted class is honest, the rest of the mass is on the wrong one of the two others.
+    probs, labels = np.tile([0.6, 0.4, 0.0], (10, 1)), np.array([0] * 6 + [2] * 4)
+    assert cal.ece(cal.reliability_bins(probs.max(axis=1), labels == 0)) == pytest.approx(0)
+    assert cal.ece_classwise(probs, labels) == pytest.approx(0.8 / 3)
+
+
+def test_weights_equal_repeated_images_in_the_other_eces():
+    probs, labels = drawn(40, 3, seed=13)
+    confidence, right = probs.max(axis=1).round(1), probs.argmax(axis=1) == labels
+    weights = np.random.default_rng(14).integers(0, 4, (3, 40))
+    adaptive, classwise = cal.ece_adaptive(confidence, right, weights), cal.ece_classwise(probs, labels, weights)
+    assert adaptive.shape == classwise.shape == (3,)
+    for row, weight in enumerate(weights):
+        rows = np.repeat(np.arange(40), weight)
+        assert adaptive[row] == pytest.approx(cal.ece_adaptive(confidence[rows], right[rows]))
+        assert classwise[row] == pytest.approx(cal.ece_classwise(probs[rows], labels[rows]))
+
+
+def test_the_other_eces_of_nothing_are_not_defined():
+    assert np.isnan(cal.ece_adaptive(np.zeros(0), np.zeros(0)))
+    assert np.isnan(cal.ece_classwise(np.zeros((0, 3)), np.zeros(0, dtype=int)))
+    assert np.isnan(cal.ece_adaptive(np.array([0.5]), np.array([True]), np.zeros((2, 1)))).all()
+
+
+def test_what_is_no_probability_is_named_by_the_other_eces():
+    with pytest.raises(MetricInputError, match=r"confidences span 0\.5\.\.1\.2"):
+        cal.ece_adaptive(np.array([0.5, 1.2]), np.array([True, False]))
+    with pytest.raises(MetricInputError, match="confidences span nan"):
+        cal.ece_adaptive(np.array([0.5, np.nan]), np.array([True, False]))
+    with pytest.raises(MetricInputError, match=r"confidences span 2\.0\.\.2\.0"):
+        cal.ece_classwise(np.array([[2.0, -1.0]]), np.array([0]))
+    with pytest.raises(MetricInputError, match="one label an image"):
+        cal.ece_classwise(PROBS, np.array([0]))
+
+
+def test_a_thousand_resamples_of_a_full_split_take_a_moment():
+    probs, labels = drawn(1500, 8, seed=15)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == labels
+    weights = np.random.default_rng(16).multinomial(1500, np.full(1500, 1 / 1500), size=1000).astype(float)
+    start = time.process_time()
+    adaptive, classwise = cal.ece_adaptive(confidence, right, weights), cal.ece_classwise(probs, labels, weights)
+    assert time.process_time() - start < 5
+    # Resampling adds noise, and the noise adds error: a little above the sample's own.
+    assert 0.9 < adaptive.mean() / cal.ece_adaptive(confidence, right) < 1.2
+    assert 0.9 < classwise.mean() / cal.ece_classwise(probs, labels) < 1.2

@@ -1,0 +1,244 @@
+"""Risk bands: the test by hand, its promise over 2,000 draws with a known risk, and what cannot be promised."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from trainers.trust import bands
+from trainers.trust.bands import BandsError, exact_upper, fit_band, fit_bands, missed_in_low
+
+DRAWS = 2000
+EVEN = np.arange(1, 101) / 100
+
+
+def wrong_at(*ranks: int) -> np.ndarray:
+    """Of 100 lesions from the surest on, those of these ranks are wrong."""
+    return np.isin(np.arange(1, 101), ranks)
+
+
+def test_the_walk_by_hand():
+    """Thresholds 0.6 0.7 0.8 0.9 1.0 accept 60 to 100 lesions, one of which, the 65th, is wrong.
+
+    0 of 60: 0.95^60 = 0.046. 1 of 70: 0.95^70 + 70 * 0.05 * 0.95^69 = 0.129, the first above 0.1. 1 of 100 would pass
+    again (0.037), but the walk has stopped.
+    """
+    fit = fit_band(EVEN, EVEN, wrong_at(65), grid_size=5)
+    assert (fit.threshold, fit.n, fit.errors, fit.tested, fit.grid) == (0.6, 60, 0, 2, 5)
+    assert fit.p_value == pytest.approx(0.95**60)
+    assert fit.reason is None
+
+
+def test_the_first_half_chooses_the_start():
+    """Without an error in the first half its least p-value is at 1.0, where 1 of 100 is wrong: 0.037 passes."""
+    fit = fit_band(EVEN, EVEN, wrong_at(65), grid_size=5, first_wrong=wrong_at())
+    assert (fit.threshold, fit.n, fit.errors, fit.tested) == (1.0, 100, 1, 1)
+    assert fit.p_value == pytest.approx(0.95**100 + 100 * 0.05 * 0.95**99)
+    # Four errors beyond the 70th: 0.95^70 = 0.028 is the least of the first half's p-values, and 1 of 70 fails.
+    fit = fit_band(EVEN, EVEN, wrong_at(65), grid_size=5, first_wrong=wrong_at(71, 72, 73, 74))
+    assert (fit.threshold, fit.n, fit.errors, fit.tested) == (None, 70, 1, 1)
+
+
+def test_nothing_to_promise_says_why():
+    fit = fit_band(EVEN, EVEN, wrong_at(1), grid_size=5)
+    assert (fit.threshold, fit.n, fit.errors, fit.tested) == (None, 60, 1, 1)
+    assert fit.reason == (
+        "1 of 60 lesions are wrong at the first threshold, 0.6: a risk of at most 0.05 cannot be promised "
+        "with confidence 0.9 (p = 0.192)"
+    )
+
+
+def test_too_few_lesions_say_so():
+    fit = fit_band(EVEN[:59], EVEN, wrong_at())
+    assert (fit.threshold, fit.n, fit.tested) == (None, 0, 0)
+    assert fit.reason == "the first half has 59 lesions, fewer than the 60 that the first threshold needs"
+
+
+def test_a_second_half_without_accepted_lesions_promises_nothing():
+    fit = fit_band(EVEN, EVEN + 5, wrong_at())
+    assert (fit.threshold, fit.n, fit.errors, fit.p_value) == (None, 0, 0, 1.0)
+
+
+def test_ties_are_accepted_together():
+    fit = fit_band(np.full(80, 0.25), np.full(50, 0.25), np.zeros(50, dtype=bool))
+    assert (fit.threshold, fit.n, fit.grid, fit.tested) == (0.25, 50, 1, 1)
+    assert fit.p_value == pytest.approx(0.95**50)
+
+
+def test_thresholds_are_rounded_up_to_six_decimals():
+    fit = fit_band(np.full(80, 1e-9), np.full(80, 5e-7), np.zeros(80, dtype=bool))
+    assert (fit.threshold, fit.n) == (1e-6, 80)
+
+
+# Chance of a wrong answer at a share v of the surest; the selective risk is its mean over [0, v].
+RISKS = {
+    "like a real model": (lambda v: 0.003 + 0.52 * v**3, lambda v: 0.003 + 0.13 * v**3),
+    "worst among the surest": (lambda v: 0.09 - 0.06 * v, lambda v: 0.09 - 0.03 * v),
+    "just above the bound": (lambda v: 0.0501 + 0.5 * v**3, lambda v: 0.0501 + 0.125 * v**3),
+    "a steep step": (lambda v: np.where(v < 0.4, 0.01, 0.5), lambda v: (0.01 * v + 0.49 * np.maximum(v - 0.4, 0)) / v),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "from_surest", "found"),
+    [
+        ("like a real model", False, 0.7),
+        ("worst among the surest", False, 0.0),
+        ("just above the bound", False, 0.0),
+        ("a steep step", False, 0.7),
+        ("like a real model", True, 0.7),
+        ("a steep step", True, 0.5),
+    ],
+)
+def test_the_bound_fails_in_at_most_one_draw_in_ten(name, from_surest, found):
+    chance, selective = RISKS[name]
+    rng = np.random.default_rng(0)
+    kept = []
+    for _ in range(DRAWS):
+        u = rng.random((2, 300))
+        first_wrong, second_wrong = rng.random((2, 300)) < chance(u)
+        fit = fit_band(u[0], u[1], second_wrong, first_wrong=None if from_surest else first_wrong)
+        kept.append(np.nan if fit.threshold is None else fit.threshold)
+    thresholds = np.array(kept)
+    broken = np.nan_to_num(selective(thresholds), nan=0.0) > 0.05
+    assert broken.mean() <= 0.1
+    # Not by promising nothing: of a real model a share of 0.71 may be accepted, of the step 0.44.
+    assert np.mean(~np.isnan(thresholds)) >= found
+    if found:
+        assert np.nanmean(thresholds) > (0.48 if name == "like a real model" else 0.37)
+
+
+def test_the_level_is_used_up():
+    """One threshold that accepts nearly all of 500, each wrong with the bound itself: fails just below one in ten."""
+    rng = np.random.default_rng(3)
+    promised = [
+        fit_band(rng.random(500), rng.random(500), rng.random(500) < 0.2, risk=0.2, least=500, grid_size=1).threshold
+        for _ in range(DRAWS)
+    ]
+    assert 0.07 < np.mean([threshold is not None for threshold in promised]) <= 0.1
+
+
+def test_the_start_that_the_first_half_supports_best_fails_less_often():
+    chance, _ = RISKS["like a real model"]
+    rng = np.random.default_rng(1)
+    found = {"best": 0, "surest": 0}
+    for _ in range(300):
+        u = rng.random((2, 545))
+        first_wrong, second_wrong = rng.random((2, 545)) < chance(u)
+        found["surest"] += fit_band(u[0], u[1], second_wrong).threshold is not None
+        found["best"] += fit_band(u[0], u[1], second_wrong, first_wrong=first_wrong).threshold is not None
+    assert found["best"] > 0.94 * 300
+    assert found["surest"] < 0.85 * 300
+
+
+def test_a_plain_choice_would_break_its_promise():
+    """Why a test at all: the largest threshold with 5 % errors on the sample is above 5 % in truth half of the time."""
+    chance, selective = RISKS["like a real model"]
+    rng = np.random.default_rng(2)
+    broken = []
+    for _ in range(500):
+        u = np.sort(rng.random(300))
+        risk = np.cumsum(rng.random(300) < chance(u)) / np.arange(1, 301)
+        broken.append(selective(u[np.flatnonzero(risk <= 0.05)[-1]]) > 0.05)
+    assert np.mean(broken) > 0.4
+
+
+def test_both_bands_by_hand():
+    """From the 81st on every other lesion is wrong: 10 of 100. At 20 % that passes (0.0057), at 5 % far less does."""
+    wrong = wrong_at(*range(81, 101, 2))
+    fit = fit_bands(EVEN, wrong, EVEN, wrong, grid_size=5)
+    # The first half's least p-value at 5 % is at 0.8: 0.95^80 = 0.017; 5 of 90 fails.
+    assert (fit.low.threshold, fit.low.n, fit.low.errors) == (0.8, 80, 0)
+    assert (fit.moderate.threshold, fit.moderate.n, fit.moderate.errors) == (1.0, 100, 10)
+    assert (fit.low.risk, fit.moderate.risk, fit.moderate.confidence) == (0.05, 0.2, 0.9)
+    assert json.loads(json.dumps(fit.as_config()))["low"]["threshold"] == 0.8
+
+
+def test_a_moderate_threshold_below_the_low_one_is_dropped(monkeypatch):
+    low = fit_band(EVEN, EVEN, wrong_at())
+    below = {0.05: low, 0.2: replace(low, threshold=0.6, risk=0.2)}
+    monkeypatch.setattr(bands, "fit_band", lambda *args, **kwargs: below[args[3]])
+    fit = fit_bands(EVEN, wrong_at(), EVEN, wrong_at())
+    assert (fit.low.threshold, fit.moderate.threshold) == (1.0, None)
+    assert fit.moderate.reason == "its own test stops at 0.6, below the low band's 1.0"
+
+
+@pytest.mark.parametrize(("errors", "n"), [(0, 59), (3, 80), (7, 140), (5, 5)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_upper_bound_is_that_of_scipy(errors, n, confidence):
+    expected = binomtest(errors, n, alternative="less").proportion_ci(confidence, method="exact").high
+    assert exact_upper(errors, n, confidence) == pytest.approx(expected)
+
+
+def test_upper_bounds_by_hand():
+    # Without an error in n: (1 - bound)^n = 0.05. Of nothing nothing is known.
+    assert exact_upper(0, 59) == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert exact_upper(0, 0) == 1.0
+    assert exact_upper(0.5, 10) < exact_upper(1, 10)
+
+
+def test_missed_in_low_by_hand():
+    malignant = np.array([True] * 5 + [False] * 5)
+    benign = np.array([True, True, True, False, False, True, True, True, True, False])
+    low = np.array([True, False, True, True, False, True, True, True, False, True])
+    found = missed_in_low(malignant, benign, low)
+    assert found["missed"] == 2
+    assert found["of_malignant"] == {"n": 5, "value": 0.4, "upper": pytest.approx(exact_upper(2, 5))}
+    assert found["of_malignant_in_low"] == {"n": 3, "value": pytest.approx(2 / 3), "upper": exact_upper(2, 3)}
+    assert found["of_benign_answers_in_low"] == {"n": 5, "value": 0.4, "upper": exact_upper(2, 5)}
+
+
+def test_missed_in_low_weighs_images_of_a_lesion():
+    # Three images of one lesion, one of them missed, and one lesion of a single image.
+    found = missed_in_low([True] * 4, [True, False, False, False], [True] * 4, weights=[1 / 3, 1 / 3, 1 / 3, 1])
+    assert found["of_malignant"]["n"] == pytest.approx(2)
+    assert found["of_malignant"]["value"] == pytest.approx(1 / 6)
+
+
+def test_without_malignant_lesions_nothing_is_known_about_them():
+    found = missed_in_low([False], [True], [True])
+    assert found["of_malignant"] == {"n": 0, "value": None, "upper": 1.0}
+
+
+OK = np.zeros(100, dtype=bool)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"first_uncertainty": np.zeros(0)}, r"first half's uncertainty has shape \(0,\)"),
+        ({"second_uncertainty": np.zeros(0), "second_wrong": OK[:0]}, "second half's uncertainty"),
+        ({"second_uncertainty": np.zeros((100, 2))}, r"shape \(100, 2\)"),
+        (
+            {"second_uncertainty": np.where(EVEN > 0.98, np.nan, EVEN)},
+            "2 of 100 uncertainties of the second half are NaN",
+        ),
+        ({"second_wrong": OK[:5]}, r"\(5,\) outcomes for \(100,\) uncertainties of the second half"),
+        ({"first_wrong": OK[:5]}, r"\(5,\) outcomes for \(100,\) uncertainties of the first half"),
+        ({"risk": 0.0}, "risk 0.0: give a share"),
+        ({"risk": float("nan")}, "risk nan"),
+        ({"confidence": 1.0}, "confidence 1.0: give a share"),
+        ({"least": 0}, "least 0: give at least 1"),
+        ({"grid_size": 0}, "grid_size 0: give at least 1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(change, message):
+    with pytest.raises(BandsError, match=message):
+        fit_band(**{"first_uncertainty": EVEN, "second_uncertainty": EVEN, "second_wrong": OK, **change})
+
+
+def test_other_bad_input_is_named():
+    with pytest.raises(BandsError, match=r"moderate risk 0\.1 is below the low risk 0\.2"):
+        fit_bands(EVEN, OK, EVEN, OK, low_risk=0.2, moderate_risk=0.1)
+    with pytest.raises(BandsError, match="3 errors of 2"):
+        exact_upper(3, 2)
+    with pytest.raises(BandsError, match="confidence 95"):
+        exact_upper(1, 2, 95)
+    with pytest.raises(BandsError, match="at least one image"):
+        missed_in_low([], [], [])
+    with pytest.raises(BandsError, match="shapes"):
+        missed_in_low([True], [True, False], [True])
