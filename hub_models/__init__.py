@@ -8,6 +8,7 @@ from __future__ import annotations
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .answers_lesion import InferenceError
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
@@ -36,6 +37,7 @@ from .modeling_resnet import ResNetForLesionClassification
 from .modeling_vit import ViTForLesionClassification
 from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
+from .trust_lesion import PriorError, TrustNotFittedError
 
 # One line a classifier.
 CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
@@ -75,6 +77,7 @@ __all__ = [
     "EnsembleLesionConfig",
     "FusionForLesionClassification",
     "FusionLesionConfig",
+    "InferenceError",
     "LesionClassificationPipeline",
     "LesionConfig",
     "LesionConfigError",
@@ -91,9 +94,11 @@ __all__ = [
     "MobileNetLesionConfig",
     "PixelShapeError",
     "PixelValueError",
+    "PriorError",
     "RecordError",
     "ResNetForLesionClassification",
     "ResNetLesionConfig",
+    "TrustNotFittedError",
     "UnknownBackboneError",
     "UnreadableImageError",
     "ViTForLesionClassification",

@@ -7,6 +7,7 @@ looks at metadata gets ``metadata`` beside the pixels, or in their place.
 processor with both switches off, so that a model never sees in use what it did not see in training.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,19 @@ from .preprocess_lesion import lesion_box, open_image, remove_hair, require_open
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BILINEAR = 2
+# What decides how a picture becomes pixels: what was trained or calibrated with one value is not with another.
+PIXEL_SETTINGS = (
+    "do_hair_removal",
+    "do_lesion_crop",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_std",
+    "resample",
+    "rescale_factor",
+    "size",
+)
 # What loading an image by its address looks like.
 REMOTE = ("http://", "https://", "data:image/")
 
@@ -144,6 +158,11 @@ class LesionImageProcessor(PilBackend):
         if picture is None:
             raise RecordError(f"record {number} has no image; this model looks at one: give it under {IMAGE!r}.")
         return picture
+
+    def pixel_settings(self) -> dict[str, Any]:
+        """The settings that decide how a picture becomes pixels, as JSON holds them."""
+        known = json.loads(self.to_json_string())
+        return {name: known.get(name) for name in PIXEL_SETTINGS}
 
     def process_image(
         self, image: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, **kwargs: Any

@@ -25,19 +25,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 Source = str | os.PathLike[str]
-# What both image processors must agree on, so that the encoder sees the pixels it was trained on.
-PIXEL_SETTINGS = (
-    "do_hair_removal",
-    "do_lesion_crop",
-    "do_normalize",
-    "do_rescale",
-    "do_resize",
-    "image_mean",
-    "image_std",
-    "resample",
-    "rescale_factor",
-    "size",
-)
 
 
 @dataclass(frozen=True)
@@ -127,8 +114,6 @@ class FusionForLesionClassification(LesionForImageClassification):
     config_class = FusionLesionConfig
     config: FusionLesionConfig
     input_names = ("pixel_values", "metadata")
-    # The image processor settings that the image encoder was trained with, where it was.
-    pixel_settings: dict[str, Any] | None = None
 
     def build(self) -> None:
         """Make both encoders and the head, at random."""
@@ -185,29 +170,6 @@ class FusionForLesionClassification(LesionForImageClassification):
             rows = self.metadata_encoder.hide(rows, self.config.metadata_dropout)
         # Frozen weights ask for no gradient, so that none is recorded on the way through them.
         return torch.cat([self.backbone(pixel_values), self.metadata_encoder(rows)], dim=1)
-
-    def pixel_statistics(self) -> tuple[list[float], list[float]]:
-        """The trained image model's, where there is one; otherwise the backbone's."""
-        if self.pixel_settings is None:
-            return super().pixel_statistics()
-        return list(self.pixel_settings["image_mean"]), list(self.pixel_settings["image_std"])
-
-    def check_processor(self, processor: Any) -> None:
-        """Refuse an image processor that shows the image encoder other pixels than it was trained on.
-
-        Raises:
-            BackboneWeightsError: names the setting that differs.
-        """
-        if self.pixel_settings is None:
-            return
-        ours = json.loads(processor.to_json_string())
-        for name in PIXEL_SETTINGS:
-            # A switch that a processor does not know is one that is off.
-            theirs = self.pixel_settings.get(name) or False
-            if theirs != (ours.get(name) or False):
-                raise BackboneWeightsError(
-                    f"the image model was trained with {name} {theirs}, this run has {ours.get(name)}; give the same."
-                )
 
     @classmethod
     def from_backbone(  # type: ignore[override]

@@ -13,7 +13,7 @@ hook                    what it answers                              as given he
 ``build_head()``        (N, D) -> (N, C)                             one linear layer
 ``load_backbone(w)``    fill it, say from where                      timm's download, or a safetensors file
 ``pixel_statistics()``  channel mean and deviation it is trained on  the backbone's
-``check_processor(p)``  refuses a processor the weights don't fit    nothing to refuse
+``check_processor(p)``  refuses a processor the weights don't fit    compares ``pixel_settings``
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
 ``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
 ``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
@@ -37,14 +37,14 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .answers_lesion import LesionAnswers, TrustBuffers
 from .backbone_lesion import BackboneWeightsError, build_timm_backbone, load_backbone_file, load_timm_weights
 from .configuration_lesion import LesionConfig
-from .trust_lesion import entropy, joint_logits, mean_log_probs, member_log_probs, uncertainty_parts
+from .ood_lesion import ood_score
+from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
-
-AT_RISK_GROUPS = ("malignant", "premalignant")
 
 
 class PixelShapeError(ValueError):
@@ -68,7 +68,7 @@ class LesionOutput(ModelOutput):
         predictive_entropy: (N,) entropy of the probabilities in nats = aleatoric + epistemic; None without members.
         aleatoric: (N,) expected entropy of the members in nats; None without members.
         epistemic: (N,) mutual information in nats, >= 0; None without members.
-        ood_score: (N,) higher = less like the training images; None until trust fills it.
+        ood_score: (N,) higher = less like the calibration images; only in eval mode, once a gate was fitted.
     """
 
     loss: torch.Tensor | None = None
@@ -81,8 +81,10 @@ class LesionOutput(ModelOutput):
     ood_score: torch.Tensor | None = None
 
 
-class LesionForImageClassification(PreTrainedModel):
+class LesionForImageClassification(LesionAnswers, PreTrainedModel):
     """Shared base of all lesion classifiers; by itself a CNN of timm with dropout and a linear head.
+
+    ``predict`` gives the whole answer in words.
 
     The constructor never downloads: :meth:`from_backbone` does, when it is asked to.
 
@@ -98,11 +100,14 @@ class LesionForImageClassification(PreTrainedModel):
     accepts_loss_kwargs = False
     # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
     float32_prefixes: tuple[str, ...] = ("trust",)
+    # The image processor settings of a trained model that the first weights were taken from; None = a plain backbone.
+    pixel_settings: dict[str, Any] | None = None
 
     def __init__(self, config: LesionConfig) -> None:
         super().__init__(config)
         config.check()
         self.build()
+        self.trust = TrustBuffers(config.trust)
         self._keep_pretrained_values()
         self.post_init()
         for part in self.frozen_parts():
@@ -149,17 +154,27 @@ class LesionForImageClassification(PreTrainedModel):
         return load_backbone_file(self.backbone, weights)
 
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
-        """Channel mean and standard deviation (of pixels in [0, 1]) that the backbone's weights were trained with."""
+        """Channel mean and standard deviation (of pixels in [0, 1]) that the first weights were trained with."""
+        if self.pixel_settings is not None:
+            return list(self.pixel_settings["image_mean"]), list(self.pixel_settings["image_std"])
         known = getattr(self.backbone, "pretrained_cfg", None) or {}
         return list(known.get("mean", IMAGENET_DEFAULT_MEAN)), list(known.get("std", IMAGENET_DEFAULT_STD))
 
     def check_processor(self, processor: Any) -> None:
-        """Refuse an image processor that the first weights do not go with; any will do where they are a backbone's.
+        """Refuse an image processor that shows the first weights other pixels than they were trained on.
 
         Raises:
             BackboneWeightsError: names the setting that differs.
         """
-        return
+        if self.pixel_settings is None:
+            return
+        for name, ours in processor.pixel_settings().items():
+            # A switch that a processor does not know is one that is off.
+            theirs = self.pixel_settings.get(name)
+            if (theirs or False) != (ours or False):
+                raise BackboneWeightsError(
+                    f"the image model was trained with {name} {theirs}, this run has {ours}; give the same."
+                )
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> pooled features (N, D)."""
@@ -217,20 +232,46 @@ class LesionForImageClassification(PreTrainedModel):
         if raw_logits.dtype in (torch.float16, torch.bfloat16):
             # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
             raw_logits = raw_logits.float()
-        temperature = 1.0 if self.training else self.config.softmax_temperature
-        log_probs = member_log_probs(raw_logits, temperature) if raw_logits.ndim == 3 else None
+        fitted = {} if self.training else self.config.trust
+        logits = calibrate(raw_logits, fitted.get("temperature"))
+        log_probs = functional.log_softmax(logits, dim=-1) if logits.ndim == 3 else None
         total, aleatoric, epistemic = (None, None, None) if log_probs is None else uncertainty_parts(log_probs)
         output = LesionOutput(
             loss=None if labels is None else functional.cross_entropy(joint_logits(raw_logits), labels),
-            logits=raw_logits / temperature if log_probs is None else mean_log_probs(log_probs),
+            logits=logits if log_probs is None else mean_log_probs(log_probs),
             raw_logits=raw_logits,
             features=features,
             predictive_entropy=total,
             aleatoric=aleatoric,
             epistemic=epistemic,
+            ood_score=self.strangeness(features, raw_logits) if fitted.get("ood") else None,
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
+
+    def strangeness(self, features: torch.Tensor, raw_logits: torch.Tensor) -> torch.Tensor:
+        """Features (N, D) and raw logits -> what the fitted gate says (N,): higher = less like the calibration images."""
+        gate, temperature = self.config.trust["ood"], self.config.softmax_temperature
+        return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], self.trust.as_dict())
+
+    def set_trust(self, trust: dict[str, Any], buffers: dict[str, torch.Tensor] | None = None) -> None:
+        """Take over what was fitted: numbers into the config, matrices into float32 buffers.
+
+        Args:
+            trust: as ``config.trust`` describes it.
+            buffers: name -> matrix, of the shapes that ``trust["ood"]["buffers"]`` names.
+
+        Raises:
+            LesionConfigError: a number is impossible.
+        """
+        before, self.config.trust = self.config.trust, trust
+        try:
+            self.config.check()
+        except ValueError:
+            self.config.trust = before
+            raise
+        self.trust = TrustBuffers(trust).to(self.device)
+        self.trust.load_state_dict({name: torch.as_tensor(value) for name, value in (buffers or {}).items()})
 
     def check_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Check the shape (N, 3, H, W) and bring the pixels to the weights' floating type.
@@ -245,46 +286,6 @@ class LesionForImageClassification(PreTrainedModel):
             )
         # The replicas of DataParallel have no parameters to list: they take the pixels as they are.
         return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
-
-    @torch.inference_mode()
-    def predict(self, **inputs: torch.Tensor) -> list[dict[str, Any]]:
-        """Classify a batch in eval mode and say it in words.
-
-        Args:
-            **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
-
-        Returns:
-            One dictionary an image: ``predicted`` (short name), ``probabilities`` (short name -> [0, 1], sum 1),
-            ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups),
-            ``predictive_entropy`` (nats, in [0, log C]), and its two parts ``aleatoric`` and ``epistemic`` (nats; None
-            without members).
-        """
-        was_training = self.training
-        self.eval()
-        try:
-            inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
-            output = self(**inputs, return_dict=True)
-        finally:
-            self.train(was_training)
-        log_probs = functional.log_softmax(output.logits.double(), dim=-1).cpu()
-        answers = [self._in_words(row) for row in log_probs]
-        for name in ("aleatoric", "epistemic"):
-            values = output[name] if output.get(name) is not None else [None] * len(answers)
-            for answer, value in zip(answers, values, strict=True):
-                answer[name] = None if value is None else float(value)
-        return answers
-
-    def _in_words(self, log_probs: torch.Tensor) -> dict[str, Any]:
-        """Log probabilities (C,) of one image -> its dictionary."""
-        labels, groups = self.config.labels, self.config.label_groups
-        probabilities = dict(zip(labels, log_probs.exp().tolist(), strict=True))
-        at_risk = [value for label, value in probabilities.items() if groups.get(label) in AT_RISK_GROUPS]
-        return {
-            "predicted": labels[int(log_probs.argmax())],
-            "probabilities": probabilities,
-            "p_malignant": sum(at_risk) if groups else None,
-            "predictive_entropy": float(entropy(log_probs)),
-        }
 
     def train(self, mode: bool = True) -> Self:
         """Switch to train mode (or eval mode); frozen parts always stay in eval mode, and ask for no gradients."""

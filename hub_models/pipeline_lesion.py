@@ -12,7 +12,7 @@ from typing import Any
 from transformers import Pipeline
 from transformers.dynamic_module_utils import custom_object_save
 
-PIPELINE_TASK = "skin-lesion-classification"
+PIPELINE_TASK = "lesion-classification"
 
 
 class LesionClassificationPipeline(Pipeline):
@@ -21,8 +21,10 @@ class LesionClassificationPipeline(Pipeline):
     An input is a picture (PIL image, array, path or address), or a record ``{"image": ..., "age": ..., "sex": ...,
     "localization": ...}`` with any of the last three left out; a list of them gives a list of answers, and
     ``batch_size`` says how many go through the model at once. A picture alone is a record with all else unknown.
+    ``trust``, ``inference`` and ``prior`` are those of the model's ``predict``.
 
     Raises:
+        TrustNotFittedError: nobody measured how far the model can be trusted; ``trust=False`` asks without.
         RecordError: a record is not what it should be, or lacks the image that the model looks at.
         UnreadableImageError: a file is cut short, damaged or no image.
     """
@@ -35,21 +37,29 @@ class LesionClassificationPipeline(Pipeline):
     model: Any
     image_processor: Any
 
-    def _sanitize_parameters(self, **pipeline_parameters: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        """The parameters of each step: there are none."""
+    def _sanitize_parameters(
+        self,
+        trust: bool | None = None,
+        inference: str | None = None,
+        prior: Any = None,
+        **pipeline_parameters: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        """The parameters of each step: those of :meth:`predict` of the model."""
         if pipeline_parameters:
             raise TypeError(
-                f"{', '.join(pipeline_parameters)} was given; this pipeline takes no parameter but batch_size."
+                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior and batch_size."
             )
-        return {}, {}, {}
+        asked = {"trust": trust, "inference": inference, "prior": prior}
+        return {}, {name: value for name, value in asked.items() if value is not None}, {}
 
     def preprocess(self, input_: Any, **_: Any) -> Any:
         """One picture or record -> the model's inputs, a batch of one."""
         return self.image_processor(input_, return_tensors="pt")
 
-    def _forward(self, input_tensors: Any, **_: Any) -> Any:
+    def _forward(self, input_tensors: Any, **asked: Any) -> Any:
         """A batch -> an answer a row; a dictionary, so that transformers can take a batch apart again."""
-        return {"answers": self.model.predict(**input_tensors)}
+        prepared_as = self.image_processor.pixel_settings()
+        return {"answers": self.model.predict(**input_tensors, **asked, prepared_as=prepared_as)}
 
     def postprocess(self, model_outputs: Any, **_: Any) -> dict[str, Any]:
         """The answer of one input."""

@@ -24,6 +24,8 @@ COMMANDS = [
     "trainers.cross_validate",
     "trainers.compare",
     "trainers.demo",
+    "trainers.fit_trust",
+    "trainers.score",
 ]
 
 

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from trainers.evaluation.paired import (
     share_of_gain,
     swap_test,
 )
-from trainers.evaluation.sample import Sample
+from trainers.evaluation.sample import Sample, calibrated
 from trainers.predictions import Predictions, PredictionsError, read_predictions
 
 SCHEMA_VERSION = 1
@@ -81,11 +81,16 @@ def load(path: Path) -> Model:
         predictions = read_predictions(file)
     except PredictionsError as error:
         raise UserError(f"{error}") from error
-    return Model(name, predictions, *stored_temperature(file.parent))
+    fitted, found_in = stored_temperature(file.parent)
+    if fitted.get("scale") or fitted.get("bias"):
+        # The classes of two models may be put into another order to be compared: what is fitted a class goes before.
+        calibrated_rows = replace(predictions, logits=calibrated(predictions.logits, fitted))
+        return Model(name, calibrated_rows, 1.0, f"{found_in}, with a bias a class, in the logits already")
+    return Model(name, predictions, float(fitted["value"]), found_in)
 
 
-def stored_temperature(folder: Path) -> tuple[float, str]:
-    """The temperature that a folder's ``report.json`` or ``config.json`` states, and which of them does; else 1.
+def stored_temperature(folder: Path) -> tuple[dict[str, Any], str]:
+    """The ``trust.temperature`` that a folder's ``report.json`` or ``config.json`` states, and which does; else T = 1.
 
     Raises:
         UserError: a file that is not JSON, or a temperature that is not a finite number above 0.
@@ -93,15 +98,16 @@ def stored_temperature(folder: Path) -> tuple[float, str]:
     for file in ("report.json", "config.json"):
         try:
             content = json.loads((folder / file).read_text(encoding="utf-8"))
-            value = content["trust"]["temperature"]["value"]
+            fitted = content["trust"]["temperature"]
+            value = fitted["value"]
         except (FileNotFoundError, KeyError, TypeError):
             continue
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise UserError(f"{folder / file} is not JSON ({error}): evaluate the model again") from error
         if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise UserError(f"{folder / file} has the temperature {value!r}: give a number above 0")
-        return float(value), f"its {file}"
-    return 1.0, "no report.json or config.json with a temperature beside it"
+        return fitted, f"its {file}"
+    return {"value": 1.0}, "no report.json or config.json with a temperature beside it"
 
 
 def compare(

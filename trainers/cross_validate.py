@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 STATE = "cross_validate.json"
 PREDICTIONS = "predictions_test.parquet"
 OURS = ("--config_name", "--resume_from_checkpoint")
-IN_LOGITS = " 'Without temperature' means: beyond each fold's own, which the pooled logits carry already."
+IN_LOGITS = " 'As it is' means: each fold's own temperature is in the pooled logits already."
 
 
 @dataclass(frozen=True)

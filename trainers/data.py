@@ -118,19 +118,20 @@ def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
     if len(kept) < 2:
         raise DatasetError(f"without {', '.join(names)} only {len(kept)} class is left: leave fewer out")
     number = {splits.labels.index(name): new for new, name in enumerate(kept)}
-    inside, outside = {}, []
+    inside: dict[str, datasets.Dataset] = {}
+    outside: list[datasets.Dataset] = []
+    named = datasets.ClassLabel(names=kept)
+
+    def part(rows: datasets.Dataset, labels: np.ndarray, chosen: np.ndarray) -> datasets.Dataset:
+        new = [number.get(int(label), 0) for label in labels[chosen]]
+        some = rows.select(np.flatnonzero(chosen)).remove_columns("label")
+        return some.add_column("label", new).cast_column("label", named)
+
     for split, rows in splits.splits.items():
         labels = np.array(rows["label"][:], dtype=int)
         known = np.isin(labels, list(number))
-        named = datasets.ClassLabel(names=kept)
-        for chosen, store in ((known, inside), (~known, None)):
-            part = rows.select(np.flatnonzero(chosen)).remove_columns("label")
-            new = [number.get(int(label), 0) for label in labels[chosen]]
-            part = part.add_column("label", new).cast_column("label", named)
-            if store is None:
-                outside.append(part)
-            else:
-                store[split] = part
+        inside[split] = part(rows, labels, known)
+        outside.append(part(rows, labels, ~known))
     left = datasets.concatenate_datasets(outside)
     return Splits(inside, kept, splits.name, splits.config_name, left, tuple(names))
 

@@ -6,8 +6,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from dataclasses import dataclass
-from datetime import date
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,10 @@ from trainers.judging import JUDGED, describe, judge
 from trainers.mc_dropout import head_samples, samples_file, write_samples
 from trainers.predicting import predict_split
 from trainers.predictions import Predictions, write_predictions
+from trainers.provenance import origin
 from trainers.references import citations, notes
-from trainers.trust.temperature import fit_temperature
+from trainers.trust.options import TrustOptions
+from trainers.trusting import give_trust, learn_trust, predict_left_out
 
 SCHEMA_VERSION = 1
 
@@ -58,25 +59,54 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     predictions = {
         split: predict_split(model, processor, run.splits, split) for split in JUDGED if split in run.splits.splits
     }
-    for split, rows in predictions.items():
-        write_predictions(rows, staging / f"predictions_{split}.parquet", with_features=run.options.keep_features)
     samples = sample_dropout(model, predictions, run, staging)
-    trust = fit_trust(predictions)
-    model.config.trust = trust
+    fitted = learn_trust(model, processor, run.splits, predictions, TrustOptions(seed=run.about["provenance"]["seed"]))
+    predictions = give_trust(model, fitted, predictions)
+    foreign = give_trust(model, fitted, predict_left_out(model, processor, run.splits))
+    write_all(predictions, staging, run.options.keep_features)
+    write_strangers(foreign, staging)
     save(model, processor, staging, run.options.weights_dtype)
     report = {
         "schema_version": SCHEMA_VERSION,
         "model": describe_model(model, run),
         **run.about,
-        "trust": trust,
-        **judge(predictions, trust, run.options.bootstrap_replicates, run.about["provenance"]["seed"], samples),
+        "trust": fitted.config,
+        "test_reads": [read_of("test", "evaluation of the finished model")] if "test" in predictions else [],
+        **judge(
+            predictions,
+            fitted.config,
+            run.options.bootstrap_replicates,
+            run.about["provenance"]["seed"],
+            samples,
+            foreign,
+        ),
     }
-    describe(report, predictions, staging)
+    describe(report, predictions, staging, foreign)
     if out.is_dir():
         out.rmdir()  # prepare_output allowed it because it is empty
     os.replace(staging, out)
     shutil.rmtree(run.partial)
     return report
+
+
+def write_all(predictions: dict[str, Predictions], folder: Path, with_features: bool) -> None:
+    """``predictions_<split>.parquet`` of each split."""
+    for split, rows in predictions.items():
+        write_predictions(rows, folder / f"predictions_{split}.parquet", with_features=with_features)
+
+
+def write_strangers(foreign: dict[str, Predictions], folder: Path) -> None:
+    """``predictions_ood_<n>.parquet`` of each set of pictures of none of the classes; its name stands in the file."""
+    for number, (name, rows) in enumerate(foreign.items()):
+        write_predictions(
+            replace(rows, dataset=name), folder / f"predictions_ood_{number}.parquet", with_features=False
+        )
+
+
+def read_of(split: str, purpose: str) -> dict[str, str]:
+    """An entry of the log of reads: when a held-out split was looked at, by which command and what for."""
+    made = origin()
+    return {"split": split, "date": made["created"], "command": made["command"], "purpose": purpose}
 
 
 def store(run: Finished, folder: Path) -> tuple[Any, Any]:
@@ -94,32 +124,13 @@ def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
 
 
 def sample_dropout(model: Any, predictions: dict[str, Predictions], run: Finished, folder: Path) -> np.ndarray | None:
-    """MC dropout on the test split (N, M, S, C), stored beside the predictions; None where none was asked for."""
+    """MC dropout on the test split (N, M, S, C), stored beside the predictions; None where there is none to ask for."""
     test = predictions.get("test")
-    if not run.mc_dropout_samples or test is None or test.features is None:
+    if not run.mc_dropout_samples or test is None or test.features is None or not model.can_sample_head():
         return None
     logits = head_samples(model, test.features, run.mc_dropout_samples, run.about["provenance"]["seed"])
     write_samples(test, logits, samples_file(folder, "test"))
     return logits
-
-
-def fit_trust(predictions: dict[str, Predictions]) -> dict[str, Any]:
-    """The ``trust`` section: a temperature from calibration, or on validation where there is none, and marked so."""
-    split = "calibration" if "calibration" in predictions else "validation"
-    rows = predictions[split]
-    fit = fit_temperature(rows.logits, rows.label)
-    return {
-        "temperature": {
-            "value": fit.value,
-            "split": split,
-            "n": fit.n,
-            "nll_before": fit.nll_before,
-            "nll_after": fit.nll_after,
-            "method": "scalar, minimum NLL (Guo et al. 2017)",
-            "date": date.today().isoformat(),
-            "also_used_for_model_selection": split == "validation",
-        }
-    }
 
 
 def in_words(backbones: list[str]) -> str:

@@ -9,12 +9,17 @@ from typing import Any
 import numpy as np
 
 from model_cards.build import build_card
+from trainers.evaluation.error_detection import error_detection
 from trainers.evaluation.figures import ALSO_SHOWN, draw_all
+from trainers.evaluation.intervals import bootstrap_weights, can_resample
 from trainers.evaluation.isic2017_files import write_challenge
 from trainers.evaluation.methods import methods
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.tables import write_tables
+from trainers.evaluation.trust_figures import draw_trust
+from trainers.evaluation.trusted import trust_section
 from trainers.predictions import Predictions
+from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
 
 JUDGED = ("validation", "calibration", "test")
@@ -26,54 +31,84 @@ def judge(
     replicates: int,
     seed: int,
     mc_logits: np.ndarray | None = None,
+    strangers: dict[str, Predictions] | None = None,
 ) -> dict[str, Any]:
-    """The ``evaluation`` section, and for an ensemble ``methods``.
+    """The ``evaluation`` section; where trust was fitted ``trust_evaluation``, and for an ensemble ``methods``.
 
     Args:
-        predictions: split -> what the model said of it.
-        trust: the fitted temperature.
+        predictions: split -> what the model said of it, and its gate.
+        trust: what was fitted.
         replicates: of the intervals.
         seed: of the resamples.
         mc_logits: (N, M, S, C) of the test split, where dropout was sampled.
+        strangers: name -> predictions of pictures of none of the classes.
     """
-    temperature = trust["temperature"]["value"]
-    sections = {
+    temperature = trust["temperature"]
+    sections: dict[str, Any] = {
         "evaluation": {
             split: evaluate(rows, temperature, replicates=replicates, seed=seed) for split, rows in predictions.items()
         }
     }
     test = predictions.get("test")
-    if test is not None and test.logits.shape[1] > 1:
+    if test is None:
+        return sections
+    if test.ood_score is not None:
+        sections["trust_evaluation"] = trust_section(test, trust, strangers or {}, replicates=replicates, seed=seed)
+    if test.logits.shape[1] > 1 and trust.get("fitted_for", {}).get("inference", "plain") == "plain":
         fitted_on = predictions[trust["temperature"]["split"]]
-        sections["methods"] = compare_methods(test, fitted_on, temperature, mc_logits, replicates, seed)
+        sections["methods"] = compare_methods(test, fitted_on, trust, mc_logits, replicates, seed)
     return sections
 
 
 def compare_methods(
     test: Predictions,
     fitted_on: Predictions,
-    temperature: float,
+    trust: dict[str, Any],
     mc_logits: np.ndarray | None,
     replicates: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Single model, ensemble and MC dropout: as they are, and each with its own temperature fitted on one split."""
+    """Single model, ensemble and MC dropout: as they are, and each with its own temperature fitted on the same images.
+
+    Likelihoods compare fairly at temperatures of one kind, so the scalar is taken here whatever the model uses.
+    """
+    half = fitted_half(fitted_on, trust)
     members = range(test.logits.shape[1])
-    own = [fit_temperature(fitted_on.logits[:, member], fitted_on.label).value for member in members]
+    own = [fit_temperature(half.logits[:, member], half.label).value for member in members]
+    scalar = trust["temperature"].get("kind", "scalar") == "scalar"
+    temperature = trust["temperature"]["value"] if scalar else fit_temperature(half.logits, half.label).value
     how: dict[str, Any] = {"mc_logits": mc_logits, "replicates": replicates, "seed": seed}
+    groups = np.asarray(test.group_id).astype(str)
+    weights = bootstrap_weights(groups, test.label, replicates, seed) if can_resample(groups, test.label) else None
     return {
         "uncalibrated": methods(test, 1.0, **how),
         "calibrated": methods(test, temperature, member_temperatures=own, **how),
+        "error_detection": error_detection(test.logits, test.label, temperature, own, mc_logits, weights),
     }
 
 
-def describe(report: dict[str, Any], predictions: dict[str, Predictions], folder: Path) -> None:
+def fitted_half(rows: Predictions, trust: dict[str, Any]) -> Predictions:
+    """The images that the temperature was fitted on: the first half of the split; all of it before there were halves."""
+    fitted = trust["temperature"]
+    return rows.select(halve(rows.label, rows.group_id, fitted["seed"])[0]) if "seed" in fitted else rows
+
+
+def describe(
+    report: dict[str, Any],
+    predictions: dict[str, Predictions],
+    folder: Path,
+    strangers: dict[str, Predictions] | None = None,
+) -> None:
     """Tables, figures, ``report.json``, the card and the manifest."""
     shown = "test" if "test" in report["evaluation"] else next(iter(report["evaluation"]))
     for split in (shown, *(name for name in ALSO_SHOWN if name in report["evaluation"] and name != shown)):
         title, suffix = f"{report['model']['title']}, {split} split", "" if split == shown else f"_{split}"
         write_tables(report["evaluation"][split], folder, title=title, suffix=suffix)
-    report["figures"] = draw_all(report, predictions, folder) + write_challenge(report, predictions, folder)
+    report["figures"] = [
+        *draw_all(report, predictions, folder),
+        *draw_trust(report, predictions, strangers or {}, folder),
+        *write_challenge(report, predictions, folder),
+    ]
     write_report(report, folder)
     build_card(folder)
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from trainers.predictions import Predictions, read_predictions, write_predictions
 
@@ -30,20 +29,11 @@ def head_samples(model: Any, features: np.ndarray, samples: int, seed: int, batc
     Returns:
         (N, M, S, C) float64; M = 1 for a single model.
     """
-    was_training = model.training
-    model.eval()
-    dropouts = [module for module in model.modules() if isinstance(module, nn.Dropout)]
-    passes = []
-    with torch.random.fork_rng(devices=[]), torch.inference_mode():
-        torch.manual_seed(seed)
-        for module in dropouts:
-            module.train()
-        for _ in range(samples):
-            rows = [model.classify(torch.from_numpy(part).to(model.device)) for part in _batches(features, batch_size)]
-            logits = torch.cat(rows).double().cpu().numpy()
-            passes.append(logits[:, None] if logits.ndim == 2 else logits)
-    model.train(was_training)
-    return np.stack(passes, axis=2)
+    passes = [
+        model.sample_head(torch.from_numpy(part).to(model.device), samples, seed).double().cpu().numpy()
+        for part in _batches(features, batch_size)
+    ]
+    return np.concatenate(passes)
 
 
 def _batches(features: np.ndarray, size: int) -> list[np.ndarray]:
@@ -58,7 +48,7 @@ def samples_file(folder: Path, split: str) -> Path:
 def write_samples(predictions: Predictions, logits: np.ndarray, path: Path) -> None:
     """Store passes (N, M, S, C) as a predictions file of M x S members, beside the predictions they belong to."""
     n, _, _, classes = logits.shape
-    write_predictions(replace(predictions, logits=logits.reshape(n, -1, classes), features=None), path)
+    write_predictions(replace(predictions, logits=logits.reshape(n, -1, classes), features=None, ood_score=None), path)
 
 
 def read_samples(predictions: Predictions, path: Path) -> np.ndarray | None:

@@ -16,6 +16,7 @@ import numpy as np
 from trainers.comparison_tables import number, title
 from trainers.errors import UserError
 from trainers.evaluation.paired import spread
+from trainers.evaluation.sample import calibrated
 from trainers.predictions import Predictions
 
 # Metric -> where it stands in one split's evaluation.
@@ -67,9 +68,9 @@ class Fold:
 
 
 def pool(folds: Sequence[Fold]) -> Predictions:
-    """All folds' test predictions as one: logits divided by each fold's temperature, so that T = 1 from here on.
+    """All folds' test predictions as one: logits calibrated as each fold's are, so that T = 1 from here on.
 
-    Features are left out (each model has its own), and subgroup columns that not every fold has.
+    Features and gate are left out (each model has its own), and subgroup columns that not every fold has.
 
     Raises:
         FoldError: no fold, an image in the test of two, other classes, or another number of members.
@@ -102,9 +103,12 @@ def pool(folds: Sequence[Fold]) -> Predictions:
         lesion_id=np.concatenate([part.lesion_id for part in parts]),
         group_id=np.concatenate([part.group_id for part in parts]),
         label=np.concatenate([part.label for part in parts]),
-        logits=np.concatenate([fold.predictions.logits / fold.temperature for fold in folds]),
+        logits=np.concatenate(
+            [calibrated(fold.predictions.logits, fold.report["trust"]["temperature"]) for fold in folds]
+        ),
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in sorted(shared)},
         features=None,
+        ood_score=None,
         config_name=f"{first.name} to {folds[-1].name}" if len(folds) > 1 else first.name,
     )
 

@@ -1,4 +1,4 @@
-"""What a finished model says of a split: plain float32 inference on the stored weights, no Trainer needed.
+"""What a finished model says of a split, of altered copies of it, or of a folder of files: plain float32 inference.
 
 Predictions are made after the weights were stored and read back, so that a card speaks of the model a reader downloads
 (rounded to fp16 where it is stored so), not of the one that was in memory.
@@ -6,15 +6,25 @@ Predictions are made after the weights were stored and read back, so that a card
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from hub_models.answers_lesion import InferenceError
 from trainers.data import LesionImages, Splits, collate
-from trainers.predictions import TEXT_COLUMNS, Predictions
+from trainers.errors import UserError
+from trainers.predictions import NO_LABEL, TEXT_COLUMNS, Predictions
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# (image, number of the image) -> image.
+Alter = Callable[[Image.Image, int], Image.Image]
 
 
 def predict_split(
@@ -23,53 +33,152 @@ def predict_split(
     splits: Splits,
     split: str,
     *,
+    rows: np.ndarray | None = None,
+    alter: Alter | None = None,
+    named: str = "",
+    inference: str = "plain",
     batch_size: int = 64,
     workers: int = 0,
     progress: bool = True,
 ) -> Predictions:
-    """Predict one split.
+    """Predict one split, or some of its rows, as the pictures are or altered.
 
     Args:
         model: a model of the suite; moved to no other device, put in eval mode and left so.
         processor: its image processor.
         splits: the dataset.
         split: which of its splits.
+        rows: (K,) indices of the rows to predict; None = all.
+        alter: what is done to each picture before the processor sees it.
+        named: what the predictions call their split; empty = ``split``.
+        inference: one of the model's ways of answering; views and samples come out as members.
         batch_size: images a forward pass.
         workers: data loading processes.
         progress: show a progress bar.
 
     Returns:
         Raw member logits (N, M, C), pooled features (N, D) and the subgroup columns.
+
+    Raises:
+        UserError: the model cannot be run in that way.
+        PredictionsError: it answers with NaN or infinity.
     """
-    model.eval()
-    images = LesionImages(splits.splits[split], processor)
+    table = splits.splits[split]
+    chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
+    part = replace(splits, splits={split: table if rows is None else table.select(chosen)})
+    images = AlteredImages(part.splits[split], processor, alter, chosen)
     loader = DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=collate)
-    logits, features = [], []
-    with torch.inference_mode():
-        for batch in tqdm(loader, desc=f"predict {split}", disable=not progress, unit="batch"):
-            output = model(**{name: value.to(model.device) for name, value in batch.items() if name != "labels"})
-            logits.append(output.raw_logits.float().cpu().numpy())
-            features.append(output.features.float().cpu().numpy())
-    ids = splits.column(split, "image_id") if "image_id" in splits.splits[split].column_names else None
-    image_id = np.array([f"{split}-{i:06d}" for i in range(len(images))], dtype=object) if ids is None else ids
-    raw = np.concatenate(logits).astype(np.float64)
-    columns: dict[str, np.ndarray] = {name: splits.column(split, name) for name in TEXT_COLUMNS}
-    columns["age"] = _ages(splits.column(split, "age", default="nan"))
+    raw, features = _run(model, loader, inference, f"predict {named or split}", progress)
+    image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
+    if "image_id" in table.column_names:
+        image_id = part.column(split, "image_id")
+    columns: dict[str, np.ndarray] = {name: part.column(split, name) for name in TEXT_COLUMNS}
+    columns["age"] = _ages(part.column(split, "age", default="nan"))
     return Predictions(
         image_id=image_id,
-        lesion_id=_or(splits.column(split, "lesion_id"), image_id),
-        group_id=_or(splits.column(split, "group_id"), image_id),
+        lesion_id=_or(part.column(split, "lesion_id"), image_id),
+        group_id=_or(part.column(split, "group_id"), image_id),
         label=images.labels,
-        logits=raw[:, None, :] if raw.ndim == 2 else raw,
+        logits=raw,
         labels=splits.labels,
         label_names=dict(model.config.label_names),
         label_groups=dict(model.config.label_groups),
-        split=split,
+        split=named or split,
         config_name=splits.config_name,
         dataset=splits.name,
         columns=columns,
-        features=np.concatenate(features),
+        features=features,
     )
+
+
+def predict_strangers(
+    model: Any, processor: Any, folder: Path, *, inference: str = "plain", batch_size: int = 64, progress: bool = True
+) -> Predictions:
+    """Predict a folder of pictures that are of none of the classes: label ``NO_LABEL``, each a group of its own.
+
+    Raises:
+        UserError: no such folder, no picture in it, or one that cannot be read.
+    """
+    if not folder.is_dir():
+        raise UserError(f"the folder {str(folder)!r} does not exist: give one that holds pictures")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    if not paths:
+        raise UserError(f"the folder {str(folder)!r} holds no picture ({', '.join(PICTURES)}): give one that does")
+    loader = DataLoader(PictureFiles(paths, processor), batch_size=batch_size, collate_fn=collate)
+    raw, features = _run(model, loader, inference, f"predict {folder.name}", progress)
+    ids = np.array([path.relative_to(folder).as_posix() for path in paths], dtype=object)
+    return Predictions(
+        image_id=ids,
+        lesion_id=ids,
+        group_id=ids,
+        label=np.full(len(ids), NO_LABEL, dtype=np.int64),
+        logits=raw,
+        labels=model.config.labels,
+        label_names=dict(model.config.label_names),
+        label_groups=dict(model.config.label_groups),
+        split=f"ood_{folder.name}",
+        dataset=folder.name,
+        features=features,
+    )
+
+
+def with_ood_scores(model: Any, predictions: Predictions) -> Predictions:
+    """The same predictions with what the model's fitted gate says of each image."""
+    if predictions.features is None:
+        raise UserError(f"the predictions of {predictions.split!r} hold no features: predict them again")
+    features = torch.from_numpy(predictions.features.astype(np.float32)).to(model.device)
+    logits = torch.from_numpy(predictions.logits.astype(np.float32)).to(model.device)
+    with torch.inference_mode():
+        scores = [
+            model.strangeness(part, raw) for part, raw in zip(features.split(1024), logits.split(1024), strict=True)
+        ]
+    return replace(predictions, ood_score=torch.cat(scores).double().cpu().numpy())
+
+
+class AlteredImages(LesionImages):
+    """The images of a split, each altered before anything else looks at it."""
+
+    def __init__(self, images: Any, processor: Any, alter: Alter | None, numbers: np.ndarray) -> None:
+        super().__init__(images, processor)
+        self.alter, self.numbers = alter, numbers
+
+    def read(self, index: int) -> Image.Image:
+        """The stored image, decoded and altered."""
+        image = super().read(index)
+        return image if self.alter is None else self.alter(image, int(self.numbers[index]))
+
+
+class PictureFiles(Dataset):
+    """Files as model inputs; what a record would know of them is unknown."""
+
+    def __init__(self, paths: Sequence[Path], processor: Any) -> None:
+        self.paths, self.processor = paths, processor
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        try:
+            inputs = self.processor(str(self.paths[index]), return_tensors="pt")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.paths[index].name} cannot be read ({error}): take it out of the folder") from error
+        return {name: value[0] for name, value in inputs.items()}
+
+
+def _run(model: Any, loader: Any, inference: str, title: str, progress: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Raw logits (N, M, C) as float64 and features (N, D) as float32 of everything that a loader gives."""
+    model.eval()
+    logits, features = [], []
+    for batch in tqdm(loader, desc=title, disable=not progress, unit="batch"):
+        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        try:
+            output = model.infer(inputs, inference)
+        except InferenceError as error:
+            raise UserError(str(error)) from error
+        raw = output.raw_logits.float().cpu().numpy()
+        logits.append(raw[:, None, :] if raw.ndim == 2 else raw)
+        features.append(output.features.float().cpu().numpy())
+    return np.concatenate(logits).astype(np.float64), np.concatenate(features)
 
 
 def _ages(values: np.ndarray) -> np.ndarray:

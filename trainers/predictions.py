@@ -4,10 +4,10 @@ One Parquet file a split, one row an image. Trust, metrics, figures and cards ar
 made again in seconds without a model or an accelerator.
 
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
-M x classes C, raw: before any temperature), optional ``features`` (list<halffloat>, length D), and the subgroup columns
-``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``, ``diagnosis``, ``provenance``
-(string). What the columns cannot say (label names, split, dataset) stands as JSON in the file's metadata under
-``lesion_suite``.
+M x classes C, raw: before any temperature), optional ``features`` (list<halffloat>, length D) and ``ood_score``
+(double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``,
+``diagnosis``, ``provenance`` (string). What the columns cannot say (label names, split, dataset) stands as JSON in the
+file's metadata under ``lesion_suite``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainers.errors import UserError
+
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lesion_suite"
+# The label of a picture that is of none of the classes.
+NO_LABEL = -1
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
 
 
-class PredictionsError(ValueError):
+class PredictionsError(UserError):
     """A predictions file that cannot be read, or values that no model should have written."""
 
 
@@ -39,7 +43,7 @@ class Predictions:
         image_id: (N,) str.
         lesion_id: (N,) str.
         group_id: (N,) str; rows of one group (one lesion, or its near-duplicates) are never independent.
-        label: (N,) int64 in [0, C).
+        label: (N,) int64 in [0, C); ``NO_LABEL`` for a picture of none of the classes, in splits named ``ood_...``.
         logits: (N, M, C) float64, raw member logits before temperature.
         labels: the C short class names, in the order of the logits.
         label_names: short name -> long name.
@@ -49,6 +53,7 @@ class Predictions:
         dataset: the dataset's name.
         columns: subgroup columns, each (N,): ``age`` in years as float64 with NaN = unknown; the others str.
         features: (N, D) float32 pooled features, or None when they were left out.
+        ood_score: (N,) what the model's gate says, higher = stranger; None where none was fitted.
     """
 
     image_id: np.ndarray
@@ -64,6 +69,7 @@ class Predictions:
     dataset: str = ""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     features: np.ndarray | None = None
+    ood_score: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n, c = len(self.image_id), len(self.labels)
@@ -78,8 +84,9 @@ class Predictions:
                 f"image {self.image_id[row]!r} has a logit that is NaN or infinite: the training diverged; "
                 "lower the learning rate or train in fp32"
             )
-        if n and (self.label.min() < 0 or self.label.max() >= c):
-            raise PredictionsError(f"labels span {self.label.min()}..{self.label.max()}; expected 0..{c - 1}")
+        least = NO_LABEL if self.split.startswith("ood_") else 0
+        if n and (self.label.min() < least or self.label.max() >= c):
+            raise PredictionsError(f"labels span {self.label.min()}..{self.label.max()}; expected {least}..{c - 1}")
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -111,6 +118,7 @@ class Predictions:
             logits=self.logits[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
             features=None if self.features is None else self.features[rows],
+            ood_score=None if self.ood_score is None else self.ood_score[rows],
         )
 
 
@@ -139,6 +147,8 @@ def write_predictions(predictions: Predictions, path: Path, *, with_features: bo
         arrays["features"] = pa.ListArray.from_arrays(
             pa.array(np.arange(0, n * width + 1, width, dtype=np.int32)), flat
         )
+    if predictions.ood_score is not None:
+        arrays["ood_score"] = pa.array(predictions.ood_score.astype(np.float64))
     if "age" in predictions.columns:
         age = predictions.columns["age"].astype(np.float32)
         arrays["age"] = pa.array(age, mask=np.isnan(age))
@@ -205,6 +215,7 @@ def read_predictions(path: Path) -> Predictions:
         dataset=about["dataset"],
         columns=columns,
         features=features,
+        ood_score=np.asarray(table["ood_score"].to_numpy()) if "ood_score" in table.column_names else None,
     )
 
 

@@ -38,11 +38,13 @@ def rebuild(folder: Path, replicates: int) -> None:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
     test = predictions.get("test")
     samples = None if test is None else read_samples(test, samples_file(folder, "test"))
-    report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"], samples))
+    foreign = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
+    strangers = {rows.dataset: rows for rows in foreign}
+    report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"], samples, strangers))
     beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(folder, beside)
-    describe(report, predictions, beside)
+    describe(report, predictions, beside, strangers)
     os.replace(folder, old)
     os.replace(beside, folder)
     shutil.rmtree(old)

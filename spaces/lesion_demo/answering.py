@@ -14,6 +14,8 @@ from PIL import Image
 
 # What Pillow raises for files that are no image, or only the beginning of one.
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+# What only a model of the suite says.
+NOT_KNOWN = ("aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
 
 
 class ImageUnusableError(ValueError):
@@ -41,9 +43,8 @@ def classify(path: str | os.PathLike[str], classifier: Classifier) -> dict[str, 
     """Classify one image file.
 
     Returns:
-        ``predicted`` (short name), ``probabilities`` (short name -> [0, 1]), ``p_malignant`` (malignant and
-        premalignant classes summed, None without groups), ``predictive_entropy`` (nats) with its parts
-        where the model has members, ``model`` (its title).
+        The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any other
+        model what there is: ``predicted``, ``probabilities``, ``p_malignant``, ``predictive_entropy``; the rest None.
 
     Raises:
         ImageUnusableError: the file is no image, or one that the processor refuses.
@@ -54,8 +55,20 @@ def classify(path: str | os.PathLike[str], classifier: Classifier) -> dict[str, 
         inputs = classifier.processor(images=image if knows_itself else image.convert("RGB"), return_tensors="pt")
     except ValueError as error:
         raise ImageUnusableError(f"The model cannot look at this image: {error}") from error
-    answer = model.predict(**inputs)[0] if knows_itself else _from_logits(classifier, inputs)
+    answer = model.predict(**inputs, **_asked(classifier))[0] if knows_itself else _from_logits(classifier, inputs)
     return {**answer, "model": classifier.source.title}
+
+
+def _asked(classifier: Classifier) -> dict[str, Any]:
+    """How a model of the suite is to be asked: with its trust where it was fitted."""
+    check = getattr(classifier.model, "check_trust_is_fitted", None)
+    if check is None:
+        return {}  # from before there was trust
+    try:
+        check()
+    except RuntimeError:
+        return {"trust": False}
+    return {"prepared_as": classifier.processor.pixel_settings()}
 
 
 @torch.inference_mode()
@@ -70,6 +83,9 @@ def _from_logits(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> dic
         "probabilities": probabilities,
         "p_malignant": sum(at_risk) if classifier.groups else None,
         "predictive_entropy": float(torch.special.entr(probs).sum()),
+        **dict.fromkeys(NOT_KNOWN),
+        "reason": "not_our_model",
+        "message": "Nothing is known of how far this model can be trusted.",
     }
 
 

@@ -40,9 +40,27 @@ def message(text: str) -> str:
 
 
 def answer_panel(answer: dict[str, Any], classifier: Classifier) -> str:
-    """The whole answer: class, probabilities, entropy."""
-    parts = [_headline(answer, classifier), _bars(answer, classifier), _entropy(answer), _limits(classifier)]
+    """The whole answer: band, class, probabilities, entropy; of a model that declines only that, and why."""
+    if answer.get("abstain"):
+        return (
+            '<section class="panel answer declined" role="status" aria-live="polite"><p class="eyebrow">Declined</p>'
+            f'<h2 id="declined">The model does not answer</h2><p>{escape(str(answer["message"]))}</p></section>'
+        )
+    parts = [_trust(answer, classifier), _headline(answer, classifier), _bars(answer, classifier), _entropy(answer), _limits(classifier)]
     return f'<section class="panel answer" role="status" aria-live="polite">{"".join(parts)}</section>'
+
+
+def _trust(answer: dict[str, Any], classifier: Classifier) -> str:
+    """Band, promise and prediction set; or that nothing is promised."""
+    said = f"<p>{escape(str(answer.get('message') or ''))}</p>"
+    if answer.get("band") is None:
+        return f'<div class="band none" id="band">{said}</div>'
+    names = ", ".join(escape(classifier.long_names[label]) for label in answer["prediction_set"])
+    band = escape(str(answer["band"]))
+    return (
+        f'<div class="band {band}" id="band"><p class="eyebrow">Uncertainty</p><h2>{band}</h2>{said}'
+        f"<p>Prediction set: <b>{names}</b></p></div>"
+    )
 
 
 def _headline(answer: dict[str, Any], classifier: Classifier) -> str:

@@ -1,4 +1,4 @@
-"""Makes the shared testers importable as ``lesion_model_tester`` and ``lesion_shipping_tester``."""
+"""Makes the shared testers importable as ``lesion_model_tester``, ``lesion_shipping_tester``, ``lesion_trust_tester``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-# The first is imported by the second.
-for _file in ("shipping_tester.py", "model_tester.py"):
+# Each is imported by those after it.
+for _file in ("trust_tester.py", "shipping_tester.py", "model_tester.py"):
     _name = f"lesion_{Path(_file).stem}"
     if _name not in sys.modules:
         _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from lesion_trust_tester import fitted
 from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -64,11 +65,14 @@ class ShippingTester:
     processor: Any
 
     shared_files: ClassVar[set[str]] = {
+        "answers_lesion.py",
         "backbone_lesion.py",
         "configuration_lesion.py",
+        "conformal_lesion.py",
         "image_processing_lesion.py",
         "metadata_lesion.py",
         "modeling_lesion.py",
+        "ood_lesion.py",
         "pipeline_lesion.py",
         "preprocess_lesion.py",
         "trust_lesion.py",
@@ -81,7 +85,7 @@ class ShippingTester:
 
     def saved(self, folder: Path) -> tuple[Any, LesionImageProcessor]:
         """Save a model with fp16 weights and its processor; return the model with the rounded weights."""
-        model, processor = self.with_temperature(self.model(), 1.7), self.processor()
+        model, processor = fitted(self.model()), self.processor()
         pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=PIPELINE_TASK, device=-1)
         pipeline.save_pretrained(folder, weights_dtype="float16")
         model.load_state_dict(load_file(folder / "model.safetensors"))

@@ -78,12 +78,12 @@ def test_file_holds_everything_and_loads_again(tmp_path: Path) -> None:
         ({"backbone": ""}, "backbone is ''"),
         ({"backbone_kwargs": None}, "backbone_kwargs is None"),
         ({"trust": [1]}, r"trust is \[1\]"),
-        ({"trust": {"temperature": 1.5}}, "finite T > 0"),
-        ({"trust": {"temperature": {"split": "calibration"}}}, "finite T > 0"),
-        ({"trust": {"temperature": {"value": 0.0}}}, "finite T > 0"),
-        ({"trust": {"temperature": {"value": float("nan")}}}, "finite T > 0"),
-        ({"trust": {"temperature": {"value": float("inf")}}}, "finite T > 0"),
-        ({"trust": {"temperature": {"value": True}}}, "finite T > 0"),
+        ({"trust": {"temperature": 1.5}}, r'trust\["temperature"\] is 1.5; give a dictionary'),
+        ({"trust": {"temperature": {"split": "calibration"}}}, "a finite number above 0"),
+        ({"trust": {"temperature": {"value": 0.0}}}, "a finite number above 0"),
+        ({"trust": {"temperature": {"value": float("nan")}}}, "a finite number above 0"),
+        ({"trust": {"temperature": {"value": float("inf")}}}, "a finite number above 0"),
+        ({"trust": {"temperature": {"value": True}}}, "a finite number above 0"),
     ],
 )
 def test_bad_values_are_refused_by_name(values: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lesion_shipping_tester import picture
+from lesion_trust_tester import fitted
 from transformers import pipeline
 
 from hub_models import (
@@ -36,7 +37,7 @@ def make(model: Any) -> LesionClassificationPipeline:
         model_input_names=list(model.input_names),
         metadata_fields=getattr(model.config, "metadata_fields", None),
     )
-    return pipeline(PIPELINE_TASK, model=model.eval(), image_processor=processor, device=-1)
+    return pipeline(PIPELINE_TASK, model=fitted(model.eval()), image_processor=processor, device=-1)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,7 @@ def test_answers_are_those_of_predict(
     for pipe in (image_only, metadata_only, fused):
         expected = pipe.model.predict(**pipe.image_processor(RECORDS, return_tensors="pt"))
         answers = pipe(RECORDS)
+        assert [answer["message"] for answer in answers] == [row["message"] for row in expected]
         assert [set(answer) for answer in answers] == [set(row) for row in expected]
         assert [answer["probabilities"] for answer in answers] == probabilities(expected)
         assert [answer["probabilities"] for answer in pipe(RECORDS, batch_size=2)] == probabilities(expected)

@@ -169,9 +169,9 @@ def test_page_on_the_hub_asked_by_a_program(
     ) as page:
         client = Client(page.url, verbose=False, download_files=str(tmp_path))
         answer = client.predict(handle_file(photo), None, api_name="/predict")
-        said = {"predicted", "probabilities", "p_malignant", "predictive_entropy", "aleatoric", "epistemic", "model"}
-        assert set(answer) == said
+        assert set(answer) == {*expected, "model"}
         assert answer["aleatoric"] is answer["epistemic"] is None  # one member has nothing to disagree with
+        assert answer["reason"] == "trust_not_asked"  # this model was never fitted
         assert answer["predicted"] == expected["predicted"]
         assert answer["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-5)
         assert answer["p_malignant"] == pytest.approx(expected["p_malignant"], abs=1e-5)

@@ -21,7 +21,7 @@ from matplotlib.ticker import MaxNLocator
 from trainers.evaluation.calibration import N_BINS, reliability_bins
 from trainers.evaluation.discrimination import divide_or_nan
 from trainers.evaluation.intervals import exact_by_lesion
-from trainers.evaluation.sample import Sample
+from trainers.evaluation.sample import Calibration, Sample
 from trainers.predictions import Predictions
 
 FOLDER = "figures"
@@ -73,13 +73,13 @@ def draw_all(
         ``[{"file": "figures/....png", "caption": "..."}]`` in the order in which a card shows them.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    temperature = float(report.get("trust", {}).get("temperature", {}).get("value", 1.0))
+    temperature = report.get("trust", {}).get("temperature", {"value": 1.0})
     drawn = []
     for split in ["test"] if "test" in predictions_by_split else sorted(predictions_by_split):
         predictions, numbers = predictions_by_split[split], report["evaluation"][split]
         diagram = draw_reliability(predictions, numbers["calibration"], temperature)
         drawn.append(_save_matrix(predictions, numbers, folder, split))
-        drawn.append(_save(diagram, folder, f"reliability_{split}.png", _reliability_caption(split, temperature)))
+        drawn.append(save_figure(diagram, folder, f"reliability_{split}.png", _reliability_caption(split, temperature)))
     for split in ALSO_SHOWN if "test" in predictions_by_split else ():
         if split in predictions_by_split:
             drawn.append(_save_matrix(predictions_by_split[split], report["evaluation"][split], folder, split))
@@ -87,7 +87,7 @@ def draw_all(
     training = report.get("training") or {}
     if training.get("history"):
         curves = draw_training(training["history"], training.get("kept_epoch"))
-        drawn.append(_save(curves, folder, "training_curves.png", _training_caption(training)))
+        drawn.append(save_figure(curves, folder, "training_curves.png", _training_caption(training)))
     return drawn
 
 
@@ -134,23 +134,25 @@ def draw_confusion(confusion: np.ndarray, predictions: Predictions, n_groups: in
     note = "   (* malignant or premalignant)" if len(predictions.malignant_columns()) else ""
     axes.set_xlabel(f"Predicted class{note}", labelpad=8)
     axes.set_ylabel("True class", labelpad=8)
-    _title(figure, "Confusion matrix", predictions, int(support.sum()), n_groups)
+    title_of(figure, "Confusion matrix", predictions, int(support.sum()), n_groups)
     return figure
 
 
 @style.context(LOOK)
-def draw_reliability(predictions: Predictions, calibration: Mapping[str, Any], temperature: float) -> Figure:
-    """Accuracy against confidence before and after the temperature, with the confidences' histogram below.
+def draw_reliability(predictions: Predictions, calibration: Mapping[str, Any], temperature: Calibration) -> Figure:
+    """Accuracy against confidence before and after calibration, with the confidences' histogram below.
 
     Args:
         predictions: of the split.
         calibration: the split's ``{"before": ..., "after": ...}`` of the report, for the printed numbers.
-        temperature: T; at exactly 1 there is only one panel.
+        temperature: T, or a whole ``config.trust["temperature"]``; where it changes nothing there is only one panel.
     """
-    scaled = temperature != 1.0
-    panels = [("Before temperature scaling" if scaled else "Without temperature", 1.0, calibration["before"], ORANGE)]
-    if scaled:
-        panels.append((f"After, T = {temperature:.3f}", temperature, calibration["after"], BLUE))
+    named = _in_words(temperature)
+    panels: list[tuple[str, Calibration, Mapping[str, Any], str]] = [
+        ("Before calibration" if named else "As it is", 1.0, calibration["before"], ORANGE)
+    ]
+    if named:
+        panels.append((f"After, {named}", temperature, calibration["after"], BLUE))
     figure = Figure(figsize=(4.4 * len(panels) + (1.0 if len(panels) == 1 else 0), 5.9), layout="constrained")
     grid = figure.subplots(2, len(panels), sharex=True, sharey="row", squeeze=False, height_ratios=[3.4, 1])
     for column, (title, value, numbers, colour) in enumerate(panels):
@@ -165,7 +167,7 @@ def draw_reliability(predictions: Predictions, calibration: Mapping[str, Any], t
         grid[1, column].set_xticks(np.arange(6) / 5, ["0", "0.2", "0.4", "0.6", "0.8", "1"])
     grid[0, 0].set_ylabel("Accuracy")
     grid[1, 0].set_ylabel("% of images")
-    _title(figure, "Reliability", predictions, len(predictions), len(np.unique(predictions.group_id.astype(str))))
+    title_of(figure, "Reliability", predictions, len(predictions), len(np.unique(predictions.group_id.astype(str))))
     return figure
 
 
@@ -250,7 +252,7 @@ def _starred(predictions: Predictions) -> list[str]:
     return [f"{name} *" if index in malignant else name for index, name in enumerate(predictions.labels)]
 
 
-def _title(figure: Figure, what: str, predictions: Predictions, n: int, n_groups: int) -> None:
+def title_of(figure: Figure, what: str, predictions: Predictions, n: int, n_groups: int) -> None:
     where = predictions.dataset + (f" ({predictions.config_name})" if predictions.config_name else "")
     parts = [f"{predictions.split} split", where, f"{n:,} images of {n_groups:,} lesions"]
     figure.suptitle(
@@ -269,7 +271,7 @@ def _with_interval(number: Mapping[str, Any]) -> str:
 
 
 @style.context(LOOK)
-def _save(figure: Figure, folder: Path, name: str, caption: str) -> dict[str, str]:
+def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> dict[str, str]:
     # The version of matplotlib would otherwise stand in the file and change its checksum.
     figure.savefig(folder / FOLDER / name, dpi=DPI, metadata={"Software": None})
     return {"file": f"{FOLDER}/{name}", "caption": caption}
@@ -277,7 +279,7 @@ def _save(figure: Figure, folder: Path, name: str, caption: str) -> dict[str, st
 
 def _save_matrix(predictions: Predictions, numbers: Mapping[str, Any], folder: Path, split: str) -> dict[str, str]:
     matrix = draw_confusion(np.asarray(numbers["confusion_matrix"]), predictions, numbers["n_groups"])
-    return _save(matrix, folder, f"confusion_matrix_{split}.png", _confusion_caption(split, numbers))
+    return save_figure(matrix, folder, f"confusion_matrix_{split}.png", _confusion_caption(split, numbers))
 
 
 def _confusion_caption(split: str, numbers: Mapping[str, Any]) -> str:
@@ -288,10 +290,18 @@ def _confusion_caption(split: str, numbers: Mapping[str, Any]) -> str:
     )
 
 
-def _reliability_caption(split: str, temperature: float) -> str:
-    panels = (
-        f"before and after temperature scaling (T = {temperature:.3f})" if temperature != 1.0 else "without temperature"
-    )
+def _in_words(temperature: Calibration) -> str:
+    """``T = 1.234``, with what else was fitted; empty where nothing changes."""
+    fitted = temperature if isinstance(temperature, Mapping) else {"value": temperature}
+    if fitted.get("scale"):
+        return "a scale and a bias a class"
+    found = f"T = {float(fitted['value']):.3f}"
+    return f"{found} and a bias a class" if fitted.get("bias") else found if float(fitted["value"]) != 1.0 else ""
+
+
+def _reliability_caption(split: str, temperature: Calibration) -> str:
+    named = _in_words(temperature)
+    panels = f"before and after calibration ({named})" if named else "as its probabilities are"
     return (
         f"Reliability on the {split} split, {panels}: accuracy against confidence in {N_BINS} bins of equal width, "
         "with exact 95 % intervals by lesion; on the dashed line, confidence is honest. Below, the share of images at "

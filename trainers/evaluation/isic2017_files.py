@@ -29,7 +29,7 @@ def write_challenge(
     """Write ``results.csv`` and the ROC figure of the test split, where it was judged by the challenge's measures.
 
     Args:
-        report: ``report.json``; read are ``evaluation`` and ``trust.temperature.value``.
+        report: ``report.json``; read are ``evaluation`` and ``trust.temperature``.
         predictions_by_split: split name -> its predictions.
         folder: the model's folder; the chart goes to ``folder/figures``.
 
@@ -40,7 +40,7 @@ def write_challenge(
     numbers = report["evaluation"].get("test", {}).get("isic2017")
     if test is None or numbers is None:
         return []
-    temperature = float(report.get("trust", {}).get("temperature", {}).get("value", 1.0))
+    temperature = report.get("trust", {}).get("temperature", 1.0)
     columns = task_columns(test.labels)
     if columns is None:
         return []

@@ -7,7 +7,7 @@ contract that cards are rendered from; a number that cannot be had says why inst
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from trainers.evaluation.calibration import N_BINS, simulated_ece
 from trainers.evaluation.discrimination import recall
 from trainers.evaluation.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
 from trainers.evaluation.measured import bootstrapped, measured, plain, undefined
-from trainers.evaluation.sample import SPECIFICITIES, Sample
+from trainers.evaluation.sample import SPECIFICITIES, Calibration, Sample
 from trainers.evaluation.subgroups import subgroup_columns
 from trainers.predictions import Predictions
 
@@ -33,14 +33,15 @@ class EvaluationError(ValueError):
 
 
 def evaluate(
-    predictions: Predictions, temperature: float = 1.0, *, replicates: int = 1000, seed: int = 0
+    predictions: Predictions, temperature: Calibration = 1.0, *, replicates: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
     """Measure one split.
 
     Args:
         predictions: of the split, at least one image.
-        temperature: T > 0, fitted on another split; 1 when none was fitted. Discrimination, per-class values, subgroups
-            and views are those of the probabilities at this temperature; calibration is given at T = 1 and at T.
+        temperature: T > 0, or a whole ``config.trust["temperature"]``, fitted on another split; 1 when none was.
+            Discrimination, per-class values, subgroups and views are those of the probabilities after it; calibration
+            is given before and after.
         replicates: bootstrap resamples, and draws of the ECE floor.
         seed: of both.
 
@@ -55,7 +56,7 @@ def evaluate(
         raise EvaluationError(
             f"the predictions of split {predictions.split!r} hold no image: there is nothing to measure"
         )
-    if not (math.isfinite(temperature) and temperature > 0):
+    if not isinstance(temperature, Mapping) and not (math.isfinite(temperature) and temperature > 0):
         raise EvaluationError(f"temperature {temperature}: give a finite number above 0")
     if replicates < 1:
         raise EvaluationError(f"{replicates} replicates: give at least 1")
@@ -96,10 +97,16 @@ def conventions(replicates: int) -> dict[str, str]:
         f"images ({replicates} simulations, images independent; its interval is their middle 95 %). 'ece_debiased' "
         "subtracts an estimate of the noise (Kumar et al. 2019, absolute case, normal approximation in closed form), "
         "which removes part of the floor, not all. An ECE inside the interval of the floor shows no miscalibration; "
-        "near it, read the floor rather than the intervals of the other two.",
+        "near it, read the floor rather than the intervals of the others.",
+        "ece_adaptive": f"As ECE, in {N_BINS} bins of equal mass (Nguyen & O'Connor 2015): each holds the same number "
+        "of images, those on the border of two count in both in proportion. Chance adds to it as to ECE; the floor is "
+        "not of it.",
+        "ece_classwise": f"Mean over all classes of the ECE of each class's own probability, {N_BINS} bins of equal "
+        "width (Kull et al. 2019); a class without images counts with the probability it was given. It falls with the "
+        "number of classes: compare it within one vocabulary only.",
         "bootstrap": f"Lesion groups are drawn with replacement within each class, with all their images; {replicates} "
-        "resamples, 95 % percentile. For ECE the resamples are shifted to be centred on the value, since resampling "
-        "itself adds to it. No interval is given where all resamples agree.",
+        "resamples, 95 % percentile. For every ECE the resamples are shifted to be centred on the value, since "
+        "resampling itself adds to it. No interval is given where all resamples agree.",
         "exact": "Recall of a class: Clopper-Pearson 95 % over lesions, each counting the share of its images that is "
         "right; the value itself is by image, 'by_lesion' is the mean over lesions. Also for an accuracy of 0 or 1.",
     }
@@ -176,6 +183,8 @@ def _calibration_at(sample: Sample, weights: np.ndarray | None, draws: int, seed
         "ece": _of("ece", point, spread, centred=True),
         "ece_floor": measured(floor.mean(), low, high, f"simulation, {draws} draws, 95 % of them"),
         "ece_debiased": _of("ece_debiased", point, spread, centred=True),
+        "ece_adaptive": _of("ece_adaptive", point, spread, centred=True),
+        "ece_classwise": _of("ece_classwise", point, spread, centred=True),
     }
 
 
@@ -226,7 +235,7 @@ def _subgroup(sample: Sample, replicates: int, seed: int) -> dict[str, Any]:
     weights = _resamples(sample, replicates, seed)
 
     def statistic(resampled: np.ndarray) -> dict[str, np.ndarray]:
-        return sample.brief(resampled) | {"ece": sample.calibration(resampled)["ece"]}
+        return sample.brief(resampled) | {"ece": sample.ece(resampled)}
 
     point, spread = _with_spread(statistic, weights, len(sample))
     return counts | {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,16 @@ from trainers.predictions import Predictions
 from trainers.trust.temperature import log_probs
 
 SPECIFICITIES = ("0.80", "0.90", "0.95")
+# T > 0, or a fitted calibration as a model's config holds it.
+Calibration = float | Mapping[str, Any]
+
+
+def calibrated(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Raw logits (..., C) -> calibrated logits (..., C); a test holds it to the arithmetic that the models ship."""
+    fitted = calibration if isinstance(calibration, Mapping) else {"value": calibration}
+    scale, bias = fitted.get("scale"), fitted.get("bias")
+    scaled = np.asarray(logits, dtype=np.float64) * np.asarray(scale) if scale else logits / float(fitted["value"])
+    return scaled + np.asarray(bias) if bias else scaled
 
 
 @dataclass(frozen=True)
@@ -41,9 +53,9 @@ class Sample:
     has_malignant_classes: bool
 
     @classmethod
-    def at(cls, predictions: Predictions, temperature: float) -> Sample:
-        """Lay out predictions at a temperature."""
-        logs = log_probs(predictions.logits, temperature)
+    def at(cls, predictions: Predictions, temperature: Calibration) -> Sample:
+        """Lay out predictions at a temperature, or as a whole ``config.trust["temperature"]`` says."""
+        logs = log_probs(calibrated(predictions.logits, temperature))
         probs = np.exp(logs)
         columns = predictions.malignant_columns()
         return cls(
@@ -117,4 +129,10 @@ class Sample:
             "brier": cal.brier(self.probs, self.labels, weights),
             "ece": cal.ece(bins),
             "ece_debiased": cal.ece_debiased(bins),
+            "ece_adaptive": cal.ece_adaptive(self.confidence, self.correct, weights),
+            "ece_classwise": cal.ece_classwise(self.probs.clip(max=1.0), self.labels, weights),
         }
+
+    def ece(self, weights: np.ndarray) -> np.ndarray:
+        """The plain ECE alone, for (R, N) weights: (R,)."""
+        return cal.ece(cal.reliability_bins(self.confidence, self.correct, weights))

@@ -81,7 +81,7 @@ def test_a_scored_model_has_no_training_curves(report, predictions, tmp_path):
         "figures/confusion_matrix_external.png",
         "figures/reliability_external.png",
     ]
-    assert "without temperature" in drawn[1]["caption"]
+    assert "as its probabilities are" in drawn[1]["caption"]
 
 
 def test_confusion_matrix_shows_counts_shares_and_gaps(predictions):
@@ -107,7 +107,7 @@ def test_reliability_prints_the_numbers_of_the_report(report, predictions):
     calibration = report["evaluation"]["test"]["calibration"]
     figure = figures.draw_reliability(predictions, calibration, 1.25)
     assert [axes.get_title(loc="left") for axes in figure.axes[:2]] == [
-        "Before temperature scaling",
+        "Before calibration",
         "After, T = 1.250",
     ]
     assert f"ECE {calibration['after']['ece']['value']:.3f}" in texts(figure)[1]

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
+from trainers.evaluation.calibration import ece_adaptive, ece_classwise
 from trainers.evaluation.measured import bootstrapped, measured, undefined
 from trainers.evaluation.report import EvaluationError, evaluate
 from trainers.predictions import Predictions
 
 DISCRIMINATION = {"accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc_macro", "auroc_malignant"}
-CALIBRATION = {"nll", "brier", "ece", "ece_floor", "ece_debiased"}
+CALIBRATION = {"nll", "brier", "ece", "ece_floor", "ece_debiased", "ece_adaptive", "ece_classwise"}
 
 
 def numbers(node, path=""):
@@ -55,7 +56,7 @@ def test_every_key_of_the_contract(split, predictions):
         "subgroups",
         "views",
     }
-    assert {"ece", "brier", "bootstrap"} <= set(split["conventions"])
+    assert {"ece", "ece_adaptive", "ece_classwise", "brier", "bootstrap"} <= set(split["conventions"])
     assert set(split["discrimination"]) == DISCRIMINATION | {"sensitivity_malignant_at_specificity"}
     assert list(split["discrimination"]["sensitivity_malignant_at_specificity"]) == ["0.80", "0.90", "0.95"]
     assert set(split["calibration"]) == {"before", "after"}
@@ -116,6 +117,16 @@ def test_temperature_moves_calibration_and_not_the_answers_of_one_member(split, 
     assert split["calibration"]["before"]["nll"]["value"] == plain["calibration"]["after"]["nll"]["value"]
     assert split["calibration"]["after"]["nll"]["value"] != plain["calibration"]["after"]["nll"]["value"]
     assert split["confusion_matrix"] == plain["confusion_matrix"]
+
+
+def test_every_calibration_error_is_of_the_calibrated_probabilities_with_a_centred_interval(split, predictions):
+    after, probs = split["calibration"]["after"], predictions.probs(1.3)
+    confidence, right = probs.max(axis=1), probs.argmax(axis=1) == predictions.label
+    assert after["ece_adaptive"]["value"] == pytest.approx(ece_adaptive(confidence, right), abs=1e-6)
+    assert after["ece_classwise"]["value"] == pytest.approx(ece_classwise(probs, predictions.label), abs=1e-6)
+    for name in ("ece", "ece_debiased", "ece_adaptive", "ece_classwise"):
+        assert after[name]["method"].endswith(", centred"), name
+        assert after[name]["low"] < after[name]["value"] < after[name]["high"], name
 
 
 def test_a_class_with_support_zero_says_so(split):

@@ -1,0 +1,263 @@
+"""The gate accepts what it says of images it never saw, is chosen without foreign photos, and is what ships."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from hub_models.ood_lesion import UnknownDetectorError, ood_score
+from trainers.trust.ood.fitted import OODFitError
+from trainers.trust.ood.gate import choose, fit_gate
+from trainers.trust.ood.held_out import cross_fit, deal_folds, held_out_scores, threshold_at
+from trainers.trust.ood.registry import DETECTORS, named
+
+WIDTH, CLASSES = 40, 3
+
+
+def images(lesions: int, seed: int, *, own: float = 1.0) -> SimpleNamespace:
+    """One to three images a lesion, alike within it; the first ten features tell the classes apart."""
+    rng = np.random.default_rng(seed)
+    means = np.zeros((CLASSES, WIDTH))
+    means[:, :10] = 3 * np.random.default_rng(99).normal(size=(CLASSES, 10))
+    lesion = np.repeat(np.arange(lesions), rng.integers(1, 4, lesions))
+    label = rng.integers(0, CLASSES, lesions)[lesion]
+    features = 6 + means[label] + own * rng.normal(size=(lesions, WIDTH))[lesion]
+    features = features + 0.2 * rng.normal(size=features.shape)
+    logits = features[:, :10] @ means[:, :10].T / 4 + rng.normal(size=(len(lesion), CLASSES))
+    groups = np.array([f"L{index}" for index in lesion])
+    return SimpleNamespace(features=features, logits=logits, labels=label, groups=groups)
+
+
+def of(known: SimpleNamespace) -> tuple[np.ndarray, ...]:
+    return known.features, known.logits, known.labels, known.groups
+
+
+@pytest.fixture(scope="module")
+def known() -> SimpleNamespace:
+    return images(150, 0)
+
+
+@pytest.fixture(scope="module")
+def shifted(known) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """One kind that only features tell, one that features and logits tell."""
+    rng = np.random.default_rng(5)
+    moved = known.features[:80] + 8 * np.eye(WIDTH)[20]
+    return {
+        "moved": (moved, known.logits[:80]),
+        "noise": (known.features[:80] + 6 * rng.normal(size=(80, WIDTH)), known.logits[:80] / 3),
+    }
+
+
+def test_folds_keep_groups_together_and_classes_apart(known):
+    fold = deal_folds(known.groups, known.labels, 5, seed=1)
+    assert set(fold) == set(range(5))
+    for group in np.unique(known.groups):
+        assert len(set(fold[known.groups == group])) == 1
+    for label in range(CLASSES):
+        per_fold = [len(set(known.groups[(fold == number) & (known.labels == label)])) for number in range(5)]
+        assert max(per_fold) - min(per_fold) <= 1
+    assert (fold == deal_folds(known.groups, known.labels, 5, seed=1)).all()
+    assert (fold != deal_folds(known.groups, known.labels, 5, seed=2)).any()
+    assert set(deal_folds(np.array(["a", "b", "a"]), np.zeros(3, dtype=int), 5)) == {0, 1}
+
+
+def test_a_held_out_score_is_that_of_a_fit_without_its_fold(known):
+    found = held_out_scores("mahalanobis", *of(known), 1.0, folds=4, seed=3)
+    fold = deal_folds(known.groups, known.labels, 4, seed=3)
+    for number in range(4):
+        others, mine = fold != number, fold == number
+        fit = named("mahalanobis").fit(known.features[others], known.logits[others], known.labels[others], 1.0)
+        expected = named("mahalanobis").score(fit, known.features[mine], known.logits[mine], 1.0)
+        assert found[mine] == pytest.approx(expected)
+
+
+def test_a_ruined_image_is_scored_by_the_fit_that_never_saw_it(known):
+    fitted = cross_fit("nearest_neighbours", *of(known), 1.0)
+    rows = np.array([17, 3, 101])
+    again = fitted.score(known.features[rows], known.logits[rows], rows)
+    assert again == pytest.approx(fitted.score(known.features, known.logits)[rows])
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "nearest_neighbours", "vim"])
+def test_scores_of_images_that_were_seen_are_too_small(known, name):
+    fit = named(name).fit(*of(known)[:3], 1.0)
+    seen = named(name).score(fit, known.features, known.logits, 1.0)
+    held = held_out_scores(name, *of(known), 1.0)
+    fresh = images(600, 1)
+    new = named(name).score(fit, fresh.features, fresh.logits, 1.0)
+    assert (new <= threshold_at(held)).mean() == pytest.approx(0.95, abs=0.035)
+    assert (new <= threshold_at(seen)).mean() < (new <= threshold_at(held)).mean()
+
+
+def test_mahalanobis_of_images_that_were_seen_would_turn_away_three_times_too_many(known):
+    fit = named("mahalanobis").fit(*of(known)[:3], 1.0)
+    fresh = images(600, 1)
+    new = named("mahalanobis").score(fit, fresh.features, fresh.logits, 1.0)
+    threshold = threshold_at(named("mahalanobis").score(fit, known.features, known.logits, 1.0))
+    assert (new > threshold).mean() > 0.15
+
+
+@pytest.mark.parametrize(
+    ("n", "acceptance", "rank"), [(19, 0.95, 19), (20, 0.95, 20), (39, 0.95, 38), (100, 0.95, 96), (9, 0.5, 5)]
+)
+def test_the_threshold_is_a_rank(n, acceptance, rank):
+    scores = np.random.default_rng(0).permutation(np.arange(1.0, n + 1))
+    assert threshold_at(scores, acceptance) == rank
+
+
+def test_the_threshold_accepts_a_new_score_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    hits = [rng.normal() <= threshold_at(rng.normal(size=59), 0.9) for _ in range(4000)]
+    assert np.mean(hits) == pytest.approx(0.9, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("n", "acceptance", "message"),
+    [
+        (18, 0.95, "18 calibration images cannot show an acceptance of 0.95: give at least 19"),
+        (50, 0.0, "acceptance 0.0: give a share between 0 and 1"),
+        (50, 1.0, "acceptance 1.0: give a share between 0 and 1"),
+        (50, float("nan"), "acceptance nan"),
+        (0, 0.5, "0 calibration images"),
+    ],
+)
+def test_a_threshold_that_cannot_be_had_is_named(n, acceptance, message):
+    with pytest.raises(OODFitError, match=message):
+        threshold_at(np.arange(float(n)), acceptance)
+
+
+def test_the_detector_is_the_best_at_telling_ruined_images(known, shifted):
+    name, table, fits = choose(list(DETECTORS), *of(known), 1.0, shifted, shifted_rows=np.arange(80))
+    means = {detector: row["mean"] for detector, row in table["detectors"].items()}
+    assert name == max(means, key=means.get)
+    assert name in ("mahalanobis", "nearest_neighbours", "vim")
+    assert table["detectors"]["max_softmax"]["auroc"]["moved"] == pytest.approx(0.5, abs=0.1)
+    for row in table["detectors"].values():
+        assert row["mean"] == pytest.approx(np.mean(list(row["auroc"].values())), abs=1e-6)
+    assert table["kinds"] == {"moved": 80, "noise": 80}
+    assert set(fits) == set(DETECTORS)
+    json.dumps(table, allow_nan=False)
+
+
+def test_an_auroc_of_the_table_by_hand(known, shifted):
+    _, table, _ = choose(["energy"], *of(known), 1.0, {"noise": shifted["noise"]}, shifted_rows=np.arange(80))
+    clean = -np.log(np.exp(known.logits).sum(axis=1))
+    ruined = -np.log(np.exp(known.logits[:80] / 3).sum(axis=1))
+    wins = (ruined[:, None] > clean).mean() + 0.5 * (ruined[:, None] == clean).mean()
+    assert table["detectors"]["energy"]["auroc"]["noise"] == pytest.approx(wins, abs=1e-5)
+
+
+def test_a_tie_goes_to_the_earlier_candidate(known, shifted):
+    far = {"far": (known.features[:9] + 1e4 * np.eye(WIDTH)[30], known.logits[:9])}
+    assert choose(["vim", "mahalanobis"], *of(known), 1.0, far)[0] == "vim"
+    assert choose(["mahalanobis", "vim"], *of(known), 1.0, far)[0] == "mahalanobis"
+
+
+def test_a_detector_that_cannot_be_fitted_is_left_out_and_says_why(known, shifted):
+    flat = {kind: (np.ones_like(features), logits) for kind, (features, logits) in shifted.items()}
+    name, table, _ = choose(
+        list(DETECTORS), np.ones_like(known.features), known.logits, known.labels, known.groups, 1.0, flat
+    )
+    assert name in ("max_softmax", "max_logit", "energy")
+    assert "are the same on all" in table["detectors"]["vim"]["why"]
+
+
+def test_the_gate_ships_what_it_fitted(known, shifted):
+    gate = fit_gate(*of(known), 1.4, shifted, shifted_rows=np.arange(80), seed=2)
+    buffers = {name: torch.from_numpy(values) for name, values in gate.buffers.items()}
+    fresh = images(40, 3)
+    applied = ood_score(
+        gate.detector,
+        torch.from_numpy(fresh.features),
+        torch.from_numpy(fresh.logits),
+        gate.temperature,
+        gate.settings,
+        buffers,
+    )
+    assert gate.score(fresh.features, fresh.logits) == pytest.approx(applied.numpy())
+    assert (gate.accepts(fresh.features, fresh.logits) == (applied.numpy() <= gate.threshold)).all()
+    assert gate.accepted == pytest.approx(0.95, abs=0.01)
+    held = held_out_scores(gate.detector, *of(known), 1.4, seed=2)
+    assert gate.threshold == threshold_at(held)
+    assert (gate.n, gate.n_groups) == (len(known.labels), 150)
+
+
+def test_the_gate_holds_the_buffers_of_its_detector_alone(known, shifted):
+    gate = fit_gate(*of(known), 1.0, shifted, detector="vim")
+    assert gate.detector == "vim"
+    assert set(gate.buffers) == {"mean", "projection"}
+    assert set(gate.chosen_by["detectors"]) == set(DETECTORS)
+    config = json.loads(json.dumps(gate.as_config(), allow_nan=False))
+    assert config["buffers"] == {"mean": [WIDTH], "projection": [WIDTH, 20]}
+    assert config["chosen_by"]["method"] == "named"
+
+
+def test_without_ruined_images_the_gate_has_a_default(known):
+    gate = fit_gate(*of(known), 1.0)
+    assert gate.detector == "mahalanobis"
+    assert "no ruined images" in gate.chosen_by["method"]
+    assert fit_gate(*of(known), 1.0, detector="energy").chosen_by == {"method": "named"}
+
+
+def test_the_acceptance_can_be_set(known):
+    strict, loose = (fit_gate(*of(known), 1.0, acceptance=share, detector="vim") for share in (0.5, 0.99))
+    assert strict.threshold < loose.threshold
+    assert strict.accepted == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_ensemble_is_fitted_on_its_members_side_by_side(known, shifted):
+    features, members = np.tile(known.features, (1, 3)), np.stack([known.logits] * 3, axis=1)
+    made = {kind: (np.tile(f, (1, 3)), np.stack([r] * 3, axis=1)) for kind, (f, r) in shifted.items()}
+    gate = fit_gate(features, members, known.labels, known.groups, 1.0, made, shifted_rows=np.arange(80))
+    alone = fit_gate(*of(known), 1.0, shifted, shifted_rows=np.arange(80))
+    assert gate.detector == alone.detector
+    assert gate.buffers["mean"].shape == (3 * WIDTH,)
+    ours, theirs = gate.score(features, members), alone.score(known.features, known.logits)
+    assert np.corrcoef(ours, theirs)[0, 1] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_class_of_one_lesion_is_no_obstacle(known):
+    labels = known.labels.copy()
+    labels[known.groups == "L0"] = CLASSES
+    gate = fit_gate(known.features, known.logits, labels, known.groups, 1.0, detector="mahalanobis")
+    assert gate.buffers["class_means"].shape == (CLASSES + 1, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"detector": "odin"}, "no out-of-distribution detector is called 'odin'"),
+        ({"acceptance": 2.0}, "acceptance 2.0"),
+        ({"folds": 1}, "1 folds: give at least 2"),
+        ({"groups": np.array(["one"] * 20)}, "1 lesion groups"),
+        ({"features": np.full((20, 4), np.nan)}, "20 of 20 images have a feature that is NaN"),
+        ({"logits": np.full((20, 2), np.nan)}, "20 of 20 images have a logit that is NaN"),
+        ({"features": np.zeros((0, 4)), "logits": np.zeros((0, 2)), "labels": [], "groups": []}, "0 images"),
+        ({"shifted": {"a": (np.zeros((2, 4)), np.zeros((2, 2)))}, "shifted_rows": np.array([0, 20])}, "row numbers"),
+    ],
+)
+def test_what_cannot_be_fitted_is_named(change, message):
+    rng = np.random.default_rng(0)
+    given = {
+        "features": rng.normal(size=(20, 4)),
+        "logits": rng.normal(size=(20, 2)),
+        "labels": rng.integers(0, 2, 20),
+        "groups": np.arange(20).astype(str),
+        "shifted": None,
+        "acceptance": 0.8,
+        "detector": "auto",
+        "shifted_rows": None,
+        "folds": 5,
+    } | change
+    first = [given.pop(name) for name in ("features", "logits", "labels", "groups")]
+    with pytest.raises((OODFitError, UnknownDetectorError), match=message):
+        fit_gate(first[0], first[1], np.array(first[2], dtype=int), np.array(first[3]), 1.0, **given)
+
+
+def test_nothing_to_choose_by_is_named(known):
+    with pytest.raises(OODFitError, match="6 detectors and 0 kinds of shift"):
+        choose(list(DETECTORS), *of(known), 1.0, {})

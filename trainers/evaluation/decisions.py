@@ -1,0 +1,92 @@
+"""What a model with fitted trust answers to stored predictions: the shipped policy, on arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from hub_models.conformal_lesion import conformal_scores, prediction_sets, risk_bands
+from hub_models.trust_lesion import calibrate, decide, mean_log_probs
+from trainers.predictions import Predictions
+
+
+class NoGateError(ValueError):
+    """Predictions whose strangeness no gate has scored."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """N answers over C classes, by the very functions that the model ships.
+
+    Attributes:
+        probs: (N, C) calibrated.
+        uncertainty: (N,) 1 - the largest probability.
+        sets: (N, C) bool, the prediction set, whether or not the gate accepts.
+        bands: (N,) ``low``, ``moderate`` or ``high``, whether or not the gate accepts.
+        accepted: (N,) bool, the gate takes it for a picture like those of the calibration.
+        reasons: (N,) code of the verdict.
+        abstains: (N,) bool.
+    """
+
+    probs: np.ndarray
+    uncertainty: np.ndarray
+    sets: np.ndarray
+    bands: np.ndarray
+    accepted: np.ndarray
+    reasons: np.ndarray
+    abstains: np.ndarray
+
+
+def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
+    """Apply fitted trust to stored predictions.
+
+    Args:
+        predictions: with ``ood_score``.
+        trust: a model's ``config.trust``.
+
+    Raises:
+        NoGateError: no gate has scored these predictions.
+    """
+    scores = gate_scores(predictions)
+    probs = calibrated_probs(predictions, trust)
+    fitted = trust["conformal"]
+    sets = prediction_sets(conformal_scores(probs, fitted["method"], fitted["settings"]), fitted["qhat"])
+    uncertainty = 1 - probs.amax(dim=1)
+    bands = risk_bands(uncertainty, trust["bands"]["low"]["threshold"], trust["bands"]["moderate"]["threshold"])
+    accepted = scores <= trust["ood"]["threshold"]
+    verdicts = []
+    for row, band in enumerate(bands):
+        inside = [name for name, there in zip(predictions.labels, sets[row].tolist(), strict=True) if there]
+        predicted = predictions.labels[int(probs[row].argmax())]
+        verdicts.append(decide(trust, predicted, is_ood=not accepted[row], band=band, prediction_set=inside))
+    return Decisions(
+        probs=probs.numpy(),
+        uncertainty=uncertainty.numpy(),
+        sets=sets.numpy(),
+        bands=np.array(bands, dtype=object),
+        accepted=accepted,
+        reasons=np.array([verdict.reason for verdict in verdicts], dtype=object),
+        abstains=np.array([bool(verdict.abstain) for verdict in verdicts]),
+    )
+
+
+def gate_scores(predictions: Predictions) -> np.ndarray:
+    """``ood_score`` (N,), higher = stranger.
+
+    Raises:
+        NoGateError: there is none.
+    """
+    if predictions.ood_score is None:
+        raise NoGateError(f"the predictions of {predictions.split!r} have no ood_score: fit trust first")
+    return predictions.ood_score
+
+
+def calibrated_probs(predictions: Predictions, trust: Mapping[str, Any]) -> torch.Tensor:
+    """Calibrated mean probabilities (N, C) float64 of stored member logits."""
+    logits = calibrate(torch.from_numpy(predictions.logits), trust.get("temperature"))
+    return mean_log_probs(functional.log_softmax(logits, dim=-1)).exp()

@@ -1,0 +1,346 @@
+"""Fit trust for a finished or imported model, without retraining it: ``python -m trainers.fit_trust MODEL ...``.
+
+Temperature, gate, prediction sets and bands are fitted on the calibration split of a dataset, and judged on its test
+split. The model's weights stay as they are; the result is a new, complete Hub folder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+import hub_models
+from datasets_scripts.command import OneLineParser
+from model_cards.card import read_report
+from model_cards.command import UserError as CardError
+from model_cards.verify import verify_folder
+from trainers.arguments import WEIGHTS_DTYPES
+from trainers.data import Splits, load_splits
+from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.finish import SCHEMA_VERSION, read_of, save, write_all, write_strangers
+from trainers.judging import JUDGED, describe, judge
+from trainers.mc_dropout import read_samples, samples_file, write_samples
+from trainers.predicting import predict_split
+from trainers.predictions import Predictions, read_predictions
+from trainers.provenance import audit_leaks, describe_dataset, origin
+from trainers.references import TEMPERATURE, notes
+from trainers.trust.options import TrustOptions
+from trainers.trusting import give_trust, learn_trust, predict_folders, predict_left_out
+
+UNKNOWN_LEAK = (
+    "This model was not trained on this dataset. Whether its training images hold lesions of this test set is not "
+    "known here."
+)
+
+
+def fit_trust(
+    source: str,
+    splits: Splits,
+    out: Path,
+    options: TrustOptions,
+    *,
+    strangers: list[Path] | None = None,
+    replicates: int = 1000,
+    keep_features: bool = True,
+    weights_dtype: str = "",
+    naming: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write the folder ``out``, which appears whole or not at all; returns its report.
+
+    Args:
+        source: a finished or imported model of ours: a folder, or ``ORG/NAME[@REVISION]`` on the Hub.
+        splits: the dataset; its labels are the model's.
+        out: absent, or an empty folder.
+        options: what to fit.
+        strangers: folders of pictures of none of the classes, for the report alone.
+        replicates: of the intervals.
+        keep_features: keep the features in the predictions files.
+        weights_dtype: how the weights are stored; empty = as they were.
+        naming: new ``name`` and ``title``; those left out stay.
+
+    Raises:
+        UserError: ``out`` is not empty; there is no such model; dataset and model differ; nothing can be fitted.
+    """
+    check_output(out)
+    model, processor, old = load(source, weights_dtype)
+    check_labels(model, splits)
+    foreign = predict_folders(model, processor, strangers or [], options.inference)
+    foreign |= predict_left_out(model, processor, splits, options.inference)
+    dataset = describe_dataset(splits)
+    stored = stored_predictions(Path(source)) if still_said(old, dataset, options, weights_dtype) else {}
+    predictions = {
+        split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
+        for split in JUDGED
+        if split in splits.splits
+    }
+    fitted = learn_trust(model, processor, splits, predictions, options)
+    predictions, foreign = give_trust(model, fitted, predictions), give_trust(model, fitted, foreign)
+    samples = read_samples(predictions["test"], samples_file(Path(source), "test")) if "test" in stored else None
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        **about(old, splits, dataset, options.seed),
+        "trust": fitted.config,
+        "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
+    }
+    report |= judge(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, foreign)
+    report["model"] |= (naming or {}) | ({"weights_dtype": weights_dtype} if weights_dtype else {})
+    with written_whole(out) as folder:
+        save(model, processor, folder, report["model"]["weights_dtype"])
+        write_all(predictions, folder, keep_features)
+        write_strangers(foreign, folder)
+        if samples is not None:
+            write_samples(predictions["test"], samples, samples_file(folder, "test"))
+        describe(report, predictions, folder, foreign)
+    return report
+
+
+def check_labels(model: Any, splits: Splits) -> None:
+    """Refuse a dataset of other classes than the model's.
+
+    Raises:
+        UserError: names both.
+    """
+    if model.config.labels != splits.labels:
+        raise UserError(
+            f"the model has the labels {', '.join(model.config.labels)}, the dataset {', '.join(splits.labels)}: give "
+            "the dataset of the same task"
+        )
+
+
+def check_output(out: Path) -> None:
+    """Refuse a folder that holds something, or beside which a training run waits to be resumed.
+
+    Raises:
+        OutputError: names the folder and the mend.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
+    partial = beside(out)
+    if (partial / "checkpoints").exists():
+        raise OutputError(
+            f"an unfinished training run stands in {str(partial)!r}: choose another --output_dir, or delete it"
+        )
+
+
+def beside(out: Path) -> Path:
+    """Where ``out`` is written before it is renamed."""
+    return out.with_name(out.name + ".partial")
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``out`` at the end; after an error nothing of it is left."""
+    partial = beside(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.is_dir():
+            out.rmdir()  # check_output allowed it because it is empty
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]]:
+    """Model, image processor and report of a folder or repo, by our own classes.
+
+    Args:
+        source: a folder, or ``ORG/NAME[@REVISION]``.
+        weights_dtype: how the weights will be stored: those of the model are rounded likewise, so that what is judged
+            is what a reader will load.
+
+    Raises:
+        UserError: there is none, or it is not one of ours.
+    """
+    repo, _, revision = source.partition("@") if not Path(source).is_dir() else (source, "", "")
+    how = {"revision": revision} if revision else {}
+    known = {config.model_type for config in hub_models.CLASSIFIERS}
+    try:
+        told = AutoConfig.from_pretrained(repo, **how)
+        if told.model_type not in known:
+            raise UserError(f"{source} is a {told.model_type} model: give one that was trained or imported here")
+        model = AutoModelForImageClassification.from_pretrained(repo, **how)
+        processor = AutoImageProcessor.from_pretrained(repo, **how)
+        report = read_report(Path(repo)) if Path(repo).is_dir() else download_report(repo, revision)
+    except UserError:
+        raise
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{source!r} is no model of ours that can be read ({first}): give a finished folder or a repo id"
+        ) from error
+    if weights_dtype == "float16":
+        with tempfile.TemporaryDirectory() as folder:
+            save(model, processor, Path(folder), weights_dtype)
+            model = AutoModelForImageClassification.from_pretrained(folder)
+    return model.eval(), processor, report
+
+
+def download_report(repo: str, revision: str) -> dict[str, Any]:
+    """The ``report.json`` of a repository."""
+    from huggingface_hub import hf_hub_download
+
+    return read_report(Path(hf_hub_download(repo, "report.json", revision=revision or None)).parent)
+
+
+def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptions, weights_dtype: str) -> bool:
+    """Whether the predictions that lie with a model are those that would be made now.
+
+    Args:
+        old: the model's report.
+        dataset: what trust is to be fitted on, described.
+        options: of the fit.
+        weights_dtype: how the weights will be stored; empty = as they were.
+    """
+    inferences = {options.inference, old.get("trust", {}).get("fitted_for", {}).get("inference", "plain")}
+    same_weights = weights_dtype in ("", "float32", old["model"].get("weights_dtype", "float32"))
+    before = old.get("provenance", {}).get("dataset", {})
+    same_data = all(before.get(name) == dataset[name] for name in ("fingerprint", "image_sizes"))
+    return same_data and same_weights and inferences == {"plain"}
+
+
+def stored_predictions(folder: Path) -> dict[str, Predictions]:
+    """Split -> predictions with features that lie in a folder; none where its files are not as they were finished."""
+    try:
+        if verify_folder(folder):
+            return {}
+    except CardError:  # no folder, or one that cannot be compared with anything
+        return {}
+    found = {}
+    for split in JUDGED:
+        path = folder / f"predictions_{split}.parquet"
+        rows = read_predictions(path) if path.is_file() else None
+        if rows is not None and rows.features is not None:
+            found[split] = rows
+    return found
+
+
+def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The sections that say where model and trust come from.
+
+    ``provenance`` names the dataset that the report's numbers are of. Where the weights were trained on another,
+    ``trained_on`` names that one; of imported weights ``imported`` says what is known.
+
+    Args:
+        old: the model's report.
+        splits: the dataset that trust was fitted on.
+        dataset: the same, described.
+        seed: of the resamples.
+    """
+    kept = {name: old[name] for name in ("imported", "training") if name in old}
+    made = {**origin(), "seed": seed, **old.get("provenance", {}), "dataset": dataset}
+    trained_on = None if "imported" in old else old.get("trained_on", old.get("provenance", {}).get("dataset"))
+    found = {"model": describe_again(old["model"], dataset), **kept, "provenance": made, "trust_provenance": origin()}
+    if trained_on is not None and trained_on["fingerprint"] == dataset["fingerprint"]:
+        return {**found, "leak_audit": audit_leaks(splits)}
+    elsewhere = {} if trained_on is None else {"trained_on": trained_on}
+    return {**found, **elsewhere, "leak_audit": {"unknown": UNKNOWN_LEAK}}
+
+
+def describe_again(model: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
+    """The ``model`` section with what a fit adds to it: what it cites, and what is to be known of its images."""
+    return {
+        "weights_dtype": "float32",
+        **model,
+        "citation": list(dict.fromkeys([*model.get("citation", []), TEMPERATURE])),
+        "notes": list(dict.fromkeys([*model.get("notes", []), *notes(dataset["sources"], dataset["image_sizes"])])),
+    }
+
+
+def parse() -> Namespace:
+    """The command line."""
+    parser = OneLineParser(prog="python -m trainers.fit_trust", description=__doc__)
+    parser.add_argument(
+        "model", metavar="DIR_OR_REPO", help="a finished or imported model: a folder, or ORG/NAME[@REVISION]"
+    )
+    parser.add_argument(
+        "--dataset", required=True, help="dataset folder written by a build_* command, or a Hub dataset id"
+    )
+    parser.add_argument(
+        "--leave_out",
+        default="",
+        metavar="CLASS,...",
+        help="classes of the dataset that the model was trained without: how often they are declined stands in the "
+        "report",
+    )
+    parser.add_argument("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
+    parser.add_argument(
+        "--output_dir", required=True, type=Path, help="the new folder; must not exist yet, or be empty"
+    )
+    parser.add_argument(
+        "--ood",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="DIR",
+        help="folders of pictures of none of the classes: how often they are declined stands in the report; nothing is "
+        "fitted on them",
+    )
+    for option in fields(TrustOptions):
+        text = f"{option.metadata['help']} (default %(default)s)".replace("% ", "%% ")
+        if isinstance(option.default, bool):
+            parser.add_argument(
+                f"--{option.name}", type=_truth, default=option.default, metavar="true|false", help=text
+            )
+        else:
+            parser.add_argument(f"--{option.name}", type=type(option.default), default=option.default, help=text)
+    parser.add_argument("--name", default="", help="short name of the result (default: the model's)")
+    parser.add_argument("--title", default="", help="title of its card (default: the model's)")
+    parser.add_argument(
+        "--weights_dtype",
+        choices=WEIGHTS_DTYPES,
+        default=None,
+        help="how the weights are stored (default: as they were)",
+    )
+    parser.add_argument(
+        "--keep_features",
+        type=_truth,
+        default=True,
+        metavar="true|false",
+        help="keep features in the predictions files (default true)",
+    )
+    parser.add_argument(
+        "--bootstrap_replicates", type=int, default=1000, help="bootstrap resamples (default %(default)s)"
+    )
+    return parser.parse_args()
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
+
+
+def main() -> None:
+    """Parse the command line and fit."""
+    arguments = parse()
+    if arguments.bootstrap_replicates < 1:
+        raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
+    options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
+    fit_trust(
+        arguments.model,
+        load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),
+        arguments.output_dir,
+        options,
+        strangers=arguments.ood,
+        replicates=arguments.bootstrap_replicates,
+        keep_features=arguments.keep_features,
+        weights_dtype=arguments.weights_dtype or "",
+        naming={name: value for name in ("name", "title") if (value := getattr(arguments, name))},
+    )
+    print(f"fitted: {os.path.relpath(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)

@@ -1,0 +1,258 @@
+"""Ask a model about one image, or score a folder of any size; with labels, report how well it did.
+
+``python -m trainers.score --model DIR_OR_REPO[@REVISION] --images FILE`` prints the answer. A folder (with all folders
+in it) needs ``--out DIR``: DIR/answers.csv and .parquet hold one row an image, DIR/summary.json what they sum up to. An
+image that cannot be read becomes a row with its error. The same command goes on where it was killed: until it has
+finished, its work stands in DIR.partial.
+
+``--labels CSV`` (image,label and optionally lesion_id, age, sex, localization, dx_type, source, diagnosis) adds what
+training writes: predictions_external.parquet, report.json, tables, figures and a README.md.
+
+A model that is not of this suite answers with its probabilities alone, so that it can be measured on the same images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.command import OneLineParser
+from trainers.errors import UserError, report_user_errors
+
+# Those of hub_models.answers_lesion, which --help and errors need not wait for.
+INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m trainers.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_REPO[@REVISION]", help="a model's folder, or its id on the Hub")
+    add("--images", required=True, type=Path, metavar="FILE_OR_DIR", help="one image, or a folder of images")
+    add("--out", type=Path, metavar="DIR", help="folder to write; absent or empty (needed for a folder)")
+    add("--labels", type=Path, metavar="CSV", help="the true classes: image,label[,lesion_id,...]; adds a report")
+    add("--keep_features", action="store_true", help="with --labels: keep pooled features, too (default: not)")
+    add("--metadata", type=Path, metavar="CSV", help="image,age,sex,localization, for a model that reads them")
+    add("--batch_size", type=_count, default=32, help="images a forward pass (default: %(default)s)")
+    add("--processes", type=_count, default=1, help="processes that score side by side (default: %(default)s)")
+    add(
+        "--inference",
+        choices=INFERENCES,
+        default="plain",
+        help="plain: one pass; tta: the mean over flips and quarter turns; mc_dropout: many passes of the head with "
+        "dropout; mc_dropout_full: many passes of all (default: %(default)s)",
+    )
+    add("--samples", type=_count, default=30, help="passes of MC dropout (default: %(default)s)")
+    add(
+        "--prior",
+        metavar="NAME=P,...",
+        help="share of each class where the model is used, above 0, sum 1: re-weights the probabilities and withdraws "
+        "band and set (default: as where it was calibrated)",
+    )
+    add(
+        "--estimate_prior",
+        action="store_true",
+        help="estimate the share of each class among the images from the answers, into summary.json (default: not)",
+    )
+    add("--no_trust", action="store_true", help="answer without band, set and gate, also where none were fitted")
+    add("--json", action="store_true", help="print the answer to one image as JSON (default: in words)")
+    add(
+        "--bootstrap_replicates",
+        type=_count,
+        default=1000,
+        help="resamples behind the intervals of a report (default: %(default)s)",
+    )
+    add("--seed", type=_seed, default=0, help="of resamples and dropout, 0 or more (default: %(default)s)")
+    add(
+        "--trust_remote_code",
+        action="store_true",
+        help="run code that lies beside the weights; only for models whose authors you trust, and not needed for those "
+        "of this suite (default: refuse such a model)",
+    )
+    return parser
+
+
+def check(given: argparse.Namespace) -> None:
+    """Refuse what cannot be meant, before anything is loaded.
+
+    Raises:
+        UserError: names the option and the mend.
+    """
+    images: Path = given.images
+    if not images.exists():
+        raise UserError(f"--images {str(images)!r} does not exist: give an image file or a folder of images")
+    if given.out is None:
+        for option in ("labels", "estimate_prior"):
+            if getattr(given, option):
+                raise UserError(f"--{option} writes files: add --out DIR")
+        if images.is_dir():
+            raise UserError(f"--images {str(images)!r} is a folder: add --out DIR for the answers")
+    elif given.json:
+        raise UserError("--json prints the answer to one image: leave --out out, or read DIR/answers.parquet")
+    if given.prior is not None and given.estimate_prior:
+        raise UserError(
+            "--prior and --estimate_prior were both given: estimate first, then score again with that as --prior"
+        )
+
+
+def parse_prior(text: str) -> dict[str, float]:
+    """``mel=0.1,nv=0.9`` -> class -> share.
+
+    Raises:
+        UserError: not of this form, or a class twice.
+    """
+    prior: dict[str, float] = {}
+    for entry in text.split(","):
+        name, equals, share = (part.strip() for part in entry.rpartition("="))
+        try:
+            value = float(share)
+        except ValueError:
+            value = math.nan
+        if not equals or not name or math.isnan(value):
+            raise UserError(f"--prior has {entry.strip()!r}: give name=share for each class, e.g. mel=0.1,nv=0.9")
+        if name in prior:
+            raise UserError(f"--prior names {name!r} twice: give each class once")
+        prior[name] = value
+    return prior
+
+
+def answer_one(given: argparse.Namespace, source: Any, asked: Any) -> str:
+    """The answer to one image, as text.
+
+    Raises:
+        UserError: the image or the model cannot be used.
+    """
+    from trainers.scoring.files import Listed, Table
+    from trainers.scoring.scorer import Scorer, read_one
+
+    table = None if given.metadata is None else Table(given.metadata, "--metadata")
+    row = None if table is None else table.take(given.images.name)
+    scorer = Scorer(source, asked)
+    scorer.check()
+    if table is not None:
+        scorer.check_rows(table.rows, table.where)
+    answer = read_one(scorer, given.images.parent, Listed(given.images.name, 0, row, None))
+    if given.json:
+        return json.dumps({"image": given.images.name, **answer}, indent=1)
+    return in_words(given.images.name, answer, getattr(scorer.model.config, "label_names", None) or {})
+
+
+def in_words(image: str, answer: dict[str, Any], long_names: dict[str, str]) -> str:
+    """An answer in plain words, a few lines."""
+    lines = [f"{image}: {answer['message']}", ""]
+    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    width = max(len(name) for name, _ in ranked)
+    for name, share in ranked:
+        long_name = long_names.get(name, "")
+        lines.append(f"  {name:<{width}}  {share:.3f}  {long_name}".rstrip())
+    lines.append("")
+    if answer["p_malignant"] is not None:
+        lines.append(f"malignant or premalignant: {answer['p_malignant']:.3f}")
+    parts = ""
+    if answer["epistemic"] is not None:
+        parts = f" (aleatoric {answer['aleatoric']:.3f}, epistemic {answer['epistemic']:.3f})"
+    lines.append(f"predictive entropy: {answer['predictive_entropy']:.3f} nats{parts}")
+    if answer["band"] is not None:
+        lines.append(f"band: {answer['band']}")
+    if answer["prediction_set"] is not None:
+        lines.append(f"prediction set: {', '.join(answer['prediction_set']) or 'empty'}")
+    if answer["ood_score"] is not None:
+        kind = "unlike" if answer["is_ood"] else "like"
+        lines.append(f"OOD score: {answer['ood_score']:.3f}, {kind} the images of the calibration")
+    verdict = {True: "declined", False: "answered", None: "no verdict"}[answer["abstain"]]
+    lines += [f"{verdict} (reason: {answer['reason']})", "", "Research software, never a medical device."]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Parse the command line, then answer one image or score a folder."""
+    given = make_parser().parse_args()
+    check(given)
+    prior = None if given.prior is None else parse_prior(given.prior)
+    # What follows imports torch, which --help and the errors above need not wait for.
+    from trainers.scoring.models import parse_source
+    from trainers.scoring.scorer import Asked
+
+    source = parse_source(given.model, given.trust_remote_code)
+    asked = Asked(
+        inference=given.inference,
+        samples=given.samples,
+        seed=given.seed,
+        trust=not given.no_trust,
+        prior=prior,
+        keep_logits=given.labels is not None,
+        keep_features=given.labels is not None and given.keep_features,
+    )
+    if given.out is None:
+        print(answer_one(given, source, asked))
+        return
+    from trainers.scoring.folder import Job, score_folder
+
+    job = Job(
+        source=source,
+        asked=asked,
+        images=given.images,
+        out=given.out,
+        labels=given.labels,
+        metadata=given.metadata,
+        batch_size=given.batch_size,
+        processes=given.processes,
+        estimate=given.estimate_prior,
+        replicates=given.bootstrap_replicates,
+        seed=given.seed,
+    )
+    try:
+        finished = score_folder(job)
+    except KeyboardInterrupt:
+        raise SystemExit(interrupted(job.partial)) from None
+    tell(finished, given.out)
+
+
+def interrupted(partial: Path) -> int:
+    """Say how to go on; returns the exit code of an interrupt."""
+    print(f"interrupted: the same command goes on from {os.path.relpath(partial)}", file=sys.stderr)
+    return 130
+
+
+def tell(finished: Any, out: Path) -> None:
+    """Print what was found."""
+    for note in finished.notes:
+        print(f"note: {note}")
+    scored = finished.summary["scored"]
+    reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
+    print(f"{scored['images']:,} images: {reasons or 'none answered'}")
+    if scored["errors"]:
+        print(f"{scored['errors']:,} of them could not be read: see the column error of answers.csv")
+    estimated = finished.summary["estimated_prior"]
+    if estimated is not None:
+        shares = ",".join(f"{name}={share:.4g}" for name, share in estimated["value"].items())
+        print(f"estimated prior of {estimated['images']:,} images: {shares}")
+    if finished.report is not None:
+        overall = finished.report["evaluation"]["external"]["discrimination"]
+        values = [(name, overall[name]["value"]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values if value is not None)
+        print(f"{finished.report['scored']['judged']:,} labelled images: {shown} (README.md and report.json say more)")
+    print(f"finished: {os.path.relpath(out)} (answers.csv, answers.parquet, summary.json)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    report_user_errors(main)

@@ -1,0 +1,1 @@
+"""The parts of ``python -m trainers.score``: which files, by which model, in which processes, written how."""

@@ -1,0 +1,243 @@
+"""With labels, the report that training writes: predictions file, metrics with intervals, tables, figures, a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from datasets_scripts.sources.tables import age, known
+from model_cards.manifest import write_text
+from trainers.comparison_tables import number, title
+from trainers.evaluation.figures import draw_all
+from trainers.evaluation.tables import write_tables
+from trainers.evaluation.trust_figures import draw_trust
+from trainers.evaluation.trusted import trust_section
+from trainers.judging import judge, write_report
+from trainers.pooling import PLACES
+from trainers.predictions import TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
+from trainers.scoring.answers import read_part
+from trainers.scoring.files import Row, printable, read_listing
+from trainers.scoring.labels import LABEL, Classes, LabelError
+from trainers.scoring.workers import Work
+
+SPLIT = "external"
+PREDICTIONS = f"predictions_{SPLIT}.parquet"
+SCHEMA_VERSION = 1
+
+
+def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predictions:
+    """The labelled images that were read, as a predictions file holds them.
+
+    Args:
+        work: a run whose parts are all there.
+        classes: of the model.
+        shifted: judge the re-weighted probabilities of the answers, as one member at temperature 1; otherwise the raw
+            logits.
+        promised: keep what the gate said of each image, since sets and bands hold for these answers.
+
+    Raises:
+        LabelError: no labelled image could be read.
+        PredictionsError: a logit is NaN or infinite.
+    """
+    ids, rows, logits, features, gate = [], [], [], [], []
+    names = [f"p_{label}" for label in classes.labels]
+    listed = read_listing(work.listing)
+    for part in range(work.count):
+        for answer, one in zip(_read(work.parts, part, names), listed, strict=False):
+            if one.labels is None or answer["error"] is not None:
+                continue
+            ids.append(printable(one.image))
+            rows.append({**(one.metadata or {}), **one.labels})
+            if shifted:
+                logits.append(np.log(np.maximum([[answer[name] for name in names]], 1e-300)))
+            else:
+                logits.append(answer["logits"].reshape(-1, len(classes.labels)))
+            features.append(answer["features"])
+            gate.append(answer["ood_score"])
+    if not ids:
+        raise LabelError("no image that has a label could be read: nothing can be judged; answers.csv would say why")
+    lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
+    groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
+    has_features = not shifted and all(one is not None for one in features)
+    return Predictions(
+        image_id=np.array(ids, dtype=object),
+        lesion_id=np.array(lesions, dtype=object),
+        group_id=np.array(groups, dtype=object),
+        label=np.array([classes.index(row[LABEL]) for row in rows], dtype=np.int64),
+        logits=np.stack(logits).astype(np.float64),
+        labels=classes.labels,
+        label_names=classes.long_names,
+        label_groups=classes.groups,
+        split=SPLIT,
+        dataset=work.root.resolve().name,
+        columns=subgroup_columns(rows),
+        features=np.stack(features).astype(np.float32) if has_features else None,
+        ood_score=np.array(gate, dtype=np.float64) if promised else None,
+    )
+
+
+def _read(parts: Path, part: int, names: list[str]) -> Iterator[dict[str, Any]]:
+    table = read_part(parts, part, ["error", "ood_score", "logits", "features", *names])
+    columns = {name: table[name].to_pylist() for name in ("error", "ood_score", *names)}
+    for row in range(len(table)):
+        arrays = {
+            name: None if not table[name][row].is_valid else table[name][row].values.to_numpy(zero_copy_only=False)
+            for name in ("logits", "features")
+        }
+        yield {**{name: values[row] for name, values in columns.items()}, **arrays}
+
+
+def own(row: Row, column: str, fallback: str) -> str:
+    """A row's lesion or group; its own where it is not known: two unknowns are not the same lesion."""
+    value = row.get(column, "")
+    return fallback if known(value) == "unknown" else value
+
+
+def subgroup_columns(rows: list[Row]) -> dict[str, np.ndarray]:
+    """The subgroup columns that any row has, with gaps as unknown."""
+    there = set().union(*rows) if rows else set()
+    columns = {
+        name: np.array([known(row.get(name, "")) for row in rows], dtype=object)
+        for name in TEXT_COLUMNS
+        if name in there
+    }
+    if "age" in there:
+        years = [age(row.get("age", ""), "") for row in rows]
+        columns["age"] = np.array([np.nan if value is None else value for value in years], dtype=np.float64)
+    return columns
+
+
+def judged(rows: Predictions, trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:
+    """The sections that training judges its splits by, of these images.
+
+    Args:
+        rows: predictions of the split ``SPLIT``; with ``ood_score`` where promises hold that can be judged.
+        trust: what was fitted; at least a temperature.
+        replicates: bootstrap resamples.
+        seed: of the resamples.
+    """
+    sections = judge({SPLIT: rows}, trust, replicates, seed)
+    if rows.ood_score is not None:
+        sections["trust_evaluation"] = trust_section(rows, trust, {}, replicates=replicates, seed=seed)
+    return sections
+
+
+def write_external(
+    work: Work,
+    classes: Classes,
+    about: Mapping[str, Any],
+    trust: dict[str, Any],
+    out: Path,
+    *,
+    shifted: bool,
+    replicates: int,
+    seed: int,
+) -> dict[str, Any]:
+    """Write predictions, tables, figures, ``report.json`` and ``README.md`` into ``out``; returns the report.
+
+    Args:
+        work: a run whose parts are all there.
+        classes: of the model.
+        about: the sections ``model``, ``provenance`` and ``scored`` of the report.
+        trust: what was fitted, as far as the answers were given by it.
+        out: the folder.
+        shifted: whether the answers were re-weighted to another prior.
+        replicates: bootstrap resamples.
+        seed: of the resamples.
+
+    Raises:
+        UserError: nothing can be judged.
+    """
+    try:
+        rows = gather(work, classes, shifted, promised="conformal" in trust)
+    except PredictionsError as error:
+        raise LabelError(f"--model {about['model']['title']}: {error}") from error
+    write_predictions(rows, out / PREDICTIONS)
+    scored = {
+        **about["scored"],
+        "judged": len(rows),
+        "own_lesion": int((rows.lesion_id == rows.image_id).sum()),
+        "probabilities": "re-weighted to the prior given" if shifted else "as calibrated",
+    }
+    report: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **about, "scored": scored, "trust": trust}
+    report.update(judged(rows, trust, replicates, seed))
+    write_tables(report["evaluation"][SPLIT], out, title=f"{about['model']['title']}, {rows.dataset}")
+    report["figures"] = draw_all(report, {SPLIT: rows}, out)
+    if report.get("trust_evaluation", {}).get("sets"):  # None where the gate turned every image away
+        report["figures"] += draw_trust(report, {SPLIT: rows}, {}, out)
+    write_report(report, out)
+    write_text(out / "README.md", page(report))
+    return report
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """The ``README.md`` of a scored folder with labels: a pure function of its report."""
+    found, scored, model = report["evaluation"][SPLIT], report["scored"], report["model"]
+    figures = [f"![{figure['file']}]({figure['file']})\n\n{figure['caption']}\n" for figure in report["figures"]]
+    revision = f" at {model['revision']}" if model["revision"] else ""
+    lines = [
+        f"# {model['title']} on {scored['folder']}",
+        "",
+        f"{found['n']:,} labelled images of {found['n_groups']:,} lesions, answered by {model['title']}{revision} "
+        f"({scored['inference']}; probabilities {scored['probabilities']}).",
+        *remarks(scored, found["n"]),
+        "",
+        "| metric | value (95 % interval) |",
+        "|---|---:|",
+        *(f"| {name} | {number(value)} |" for name, value in [*main_numbers(found), *trusted_numbers(report)]),
+        "",
+        "| class | images | lesions | precision | recall | AUROC |",
+        "|---|---:|---:|---:|---:|---:|",
+        *(
+            f"| {row['name']} | {row['support']:,} | {row['lesions']:,} | "
+            + " | ".join(number(row[key]) for key in ("precision", "recall", "auroc"))
+            + " |"
+            for row in found["per_class"]
+        ),
+        "",
+        *figures,
+        f"Made by `{report['provenance']['command']}`. Every number here is in `report.json`, what each of them means "
+        f"under `conventions` there; `answers.csv` holds the answer to each image, `{PREDICTIONS}` the raw outputs. "
+        "Research software, never a medical device.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def remarks(scored: Mapping[str, Any], n: int) -> list[str]:
+    """What a reader must know of the images: sentences, each a paragraph's line."""
+    said = []
+    if scored["own_lesion"]:
+        said.append(
+            f"{scored['own_lesion']:,} images have no `lesion_id` and count as a lesion each: if some show the same "
+            "one, the intervals are too narrow."
+        )
+    if scored["labelled"] > n:
+        said.append(f"{scored['labelled'] - n:,} further labelled images could not be read and are left out.")
+    if scored["images"] > scored["labelled"]:
+        said.append(f"{scored['images'] - scored['labelled']:,} images without a label were answered and not judged.")
+    reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
+    return [*said, f"Of all {scored['images']:,} images: {reasons}." if reasons else ""]
+
+
+def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and number of each line of the main table."""
+    for name, path in PLACES.items():
+        value: Any = found
+        for key in path:
+            value = value[key]
+        yield title(name), value
+    yield "ECE of a perfect model at this n", found["calibration"]["after"]["ece_floor"]
+    for level, value in found["discrimination"]["sensitivity_malignant_at_specificity"].items():
+        yield f"sensitivity for malignant at specificity {level} ↑", value
+
+
+def trusted_numbers(report: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and number of each line on how far the promises held; none where nothing was promised."""
+    if "trust_evaluation" in report:
+        verdicts = report["trust_evaluation"]["verdicts"][SPLIT]
+        yield "share answered, not declined", verdicts["answered"]
+        yield "error among the answered ↓", verdicts["error_answered"]
+        yield "error among the declined", verdicts["error_declined"]

@@ -1,0 +1,222 @@
+"""Which images are scored, and what tables say of them: found once, written down, and read as a stream ever after.
+
+The listing is a JSON line an image: its path below the folder, its size in bytes, and its rows of ``--metadata`` and
+``--labels``. So neither the number of images nor the tables weigh on the memory of a worker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES
+from datasets_scripts.sources.tables import MetadataError, read_table
+from trainers.errors import UserError
+
+IMAGE_COLUMN = "image"
+SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2")
+Row = dict[str, str]
+
+
+class ImagesError(UserError):
+    """Images that are not there."""
+
+
+class TableError(UserError):
+    """A table of labels or metadata that does not go with the images."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One image to score.
+
+    Attributes:
+        image: its path below the folder, with ``/`` on every system.
+        size: bytes.
+        metadata: its row of ``--metadata``, None where it has none.
+        labels: its row of ``--labels``, None where it has none.
+    """
+
+    image: str
+    size: int
+    metadata: Row | None
+    labels: Row | None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What was found.
+
+    Attributes:
+        images: how many.
+        sha256: of all paths, sizes and metadata, in order; two listings of one hash are scored alike.
+        with_metadata: how many images have a row of ``--metadata``.
+        with_labels: how many images have a row of ``--labels``.
+    """
+
+    images: int
+    sha256: str
+    with_metadata: int
+    with_labels: int
+
+
+class Table:
+    """A CSV file with one row an image, found by the image's path, its file name, or its name without the ending.
+
+    Args:
+        path: comma- or tab-separated, UTF-8, with a header.
+        option: the option it was given with, for messages.
+        required: columns it must have beside ``image``.
+
+    Raises:
+        TableError: it cannot be read, lacks a column, has no row, or one image twice.
+    """
+
+    def __init__(self, path: Path, option: str, required: tuple[str, ...] = ()) -> None:
+        self.where = f"{option} {path.name}"
+        try:
+            self.columns, rows = read_table(path.read_bytes(), self.where)
+        except OSError as error:
+            raise TableError(f"{option} {str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
+        except MetadataError as error:
+            raise TableError(str(error)) from error
+        for column in (IMAGE_COLUMN, *required):
+            if column not in self.columns:
+                raise TableError(
+                    f"{self.where} has no column {column!r} (it has: {', '.join(self.columns) or 'none'}): give "
+                    f"{','.join((IMAGE_COLUMN, *required))}"
+                )
+        self.rows: dict[str, Row] = {}
+        for row in rows:
+            name = row[IMAGE_COLUMN].replace("\\", "/").removeprefix("./")
+            if name in self.rows:
+                raise TableError(f"{self.where} names image {name!r} twice: give one row an image")
+            self.rows[name] = row
+        if not self.rows:
+            raise TableError(f"{self.where} holds no image: give one row an image")
+        self._found: dict[str, str] = {}
+
+    def take(self, image: str) -> Row | None:
+        """The row of an image, None where there is none.
+
+        Raises:
+            TableError: two rows mean this image, or its row means another image, too.
+        """
+        base = image.rpartition("/")[2]
+        keys = dict.fromkeys((image, base, base.rpartition(".")[0]))
+        # A row that names another image in full is that one's; such images come first, they lie in the folder itself.
+        named = [key for key in keys if key in self.rows and not (key != image and self._found.get(key) == key)]
+        if not named:
+            return None
+        if len(named) > 1:
+            raise TableError(f"{self.where}: {named[0]!r} and {named[1]!r} are both {image!r}: give one row an image")
+        other = self._found.setdefault(named[0], image)
+        if other != image:
+            raise TableError(
+                f"{self.where}: {named[0]!r} may be {other!r} or {image!r}: give the path below the folder of --images"
+            )
+        return self.rows[named[0]]
+
+    def check_all_taken(self, root: Path) -> None:
+        """Refuse rows of images that are not there.
+
+        Raises:
+            TableError: counts them and names the first.
+        """
+        left = [name for name in self.rows if name not in self._found]
+        if left:
+            raise TableError(
+                f"{self.where}: {len(left)} of {len(self.rows)} images are not in --images {root.name!r}, the first is "
+                f"{left[0]!r}: give the folder that holds them, or leave their rows out"
+            )
+
+
+def walk_images(root: Path, without: tuple[Path, ...] = ()) -> Iterator[tuple[str, int]]:
+    """Path below the folder and size of every image in it, folder by folder, in a fixed order.
+
+    An image is a file with an image's ending; hidden files and folders are passed over, links to folders not followed.
+
+    Args:
+        root: the folder.
+        without: folders not to enter.
+    """
+    closed = {str(path.absolute()) for path in without}
+    for parent, folders, names in os.walk(root):
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and os.path.abspath(os.path.join(parent, name)) not in closed
+        )
+        for name in sorted(names):
+            if name[0] != "." and name.lower().endswith(SUFFIXES):
+                path = Path(parent, name)
+                yield path.relative_to(root).as_posix(), _size(path)
+
+
+def one_image(path: Path) -> Iterator[tuple[str, int]]:
+    """A single file, as :func:`walk_images` yields it."""
+    yield path.name, _size(path)
+
+
+def write_listing(
+    images: Iterator[tuple[str, int]], root: Path, out: IO[str], metadata: Table | None, labels: Table | None
+) -> Listing:
+    """Write the listing as JSON lines.
+
+    Args:
+        images: path below ``root`` and size of each.
+        root: the folder, for messages.
+        out: where to write.
+        metadata: rows to go with them.
+        labels: rows to go with them.
+
+    Raises:
+        ImagesError: there is no image.
+        TableError: a table names an image that is not there, or one that it might mean two of.
+    """
+    digest, counts = hashlib.sha256(), [0, 0, 0]
+    for image, size in images:
+        rows = [None if table is None else table.take(image) for table in (metadata, labels)]
+        digest.update(json.dumps([image, size, rows[0]]).encode())
+        # ASCII, so that a name that is no valid UTF-8 comes back as it was.
+        out.write(json.dumps([image, size, *rows]) + "\n")
+        counts = [counts[0] + 1, counts[1] + (rows[0] is not None), counts[2] + (rows[1] is not None)]
+    if not counts[0]:
+        raise ImagesError(f"--images {str(root)!r} holds no image ({', '.join(SUFFIXES)}): give a folder of images")
+    for table in (metadata, labels):
+        if table is not None:
+            table.check_all_taken(root)
+    return Listing(counts[0], digest.hexdigest(), counts[1], counts[2])
+
+
+def read_listing(path: Path) -> Iterator[Listed]:
+    """The listed images in order, one at a time."""
+    with path.open(encoding="ascii") as file:
+        for line in file:
+            yield Listed(*json.loads(line))
+
+
+def read_parts(path: Path, size: int, wanted: Any) -> Iterator[tuple[int, list[Listed]]]:
+    """The listing cut into parts of ``size`` images: (number, images) of those whose number is in ``wanted``."""
+    with path.open(encoding="ascii") as file:
+        number = 0
+        while lines := list(islice(file, size)):
+            if number in wanted:
+                yield number, [Listed(*json.loads(line)) for line in lines]
+            number += 1
+
+
+def printable(name: str) -> str:
+    """A path as UTF-8 can hold it: bytes that are none are written out as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a broken link: a row with its error, like any file that cannot be read

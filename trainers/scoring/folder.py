@@ -1,0 +1,362 @@
+"""A folder of images from listing to finished answers: begun or gone on with, scored, merged, put in place whole."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from model_cards.manifest import write_text
+from trainers.errors import OutputError
+from trainers.provenance import origin
+from trainers.scoring.answers import Merged, merge, probabilities
+from trainers.scoring.files import Listing, Table, one_image, walk_images, write_listing
+from trainers.scoring.labels import LABEL, Classes, check_labels
+from trainers.scoring.models import Source, fingerprint
+from trainers.scoring.scorer import Asked, Scorer
+from trainers.scoring.workers import Work, part_size, score_in_processes, score_parts
+from trainers.trust.prior import estimate_prior
+
+SCHEMA_VERSION = 1
+SETTINGS, LISTING, PARTS, LOCK = "settings.json", "listing.jsonl", "parts", "lock"
+# Other versions of these may answer otherwise in the last digits.
+PACKAGES = ("torch", "transformers", "pillow")
+EM = (
+    "expectation-maximisation on the probabilities of the images that the gate did not turn away, each weighing 1 "
+    "(Saerens et al. 2002)"
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the command line asked for.
+
+    Attributes:
+        source: the model.
+        asked: how it is asked.
+        images: a folder, or one file.
+        out: the folder to write.
+        labels: ``--labels``, or None.
+        metadata: ``--metadata``, or None.
+        batch_size: images a forward pass.
+        processes: how many processes score.
+        estimate: whether the class prior of the folder is estimated.
+        replicates: bootstrap resamples of a report.
+        seed: of the resamples.
+    """
+
+    source: Source
+    asked: Asked
+    images: Path
+    out: Path
+    labels: Path | None = None
+    metadata: Path | None = None
+    batch_size: int = 32
+    processes: int = 1
+    estimate: bool = False
+    replicates: int = 1000
+    seed: int = 0
+
+    @property
+    def partial(self) -> Path:
+        """``<out>.partial``, where an unfinished run stands."""
+        return self.out.with_name(self.out.name + ".partial")
+
+    @property
+    def root(self) -> Path:
+        """The folder that images are named from."""
+        return self.images if self.images.is_dir() else self.images.parent
+
+
+@dataclass
+class Finished:
+    """A finished run.
+
+    Attributes:
+        summary: the content of ``summary.json``.
+        report: the content of ``report.json``, None without labels.
+        notes: what the user should know, a sentence each.
+    """
+
+    summary: dict[str, Any]
+    report: dict[str, Any] | None
+    notes: list[str] = field(default_factory=list)
+
+
+def score_folder(job: Job) -> Finished:
+    """Score a folder, or go on with it; ``out`` appears whole or not at all.
+
+    Raises:
+        UserError: something the user can mend; what was scored before stays in ``<out>.partial``.
+    """
+    started = time.perf_counter()
+    if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
+        raise OutputError(f"the output folder {str(job.out)!r} is not empty: choose another --out or delete it")
+    metadata_rows = None if job.metadata is None else Table(job.metadata, "--metadata")
+    label_rows = None if job.labels is None else Table(job.labels, "--labels", (LABEL,))
+    with tempfile.TemporaryFile("w+", encoding="ascii") as file:
+        without = (job.out, job.partial)
+        found = one_image(job.images) if job.images.is_file() else walk_images(job.images, without)
+        listing = write_listing(found, job.root, file, metadata_rows, label_rows)
+        scorer = Scorer(job.source, job.asked)
+        scorer.check()
+        classes = Classes.of(scorer.labels, scorer.model.config)
+        if label_rows is not None:
+            check_labels(label_rows, classes)
+        if metadata_rows is not None:
+            scorer.check_rows(metadata_rows.rows, metadata_rows.where)
+        if job.estimate and not scorer.calibration_prior():
+            raise OutputError(
+                f"--estimate_prior needs the prior that --model {scorer.title} was calibrated at: fit its trust with "
+                "`python -m trainers.fit_trust`, or leave the option out"
+            )
+        facts = describe(scorer, classes)
+        file.seek(0)
+        with begun(job, settings(job, facts, listing), file):
+            work = Work(
+                source=replace(job.source, revision=scorer.commit or job.source.revision),
+                asked=job.asked,
+                root=job.root,
+                listing=job.partial / LISTING,
+                parts=job.partial / PARTS,
+                images=listing.images,
+                batch_size=job.batch_size,
+                part_size=part_size(job.batch_size),
+            )
+            earlier = score_missing(scorer, work, job.processes)
+            finished = finish(job, work, listing, scorer, facts, earlier, started)
+    finished.notes += notes(scorer, listing, metadata_rows)
+    return finished
+
+
+def describe(scorer: Scorer, classes: Classes) -> dict[str, Any]:
+    """The ``model`` section of summary and report."""
+    return {
+        "name": scorer.title,
+        "title": scorer.title,
+        "revision": scorer.commit,
+        "fingerprint": fingerprint(scorer.folder),
+        "class": type(scorer.model).__name__,
+        "model_type": scorer.model.config.model_type,
+        "of_this_suite": scorer.ours,
+        "inputs": scorer.inputs,
+        "labels": [
+            {"name": label, "long_name": classes.long_names[label], "group": classes.groups.get(label)}
+            for label in classes.labels
+        ],
+    }
+
+
+def settings(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
+    """What decides the answers: a run is gone on with only where all of it is as before."""
+    asked = job.asked
+    return {
+        "model": facts["title"],
+        "revision": facts["revision"],
+        "model_files": facts["fingerprint"],
+        "images": f"{listing.images} images and their metadata, sha256 {listing.sha256}",
+        "inference": asked.inference,
+        "samples": asked.samples,
+        "seed": asked.seed,
+        "trust": asked.trust,
+        "prior": None if asked.prior is None else dict(asked.prior),
+        "with_labels": asked.keep_logits,
+        "keep_features": asked.keep_features,
+        "batch_size": job.batch_size,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+    }
+
+
+@contextmanager
+def begun(job: Job, asked: dict[str, Any], listing: Any) -> Iterator[None]:
+    """Make the working folder, or find an earlier run of the same settings in it; nobody else may work in it meanwhile.
+
+    Raises:
+        OutputError: it is of other settings, or in use.
+    """
+    partial, stored = job.partial, job.partial / SETTINGS
+    if partial.exists() and not stored.is_file() and {path.name for path in partial.iterdir()} - {LOCK, LISTING, PARTS}:
+        raise OutputError(f"{str(partial)!r} is not of this command: choose another --out or delete it")
+    if stored.is_file():
+        try:
+            earlier = json.loads(stored.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OutputError(f"{str(stored)!r} cannot be read ({error}): delete its folder") from error
+        for name, value in asked.items():
+            if earlier.get(name) != value:
+                raise OutputError(
+                    f"{str(partial)!r} holds answers of other settings: {name} was {earlier.get(name)!r}, now it is "
+                    f"{value!r}; give the same to go on, choose another --out, or delete it"
+                )
+    (partial / PARTS).mkdir(parents=True, exist_ok=True)
+    with (partial / LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise OutputError(f"another process is scoring into {str(partial)!r}: wait for it to end") from error
+        if not stored.is_file():
+            shutil.rmtree(partial / PARTS)
+            (partial / PARTS).mkdir()
+            with (partial / LISTING).open("w", encoding="ascii") as file:
+                shutil.copyfileobj(listing, file)
+            write_text(stored, json.dumps(asked, indent=1) + "\n")  # last: with it, the listing is whole
+        yield
+
+
+def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
+    """Score the parts that are not there yet; returns the number of images that an earlier run had done."""
+    numbers = work.missing()
+    earlier = work.images - sum(work.length(number) for number in numbers)
+    processes = min(processes, len(numbers))
+    if processes > 1:
+        scorer.model.cpu()  # each worker has its own; this one is no longer asked
+        steps = score_in_processes(work, numbers, processes)
+    else:
+        steps = score_parts(scorer, work, numbers)
+    with tqdm(total=work.images, initial=earlier, desc="score", unit="image", disable=None) as bar:
+        for images in steps:
+            bar.update(images)
+    return earlier
+
+
+def trust_of(scorer: Scorer) -> dict[str, Any]:
+    """What was fitted, as far as the answers were given by it: what a report may say of them."""
+    fitted, asked = dict(getattr(scorer.model.config, "trust", None) or {}), scorer.asked
+    if not scorer.ours or asked.prior is not None or not fitted.get("temperature"):
+        return {"temperature": {"value": 1.0}}
+    other = asked.inference != (fitted.get("fitted_for") or {}).get("inference", "plain")
+    return {"temperature": fitted["temperature"]} if other or not asked.trust else fitted
+
+
+def finish(
+    job: Job,
+    work: Work,
+    listing: Listing,
+    scorer: Scorer,
+    facts: dict[str, Any],
+    earlier: int,
+    started: float,
+) -> Finished:
+    """Merge the parts, judge them where there are labels, sum up, and put the finished folder in place.
+
+    Args:
+        job: what was asked for.
+        work: all parts of which are there.
+        listing: of the images.
+        scorer: the model that answered.
+        facts: the ``model`` section.
+        earlier: images that an earlier run had scored.
+        started: when this run began, on the clock of ``time.perf_counter``.
+    """
+    staging = job.partial / "finished"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir()
+    merged = merge(work.parts, work.count, scorer.labels, staging)
+    prior = scorer.calibration_prior()
+    estimated = estimate(work, scorer.labels, prior) if job.estimate and prior else None
+    made = origin()
+    scored = counts(job, listing, merged)
+    report = None
+    if job.labels is not None:
+        from trainers.scoring.external import write_external  # metrics and charts, which answers alone need not load
+
+        about = {"model": facts, "provenance": made, "scored": scored}
+        report = write_external(
+            work,
+            Classes.of(scorer.labels, scorer.model.config),
+            about,
+            trust_of(scorer),
+            staging,
+            shifted=job.asked.prior is not None,
+            replicates=job.replicates,
+            seed=job.seed,
+        )
+    summary = {
+        "schema_version": SCHEMA_VERSION,
+        "model": facts,
+        "scored": scored,
+        "estimated_prior": estimated,
+        "seconds": round(time.perf_counter() - started, 1),
+        "images_of_earlier_runs": earlier,
+        "processes": job.processes,
+        "provenance": made,
+    }
+    write_text(staging / "summary.json", json.dumps(summary, indent=1) + "\n")
+    if job.out.is_dir():
+        job.out.rmdir()  # it was empty at the start
+    os.replace(staging, job.out)
+    shutil.rmtree(job.partial)
+    return Finished(summary, report)
+
+
+def counts(job: Job, listing: Listing, merged: Merged) -> dict[str, Any]:
+    """What was scored, how, and with what outcome."""
+    asked = job.asked
+    return {
+        "folder": job.images.resolve().name,
+        "manifest": merged.manifest,
+        "images": merged.images,
+        "errors": merged.errors,
+        "with_metadata": listing.with_metadata,
+        "labelled": listing.with_labels,
+        "inference": asked.inference,
+        "samples": asked.samples if asked.inference.startswith("mc_dropout") else None,
+        "trust": asked.trust,
+        "prior": None if asked.prior is None else dict(asked.prior),
+        "batch_size": job.batch_size,
+        "reasons": dict(merged.counts["reason"].most_common()),
+        "bands": dict(merged.counts["band"].most_common()),
+        "predicted": dict(merged.counts["predicted"].most_common()),
+        "is_ood": dict(merged.counts["is_ood"].most_common()),
+        "abstain": dict(merged.counts["abstain"].most_common()),
+    }
+
+
+def estimate(work: Work, labels: list[str], prior: list[float]) -> dict[str, Any]:
+    """The class prior of the images, from their answers alone.
+
+    Raises:
+        PriorError: no image was answered.
+    """
+    probs = probabilities(work.parts, work.count, labels)
+    found = estimate_prior(probs, np.asarray(prior))
+    return {
+        "value": dict(zip(labels, (round(float(share), 6) for share in found.prior), strict=True)),
+        "calibrated_at": dict(zip(labels, prior, strict=True)),
+        "images": len(probs),
+        "iterations": found.iterations,
+        "converged": found.converged,
+        "log_likelihood": found.log_likelihood,
+        "method": EM,
+    }
+
+
+def notes(scorer: Scorer, listing: Listing, rows: Table | None) -> list[str]:
+    """What was taken for unknown or ignored."""
+    said = []
+    if scorer.fields and rows is None:
+        said.append(f"this model also reads {', '.join(scorer.fields)}: without --metadata all of it is unknown")
+    if rows is not None:
+        unread = [name for name in rows.columns[1:] if name not in scorer.fields]
+        lacking = [name for name in scorer.fields if name not in rows.columns]
+        if unread:
+            said.append(f"the model does not read {', '.join(islice(unread, 8))} of {rows.where}")
+        if lacking:
+            said.append(f"{rows.where} has no {', '.join(lacking)}: unknown for every image")
+        if listing.with_metadata < listing.images:
+            left = listing.images - listing.with_metadata
+            said.append(f"{left} of {listing.images} images have no row in {rows.where}: all unknown for them")
+    return said

@@ -1,0 +1,172 @@
+"""Scoring the parts of a listing, in this process or in several.
+
+A part is always cut into the same batches, so whoever scores it, and whenever, runs the model on the same tensors: what
+is stored is the same bit for bit on the same number of threads, and to the last digits of float32 otherwise. A run that
+was killed left whole parts behind; the next one scores those that are missing.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import signal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.errors import UserError
+from trainers.scoring.answers import part_file, write_part
+from trainers.scoring.files import read_parts
+from trainers.scoring.models import Source
+from trainers.scoring.scorer import Asked, Scorer
+
+# Images of a part, rounded to whole batches: what a killed process may have to do again.
+PART_IMAGES = 128
+# Seconds after which the process that waits looks whether its workers still live.
+PATIENCE = 1.0
+
+
+class WorkerError(UserError):
+    """A worker that could not go on."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to know; small, since it is sent to each.
+
+    Attributes:
+        source: the model, at one commit.
+        asked: how it is asked.
+        root: folder of the images.
+        listing: the file that lists them.
+        parts: folder of the part files.
+        images: how many are listed.
+        batch_size: images a forward pass.
+        part_size: images a part.
+    """
+
+    source: Source
+    asked: Asked
+    root: Path
+    listing: Path
+    parts: Path
+    images: int
+    batch_size: int
+    part_size: int
+
+    @property
+    def count(self) -> int:
+        """How many parts there are."""
+        return -(-self.images // self.part_size)
+
+    def missing(self) -> list[int]:
+        """Numbers of the parts that are still to be scored."""
+        return [number for number in range(self.count) if not part_file(self.parts, number).is_file()]
+
+    def length(self, number: int) -> int:
+        """Images of one part."""
+        return min(self.part_size, self.images - number * self.part_size)
+
+
+def part_size(batch_size: int) -> int:
+    """Images of a part: whole batches, about ``PART_IMAGES``."""
+    return batch_size * max(1, PART_IMAGES // batch_size)
+
+
+def score_parts(scorer: Scorer, work: Work, numbers: Sequence[int]) -> Iterator[int]:
+    """Score parts in order and store each; yields the number of images after every batch.
+
+    Raises:
+        WorkerError: a batch does not fit into the GPU's memory.
+    """
+    for number, listed in read_parts(work.listing, work.part_size, set(numbers)):
+        rows: list[dict[str, Any]] = []
+        for start in range(0, len(listed), work.batch_size):
+            batch = listed[start : start + work.batch_size]
+            try:
+                rows += scorer.score(work.root, batch)
+            except torch.OutOfMemoryError as error:
+                raise WorkerError(
+                    f"--batch_size {work.batch_size} does not fit into the GPU's memory: give a smaller one"
+                ) from error
+            yield len(batch)
+        write_part(rows, scorer.labels, part_file(work.parts, number))
+
+
+def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> Iterator[int]:
+    """Score parts in several processes, part i in process i mod N; yields numbers of images as they are done.
+
+    Raises:
+        WorkerError: a worker was refused something, or killed.
+    """
+    context = multiprocessing.get_context("spawn")
+    news: Any = context.Queue()
+    shards = [shard for index in range(processes) if (shard := list(numbers[index::processes]))]
+    workers = [
+        context.Process(target=work_through, args=(work, shard, index, len(shards), news), daemon=True)
+        for index, shard in enumerate(shards)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        running = len(workers)
+        while running:
+            try:
+                kind, content = news.get(timeout=PATIENCE)
+            except queue.Empty:
+                check_alive(workers)
+                continue
+            if kind == "done":
+                yield content
+            elif kind == "end":
+                running -= 1
+            else:
+                raise WorkerError(content)
+    finally:
+        # Whoever said "end" has stored everything: nobody need wait for it to take its libraries down.
+        for worker in workers:
+            worker.terminate()
+        for worker in workers:
+            worker.join()
+
+
+def check_alive(workers: Sequence[Any]) -> None:
+    """Look for workers that ended without a word.
+
+    Raises:
+        WorkerError: one was killed.
+        RuntimeError: one failed by a fault of ours; its traceback stands on stderr.
+    """
+    for code in (worker.exitcode for worker in workers):
+        if code is not None and code < 0:
+            raise WorkerError(
+                f"a worker was killed by {signal.Signals(-code).name}, perhaps for want of memory: the same command "
+                "goes on from there; give fewer --processes or a smaller --batch_size if need be"
+            )
+        if code:
+            raise RuntimeError(f"a worker ended with exit code {code}; why stands above")
+
+
+def work_through(work: Work, shard: list[int], index: int, workers: int, news: Any) -> None:
+    """What a worker process does: score its parts, tell of every batch, and end with the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it says what becomes of an interrupt
+    parent = multiprocessing.parent_process()
+    try:
+        device = None
+        if torch.cuda.is_available():
+            device = f"cuda:{index % torch.cuda.device_count()}"
+        elif "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+        for images in score_parts(Scorer(work.source, work.asked, device), work, shard):
+            if parent is not None and not parent.is_alive():
+                return
+            news.put(("done", images))
+        news.put(("end", index))
+    except UserError as error:
+        news.put(("user", str(error)))
+    except MemoryError as error:
+        news.put(("user", f"the memory does not suffice ({error}): give fewer --processes or a smaller --batch_size"))

@@ -1,0 +1,214 @@
+"""All of trust, fitted at once on the predictions of one split: a pure function of stored predictions.
+
+The split is halved by lesion group. The first half gives the temperature, the class frequencies, the gate and the grid
+of the bands; the second half, which none of these saw, gives the quantiles of the sets and the tests of the bands, on
+the images that the gate accepts, one image a lesion. Nothing here reads the test split.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainers.predictions import Predictions
+from trainers.trust.bands import fit_bands
+from trainers.trust.conformal import fit_conformal
+from trainers.trust.halves import halve, one_per_group
+from trainers.trust.ood.gate import GateFit, fit_gate
+from trainers.trust.options import TrustOptions
+from trainers.trust.prior import class_prior
+from trainers.trust.temperature import CalibrationFit, fit_calibration
+
+# 20 * 0.95 is 19.000000000000004: a hair of slack keeps a whole number whole.
+SLACK = 1e-9
+METHODS = {
+    "scalar": "scalar, minimum NLL (Guo et al. 2017)",
+    "vector": "vector scaling, minimum NLL (Guo et al. 2017)",
+    "bias_corrected": "bias-corrected temperature, minimum NLL (Alexandari et al. 2020)",
+}
+
+
+class TrustFitError(ValueError):
+    """Predictions that lack what a fit of trust needs."""
+
+
+class TrustWarning(UserWarning):
+    """Trust was fitted, but promises less than was asked for; the message says why."""
+
+
+@dataclass(frozen=True)
+class FittedTrust:
+    """What a model takes over by ``set_trust``.
+
+    Attributes:
+        config: JSON-ready, as ``LesionConfig`` describes its ``trust``.
+        buffers: name -> float32 matrix of the gate.
+    """
+
+    config: dict[str, Any]
+    buffers: dict[str, np.ndarray]
+
+
+def fit_trust(
+    rows: Predictions,
+    shifted: Mapping[str, Predictions],
+    options: TrustOptions,
+    *,
+    date: str,
+    preprocessing: Mapping[str, Any] | None = None,
+) -> FittedTrust:
+    """Fit everything.
+
+    Args:
+        rows: predictions of the calibration split, with features; of validation where there is none, and then marked
+            so.
+        shifted: kind of alteration -> predictions of altered images of the first half (:func:`first_half`); empty where
+            the model looks at no picture: the detector is then the first that is not a function of the answer alone.
+        options: what to fit.
+        date: of the fit, ISO.
+        preprocessing: the image processor's settings, for which alone the promises hold.
+
+    Raises:
+        TrustFitError: no features.
+        TemperatureError, HalvesError, ConformalError, BandsError, OODError: nothing can be fitted on these predictions.
+    """
+    first, second = halve(rows.label, rows.group_id, options.seed)
+    said = {
+        "split": rows.split,
+        "date": date,
+        "also_used_for_model_selection": rows.split == "validation",
+    }
+    one, two = rows.select(first), rows.select(second)
+    # Biases and class frequencies must weigh the images alike; a scalar has no such partner and counts images.
+    by_lesion = None if options.temperature == "scalar" else one.group_id
+    calibration = fit_calibration(one.logits, one.label, options.temperature, groups=by_lesion)
+    made_from = np.searchsorted(np.flatnonzero(first), first_half(rows, options)) if shifted else None
+    gate, fewer = _gate(one, calibration.value, shifted, made_from, options)
+    of_first = {"n_groups": _groups(one), "half": "first", **said}
+    config = {
+        "temperature": {**_temperature(calibration), "seed": options.seed, **of_first},
+        "prior": {
+            "value": class_prior(one.label, one.group_id, len(rows.labels)).tolist(),
+            "n": len(one),
+            "method": "share of each class, every lesion weighing the same",
+            **of_first,
+        },
+        "ood": {**gate.as_config(), **fewer, "half": "first", **said},
+    }
+    drawn_one, drawn_two = (_accepted(part, gate, options.seed) for part in (one, two))
+    config |= _promises(drawn_one, drawn_two, calibration, options, said)
+    config["policy"] = {"max_set_size": min(options.max_set_size, len(rows.labels) - 1)}
+    config["fitted_for"] = {"inference": options.inference, "preprocessing": dict(preprocessing or {}), **said}
+    return FittedTrust(config, gate.buffers)
+
+
+def first_half(rows: Predictions, options: TrustOptions) -> np.ndarray:
+    """Indices of up to ``shifted_images`` images of the first half, one a lesion, drawn by the seed."""
+    first, _ = halve(rows.label, rows.group_id, options.seed)
+    inside = np.flatnonzero(first)
+    drawn = inside[one_per_group(rows.group_id[inside], options.seed)]
+    order = np.random.default_rng(options.seed).permutation(len(drawn))
+    return np.sort(drawn[order[: options.shifted_images]])
+
+
+def shown_acceptance(asked: float, n: int) -> float:
+    """The acceptance that n images can show: ``asked``, or n / (n + 1) cut to hundredths where they are too few.
+
+    The threshold is then the largest held-out score, which a next image exceeds with a chance of 1 / (n + 1).
+    """
+    return asked if (n + 1) * asked <= n + SLACK else math.floor(100 * n / (n + 1)) / 100
+
+
+def _gate(
+    one: Predictions,
+    temperature: float,
+    shifted: Mapping[str, Predictions],
+    made_from: np.ndarray | None,
+    options: TrustOptions,
+) -> tuple[GateFit, dict[str, Any]]:
+    """The gate of the first half; and what it accepts less than was asked for, with the reason."""
+    acceptance = shown_acceptance(options.acceptance, len(one))
+    gate = fit_gate(
+        _features(one),
+        one.logits,
+        one.label,
+        one.group_id,
+        temperature,
+        {kind: (_features(altered), altered.logits) for kind, altered in shifted.items()},
+        acceptance=acceptance,
+        detector=options.detector,
+        shifted_rows=made_from,
+        seed=options.seed,
+    )
+    if acceptance == options.acceptance:
+        return gate, {}
+    why = (
+        f"{len(one)} images can show that {acceptance:g} of such images pass, not {options.acceptance:g}, which needs "
+        f"{math.ceil(options.acceptance / (1 - options.acceptance) - SLACK)}"
+    )
+    warnings.warn(f"the gate: {why}", TrustWarning, stacklevel=3)
+    return gate, {"acceptance_asked": options.acceptance, "reason": why}
+
+
+def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
+    """The images of a half that the gate accepts, one a lesion."""
+    inside = part.select(gate.accepts(_features(part), part.logits))
+    return inside.select(one_per_group(inside.group_id, seed)) if len(inside) else inside
+
+
+def _features(rows: Predictions) -> np.ndarray:
+    if rows.features is None:
+        raise TrustFitError(
+            f"the predictions of {rows.split!r} hold no features, which the gate is fitted on: predict them again, and "
+            "keep the features"
+        )
+    return rows.features
+
+
+def _promises(
+    one: Predictions, two: Predictions, calibration: CalibrationFit, options: TrustOptions, said: dict[str, Any]
+) -> dict[str, Any]:
+    """Sets and bands, from the accepted images of both halves, one a lesion."""
+    probs_one, probs_two = (np.exp(calibration.log_probs(part.logits)) for part in (one, two))
+    wrong = probs_two.argmax(axis=1) != two.label
+    sets = fit_conformal(
+        probs_two,
+        two.label,
+        two.labels,
+        two.label_groups,
+        method=options.sets,
+        class_conditional=options.class_conditional,
+        alpha=options.alpha,
+    )
+    bands = fit_bands(
+        1 - probs_one.max(axis=1),
+        probs_one.argmax(axis=1) != one.label,
+        1 - probs_two.max(axis=1),
+        wrong,
+        low_risk=options.low_risk,
+        moderate_risk=options.moderate_risk,
+        confidence=options.confidence,
+    )
+    counted = {"n_lesions": len(two), "half": "second", **said}
+    return {
+        "conformal": {**sets.as_config(), **counted},
+        "bands": {name: {**band, **counted} for name, band in bands.as_config().items()},
+    }
+
+
+def _temperature(fit: CalibrationFit) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": fit.kind, "value": fit.value}
+    for name in ("scale", "bias"):
+        values = getattr(fit, name)
+        if values is not None:
+            found[name] = values.tolist()
+    return found | {"n": fit.n, "nll_before": fit.nll_before, "nll_after": fit.nll_after, "method": METHODS[fit.kind]}
+
+
+def _groups(rows: Predictions) -> int:
+    return len(set(rows.group_id.tolist()))

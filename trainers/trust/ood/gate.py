@@ -1,0 +1,260 @@
+"""The out-of-distribution gate: which detector, and from which score on a picture is turned away.
+
+Chosen and fitted on the first half of the calibration split alone. The detector is the one that best tells these images
+from ruined versions of themselves (``trainers.shifted``); no foreign photo takes part, so that how the gate does on
+foreign photos stays a measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from trainers.evaluation.discrimination import auroc
+from trainers.evaluation.measured import plain
+from trainers.trust.ood.fitted import OODFit, OODFitError, check
+from trainers.trust.ood.held_out import FOLDS, CrossFit, cross_fit, threshold_at
+from trainers.trust.ood.registry import DETECTORS, named
+
+AUTO = "auto"
+# For a model that looks at no picture, of which no ruined versions can be made: the best on the models measured so far.
+WITHOUT_SHIFTS = "mahalanobis"
+CHOSEN = "highest mean AUROC of ruined against unchanged calibration images, held out by lesion group"
+
+# kind -> features (K, D) and raw logits (K, C) or (K, M, C) of calibration images ruined that way
+Shifted = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class GateFit:
+    """A fitted gate.
+
+    Attributes:
+        detector: its name.
+        threshold: a picture is strange when its score is above it.
+        acceptance: the share of calibration images that was to be accepted.
+        accepted: the share of them that is, by their held-out scores.
+        settings: the detector's numbers.
+        buffers: the detector's matrices, float32; of this detector only.
+        temperature: T that it was fitted with and must be applied with.
+        n: calibration images.
+        n_groups: their lesion groups.
+        chosen_by: ``{"method"}`` and, where there were ruined images, the rest of the table of :func:`choose`.
+        folds: of the held-out scores.
+        seed: of the folds.
+    """
+
+    detector: str
+    threshold: float
+    acceptance: float
+    accepted: float
+    settings: dict[str, Any]
+    buffers: dict[str, np.ndarray]
+    temperature: float
+    n: int
+    n_groups: int
+    chosen_by: dict[str, Any] = field(default_factory=dict)
+    folds: int = FOLDS
+    seed: int = 0
+    _fit: OODFit = field(default_factory=OODFit, repr=False)
+
+    def score(self, features: np.ndarray, raw_logits: np.ndarray) -> np.ndarray:
+        """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+        return named(self.detector).score(self._fit, features, raw_logits, self.temperature)
+
+    def accepts(self, features: np.ndarray, raw_logits: np.ndarray) -> np.ndarray:
+        """(N,) bool: the score is at most the threshold."""
+        return self.score(features, raw_logits) <= self.threshold
+
+    def as_config(self) -> dict[str, Any]:
+        """What ``config.trust["ood"]`` holds: JSON scalars and short lists, and the shapes of the buffers."""
+        return {
+            "detector": self.detector,
+            "threshold": self.threshold,
+            "acceptance": self.acceptance,
+            "accepted": plain(self.accepted),
+            "settings": dict(self.settings),
+            "buffers": {name: list(values.shape) for name, values in self.buffers.items()},
+            "temperature": self.temperature,
+            "n": self.n,
+            "n_groups": self.n_groups,
+            "folds": self.folds,
+            "seed": self.seed,
+            "chosen_by": self.chosen_by,
+        }
+
+
+def choose(
+    candidates: Sequence[str],
+    features: np.ndarray,
+    raw_logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    temperature: float,
+    shifted: Shifted,
+    *,
+    shifted_rows: np.ndarray | None = None,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> tuple[str, dict[str, Any], dict[str, CrossFit]]:
+    """Choose the detector that best tells calibration images from ruined ones.
+
+    Both are scored by fits that saw neither the image nor any of its lesion group, also the ruined versions of it. For
+    each kind of shift the AUROC of ruined (positive) against all images as they are; the mean over kinds decides,
+    the earlier candidate on a tie. Each kind counts the same, however many pictures it has.
+
+    Args:
+        candidates: names of detectors.
+        features: (N, D) of the calibration half.
+        raw_logits: (N, C) or (N, M, C).
+        labels: (N,).
+        groups: (N,) lesion group ids.
+        temperature: T > 0.
+        shifted: kind -> features and raw logits of K images ruined that way; at least one kind.
+        shifted_rows: (K,) number of the calibration image that each was made from. None = unknown: they are then scored
+            by the folds in turn, most by a fit that saw the unchanged image.
+        folds: of the cross-fit.
+        seed: of the folds.
+
+    Returns:
+        The name; a JSON-ready table ``{"method", "n", "kinds": {kind: n}, "detectors": {name: {"mean", "auroc": {kind:
+        value}} | {"why"}}}``; and the cross-fit of each candidate that could be fitted.
+
+    Raises:
+        UnknownDetectorError: a candidate that is none.
+        OODFitError: no shifts, no candidates, or none that can be fitted.
+    """
+    if not shifted or not candidates:
+        raise OODFitError(
+            f"{len(candidates)} detectors and {len(shifted)} kinds of shift: to choose one, give at least one of each; "
+            "or name the detector"
+        )
+    check(features, raw_logits, labels)
+    rows: dict[str, dict[str, Any]] = {}
+    fits: dict[str, CrossFit] = {}
+    for name in candidates:
+        try:
+            fitted = cross_fit(name, features, raw_logits, labels, groups, temperature, folds=folds, seed=seed)
+        except OODFitError as error:
+            rows[name] = {"why": str(error)}
+            continue
+        known = fitted.score(features, raw_logits)
+        told = {
+            kind: _auroc(known, fitted.score(made, logits, _rows(shifted_rows, fitted.fold, len(made))))
+            for kind, (made, logits) in shifted.items()
+        }
+        fits[name] = fitted
+        rows[name] = {
+            "mean": plain(float(np.mean(list(told.values())))),
+            "auroc": {kind: plain(value) for kind, value in told.items()},
+        }
+    if not fits:
+        raise OODFitError(f"no detector can be fitted: {rows[candidates[0]]['why']}")
+    best = max(fits, key=lambda name: rows[name]["mean"])  # the first of several
+    table = {
+        "method": CHOSEN,
+        "n": len(features),
+        "kinds": {kind: len(made) for kind, (made, _) in shifted.items()},
+        "detectors": rows,
+    }
+    return best, table, fits
+
+
+def fit_gate(
+    features: np.ndarray,
+    raw_logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    temperature: float,
+    shifted: Shifted | None = None,
+    acceptance: float = 0.95,
+    detector: str = AUTO,
+    *,
+    shifted_rows: np.ndarray | None = None,
+    folds: int = FOLDS,
+    seed: int = 0,
+) -> GateFit:
+    """Fit the gate on the first half of the calibration split.
+
+    Args:
+        features: (N, D).
+        raw_logits: (N, C) or (N, M, C), before temperature.
+        labels: (N,) class indices.
+        groups: (N,) lesion group ids.
+        temperature: T > 0.
+        shifted: kind -> features and raw logits of calibration images ruined that way. With a named detector the table
+            is filled all the same, for the report.
+        acceptance: share of calibration images to be accepted, in (0, 1).
+        detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where nothing is shifted.
+        shifted_rows: (K,) number of the calibration image that each ruined one was made from; see :func:`choose`.
+        folds: of the held-out scores.
+        seed: of the folds.
+
+    Raises:
+        UnknownDetectorError: there is no such detector.
+        OODFitError: input that cannot be fitted, or too few images for the acceptance.
+    """
+    check(features, raw_logits, labels)
+    if detector != AUTO:
+        named(detector)
+    how: dict[str, Any] = {"folds": folds, "seed": seed}
+    fits: dict[str, CrossFit] = {}
+    table: dict[str, Any] = {"method": "named"}
+    if shifted:
+        best, found, fits = choose(
+            list(DETECTORS),
+            features,
+            raw_logits,
+            labels,
+            groups,
+            temperature,
+            shifted,
+            shifted_rows=shifted_rows,
+            **how,
+        )
+        table = found if detector == AUTO else found | table
+        detector = best if detector == AUTO else detector
+    elif detector == AUTO:
+        detector, table = WITHOUT_SHIFTS, {"method": "default: there are no ruined images to choose by"}
+    if detector not in fits:
+        fits[detector] = cross_fit(detector, features, raw_logits, labels, groups, temperature, **how)
+    scores = fits[detector].score(features, raw_logits)
+    threshold = threshold_at(scores, acceptance)
+    fitted = named(detector).fit(features, raw_logits, labels, temperature)
+    return GateFit(
+        detector=detector,
+        threshold=threshold,
+        acceptance=acceptance,
+        accepted=float((scores <= threshold).mean()),
+        settings=fitted.settings,
+        buffers=fitted.buffers,
+        temperature=temperature,
+        n=len(features),
+        n_groups=len(np.unique(np.asarray(groups).astype(str))),
+        chosen_by=table,
+        folds=folds,
+        seed=seed,
+        _fit=fitted,
+    )
+
+
+def _rows(shifted_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarray:
+    """(n,) calibration images whose folds score n ruined ones."""
+    if shifted_rows is None:
+        first_of_fold = np.unique(fold, return_index=True)[1]
+        return first_of_fold[np.arange(n) % len(first_of_fold)]
+    rows = np.asarray(shifted_rows)
+    if rows.shape != (n,) or (n and (rows.min() < 0 or rows.max() >= len(fold))):
+        raise OODFitError(
+            f"{rows.shape} row numbers for {n} ruined images of {len(fold)} calibration images: give the row that each "
+            "was made from"
+        )
+    return rows
+
+
+def _auroc(known: np.ndarray, ruined: np.ndarray) -> float:
+    strange = np.r_[np.zeros(len(known), dtype=bool), np.ones(len(ruined), dtype=bool)]
+    return float(auroc(strange, np.r_[known, ruined]))

@@ -1,0 +1,86 @@
+"""What can be asked of a fit of trust; the defaults are what every training run uses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hub_models.answers_lesion import INFERENCES
+from hub_models.ood_lesion import DETECTORS
+from trainers.errors import UserError
+
+TEMPERATURES = ("scalar", "vector", "bias_corrected")
+SETS = ("lac", "aps", "raps")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class TrustOptions:
+    """Options of ``python -m trainers.fit_trust``."""
+
+    temperature: str = field(
+        default="scalar",
+        metadata={
+            "help": "scalar (one T), bias_corrected (T and a bias a class) or vector (a scale and a bias a class)."
+        },
+    )
+    detector: str = field(
+        default=AUTO,
+        metadata={
+            "help": "The out-of-distribution detector: auto (the one that best tells altered calibration pictures from "
+            f"unaltered ones), {', '.join(DETECTORS)}."
+        },
+    )
+    acceptance: float = field(
+        default=0.95, metadata={"help": "Share of calibration images that the gate accepts, in (0, 1)."}
+    )
+    sets: str = field(default="lac", metadata={"help": "Score of the prediction sets: lac, aps or raps."})
+    class_conditional: bool = field(
+        default=True, metadata={"help": "A quantile for each class (every class keeps the promise), or one for all."}
+    )
+    alpha: float = field(
+        default=0.1, metadata={"help": "Share of lesions whose set may miss the true class, in (0, 1)."}
+    )
+    low_risk: float = field(default=0.05, metadata={"help": "Largest error promised for the low band, in (0, 1)."})
+    moderate_risk: float = field(
+        default=0.1, metadata={"help": "Largest error promised for the low and moderate bands together, in (0, 1)."}
+    )
+    confidence: float = field(default=0.9, metadata={"help": "Confidence of the bands' promises, in (0, 1)."})
+    max_set_size: int = field(
+        default=3, metadata={"help": "A larger set is no answer: the model declines (at most C - 1 is used)."}
+    )
+    inference: str = field(default="plain", metadata={"help": f"How the model is to be run: {', '.join(INFERENCES)}."})
+    shifted_images: int = field(
+        default=128, metadata={"help": "Calibration images that are altered in each way to choose the detector."}
+    )
+    seed: int = field(
+        default=0, metadata={"help": "Seed of the halves, of the image drawn for each lesion, and so on."}
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse values that no fit could mean.
+
+        Raises:
+            UserError: names the option, its value and what it may be.
+        """
+        for name in ("acceptance", "alpha", "low_risk", "moderate_risk", "confidence"):
+            if not 0 < getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: give a number between 0 and 1, both excluded")
+        if self.low_risk > self.moderate_risk:
+            raise UserError(
+                f"low_risk {self.low_risk} is above moderate_risk {self.moderate_risk}: the low band promises more, so "
+                "give it the smaller risk"
+            )
+        for name in ("max_set_size", "shifted_images"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: give at least 1")
+        if self.seed < 0:
+            raise UserError(f"seed {self.seed}: give 0 or more")
+        choices = {
+            "temperature": TEMPERATURES,
+            "detector": (AUTO, *DETECTORS),
+            "sets": SETS,
+            "inference": INFERENCES,
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
