@@ -30,13 +30,14 @@ from .metadata_lesion import (
 from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
 from .modeling_fusion import FusionForLesionClassification
-from .modeling_lesion import LesionForImageClassification, LesionOutput, PixelShapeError, WeightsDtypeError
+from .modeling_lesion import LesionForImageClassification, LesionOutput, PixelShapeError
 from .modeling_metadata import MetadataForLesionClassification, MetadataShapeError
 from .modeling_mobilenet import MobileNetForLesionClassification
 from .modeling_resnet import ResNetForLesionClassification
 from .modeling_vit import ViTForLesionClassification
 from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
+from .storage_lesion import WeightsDtypeError
 from .trust_lesion import PriorError, TrustNotFittedError
 
 # One line a classifier.

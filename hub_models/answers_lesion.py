@@ -147,12 +147,13 @@ class LesionAnswers:
             InferenceError: unknown, or not possible for this model.
         """
         model: Any = self
-        was_training = self.training
+        was_training, give_early = self.training, model.give_early
         model.eval()
         try:
-            output = model(**inputs, return_dict=True)
             if inference == "plain":
-                return output
+                return model(**inputs, return_dict=True)
+            model.give_early = True
+            output = model(**inputs, return_dict=True)
             if inference == "tta":
                 raw = self._views(inputs)
             elif inference == "mc_dropout":
@@ -161,11 +162,12 @@ class LesionAnswers:
                 raw = self._sample_all(inputs, samples, seed)
             else:
                 raise InferenceError(f"inference is {inference!r}; choose one of {', '.join(INFERENCES)}.")
-            several = model.answer(output.features, raw, None, True)
+            several = model.answer(output.features, raw, None, True, output.early)
             if self.config.trust.get("fitted_for", {}).get("inference", "plain") == "plain":
                 several["ood_score"] = output.ood_score  # the gate's threshold was set for this one
             return several
         finally:
+            model.give_early = give_early
             model.train(was_training)
 
     def sample_head(self, features: torch.Tensor, samples: int, seed: int) -> torch.Tensor:

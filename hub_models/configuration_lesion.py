@@ -57,6 +57,7 @@ class LesionConfig(PreTrainedConfig):
         "predictive_entropy",
         "aleatoric",
         "epistemic",
+        "early",
         "ood_score",
     ]
 

@@ -10,7 +10,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from .backbone_lesion import build_timm_backbone, load_backbone_file, load_timm_weights
+from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights
 from .configuration_ensemble import EnsembleLesionConfig
 from .modeling_lesion import LesionForImageClassification
 
@@ -85,6 +85,10 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         """Images (N, 3, H, W) -> the members' pooled features side by side (N, D)."""
         members: list[Any] = list(self.members)
         return torch.cat([member.backbone(pixel_values) for member in members], dim=1)
+
+    def early_layers(self) -> list[nn.Module]:
+        """One stage of each member."""
+        return early_stages(self.pretrained_parts())
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Features side by side (N, D) -> raw logits (N, K, C)."""

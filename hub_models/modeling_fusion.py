@@ -160,8 +160,8 @@ class FusionForLesionClassification(LesionForImageClassification):
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
             MetadataShapeError: ``metadata`` does not hold the model's fields.
         """
-        features = self.encode(self.check_pixels(pixel_values), metadata)
-        return self.answer(features, self.classify(features), labels, return_dict)
+        features, early = self.look(self.check_pixels(pixel_values), metadata)
+        return self.answer(features, self.classify(features), labels, return_dict, early)
 
     def encode(self, pixel_values: torch.Tensor, metadata: torch.Tensor | None = None) -> torch.Tensor:
         """Images (N, 3, H, W) and encoded records (N, M) -> features side by side (N, D)."""

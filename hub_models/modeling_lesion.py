@@ -15,6 +15,7 @@ hook                    what it answers                              as given he
 ``pixel_statistics()``  channel mean and deviation it is trained on  the backbone's
 ``check_processor(p)``  refuses a processor the weights don't fit    compares ``pixel_settings``
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
+``early_layers()``      what the gate may look at beside features    the backbone's stage at 1/8 of the size
 ``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
 ``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
 ======================  ===========================================  =======================================
@@ -38,9 +39,16 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .answers_lesion import LesionAnswers, TrustBuffers
-from .backbone_lesion import BackboneWeightsError, build_timm_backbone, load_backbone_file, load_timm_weights
+from .backbone_lesion import (
+    BackboneWeightsError,
+    build_timm_backbone,
+    early_stages,
+    load_backbone_file,
+    load_timm_weights,
+)
 from .configuration_lesion import LesionConfig
-from .ood_lesion import ood_score
+from .ood_lesion import EARLY, channel_statistics, ood_score
+from .storage_lesion import LesionStorage
 from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
 
 if TYPE_CHECKING:
@@ -49,10 +57,6 @@ if TYPE_CHECKING:
 
 class PixelShapeError(ValueError):
     """Images that are not a batch (N, 3, H, W)."""
-
-
-class WeightsDtypeError(ValueError):
-    """Weights that cannot be stored in the type asked for."""
 
 
 @dataclass
@@ -68,6 +72,7 @@ class LesionOutput(ModelOutput):
         predictive_entropy: (N,) entropy of the probabilities in nats = aleatoric + epistemic; None without members.
         aleatoric: (N,) expected entropy of the members in nats; None without members.
         epistemic: (N,) mutual information in nats, >= 0; None without members.
+        early: (N, E) what an early layer sees, for fitting a gate; only where ``give_early`` is set.
         ood_score: (N,) higher = less like the calibration images; only in eval mode, once a gate was fitted.
     """
 
@@ -78,10 +83,11 @@ class LesionOutput(ModelOutput):
     predictive_entropy: torch.Tensor | None = None
     aleatoric: torch.Tensor | None = None
     epistemic: torch.Tensor | None = None
+    early: torch.Tensor | None = None
     ood_score: torch.Tensor | None = None
 
 
-class LesionForImageClassification(LesionAnswers, PreTrainedModel):
+class LesionForImageClassification(LesionAnswers, LesionStorage, PreTrainedModel):
     """Shared base of all lesion classifiers; by itself a CNN of timm with dropout and a linear head.
 
     ``predict`` gives the whole answer in words.
@@ -98,8 +104,8 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
     input_names: tuple[str, ...] = ("pixel_values",)
     # Trainer would otherwise hand num_items_in_batch to forward.
     accepts_loss_kwargs = False
-    # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
-    float32_prefixes: tuple[str, ...] = ("trust",)
+    # Whether the output holds what an early layer sees; set while a gate is fitted.
+    give_early: bool = False
     # The image processor settings of a trained model that the first weights were taken from; None = a plain backbone.
     pixel_settings: dict[str, Any] | None = None
 
@@ -180,6 +186,10 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
         """Images (N, 3, H, W) -> pooled features (N, D)."""
         return self.backbone(pixel_values)
 
+    def early_layers(self) -> list[nn.Module]:
+        """The layers whose channels the gate may look at, one a backbone; none where the model sees no picture."""
+        return early_stages([self.backbone])
+
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Pooled features (N, D) -> raw logits (N, C); M members answer with (N, M, C)."""
         return self.head(self.dropout(features))
@@ -211,8 +221,25 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
         Raises:
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
         """
-        features = self.encode(self.check_pixels(pixel_values))
-        return self.answer(features, self.classify(features), labels, return_dict)
+        features, early = self.look(self.check_pixels(pixel_values))
+        return self.answer(features, self.classify(features), labels, return_dict, early)
+
+    def look(self, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``encode``, and what the early layers saw on the way where somebody wants to know: (N, D) and (N, E) or None."""
+        asked = self.give_early or self.config.trust.get("ood", {}).get("detector") in EARLY
+        layers = [] if self.training or not asked else self.early_layers()
+        seen: dict[int, torch.Tensor] = {}
+
+        def keep(number: int) -> Any:
+            return lambda module, inputs, output: seen.__setitem__(number, channel_statistics(output))
+
+        handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
+        try:
+            features = self.encode(*inputs)  # type: ignore[arg-type]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return features, torch.cat([seen[number] for number in sorted(seen)], dim=1) if seen else None
 
     def answer(
         self,
@@ -220,6 +247,7 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
         raw_logits: torch.Tensor,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        early: torch.Tensor | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
         """Turn features (N, D) and raw logits into the output; calibrated in eval mode, with the loss where labels are.
 
@@ -228,6 +256,7 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
             raw_logits: (N, C), or (N, M, C) of M members.
             labels: (N,) class indices, or (N, C) class probabilities.
             return_dict: False returns a tuple of the fields that are not None.
+            early: (N, E) of :meth:`look`.
         """
         if raw_logits.dtype in (torch.float16, torch.bfloat16):
             # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
@@ -244,15 +273,19 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
             predictive_entropy=total,
             aleatoric=aleatoric,
             epistemic=epistemic,
-            ood_score=self.strangeness(features, raw_logits) if fitted.get("ood") else None,
+            early=early if self.give_early else None,
+            ood_score=self.strangeness(features, raw_logits, early) if fitted.get("ood") else None,
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
 
-    def strangeness(self, features: torch.Tensor, raw_logits: torch.Tensor) -> torch.Tensor:
-        """Features (N, D) and raw logits -> what the fitted gate says (N,): higher = less like the calibration images."""
+    def strangeness(
+        self, features: torch.Tensor, raw_logits: torch.Tensor, early: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the fitted gate says (N,) of features (N, D), raw logits and early statistics (N, E): higher = stranger."""
         gate, temperature = self.config.trust["ood"], self.config.softmax_temperature
-        return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], self.trust.as_dict())
+        buffers = self.trust.as_dict()
+        return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], buffers, early)
 
     def set_trust(self, trust: dict[str, Any], buffers: dict[str, torch.Tensor] | None = None) -> None:
         """Take over what was fitted: numbers into the config, matrices into float32 buffers.
@@ -318,52 +351,6 @@ class LesionForImageClassification(LesionAnswers, PreTrainedModel):
         model = cls(config)
         model.config.initialised_from = "random" if weights is None else model.load_backbone(weights)
         return model
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *args: Any, weights_dtype: str | None = None, **kwargs: Any
-    ) -> None:
-        """Save weights, configuration and the code beside them.
-
-        Args:
-            save_directory: the folder.
-            *args: passed on to transformers.
-            weights_dtype: None = as they are; ``"float16"`` rounds the parameters, while buffers (statistics of batch
-                normalisation, trust) and ``float32_prefixes`` keep float32. The config says float32 all the same, so
-                that the model loads and runs as float32: half the file, the same code path.
-            **kwargs: passed on to transformers.
-
-        Raises:
-            WeightsDtypeError: another type is asked for, or a weight is too large for fp16.
-        """
-        if weights_dtype is None:
-            super().save_pretrained(save_directory, *args, **kwargs)
-            return
-        if weights_dtype != "float16":
-            raise WeightsDtypeError(f'weights_dtype is {weights_dtype!r}; give None or "float16".')
-        state = kwargs.pop("state_dict", None)
-        kwargs["state_dict"] = self._half_state(self.state_dict() if state is None else state)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if self.config.dtype != "float32":
-            # transformers wrote the type in memory; a model that was halved in memory must load as float32 too.
-            self.config.dtype = "float32"
-            self.config.save_pretrained(save_directory)
-
-    def _half_state(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Round the parameters of a state dict to fp16; every other floating tensor becomes float32."""
-        parameters = {name for name, _ in self.named_parameters()}
-        stored = {}
-        for name, tensor in state.items():
-            if not tensor.is_floating_point():
-                stored[name] = tensor
-                continue
-            half = name in parameters and not name.startswith(self.float32_prefixes)
-            stored[name] = tensor.to(torch.float16 if half else torch.float32)
-            if half and not torch.equal(torch.isfinite(stored[name]), torch.isfinite(tensor)):
-                raise WeightsDtypeError(
-                    f"{name} holds {tensor.abs().max().item():.3g}, more than fp16 can (65504): save without "
-                    "weights_dtype, or add its name to float32_prefixes."
-                )
-        return stored
 
     # ---------------------------------------------------------- initialising
 

@@ -106,6 +106,10 @@ class MetadataForLesionClassification(LesionForImageClassification):
         """None: every layer starts at random."""
         return []
 
+    def early_layers(self) -> list[nn.Module]:
+        """None: it looks at no picture."""
+        return []
+
     def frozen_parts(self) -> list[nn.Module]:
         """None: there is no backbone."""
         return []

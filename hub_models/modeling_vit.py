@@ -75,6 +75,11 @@ class ViTForLesionClassification(LesionForImageClassification):
         other_size = (height, width) != (self.config.image_size, self.config.image_size)
         return self.backbone(pixel_values, interpolate_pos_encoding=other_size).last_hidden_state[:, 0]
 
+    def early_layers(self) -> list[nn.Module]:
+        """The transformer layer a quarter of the way up."""
+        layers: Any = self.backbone.layers
+        return [layers[len(layers) // 4]]
+
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Channel mean and standard deviation of the checkpoint that it started from; 0.5 where there was none."""
         mean, std = self._statistics

@@ -4,16 +4,22 @@ A score says how far a picture lies from those a detector was fitted on; higher 
 something only beside the threshold fitted with it. The functions run on any device, in batches of any size, and need
 nothing but tensors; what they know of the fitted pictures lies in ``settings`` (numbers) and ``buffers`` (matrices).
 
-======================  ==============================================================  =========================
+======================  ==============================================================  =============================
 detector                what makes a picture strange                                    buffers
-======================  ==============================================================  =========================
+======================  ==============================================================  =============================
 ``max_softmax``         no class is probable (Hendrycks & Gimpel, ICLR 2017)            none
 ``max_logit``           no logit is large (Hendrycks et al., ICML 2022)                 none
 ``energy``              all logits are small (Liu et al., NeurIPS 2020)                 none
 ``mahalanobis``         far from every class mean (Lee et al. 2018; Müller & Hein 2025) mean, projection, class_means
 ``nearest_neighbours``  far from its k-th neighbour (Sun et al., ICML 2022)             mean, projection, bank
 ``vim``                 outside the principal space, logits small (Wang et al., 2022)   mean, projection
-======================  ==============================================================  =========================
+``early_mahalanobis``   the Mahalanobis distance, of early statistics                   mean, projection, class_means
+======================  ==============================================================  =============================
+
+The last features know what tells the classes apart; that a picture shows no skin at all they may have forgotten. What
+an early layer sees, by :func:`channel_statistics`, still tells; which depth is best differs with what is strange
+(Anthony & Kamnitsas, "On the use of Mahalanobis distance for out-of-distribution detection with neural networks for
+medical imaging", UNSURE 2023).
 
 The fits stand in the suite's ``trainers/trust/ood``.
 """
@@ -36,7 +42,7 @@ class UnknownDetectorError(ValueError):
 
 
 class DetectorBufferError(ValueError):
-    """A matrix that a detector needs is absent, or was fitted on features of another width."""
+    """What a detector needs is absent, or was fitted on features of another width."""
 
 
 def ood_score(
@@ -46,6 +52,7 @@ def ood_score(
     temperature: float = 1.0,
     settings: Settings | None = None,
     buffers: Buffers | None = None,
+    early: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Score a batch with one detector, in float32, also under autocast.
 
@@ -56,22 +63,48 @@ def ood_score(
         temperature: T > 0; only ``max_softmax`` looks at it.
         settings: the numbers that were fitted.
         buffers: the matrices that were fitted, by name; on the device of ``features``.
+        early: (N, E) statistics of an early layer by :func:`channel_statistics`, those of M members side by side; only
+            the detectors in ``EARLY`` look at them, and then not at ``features``.
 
     Returns:
         (N,) float32, finite for finite input; higher = stranger.
 
     Raises:
         UnknownDetectorError: there is no such detector.
-        DetectorBufferError: a matrix is missing or does not fit the features.
+        DetectorBufferError: a matrix or the early statistics are missing, or do not fit one another.
     """
     if name not in DETECTORS:
         raise UnknownDetectorError(
             f"no out-of-distribution detector is called {name!r}; known: {', '.join(DETECTORS)}."
         )
     held = {key: value.float() for key, value in (buffers or {}).items()}
+    if name in EARLY:
+        if early is None:
+            raise DetectorBufferError(f"{name} needs the statistics of an early layer and was given none.")
+        features = early
     _check(name, features, held)
     with torch.autocast(features.device.type, enabled=False):
         return DETECTORS[name](features.float(), raw_logits.float(), temperature, settings or {}, held)
+
+
+def channel_statistics(activations: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation of each channel over the picture: what it looks like, not where.
+
+    Args:
+        activations: (N, C, H, W) of a convolutional layer, or (N, L, C) tokens of a transformer's.
+
+    Returns:
+        (N, 2C) float32, the C means first; the deviation is that of the population.
+
+    Raises:
+        ValueError: another number of dimensions.
+    """
+    if activations.ndim not in (3, 4):
+        raise ValueError(f"activations have the shape {tuple(activations.shape)}; give (N, C, H, W) or (N, L, C).")
+    over = (2, 3) if activations.ndim == 4 else (1,)
+    with torch.autocast(activations.device.type, enabled=False):
+        deviation, mean = torch.std_mean(activations.float(), dim=over, correction=0)
+    return torch.cat([mean, deviation], dim=1)
 
 
 def max_softmax(
@@ -148,6 +181,7 @@ DETECTORS: dict[str, Score] = {
     "mahalanobis": mahalanobis,
     "nearest_neighbours": nearest_neighbours,
     "vim": vim,
+    "early_mahalanobis": mahalanobis,
 }
 BUFFERS: dict[str, tuple[str, ...]] = {
     "max_softmax": (),
@@ -156,7 +190,9 @@ BUFFERS: dict[str, tuple[str, ...]] = {
     "mahalanobis": ("mean", "projection", "class_means"),
     "nearest_neighbours": ("mean", "projection", "bank"),
     "vim": ("mean", "projection"),
+    "early_mahalanobis": ("mean", "projection", "class_means"),
 }
+EARLY = ("early_mahalanobis",)
 
 
 def _members(raw_logits: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_cards.card import REPORT, ReportError, read_report, render
+from model_cards.card import REPORT, ReportError, read_report, render, report_kind
 from model_cards.command import OneLineParser, run
 from model_cards.manifest import MANIFEST, list_files, write_manifest, write_text
 
@@ -20,7 +20,7 @@ def build_card(folder: Path) -> str:
         The card's text.
 
     Raises:
-        ReportError: no report, one that cannot be read, or one that names an absent figure.
+        ReportError: no report, one that cannot be read, is of no single model, or names an absent figure.
         MissingNumberError: a number that the card shows is missing from the report.
         ManifestError: a link in the folder leads out of it.
     """
@@ -28,6 +28,9 @@ def build_card(folder: Path) -> str:
     if not (folder / REPORT).is_file() and (folder / "audit.json").is_file():
         raise ReportError(f"{folder} is a dataset folder: the command that built it wrote its card and manifest")
     report = read_report(folder)
+    if (kind := report_kind(report)) != "model":
+        named = kind.replace("_", " ")
+        raise ReportError(f"{folder} holds a {named}, not one model: the command that made it wrote its {CARD}")
     files, _ = list_files(folder)
     text = render(report, files)
     write_text(folder / CARD, text)

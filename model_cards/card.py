@@ -7,6 +7,7 @@ number that differs.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -16,14 +17,18 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from model_cards.command import UserError
-from model_cards.front_matter import front_matter, only_imported
+from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
-from model_cards.sources import all_drawn, any_drawn, known_limits
+from model_cards.situation import is_fitted, only_imported, situation, sources_of
+from model_cards.sources import known_limits
 
 REPORT = "report.json"
 REPORT_VERSION = 1
+# What a report may be of, beside one model: its folds pooled, or images that a model was only asked about.
+CROSS_VALIDATION = "cross_validation"
+SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 2
+CARD_LAYOUT = 3
 LOOKS = "looks at one picture of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
@@ -59,6 +64,11 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
+def report_kind(report: dict[str, Any]) -> str:
+    """``model``, ``CROSS_VALIDATION`` or ``SCORING``."""
+    return SCORING if "scored" in report else str(report.get("kind", "model"))
+
+
 def render(report: dict[str, Any], files: Sequence[str]) -> str:
     """The text of the model card.
 
@@ -84,22 +94,25 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         "malignant": [row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
     }
     if only_imported(node):
-        sources = [str(source) for source in node["imported"]["sources"]]
-        text = environment().get_template("imported.md.j2").render(**shared, source_limits=known_limits(sources))
-        return text.strip() + "\n"
-    sources = [str(source) for source in node["provenance"]["dataset"]["sources"]]
+        text = (
+            environment()
+            .get_template("imported.md.j2")
+            .render(**shared, fitted=is_fitted(node), elsewhere=True, source_limits=known_limits(sources_of(node)))
+        )
+        return tidy(text)
+    case = situation(node)
+    recipe = "" if case["imported"] else yaml_text(raw(node["provenance"]["recipe"]))
     text = (
         environment()
         .get_template("card.md.j2")
-        .render(
-            **shared,
-            figures=check_figures(node, files),
-            recipe=yaml_text(raw(node["provenance"]["recipe"])),
-            drawn={"any": any_drawn(sources), "all": all_drawn(sources)},
-            source_limits=known_limits(sources),
-        )
+        .render(**shared, **case, recipe=recipe, figures=check_figures(node, files))
     )
-    return text.strip() + "\n"
+    return tidy(text)
+
+
+def tidy(text: str) -> str:
+    """Parts that a template leaves out leave blank lines behind: one is kept. The text ends in one newline."""
+    return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
 
 
 @lru_cache(maxsize=1)
@@ -156,4 +169,14 @@ def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, st
     return figures
 
 
-__all__ = ["CARD_LAYOUT", "REPORT", "MissingNumberError", "ReportError", "read_report", "render"]
+__all__ = [
+    "CARD_LAYOUT",
+    "CROSS_VALIDATION",
+    "REPORT",
+    "SCORING",
+    "MissingNumberError",
+    "ReportError",
+    "read_report",
+    "render",
+    "report_kind",
+]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from huggingface_hub import EvalResult, ModelCardData
 
 from model_cards.report_view import ReportNode, given, num, number, optional, raw
+from model_cards.situation import is_fitted, only_imported
 
 # Licence ids the Hub knows without a name and a link; any other is written as "other" with its own name.
 HUB_LICENSES = frozenset(
@@ -31,6 +32,8 @@ HUB_LICENSES = frozenset(
     for version in versions
 ) | {"mit", "odbl", "odc-by", "openrail", "unlicense", "other", "unknown"}
 TAGS = ["medical", "dermatology", "skin-lesion", "calibration", "uncertainty", "research-only", "lesion-suite"]
+# Of a model whose trust was fitted: what somebody looks for who wants one that knows when not to answer.
+TRUST_TAGS = ["conformal-prediction", "out-of-distribution-detection", "selective-classification"]
 METRICS = ["accuracy", "balanced_accuracy", "f1", "roc_auc", "brier_score"]
 
 # (metric type on the Hub, its name, path below evaluation.test)
@@ -47,6 +50,13 @@ INDEX = (
 )
 
 
+# The same below trust_evaluation, where there is one; sets are null where the gate turned every image away.
+TRUST_INDEX = (
+    ("coverage", "Coverage of the prediction sets, by lesion", ("sets", "overall", "coverage")),
+    ("aurc", "Area under the risk-coverage curve", ("selective", "aurc")),
+)
+
+
 def front_matter(report: ReportNode, files: Sequence[str]) -> str:
     """The YAML block of a model card, without its fences.
 
@@ -58,8 +68,9 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
         MissingNumberError: a value that the block shows is missing.
     """
     model = report["model"]
-    evaluated = not only_imported(report)
+    tested = not only_imported(report) and "test" in report["evaluation"]
     license_id = str(model["license"])
+    tags = [*TAGS, *(TRUST_TAGS if is_fitted(report) else []), *(str(tag) for tag in optional(model, "tags"))]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -67,29 +78,34 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
         license_name=None if license_id in HUB_LICENSES else slug(license_id),
         license_link="LICENSE" if license_id not in HUB_LICENSES and "LICENSE" in files else None,
         base_model=raw(model["base_model"]),
-        datasets=[slug(str(report["provenance"]["dataset"]["name"]))] if evaluated else None,
-        metrics=METRICS if evaluated else None,
-        tags=[*TAGS, *(str(tag) for tag in optional(model, "tags"))],
+        datasets=trained_on(report),
+        metrics=METRICS if tested else None,
+        tags=tags,
         model_name=str(model["name"]),
-        eval_results=eval_results(report) if evaluated else None,
+        eval_results=eval_results(report) if tested else None,
     )
     return data.to_yaml()
 
 
-def only_imported(report: ReportNode) -> bool:
-    """Whether the model came from elsewhere and nothing was evaluated here: its card then shows no result."""
-    return "imported" in report and "evaluation" not in report
+def trained_on(report: ReportNode) -> list[str] | None:
+    """The dataset that the weights were trained on, the Hub's ``datasets``; None where it has no name."""
+    if "imported" in report:
+        return None
+    dataset = report["trained_on"] if "trained_on" in report else report["provenance"]["dataset"]
+    return [slug(str(dataset["name"]))]
 
 
 def eval_results(report: ReportNode) -> list[EvalResult]:
     """The test results of the ``model-index``; a metric that is not defined is left out."""
     dataset, test = report["provenance"]["dataset"], report["evaluation"]["test"]
+    places = [(kind, name, test, path) for kind, name, path in INDEX]
+    if "trust_evaluation" in report:
+        places += [(kind, name, report["trust_evaluation"], path) for kind, name, path in TRUST_INDEX]
     rows = []
-    for kind, name, path in INDEX:
-        node = test
+    for kind, name, node, path in places:
         for key in path:
-            node = node[key]
-        if raw(node["value"]) is None:
+            node = node[key] if given(node) else node
+        if not given(node) or not given(node["value"]):
             continue
         interval = num(node).partition(" (")[2].rstrip(")")
         rows.append(

@@ -16,6 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.hf_api import CommitInfo, RepoFile
 from huggingface_hub.utils import disable_progress_bars
 
+from model_cards.card import read_report, report_kind
 from model_cards.command import OneLineParser, UserError, run
 from model_cards.hub import HubProblem, check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, file_facts, parse_manifest, read_manifest
@@ -64,13 +65,16 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
 
     Raises:
         RepoIdError: not ``ORG/NAME``.
-        PublishError: the folder does not verify, or is not of the given type.
+        PublishError: the folder does not verify, is not of the given type, or holds no single model.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
     found = folder_type(folder)
     if repo_type not in (None, found):
         raise PublishError(f"--repo-type {repo_type}, but {folder} holds a {found}: leave the option out")
+    if found == "model" and (kind := report_kind(read_report(folder))) != "model":
+        named = kind.replace("_", " ")
+        raise PublishError(f"{folder} holds a {named}, and a repository holds one model: publish a model's folder")
     problems = verify_folder(folder)
     if problems:
         more = f" (and {len(problems) - 1} more: python -m model_cards.verify {folder})" if len(problems) > 1 else ""

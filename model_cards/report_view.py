@@ -7,7 +7,7 @@ reason, or not finite, the build stops with the path; it never prints a hole.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from model_cards.command import UserError
@@ -101,13 +101,15 @@ def number(node: ReportNode) -> float:
     return value
 
 
-def num(node: ReportNode, digits: int = 3) -> str:
+def num(node: ReportNode, digits: int = 3, factor: float = 1.0, unit: str = "") -> str:
     """A measured number with its 95 % interval: ``0.816 (0.795–0.836)``, or why it is not defined.
 
     Args:
         node: ``{"value", "low", "high", "method"}``, or ``{"value": null, "why": "not defined: support 0"}``. Bounds
             that are null need a ``method`` that says so: ``no interval: ...``.
         digits: decimals.
+        factor: what all three are multiplied by.
+        unit: what follows the value.
 
     Raises:
         MissingNumberError: the value, a bound, or the reason for their absence is missing.
@@ -115,14 +117,24 @@ def num(node: ReportNode, digits: int = 3) -> str:
     value = node["value"]
     if value._raw is None:
         return str(node["why"])
-    text = f"{number(value):.{digits}f}"
+    text = f"{factor * number(value):.{digits}f}{unit}"
     if given(node["low"]) and given(node["high"]):
-        low, high = number(node["low"]), number(node["high"])
+        low, high = factor * number(node["low"]), factor * number(node["high"])
         dash = " to " if low < 0 else "–"
         return f"{text} ({low:.{digits}f}{dash}{high:.{digits}f})"
     if not str(node["method"]).startswith("no interval"):
         raise MissingNumberError(f"{node._path}.low", "or .high is null, and .method does not say why")
     return f"{text} (no interval)"
+
+
+def rate(node: ReportNode, digits: int = 1) -> str:
+    """A measured share as ``4.1 % (2.8–5.8)``; as ``num`` else."""
+    return num(node, digits, 100.0, " %")
+
+
+def share(node: ReportNode) -> str:
+    """A share that somebody chose, with as many digits as it has: ``5 %``, ``2.5 %``."""
+    return f"{100 * number(node):.10g} %"
 
 
 def signed(node: ReportNode, digits: int = 3, unit: str = "") -> str:
@@ -160,9 +172,7 @@ def count(node: ReportNode) -> str:
 
 
 def percent(node: ReportNode, digits: int = 1) -> str:
-    """A share in [0, 1] as ``39.0 %``; null, the share of nothing, as ``no images``."""
-    if node._raw is None:
-        return "no images"
+    """A share in [0, 1] as ``39.0 %``."""
     return f"{100 * number(node):.{digits}f} %"
 
 
@@ -198,8 +208,14 @@ def cell(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
+def codes(names: Iterable[object]) -> str:
+    """Names as code, in a row: ```bcc`, `mel```."""
+    return ", ".join(f"`{cell(name)}`" for name in names)
+
+
 FILTERS = {
     "cell": cell,
+    "codes": codes,
     "count": count,
     "duration": duration,
     "fixed": fixed,
@@ -209,7 +225,9 @@ FILTERS = {
     "pairs": pairs,
     "path": path_of,
     "percent": percent,
+    "rate": rate,
     "raw": raw,
+    "share": share,
     "short": short,
     "signed": signed,
     "signed_percent": signed_percent,

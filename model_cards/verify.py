@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from model_cards.build import CARD
-from model_cards.card import CARD_LAYOUT, REPORT, read_report, render
+from model_cards.card import CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
 from model_cards.command import OneLineParser, UserError, fail, run
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files
 
 CONFIG = "config.json"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+LONGEST = 120
 LAYOUT = re.compile(r"<!-- Card layout (\d+)\.")
 
 
@@ -43,20 +44,42 @@ def folder_type(folder: Path) -> str:
 def verify_folder(folder: Path) -> list[str]:
     """Everything that is wrong with a folder, one sentence each; empty when it is what it says.
 
-    A dataset folder is compared with its manifest. A model folder also: its card with its report, number by number, and
-    its config with its report.
+    Every folder is compared with its manifest. A model folder also: its card with its report, number by number, and its
+    config with its report. Of a cross-validation that is done for each of its folds, which are model folders.
 
     Raises:
         FolderError: neither a model nor a dataset folder.
         ManifestError, ReportError, MissingNumberError: nothing can be compared.
     """
     folder = Path(folder)
-    kind = folder_type(folder)
+    if folder_type(folder) == "dataset":
+        return check_manifest(folder)
+    report = read_report(folder)
+    kind = report_kind(report)
+    if kind == SCORING:
+        raise FolderError(f"{folder} holds a model's answers to some images: give the folder of a model or dataset")
     problems = check_manifest(folder)
-    if kind == "model":
-        report = read_report(folder)
-        problems += check_card(folder, report)
-        problems += check_config(folder, report)
+    if kind == CROSS_VALIDATION:
+        return problems + check_folds(folder, report, {problem.split(" ", 1)[0] for problem in problems})
+    return problems + check_card(folder, report) + check_config(folder, report)
+
+
+def check_folds(folder: Path, report: dict[str, Any], named: set[str]) -> list[str]:
+    """What is wrong with the models of a cross-validation, each sentence beginning with the fold's name.
+
+    Args:
+        folder: of the cross-validation.
+        report: of it.
+        named: files of which something was said already.
+    """
+    problems = []
+    for fold in report.get("folds", []):
+        name = Path(str(fold.get("name"))).name  # never outside the folder, whatever the report says
+        try:
+            found = verify_folder(folder / name)
+        except UserError as error:
+            found = [str(error)]
+        problems += [f"{name}: {text}" for text in found if f"{name}/{text.split(' ', 1)[0]}" not in named]
     return problems
 
 
@@ -112,7 +135,7 @@ def differing_number(found: str, wanted: str) -> str | None:
 
 
 def check_config(folder: Path, report: dict[str, Any]) -> list[str]:
-    """Compare ``config.json`` with the report: temperature, labels, their names and groups, image size."""
+    """Compare ``config.json`` with the report: all of trust, labels, their names and groups, image size."""
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -124,23 +147,36 @@ def check_config(folder: Path, report: dict[str, Any]) -> list[str]:
     names = [label["name"] for label in labels]
     ids = config.get("id2label") or {}
     pairs: list[tuple[str, Any, str, Any]] = [
-        (
-            "trust.temperature.value",
-            ((config.get("trust") or {}).get("temperature") or {}).get("value"),
-            "trust.temperature.value",
-            report.get("trust", {}).get("temperature", {}).get("value"),  # an imported model has none
-        ),
         ("id2label", [ids.get(str(index)) for index in range(len(ids))], "model.labels", names),
         ("image_size", config.get("image_size"), "model.image_size", report["model"]["image_size"]),
     ]
     for key, part in (("label_names", "long_name"), ("label_groups", "group")):
         if config.get(key):
             pairs.append((key, config[key], f"model.labels.{part}", {label["name"]: label[part] for label in labels}))
+    # An import that was not evaluated has no trust.
+    differing = difference(config.get("trust") or {}, report.get("trust", {}), "trust")
     return [
-        f"{CONFIG}: {mine} is {value!r}, {REPORT} says {theirs} is {wanted!r}: evaluate the model again"
-        for mine, value, theirs, wanted in pairs
+        f"{CONFIG}: {mine} is {brief(value)}, {REPORT} says {theirs} is {brief(wanted)}: evaluate the model again"
+        for mine, value, theirs, wanted in [*differing, *pairs]
         if value != wanted
     ]
+
+
+def difference(found: Any, wanted: Any, path: str) -> list[tuple[str, Any, str, Any]]:
+    """The first place in which two trees of JSON differ, or none: (path, value, path, value); a missing one is None."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted({*found, *wanted}):
+            inner = difference(found.get(key), wanted.get(key), f"{path}.{key}")
+            if inner:
+                return inner
+        return []
+    return [] if found == wanted else [(path, found, path, wanted)]
+
+
+def brief(value: Any) -> str:
+    """A value as a message can hold it."""
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
 def verify(target: str, repo_type: str | None = None) -> list[str]:
@@ -172,7 +208,8 @@ def main() -> None:
     parser = OneLineParser(
         prog="python -m model_cards.verify",
         description="Check a finished model or dataset: every byte against manifest.json, every number of a model's "
-        "card against report.json, the temperature and labels of config.json against report.json. "
+        "card against report.json, trust and labels of config.json against report.json; of a cross-validation that for "
+        "each fold's model. "
         "Exit code 0: all is well; 2: something is not, one line each on stderr.",
     )
     parser.add_argument(

@@ -1,7 +1,8 @@
 """The whole chain on drawn phantoms, each step the command a user would type: ``make demo``.
 
-archive -> dataset -> model -> predictions -> report -> card -> published -> loaded again by its name -> prediction. The
-Hub is a real HTTP one on this machine's loopback address; nothing leaves the machine.
+archive -> dataset -> ensemble -> predictions -> trust -> report -> card -> published -> loaded again by name -> three
+answers: one it is sure of, one it cannot decide, and a picture of no skin at all, which it declines. The Hub is a real
+HTTP one on this machine's loopback address; nothing leaves the machine.
 """
 
 from __future__ import annotations
@@ -21,22 +22,46 @@ from datasets_scripts.command import OneLineParser
 from trainers.errors import OutputError, UserError, report_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
-REPO_ID = "org/derm-x-phantom"
-IMAGES, SEED, TASK = 640, 0, "dermx"
+REPO_ID = "org/phantom-ensemble"
+IMAGES, SEED, TASK = 1500, 0, "isic2017"
+NEW = 987_654  # lesions from this number on are in no dataset
+CANDIDATES = 8  # of each class, of which a clear and an ambiguous one are shown
 # What a reader of the card would type: nothing of this project is imported.
 ASK = """
-import json, sys
+import sys
+from pathlib import Path
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-repo, *paths = sys.argv[1:]
+repo, folder = sys.argv[1:]
 model = AutoModelForImageClassification.from_pretrained(repo, trust_remote_code=True)
 processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=True)
-for path in paths:
-    answer = model.predict(**processor(images=Image.open(path), return_tensors="pt"))[0]
+answers = {}
+for path in sorted(Path(folder).iterdir()):
+    answers[path.name] = model.predict(**processor(images=Image.open(path), return_tensors="pt"))[0]
+
+def surest(names):
+    return min(names, key=lambda name: answers[name]["predictive_entropy"], default=None)
+
+drawn = [name for name in answers if not name.startswith("no_skin")]
+right = [name for name in drawn if name.startswith(answers[name]["predicted"] + "_")]
+low = [name for name in right if answers[name]["band"] == "low" and not answers[name]["abstain"]]
+two = [name for name in drawn if answers[name]["prediction_set"] and len(answers[name]["prediction_set"]) == 2]
+strange = [name for name in answers if name.startswith("no_skin")]
+counts = [sum(answers[n]["abstain"] for n in names) for names in (drawn, strange)]
+print(f"declined: {counts[0]} of {len(drawn)} drawn lesions, {counts[1]} of {len(strange)} pictures of no skin")
+chosen = {"a clear lesion": surest(low), "an ambiguous one": surest(two),
+          "no skin at all": max(strange, key=lambda name: answers[name]["ood_score"])}
+for title, name in chosen.items():
+    if name is None:
+        print(f"\n{title}: none among these")
+        continue
+    answer = answers[name]
     best = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:3]
-    best = ", ".join(f"{name} {p:.2f}" for name, p in best)
-    print(f"{path.rsplit('/', 1)[-1]:<14} predicted {answer['predicted']:<6} {best} "
-          f"| p_malignant {answer['p_malignant']:.2f} | entropy {answer['predictive_entropy']:.2f} nats")
+    best = ", ".join(f"{label} {p:.2f}" for label, p in best)
+    print(f"\n{title} ({name}): {answer['message']}")
+    if not answer["abstain"]:
+        print(f"    set {{{', '.join(answer['prediction_set'])}}} | {best} | aleatoric {answer['aleatoric']:.2f} "
+              f"+ epistemic {answer['epistemic']:.2f} nats | p_malignant {answer['p_malignant']:.2f}")
 """
 
 
@@ -86,17 +111,16 @@ def loopback_hub(home: Path) -> Iterator[dict[str, str]]:
         process.wait(timeout=10)
 
 
-def draw_examples(folder: Path) -> list[Path]:
-    """Three phantoms that the dataset does not hold, saved where the last step finds them."""
+def draw_examples(folder: Path) -> None:
+    """Phantoms that the dataset does not hold, and pictures of no skin, saved where the last step finds them."""
     from datasets_scripts.phantom import draw
+    from datasets_scripts.taxonomy import TASKS
 
     folder.mkdir(parents=True)
-    paths = []
-    for label in ("nv", "mel", "vasc"):
-        path = folder / f"drawn_{label}.png"
-        draw(label, 987_654).image.save(path)
-        paths.append(path)
-    return paths
+    for number in range(CANDIDATES):
+        for label in TASKS[TASK]:
+            draw(label, NEW + number).image.save(folder / f"{label}_{number}.png")
+        draw("random", NEW + number).image.save(folder / f"no_skin_{number}.png")
 
 
 def demo(out: Path) -> None:
@@ -127,25 +151,29 @@ def demo(out: Path) -> None:
         "accelerate.commands.launch",
         "--num_processes",
         "1",
-        "trainers/train_mobilenet.py",
+        "trainers/train_ensemble.py",
         "--recipe",
-        "demo",
+        "ensemble_demo",
     ]
     train = [*launch, "--dataset", f"{relative}/dataset", "--output_dir", f"{relative}/model"]
-    step("train, calibrate, evaluate, describe", train, shown=shlex.join(["accelerate", "launch", *train[5:]]))
+    step(
+        "train three members, fit trust, evaluate, describe",
+        train,
+        shown=shlex.join(["accelerate", "launch", *train[5:]]),
+    )
     step("verify card and files", [python, "-m", "model_cards.verify", f"{relative}/model"])
-    examples = draw_examples(out / "examples")
+    draw_examples(out / "examples")
     with loopback_hub(out / "hub_cache") as env:
         step(
             "publish to a Hub on loopback",
             [python, "-m", "model_cards.publish", f"{relative}/model", "--repo-id", REPO_ID],
             env,
         )
-        ask = [python, "-I", "-c", ASK, REPO_ID, *map(str, examples)]
+        ask = [python, "-I", "-c", ASK, REPO_ID, str(out / "examples")]
         shown = (
             f"python: AutoModelForImageClassification.from_pretrained({REPO_ID!r}, trust_remote_code=True).predict(...)"
         )
-        step("load it by name, ask it about three new phantoms", ask, env, cwd=out, shown=shown)
+        step("load it by name, ask it about new phantoms", ask, env, cwd=out, shown=shown)
     print(
         f"\nDone in {time.perf_counter() - started:.0f} s. The card: {relative}/model/README.md, "
         "its numbers: report.json beside it."

@@ -77,7 +77,11 @@ def fit_trust(
     foreign = predict_folders(model, processor, strangers or [], options.inference)
     foreign |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
-    stored = stored_predictions(Path(source)) if still_said(old, dataset, options, weights_dtype) else {}
+    stored = (
+        stored_predictions(Path(source), bool(model.early_layers()))
+        if still_said(old, dataset, options, weights_dtype)
+        else {}
+    )
     predictions = {
         split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
         for split in JUDGED
@@ -210,8 +214,8 @@ def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptio
     return same_data and same_weights and inferences == {"plain"}
 
 
-def stored_predictions(folder: Path) -> dict[str, Predictions]:
-    """Split -> predictions with features that lie in a folder; none where its files are not as they were finished."""
+def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]:
+    """Split -> predictions with all that a gate may look at; none where the folder's files are not as they were finished."""
     try:
         if verify_folder(folder):
             return {}
@@ -221,7 +225,7 @@ def stored_predictions(folder: Path) -> dict[str, Predictions]:
     for split in JUDGED:
         path = folder / f"predictions_{split}.parquet"
         rows = read_predictions(path) if path.is_file() else None
-        if rows is not None and rows.features is not None:
+        if rows is not None and rows.features is not None and not (with_early and rows.early is None):
             found[split] = rows
     return found
 
@@ -238,10 +242,15 @@ def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: in
         dataset: the same, described.
         seed: of the resamples.
     """
-    kept = {name: old[name] for name in ("imported", "training") if name in old}
+    kept: dict[str, Any] = {name: old[name] for name in ("imported", "training") if name in old}
     made = {**origin(), "seed": seed, **old.get("provenance", {}), "dataset": dataset}
     trained_on = None if "imported" in old else old.get("trained_on", old.get("provenance", {}).get("dataset"))
-    found = {"model": describe_again(old["model"], dataset), **kept, "provenance": made, "trust_provenance": origin()}
+    found: dict[str, Any] = {
+        "model": describe_again(old["model"], dataset),
+        **kept,
+        "provenance": made,
+        "trust_provenance": origin(),
+    }
     if trained_on is not None and trained_on["fingerprint"] == dataset["fingerprint"]:
         return {**found, "leak_audit": audit_leaks(splits)}
     elsewhere = {} if trained_on is None else {"trained_on": trained_on}

@@ -88,7 +88,7 @@ def compare_methods(
 
 
 def fitted_half(rows: Predictions, trust: dict[str, Any]) -> Predictions:
-    """The images that the temperature was fitted on: the first half of the split; all of it before there were halves."""
+    """The images that the temperature was fitted on: the first half of the split, or all of an older model's."""
     fitted = trust["temperature"]
     return rows.select(halve(rows.label, rows.group_id, fitted["seed"])[0]) if "seed" in fitted else rows
 

@@ -48,7 +48,8 @@ def samples_file(folder: Path, split: str) -> Path:
 def write_samples(predictions: Predictions, logits: np.ndarray, path: Path) -> None:
     """Store passes (N, M, S, C) as a predictions file of M x S members, beside the predictions they belong to."""
     n, _, _, classes = logits.shape
-    write_predictions(replace(predictions, logits=logits.reshape(n, -1, classes), features=None, ood_score=None), path)
+    alone = replace(predictions, logits=logits.reshape(n, -1, classes), features=None, early=None, ood_score=None)
+    write_predictions(alone, path)
 
 
 def read_samples(predictions: Predictions, path: Path) -> np.ndarray | None:

@@ -108,6 +108,7 @@ def pool(folds: Sequence[Fold]) -> Predictions:
         ),
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in sorted(shared)},
         features=None,
+        early=None,
         ood_score=None,
         config_name=f"{first.name} to {folds[-1].name}" if len(folds) > 1 else first.name,
     )

@@ -68,7 +68,7 @@ def predict_split(
     part = replace(splits, splits={split: table if rows is None else table.select(chosen)})
     images = AlteredImages(part.splits[split], processor, alter, chosen)
     loader = DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=collate)
-    raw, features = _run(model, loader, inference, f"predict {named or split}", progress)
+    raw, seen = _run(model, loader, inference, f"predict {named or split}", progress)
     image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
     if "image_id" in table.column_names:
         image_id = part.column(split, "image_id")
@@ -80,14 +80,13 @@ def predict_split(
         group_id=_or(part.column(split, "group_id"), image_id),
         label=images.labels,
         logits=raw,
-        labels=splits.labels,
-        label_names=dict(model.config.label_names),
-        label_groups=dict(model.config.label_groups),
+        **_vocabulary(model),
         split=named or split,
         config_name=splits.config_name,
         dataset=splits.name,
         columns=columns,
-        features=features,
+        features=seen["features"],
+        early=seen["early"],
     )
 
 
@@ -105,7 +104,7 @@ def predict_strangers(
     if not paths:
         raise UserError(f"the folder {str(folder)!r} holds no picture ({', '.join(PICTURES)}): give one that does")
     loader = DataLoader(PictureFiles(paths, processor), batch_size=batch_size, collate_fn=collate)
-    raw, features = _run(model, loader, inference, f"predict {folder.name}", progress)
+    raw, seen = _run(model, loader, inference, f"predict {folder.name}", progress)
     ids = np.array([path.relative_to(folder).as_posix() for path in paths], dtype=object)
     return Predictions(
         image_id=ids,
@@ -113,12 +112,11 @@ def predict_strangers(
         group_id=ids,
         label=np.full(len(ids), NO_LABEL, dtype=np.int64),
         logits=raw,
-        labels=model.config.labels,
-        label_names=dict(model.config.label_names),
-        label_groups=dict(model.config.label_groups),
+        **_vocabulary(model),
         split=f"ood_{folder.name}",
         dataset=folder.name,
-        features=features,
+        features=seen["features"],
+        early=seen["early"],
     )
 
 
@@ -126,12 +124,10 @@ def with_ood_scores(model: Any, predictions: Predictions) -> Predictions:
     """The same predictions with what the model's fitted gate says of each image."""
     if predictions.features is None:
         raise UserError(f"the predictions of {predictions.split!r} hold no features: predict them again")
-    features = torch.from_numpy(predictions.features.astype(np.float32)).to(model.device)
-    logits = torch.from_numpy(predictions.logits.astype(np.float32)).to(model.device)
+    seen = [predictions.features, predictions.logits, *([] if predictions.early is None else [predictions.early])]
+    tensors = [torch.from_numpy(values.astype(np.float32)).to(model.device).split(1024) for values in seen]
     with torch.inference_mode():
-        scores = [
-            model.strangeness(part, raw) for part, raw in zip(features.split(1024), logits.split(1024), strict=True)
-        ]
+        scores = [model.strangeness(*parts) for parts in zip(*tensors, strict=True)]
     return replace(predictions, ood_score=torch.cat(scores).double().cpu().numpy())
 
 
@@ -165,20 +161,37 @@ class PictureFiles(Dataset):
         return {name: value[0] for name, value in inputs.items()}
 
 
-def _run(model: Any, loader: Any, inference: str, title: str, progress: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Raw logits (N, M, C) as float64 and features (N, D) as float32 of everything that a loader gives."""
+def _vocabulary(model: Any) -> dict[str, Any]:
+    """What a model calls its classes, and what they are."""
+    config = model.config
+    names = {"label_names": dict(config.label_names), "label_groups": dict(config.label_groups)}
+    return {"labels": list(config.labels), **names}
+
+
+def _run(
+    model: Any, loader: Any, inference: str, title: str, progress: bool
+) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
+    """Raw logits (N, M, C) as float64; ``features`` (N, D) and ``early`` (N, E) as float32, of all that a loader gives."""
     model.eval()
-    logits, features = [], []
-    for batch in tqdm(loader, desc=title, disable=not progress, unit="batch"):
-        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
-        try:
-            output = model.infer(inputs, inference)
-        except InferenceError as error:
-            raise UserError(str(error)) from error
-        raw = output.raw_logits.float().cpu().numpy()
-        logits.append(raw[:, None, :] if raw.ndim == 2 else raw)
-        features.append(output.features.float().cpu().numpy())
-    return np.concatenate(logits).astype(np.float64), np.concatenate(features)
+    logits: list[np.ndarray] = []
+    seen: dict[str, list[np.ndarray]] = {"features": [], "early": []}
+    give_early, model.give_early = model.give_early, True
+    try:
+        for batch in tqdm(loader, desc=title, disable=not progress, unit="batch"):
+            inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+            try:
+                output = model.infer(inputs, inference)
+            except InferenceError as error:
+                raise UserError(str(error)) from error
+            raw = output.raw_logits.float().cpu().numpy()
+            logits.append(raw[:, None, :] if raw.ndim == 2 else raw)
+            for name, values in seen.items():
+                if output.get(name) is not None:
+                    values.append(output[name].float().cpu().numpy())
+    finally:
+        model.give_early = give_early
+    whole = {name: np.concatenate(values) if values else None for name, values in seen.items()}
+    return np.concatenate(logits).astype(np.float64), whole
 
 
 def _ages(values: np.ndarray) -> np.ndarray:

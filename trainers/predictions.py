@@ -4,8 +4,8 @@ One Parquet file a split, one row an image. Trust, metrics, figures and cards ar
 made again in seconds without a model or an accelerator.
 
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
-M x classes C, raw: before any temperature), optional ``features`` (list<halffloat>, length D) and ``ood_score``
-(double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``,
+M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>,
+lengths D and E) and ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``,
 ``diagnosis``, ``provenance`` (string). What the columns cannot say (label names, split, dataset) stands as JSON in the
 file's metadata under ``lesion_suite``.
 """
@@ -53,6 +53,7 @@ class Predictions:
         dataset: the dataset's name.
         columns: subgroup columns, each (N,): ``age`` in years as float64 with NaN = unknown; the others str.
         features: (N, D) float32 pooled features, or None when they were left out.
+        early: (N, E) float32, what an early layer sees, or None when it was left out.
         ood_score: (N,) what the model's gate says, higher = stranger; None where none was fitted.
     """
 
@@ -69,6 +70,7 @@ class Predictions:
     dataset: str = ""
     columns: dict[str, np.ndarray] = field(default_factory=dict)
     features: np.ndarray | None = None
+    early: np.ndarray | None = None
     ood_score: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -118,6 +120,7 @@ class Predictions:
             logits=self.logits[rows],
             columns={name: values[rows] for name, values in self.columns.items()},
             features=None if self.features is None else self.features[rows],
+            early=None if self.early is None else self.early[rows],
             ood_score=None if self.ood_score is None else self.ood_score[rows],
         )
 
@@ -141,12 +144,11 @@ def write_predictions(predictions: Predictions, path: Path, *, with_features: bo
         "label": pa.array(predictions.label.astype(np.int32)),
         "logits": logits,
     }
-    if with_features and predictions.features is not None:
-        width = predictions.features.shape[1]
-        flat = pa.array(predictions.features.astype(np.float16).reshape(-1))
-        arrays["features"] = pa.ListArray.from_arrays(
-            pa.array(np.arange(0, n * width + 1, width, dtype=np.int32)), flat
-        )
+    for name, values in (("features", predictions.features), ("early", predictions.early)):
+        if with_features and values is not None:
+            width = values.shape[1]
+            flat = pa.array(values.astype(np.float16).reshape(-1))
+            arrays[name] = pa.ListArray.from_arrays(pa.array(np.arange(0, n * width + 1, width, dtype=np.int32)), flat)
     if predictions.ood_score is not None:
         arrays["ood_score"] = pa.array(predictions.ood_score.astype(np.float64))
     if "age" in predictions.columns:
@@ -190,9 +192,11 @@ def read_predictions(path: Path) -> Predictions:
     n, classes = table.num_rows, len(about["labels"])
     flat = _flat(table["logits"])
     logits = np.asarray(flat, dtype=np.float64).reshape(n, -1, classes) if n else np.zeros((0, 1, classes))
-    features = None
-    if "features" in table.column_names:
-        features = np.asarray(_flat(table["features"]), dtype=np.float32).reshape(n, -1)
+    wide = {
+        name: np.asarray(_flat(table[name]), dtype=np.float32).reshape(n, -1)
+        for name in ("features", "early")
+        if name in table.column_names
+    }
     columns: dict[str, np.ndarray] = {}
     if "age" in table.column_names:
         columns["age"] = np.array([np.nan if v is None else v for v in table["age"].to_pylist()], dtype=np.float64)
@@ -214,7 +218,8 @@ def read_predictions(path: Path) -> Predictions:
         config_name=about["config_name"],
         dataset=about["dataset"],
         columns=columns,
-        features=features,
+        features=wide.get("features"),
+        early=wide.get("early"),
         ood_score=np.asarray(table["ood_score"].to_numpy()) if "ood_score" in table.column_names else None,
     )
 

@@ -75,6 +75,7 @@ class ShippingTester:
         "ood_lesion.py",
         "pipeline_lesion.py",
         "preprocess_lesion.py",
+        "storage_lesion.py",
         "trust_lesion.py",
     }
 

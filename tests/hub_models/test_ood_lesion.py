@@ -8,9 +8,23 @@ import numpy as np
 import pytest
 import torch
 
-from hub_models.ood_lesion import BUFFERS, DETECTORS, DetectorBufferError, UnknownDetectorError, ood_score
+from hub_models.ood_lesion import (
+    BUFFERS,
+    DETECTORS,
+    EARLY,
+    DetectorBufferError,
+    UnknownDetectorError,
+    channel_statistics,
+)
+from hub_models.ood_lesion import ood_score as scored
 
 WIDTH, DIMENSIONS, CLASSES = 24, 5, 3
+
+
+def ood_score(name, features, raw_logits, temperature=1.0, settings=None, buffers=None):
+    """The score of detectors that look at an early layer too: the features stand for it."""
+    early = features if name in EARLY else None
+    return scored(name, features, raw_logits, temperature, settings, buffers, early)
 
 
 def fitted(seed: int = 0) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
@@ -131,6 +145,42 @@ def test_half_precision_and_autocast_are_scored_in_float32(name):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         cast = ood_score(name, features, logits, 1.0, settings, buffers)
     assert torch.equal(cast, plain)
+
+
+def test_early_statistics_are_looked_at_in_the_place_of_features():
+    features, logits = drawn(6)
+    settings, buffers = fitted()
+    early = scored("early_mahalanobis", torch.zeros(6, 2), logits, 1.0, settings, buffers, features)
+    assert torch.equal(early, scored("mahalanobis", features, logits, 1.0, settings, buffers))
+    assert torch.equal(
+        scored("vim", features, logits, 1.0, settings, buffers, early),
+        ood_score("vim", features, logits, 1.0, settings, buffers),
+    )
+    with pytest.raises(DetectorBufferError, match="early_mahalanobis needs the statistics of an early layer"):
+        scored("early_mahalanobis", features, logits, 1.0, settings, buffers)
+
+
+def test_channel_statistics_by_hand():
+    # One channel holds 1, 3, 1, 3 (mean 2, deviation 1), the other 0, 0, 0, 4 (mean 1, deviation the root of 3).
+    maps = torch.tensor([[[[1.0, 3.0], [1.0, 3.0]], [[0.0, 0.0], [0.0, 4.0]]]])
+    expected = [2.0, 1.0, 1.0, math.sqrt(3)]
+    assert channel_statistics(maps)[0].tolist() == pytest.approx(expected)
+    assert channel_statistics(maps.flatten(2).transpose(1, 2))[0].tolist() == pytest.approx(expected)
+    turned = channel_statistics(maps.flip(3).transpose(2, 3))
+    assert turned[0].tolist() == pytest.approx(expected)
+
+
+def test_channel_statistics_of_half_precision_do_not_overflow():
+    maps = torch.full((2, 3, 64, 64), 300.0, dtype=torch.float16)
+    maps[:, :, ::2] = -300.0
+    found = channel_statistics(maps)
+    assert found.dtype == torch.float32
+    assert found[0].tolist() == pytest.approx([0.0] * 3 + [300.0] * 3)
+
+
+def test_channel_statistics_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"activations have the shape \(2, 3\)"):
+        channel_statistics(torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("name", ["mahalanobis", "nearest_neighbours"])

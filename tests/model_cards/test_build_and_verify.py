@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 
 from model_cards.build import build_card
-from model_cards.card import MissingNumberError, ReportError
+from model_cards.card import CARD_LAYOUT, MissingNumberError, ReportError
 from model_cards.manifest import write_manifest
+from model_cards.publish import PublishError, plan
 from model_cards.verify import FolderError, compare_lines, folder_type, verify_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +108,7 @@ def test_a_removed_line_is_named(model_folder: Path) -> None:
 
 
 def test_an_older_layout_may_say_it_in_other_words_but_not_with_other_numbers(model_folder: Path) -> None:
-    edit(model_folder, "<!-- Card layout 1.", "<!-- Card layout 0.")
+    edit(model_folder, f"<!-- Card layout {CARD_LAYOUT}.", "<!-- Card layout 0.")
     edit(model_folder, "In brackets stands the 95 % interval.", "The bracket is the 95 % interval.")
     assert verify_folder(model_folder) == []
     edit(model_folder, "| Accuracy | 0.816", "| Accuracy | 0.826")
@@ -124,8 +126,15 @@ def test_compare_lines_counts_from_one_and_finds_the_first_number() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("trust", {"temperature": {"value": 1.0}}, "trust.temperature.value is 1.0, report.json says"),
-        ("trust", {}, "trust.temperature.value is None"),
+        (
+            "trust.temperature.value",
+            1.0,
+            "temperature.value is 1.0, report.json says trust.temperature.value is 1.31371",
+        ),
+        ("trust.conformal.qhat", [0.9] * 4, "trust.conformal.qhat is [0.9, 0.9, 0.9, 0.9], report.json says"),
+        ("trust.bands.low.threshold", None, "trust.bands.low.threshold is None, report.json says"),
+        ("trust.more", 1, "trust.more is 1, report.json says trust.more is None"),
+        ("trust", {}, "trust.bands is None, report.json says trust.bands is {'low': {"),
         ("id2label", {"0": "bcc", "1": "df", "2": "nv", "3": "mel"}, "id2label is ['bcc', 'df', 'nv', 'mel']"),
         ("image_size", 128, "image_size is 128"),
         ("label_groups", {"bcc": "benign"}, "label_groups is {'bcc': 'benign'}"),
@@ -135,11 +144,85 @@ def test_a_config_that_disagrees_with_the_report_is_named(
     model_folder: Path, key: str, value: Any, message: str
 ) -> None:
     path = model_folder / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    config = json.loads(path.read_text())
+    *parents, last = key.split(".")
+    section = config
+    for name in parents:
+        section = section[name]
+    section[last] = value
+    path.write_text(json.dumps(config))
     write_manifest(model_folder)
     problems = verify_folder(model_folder)
     assert len(problems) == 1
     assert message in problems[0]
+    assert len(problems[0]) < 400
+
+
+@pytest.fixture
+def cross_validation(tmp_path: Path, model_folder: Path) -> Path:
+    """Two folds and what ``trainers.cross_validate`` writes beside them."""
+    folder = tmp_path / "folds"
+    for name in ("fold0", "fold1"):
+        shutil.copytree(model_folder, folder / name)
+    report = json.loads((model_folder / "report.json").read_text())
+    pooled = {
+        "schema_version": 1,
+        "kind": "cross_validation",
+        "model": {name: value for name, value in report["model"].items() if name not in ("initialised_from", "notes")},
+        "provenance": report["provenance"],
+        "folds": [{"name": name, "n": 70, "metrics": {}} for name in ("fold0", "fold1")],
+        "trust": {"temperature": {"value": 1.0, "method": "each fold's own"}},
+        "evaluation": {"test": report["evaluation"]["test"]},
+        "figures": [],
+    }
+    (folder / "report.json").write_text(json.dumps(pooled))
+    (folder / "README.md").write_text("# Invented MobileNetV2: 2 folds\n")
+    write_manifest(folder)
+    return folder
+
+
+def test_a_cross_validation_is_compared_with_its_manifest_and_its_folds_with_their_reports(
+    cross_validation: Path,
+) -> None:
+    assert verify_folder(cross_validation) == []
+    (cross_validation / "fold1" / "model.safetensors").write_bytes(b"x")
+    problems = verify_folder(cross_validation)
+    assert len(problems) == 1, "said once, though two manifests list it"
+    assert problems[0].startswith("fold1/model.safetensors was changed")
+    edit(cross_validation / "fold0", "| Accuracy | 0.816", "| Accuracy | 0.916")
+    write_manifest(cross_validation)
+    problems = verify_folder(cross_validation)
+    assert [problem.split(":")[0] for problem in problems] == ["fold0", "fold1"]
+    assert "the card says 0.916, report.json gives 0.816" in problems[0]
+    assert "model.safetensors was changed" in problems[1]
+
+
+def test_a_fold_that_is_gone_or_named_outside_the_folder_is_named(cross_validation: Path) -> None:
+    shutil.rmtree(cross_validation / "fold1")
+    write_manifest(cross_validation)
+    (problem,) = verify_folder(cross_validation)
+    assert problem.startswith("fold1: ")
+    assert "is not a folder" in problem
+    report = json.loads((cross_validation / "report.json").read_text())
+    report["folds"] = [{"name": "../../invented-mobilenet"}]
+    (cross_validation / "report.json").write_text(json.dumps(report))
+    write_manifest(cross_validation)
+    (problem,) = verify_folder(cross_validation)
+    assert problem.startswith("invented-mobilenet: ")
+
+
+def test_only_one_model_gets_a_card_and_a_repository(cross_validation: Path, model_folder: Path) -> None:
+    with pytest.raises(ReportError, match="holds a cross validation, not one model"):
+        build_card(cross_validation)
+    with pytest.raises(PublishError, match=r"holds a cross validation, and a repository holds one model"):
+        plan(cross_validation, "org/folds")
+    assert plan(cross_validation / "fold0", "org/fold0").repo_type == "model"
+    report = json.loads((model_folder / "report.json").read_text())
+    (model_folder / "report.json").write_text(json.dumps({**report, "scored": {"images": 3}}))
+    with pytest.raises(ReportError, match="holds a scoring, not one model"):
+        build_card(model_folder)
+    with pytest.raises(FolderError, match="holds a model's answers to some images"):
+        verify_folder(model_folder)
 
 
 def test_a_dataset_folder_is_compared_with_its_manifest(dataset_folder: Path) -> None:

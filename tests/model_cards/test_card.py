@@ -76,8 +76,8 @@ def test_an_undefined_metric_is_left_out_of_the_index_and_said_in_the_table(repo
 
 def test_every_measured_number_that_is_missing_is_named_by_its_path(report: dict[str, Any]) -> None:
     shown = render(report, FILES)
-    paths = [path for path in numbered_paths(report) if path[0] == "evaluation"]
-    assert len(paths) > 100
+    paths = [path for path in numbered_paths(report) if path[0] in ("evaluation", "trust_evaluation")]
+    assert len(paths) > 140
     for path in paths:
         broken = copy.deepcopy(report)
         parent = at(broken, path[:-1])
@@ -149,6 +149,8 @@ def test_a_leak_is_said_at_the_top(report: dict[str, Any]) -> None:
     top = text.split("## How to use it")[0]
     assert "**These numbers are optimistic.** 53 of the 137 test images (38.7 %)" in top
     assert "| `mel` | 22 | 15 | 68.2 % |" in text
+    report["leak_audit"]["test"]["per_class"]["df"] = {"n": 0, "leaking": 0, "share": None}
+    assert "| `df` | 0 | 0 | no images |" in render(report, FILES)
 
 
 def test_drawn_pictures_are_said_at_the_top(report: dict[str, Any]) -> None:
@@ -164,11 +166,17 @@ def test_the_not_a_medical_device_notice_comes_first(report: dict[str, Any]) -> 
 
 
 def test_a_model_selected_on_the_temperature_split_says_so(report: dict[str, Any]) -> None:
-    report["trust"]["temperature"] |= {"split": "validation", "also_used_for_model_selection": True}
+    for fitted in (*report["trust"].values(), *report["trust"]["bands"].values()):
+        if "split" in fitted:
+            fitted |= {"split": "validation", "also_used_for_model_selection": True}
     report["evaluation"].pop("calibration")
     text = render(report, FILES)
     assert "The same split also chose the epoch" in text
-    assert "| calibration | 140 | 0.8" not in text
+    assert (
+        "**That split was also used for model selection**: it chose the epoch, so every promise below is weaker" in text
+    )
+    assert "| validation | choosing the epoch, fitting trust | 97 | 0.8" in text
+    assert "| calibration | fitting" not in text
 
 
 def test_a_vocabulary_without_malignant_classes_has_no_p_malignant(report: dict[str, Any]) -> None:
@@ -189,8 +197,8 @@ def test_a_figure_that_is_not_in_the_folder_is_an_error(report: dict[str, Any]) 
 
 def test_every_table_names_its_place_in_the_report(report: dict[str, Any]) -> None:
     lines = render(report, FILES).splitlines()
-    heads = [i for i, line in enumerate(lines) if line.startswith("|--")]
-    assert len(heads) == 14
+    heads = [i for i, line in enumerate(lines) if line.startswith("|--") and lines[i - 1] != "| Key | What it holds |"]
+    assert len(heads) == 25
     for head in heads:
         source = lines[head - 2].removeprefix("<!-- report.json: ").removesuffix(" -->").split(",")[0]
         assert lines[head - 2].startswith("<!-- report.json: ")
@@ -231,7 +239,8 @@ def test_counts_shares_times_and_sizes() -> None:
     with pytest.raises(MissingNumberError, match="not a whole number"):
         count(ReportNode(14.5, "n"))
     assert percent(ReportNode(0.39)) == "39.0 %"
-    assert percent(ReportNode(None)) == "no images"
+    with pytest.raises(MissingNumberError, match="share is None and not a number"):
+        percent(ReportNode(None, "share"))
     assert [duration(ReportNode(s)) for s in (95, 1861, 7260)] == ["95 s", "31 min", "2 h 1 min"]
     assert [size(ReportNode(s)) for s in (812, 12_300, 1_912_345_678)] == ["812 B", "12.3 kB", "1.9 GB"]
 

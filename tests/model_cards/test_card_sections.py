@@ -55,7 +55,10 @@ def test_an_imported_model_has_a_card_without_results(imported: dict[str, Any]) 
     assert "@misc{theirs2025}" in card
     assert "a university clinic in Vienna" in card
     assert "## Results" not in card
+    assert "## When it does not answer" not in card
     assert "None was fitted" in card
+    assert 'classify("lesion.jpg", trust=False)' in card
+    assert "python -m trainers.fit_trust" in card
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_a_temperature_that_the_report_of_an_import_does_not_know_is_found(
     assert verify_folder(tmp_path) == []
     (tmp_path / "config.json").write_text(json.dumps({**config, "trust": {"temperature": {"value": 1.4}}}))
     build_card(tmp_path)
-    assert [problem for problem in verify_folder(tmp_path) if "trust.temperature.value is 1.4" in problem]
+    assert [problem for problem in verify_folder(tmp_path) if "trust.temperature is {'value': 1.4}" in problem]
 
 
 @pytest.fixture

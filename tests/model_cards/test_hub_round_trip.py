@@ -20,7 +20,13 @@ from PIL import Image
 
 from datasets_scripts.curate import curate
 from datasets_scripts.rows import Row
-from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
+from hub_models import (
+    PIPELINE_TASK,
+    LesionClassificationPipeline,
+    LesionImageProcessor,
+    MobileNetForLesionClassification,
+    MobileNetLesionConfig,
+)
 from model_cards.build import build_card
 from model_cards.publish import Published, plan, publish
 
@@ -63,8 +69,9 @@ def real_model_folder(tmp_path: Path, report: dict[str, Any]) -> Path:
         trust=report["trust"],
     )
     folder = tmp_path / "round-trip"
-    MobileNetForLesionClassification(config).save_pretrained(folder, weights_dtype="float16")
-    LesionImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
+    model, processor = MobileNetForLesionClassification(config), LesionImageProcessor(size={"height": 64, "width": 64})
+    pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=PIPELINE_TASK, device=-1)
+    pipeline.save_pretrained(folder, weights_dtype="float16")
     report["model"] |= {"image_size": 64, "backbone": "mobilenetv2_035"}
     report["figures"] = []
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -126,26 +133,29 @@ print(json.dumps(answers))
 
 @pytest.mark.slow
 def test_the_code_on_the_card_runs_as_printed(
-    hub: LoopbackHub, published_model: Published, real_model_folder: Path, tmp_path: Path
+    hub: LoopbackHub, published_model: Published, real_model_folder: Path, report: dict[str, Any], tmp_path: Path
 ) -> None:
     image = tmp_path / "lesion.jpg"
     image.write_bytes(picture(2))
     probabilities = torch.tensor(local_answer(real_model_folder, image)[0][0]).softmax(-1).tolist()
     card = (real_model_folder / "README.md").read_text("utf-8")
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
-    assert len(blocks) == 2
-    assert len(blocks[0].splitlines()) == 3  # three lines, as promised
-    program = "import json\nanswers = []\n"
-    for block in blocks:
-        *setup, last = block.replace("invented-mobilenet", "org/lesions").replace("lesion.jpg", str(image)).splitlines()
-        program += "\n".join(setup) + f"\nanswers.append({last})\n"
-    by_pipeline, (in_words,) = as_a_stranger(program + "print(json.dumps(answers))", hub, tmp_path / "stranger")
-    names = ["bcc", "df", "mel", "nv"]
-    expected = dict(zip(names, probabilities, strict=True))
-    assert [row["label"] for row in by_pipeline] == sorted(names, key=lambda name: -expected[name])
-    assert {row["label"]: row["score"] for row in by_pipeline} == pytest.approx(expected, abs=1e-5)
-    assert in_words["probabilities"] == pytest.approx(expected, abs=1e-5)
-    assert in_words["p_malignant"] == pytest.approx(expected["bcc"] + expected["mel"], abs=1e-5)
+    assert len(blocks) == 1
+    block = blocks[0].replace("invented-mobilenet", "org/lesions").replace("lesion.jpg", str(image))
+    program = f"import json\n{block}\nprint(json.dumps(answer))\n"
+    answer = as_a_stranger(program, hub, tmp_path / "stranger")
+    expected = dict(zip(["bcc", "df", "mel", "nv"], probabilities, strict=True))
+    assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
+    assert answer["predicted"] == max(expected, key=lambda name: expected[name])
+    assert answer["p_malignant"] == pytest.approx(expected["bcc"] + expected["mel"], abs=1e-5)
+    unsure = 1 - max(expected.values())
+    band = "low" if unsure <= 0.223 else "moderate" if unsure <= 0.416 else "high"
+    qhat = dict(zip(expected, report["trust"]["conformal"]["qhat"], strict=True))
+    names = [name for name, value in expected.items() if 1 - value <= qhat[name]]
+    assert (answer["band"], answer["prediction_set"], answer["is_ood"]) == (band, names, False)
+    assert answer["abstain"] == (band == "high" or not 1 <= len(names) <= 3)
+    for key in answer:
+        assert f"`{key}`" in card
 
 
 def test_a_dataset_loads_by_its_name_config_and_revision(hub: LoopbackHub, tmp_path: Path) -> None:

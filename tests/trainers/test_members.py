@@ -62,6 +62,8 @@ def test_the_ensemble_is_one_whole_verified_repo(ensemble: Path) -> None:
     for number in range(2):
         alone = load_file(member_folder(ensemble, number) / "model.safetensors")
         for name, tensor in alone.items():
+            if name.startswith("trust."):
+                continue  # a gate knows its own model's features alone: the ensemble has another
             together = model.state_dict()[name.replace("members.0.", f"members.{number}.")]
             assert torch.equal(together, tensor.to(together.dtype)), name
 

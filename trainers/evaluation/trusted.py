@@ -48,19 +48,24 @@ def trust_section(
     wrong = made.probs.argmax(axis=1) != predictions.label
     kept = made.accepted
     accepted = predictions.select(kept)
+    gate = ood_section(
+        predictions.ood_score,
+        predictions.group_id,
+        {name: rows.ood_score for name, rows in strangers.items()},
+        trust["ood"]["threshold"],
+        ood_groups={name: rows.group_id for name, rows in strangers.items()},
+        replicates=replicates,
+        seed=seed,
+    )
+    gate["per_class"] = [
+        {"name": name, **_accepted(predictions, kept, predictions.label == number)}
+        for number, name in enumerate(predictions.labels)
+    ]
     return {
         "split": predictions.split,
         "n": len(predictions),
         "n_groups": len(set(predictions.group_id.tolist())),
-        "gate": ood_section(
-            gate_scores(predictions),
-            predictions.group_id,
-            {name: gate_scores(rows) for name, rows in strangers.items()},
-            trust["ood"]["threshold"],
-            ood_groups={name: rows.group_id for name, rows in strangers.items()},
-            replicates=replicates,
-            seed=seed,
-        ),
+        "gate": gate,
         "sets": coverage_section(accepted, made.sets[kept], trust["conformal"]) if kept.any() else None,
         "bands": bands_section(accepted, made.bands[kept], made.probs[kept], trust["bands"]) if kept.any() else None,
         "verdicts": {
@@ -94,6 +99,13 @@ def verdicts(made: Decisions, wrong: np.ndarray, groups: np.ndarray) -> dict[str
     for name, rows in (("error_answered", answered), ("error_declined", ~answered)):
         found[name] = _share(wrong[rows], groups[rows]) if rows.any() else undefined("no image")
     return found
+
+
+def _accepted(predictions: Predictions, kept: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """How many of some images the gate accepts."""
+    groups = predictions.group_id[rows]
+    found = _share(kept[rows], groups) if rows.any() else undefined("no images")
+    return {"n": int(rows.sum()), "n_groups": len(set(groups.tolist())), "accepted": found}
 
 
 def _of_strangers(rows: Predictions, trust: Mapping[str, Any]) -> dict[str, Any]:

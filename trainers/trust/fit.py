@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,16 @@ from trainers.predictions import Predictions
 from trainers.trust.bands import fit_bands
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.halves import halve, one_per_group
+from trainers.trust.ood.fitted import OODFitError
 from trainers.trust.ood.gate import GateFit, fit_gate
-from trainers.trust.options import TrustOptions
+from trainers.trust.options import AUTO, TrustOptions
 from trainers.trust.prior import class_prior
 from trainers.trust.temperature import CalibrationFit, fit_calibration
 
 # 20 * 0.95 is 19.000000000000004: a hair of slack keeps a whole number whole.
 SLACK = 1e-9
+# The detector that is fitted on nothing, and so can always be had.
+FEWEST_NEEDS = "energy"
 METHODS = {
     "scalar": "scalar, minimum NLL (Guo et al. 2017)",
     "vector": "vector scaling, minimum NLL (Guo et al. 2017)",
@@ -133,18 +136,29 @@ def _gate(
 ) -> tuple[GateFit, dict[str, Any]]:
     """The gate of the first half; and what it accepts less than was asked for, with the reason."""
     acceptance = shown_acceptance(options.acceptance, len(one))
-    gate = fit_gate(
-        _features(one),
-        one.logits,
-        one.label,
-        one.group_id,
-        temperature,
-        {kind: (_features(altered), altered.logits) for kind, altered in shifted.items()},
-        acceptance=acceptance,
-        detector=options.detector,
-        shifted_rows=made_from,
-        seed=options.seed,
-    )
+
+    def fitted(detector: str) -> GateFit:
+        return fit_gate(
+            _features(one),
+            one.logits,
+            one.label,
+            one.group_id,
+            temperature,
+            {kind: _seen(altered) for kind, altered in shifted.items()},
+            acceptance=acceptance,
+            detector=detector,
+            early=one.early,
+            shifted_rows=made_from,
+            seed=options.seed,
+        )
+
+    try:
+        gate = fitted(options.detector)
+    except OODFitError as error:
+        if shifted or options.detector != AUTO:
+            raise
+        # There is nothing to choose by, and the default asks more of these few images than they have.
+        gate = replace(fitted(FEWEST_NEEDS), chosen_by={"method": f"the default cannot be fitted: {error}"})
     if acceptance == options.acceptance:
         return gate, {}
     why = (
@@ -157,8 +171,13 @@ def _gate(
 
 def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
     """The images of a half that the gate accepts, one a lesion."""
-    inside = part.select(gate.accepts(_features(part), part.logits))
+    inside = part.select(gate.accepts(*_seen(part)))
     return inside.select(one_per_group(inside.group_id, seed)) if len(inside) else inside
+
+
+def _seen(rows: Predictions) -> Any:
+    """Features, raw logits and, where there are, early statistics."""
+    return (_features(rows), rows.logits, *(() if rows.early is None else (rows.early,)))
 
 
 def _features(rows: Predictions) -> np.ndarray:

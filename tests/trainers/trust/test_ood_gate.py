@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from hub_models.ood_lesion import UnknownDetectorError, ood_score
+from hub_models.ood_lesion import EARLY, UnknownDetectorError, ood_score
 from trainers.trust.ood.fitted import OODFitError
-from trainers.trust.ood.gate import choose, fit_gate
+from trainers.trust.ood.gate import Known, choose, fit_gate
 from trainers.trust.ood.held_out import cross_fit, deal_folds, held_out_scores, threshold_at
 from trainers.trust.ood.registry import DETECTORS, named
 
 WIDTH, CLASSES = 40, 3
+SIX = [name for name in DETECTORS if name not in EARLY]  # those that look at features and logits
 
 
 def images(lesions: int, seed: int, *, own: float = 1.0) -> SimpleNamespace:
@@ -131,7 +132,7 @@ def test_a_threshold_that_cannot_be_had_is_named(n, acceptance, message):
 
 
 def test_the_detector_is_the_best_at_telling_ruined_images(known, shifted):
-    name, table, fits = choose(list(DETECTORS), *of(known), 1.0, shifted, shifted_rows=np.arange(80))
+    name, table, fits = choose(SIX, Known(*of(known), 1.0), shifted, shifted_rows=np.arange(80))
     means = {detector: row["mean"] for detector, row in table["detectors"].items()}
     assert name == max(means, key=means.get)
     assert name in ("mahalanobis", "nearest_neighbours", "vim")
@@ -139,12 +140,12 @@ def test_the_detector_is_the_best_at_telling_ruined_images(known, shifted):
     for row in table["detectors"].values():
         assert row["mean"] == pytest.approx(np.mean(list(row["auroc"].values())), abs=1e-6)
     assert table["kinds"] == {"moved": 80, "noise": 80}
-    assert set(fits) == set(DETECTORS)
+    assert set(fits) == set(SIX)
     json.dumps(table, allow_nan=False)
 
 
 def test_an_auroc_of_the_table_by_hand(known, shifted):
-    _, table, _ = choose(["energy"], *of(known), 1.0, {"noise": shifted["noise"]}, shifted_rows=np.arange(80))
+    _, table, _ = choose(["energy"], Known(*of(known), 1.0), {"noise": shifted["noise"]}, shifted_rows=np.arange(80))
     clean = -np.log(np.exp(known.logits).sum(axis=1))
     ruined = -np.log(np.exp(known.logits[:80] / 3).sum(axis=1))
     wins = (ruined[:, None] > clean).mean() + 0.5 * (ruined[:, None] == clean).mean()
@@ -153,15 +154,14 @@ def test_an_auroc_of_the_table_by_hand(known, shifted):
 
 def test_a_tie_goes_to_the_earlier_candidate(known, shifted):
     far = {"far": (known.features[:9] + 1e4 * np.eye(WIDTH)[30], known.logits[:9])}
-    assert choose(["vim", "mahalanobis"], *of(known), 1.0, far)[0] == "vim"
-    assert choose(["mahalanobis", "vim"], *of(known), 1.0, far)[0] == "mahalanobis"
+    assert choose(["vim", "mahalanobis"], Known(*of(known), 1.0), far)[0] == "vim"
+    assert choose(["mahalanobis", "vim"], Known(*of(known), 1.0), far)[0] == "mahalanobis"
 
 
 def test_a_detector_that_cannot_be_fitted_is_left_out_and_says_why(known, shifted):
     flat = {kind: (np.ones_like(features), logits) for kind, (features, logits) in shifted.items()}
-    name, table, _ = choose(
-        list(DETECTORS), np.ones_like(known.features), known.logits, known.labels, known.groups, 1.0, flat
-    )
+    same = Known(np.ones_like(known.features), known.logits, known.labels, known.groups, 1.0)
+    name, table, _ = choose(SIX, same, flat)
     assert name in ("max_softmax", "max_logit", "energy")
     assert "are the same on all" in table["detectors"]["vim"]["why"]
 
@@ -190,7 +190,7 @@ def test_the_gate_holds_the_buffers_of_its_detector_alone(known, shifted):
     gate = fit_gate(*of(known), 1.0, shifted, detector="vim")
     assert gate.detector == "vim"
     assert set(gate.buffers) == {"mean", "projection"}
-    assert set(gate.chosen_by["detectors"]) == set(DETECTORS)
+    assert set(gate.chosen_by["detectors"]) == set(SIX)
     config = json.loads(json.dumps(gate.as_config(), allow_nan=False))
     assert config["buffers"] == {"mean": [WIDTH], "projection": [WIDTH, 20]}
     assert config["chosen_by"]["method"] == "named"
@@ -218,6 +218,37 @@ def test_an_ensemble_is_fitted_on_its_members_side_by_side(known, shifted):
     assert gate.buffers["mean"].shape == (3 * WIDTH,)
     ours, theirs = gate.score(features, members), alone.score(known.features, known.logits)
     assert np.corrcoef(ours, theirs)[0, 1] == pytest.approx(1.0, abs=1e-3)
+
+
+def early_of(known: SimpleNamespace, seed: int, shift: float = 0.0) -> np.ndarray:
+    """Statistics of an early layer: nothing of the classes, but what a picture looks like."""
+    return 5 + shift + np.random.default_rng(seed).normal(size=(len(known.labels), 12)) * np.arange(1, 13) / 6
+
+
+def test_an_early_layer_is_chosen_where_it_tells_more(known):
+    early, rows = early_of(known, 1), np.arange(0, 120, 2)
+    # Ruined in looks alone: features and logits are those of the images.
+    made = {"looks": (known.features[rows], known.logits[rows], early[rows] + np.tile([3.0, -3.0], 6))}
+    gate = fit_gate(*of(known), 1.0, made, early=early, shifted_rows=rows)
+    assert gate.detector == "early_mahalanobis"
+    assert gate.buffers["mean"].shape == (12,)
+    assert set(gate.chosen_by["detectors"]) == set(DETECTORS)
+    fresh = images(600, 8)
+    accepted = gate.accepts(fresh.features, fresh.logits, early_of(fresh, 9))
+    assert accepted.mean() == pytest.approx(0.95, abs=0.03)
+    buffers = {name: torch.from_numpy(values) for name, values in gate.buffers.items()}
+    seen = torch.from_numpy(early_of(fresh, 9))
+    applied = ood_score(
+        gate.detector, torch.zeros(len(seen), 1), torch.zeros(len(seen), 2), 1.0, gate.settings, buffers, seen
+    )
+    assert gate.score(fresh.features, fresh.logits, early_of(fresh, 9)) == pytest.approx(applied.numpy())
+
+
+def test_an_early_layer_that_nobody_stored_is_named(known, shifted):
+    with pytest.raises(OODFitError, match="early_mahalanobis looks at an early layer, of which nothing was stored"):
+        fit_gate(*of(known), 1.0, detector="early_mahalanobis")
+    with pytest.raises(OODFitError, match="of which nothing was stored"):
+        fit_gate(*of(known), 1.0, shifted, early=early_of(known, 1))
 
 
 def test_a_class_of_one_lesion_is_no_obstacle(known):
@@ -260,4 +291,4 @@ def test_what_cannot_be_fitted_is_named(change, message):
 
 def test_nothing_to_choose_by_is_named(known):
     with pytest.raises(OODFitError, match="6 detectors and 0 kinds of shift"):
-        choose(list(DETECTORS), *of(known), 1.0, {})
+        choose(SIX, Known(*of(known), 1.0), {})

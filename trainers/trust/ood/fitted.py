@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hub_models.ood_lesion import ood_score
+from hub_models.ood_lesion import EARLY, ood_score
 
 BATCH = 512
 
@@ -46,7 +46,7 @@ def apply(name: str, fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, 
     Args:
         name: the detector.
         fit: its fit.
-        features: (N, D).
+        features: (N, D); of the detectors in ``EARLY`` the early statistics (N, E).
         raw_logits: (N, C) or (N, M, C).
         temperature: T > 0.
 
@@ -60,7 +60,8 @@ def apply(name: str, fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, 
             rows = slice(start, start + BATCH)
             batch = torch.from_numpy(np.ascontiguousarray(features[rows], dtype=np.float32))
             logits = torch.from_numpy(np.ascontiguousarray(raw_logits[rows], dtype=np.float32))
-            parts.append(ood_score(name, batch, logits, temperature, fit.settings, buffers).numpy())
+            early = batch if name in EARLY else None
+            parts.append(ood_score(name, batch, logits, temperature, fit.settings, buffers, early).numpy())
     return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
 
 

@@ -13,19 +13,21 @@ from typing import Any
 
 import numpy as np
 
+from hub_models.ood_lesion import EARLY
 from trainers.evaluation.discrimination import auroc
 from trainers.evaluation.measured import plain
 from trainers.trust.ood.fitted import OODFit, OODFitError, check
 from trainers.trust.ood.held_out import FOLDS, CrossFit, cross_fit, threshold_at
-from trainers.trust.ood.registry import DETECTORS, named
+from trainers.trust.ood.registry import DETECTORS, looked_at, named
 
 AUTO = "auto"
 # For a model that looks at no picture, of which no ruined versions can be made: the best on the models measured so far.
 WITHOUT_SHIFTS = "mahalanobis"
 CHOSEN = "highest mean AUROC of ruined against unchanged calibration images, held out by lesion group"
 
-# kind -> features (K, D) and raw logits (K, C) or (K, M, C) of calibration images ruined that way
-Shifted = Mapping[str, tuple[np.ndarray, np.ndarray]]
+# kind -> features (K, D), raw logits (K, C) or (K, M, C) and, where the model gives them, early statistics (K, E) of
+# calibration images ruined that way
+Shifted = Mapping[str, tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,14 @@ class GateFit:
     seed: int = 0
     _fit: OODFit = field(default_factory=OODFit, repr=False)
 
-    def score(self, features: np.ndarray, raw_logits: np.ndarray) -> np.ndarray:
-        """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
-        return named(self.detector).score(self._fit, features, raw_logits, self.temperature)
+    def score(self, features: np.ndarray, raw_logits: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
+        """(N, D), (N, C) or (N, M, C) and perhaps (N, E) -> (N,), higher = stranger, by the shipped function."""
+        seen = looked_at(self.detector, features, early)
+        return named(self.detector).score(self._fit, seen, raw_logits, self.temperature)
 
-    def accepts(self, features: np.ndarray, raw_logits: np.ndarray) -> np.ndarray:
+    def accepts(self, features: np.ndarray, raw_logits: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
         """(N,) bool: the score is at most the threshold."""
-        return self.score(features, raw_logits) <= self.threshold
+        return self.score(features, raw_logits, early) <= self.threshold
 
     def as_config(self) -> dict[str, Any]:
         """What ``config.trust["ood"]`` holds: JSON scalars and short lists, and the shapes of the buffers."""
@@ -87,13 +90,52 @@ class GateFit:
         }
 
 
+@dataclass(frozen=True)
+class Known:
+    """Calibration images that a gate is fitted on.
+
+    Attributes:
+        features: (N, D).
+        raw_logits: (N, C) or (N, M, C), before temperature.
+        labels: (N,) class indices.
+        groups: (N,) lesion group ids.
+        temperature: T > 0.
+        early: (N, E) statistics of an early layer, by ``hub_models.ood_lesion.channel_statistics``, or None.
+    """
+
+    features: np.ndarray
+    raw_logits: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    temperature: float
+    early: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def seen_by(self, detector: str) -> np.ndarray:
+        """The features, or the early statistics where the detector looks at those."""
+        return looked_at(detector, self.features, self.early)
+
+    def fit(self, detector: str) -> OODFit:
+        """Fit a detector on all images."""
+        return named(detector).fit(self.seen_by(detector), self.raw_logits, self.labels, self.temperature)
+
+    def cross_fit(self, detector: str, folds: int, seed: int) -> CrossFit:
+        """Fit a detector once without each fold."""
+        seen = self.seen_by(detector)
+        return cross_fit(
+            detector, seen, self.raw_logits, self.labels, self.groups, self.temperature, folds=folds, seed=seed
+        )
+
+    def held_out(self, fitted: CrossFit) -> np.ndarray:
+        """(N,) scores of the images, each by the fit that saw neither it nor its group."""
+        return fitted.score(self.seen_by(fitted.detector), self.raw_logits)
+
+
 def choose(
     candidates: Sequence[str],
-    features: np.ndarray,
-    raw_logits: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    temperature: float,
+    known: Known,
     shifted: Shifted,
     *,
     shifted_rows: np.ndarray | None = None,
@@ -108,12 +150,8 @@ def choose(
 
     Args:
         candidates: names of detectors.
-        features: (N, D) of the calibration half.
-        raw_logits: (N, C) or (N, M, C).
-        labels: (N,).
-        groups: (N,) lesion group ids.
-        temperature: T > 0.
-        shifted: kind -> features and raw logits of K images ruined that way; at least one kind.
+        known: the calibration half.
+        shifted: kind -> features, raw logits and perhaps early statistics of K images ruined that way; at least one.
         shifted_rows: (K,) number of the calibration image that each was made from. None = unknown: they are then scored
             by the folds in turn, most by a fit that saw the unchanged image.
         folds: of the cross-fit.
@@ -132,35 +170,21 @@ def choose(
             f"{len(candidates)} detectors and {len(shifted)} kinds of shift: to choose one, give at least one of each; "
             "or name the detector"
         )
-    check(features, raw_logits, labels)
+    check(known.features, known.raw_logits, known.labels)
     rows: dict[str, dict[str, Any]] = {}
     fits: dict[str, CrossFit] = {}
     for name in candidates:
         try:
-            fitted = cross_fit(name, features, raw_logits, labels, groups, temperature, folds=folds, seed=seed)
+            fitted = known.cross_fit(name, folds, seed)
         except OODFitError as error:
             rows[name] = {"why": str(error)}
             continue
-        known = fitted.score(features, raw_logits)
-        told = {
-            kind: _auroc(known, fitted.score(made, logits, _rows(shifted_rows, fitted.fold, len(made))))
-            for kind, (made, logits) in shifted.items()
-        }
-        fits[name] = fitted
-        rows[name] = {
-            "mean": plain(float(np.mean(list(told.values())))),
-            "auroc": {kind: plain(value) for kind, value in told.items()},
-        }
+        fits[name], rows[name] = fitted, _told(fitted, known, shifted, shifted_rows)
     if not fits:
         raise OODFitError(f"no detector can be fitted: {rows[candidates[0]]['why']}")
     best = max(fits, key=lambda name: rows[name]["mean"])  # the first of several
-    table = {
-        "method": CHOSEN,
-        "n": len(features),
-        "kinds": {kind: len(made) for kind, (made, _) in shifted.items()},
-        "detectors": rows,
-    }
-    return best, table, fits
+    kinds = {kind: len(made[0]) for kind, made in shifted.items()}
+    return best, {"method": CHOSEN, "n": len(known), "kinds": kinds, "detectors": rows}, fits
 
 
 def fit_gate(
@@ -173,6 +197,7 @@ def fit_gate(
     acceptance: float = 0.95,
     detector: str = AUTO,
     *,
+    early: np.ndarray | None = None,
     shifted_rows: np.ndarray | None = None,
     folds: int = FOLDS,
     seed: int = 0,
@@ -185,10 +210,11 @@ def fit_gate(
         labels: (N,) class indices.
         groups: (N,) lesion group ids.
         temperature: T > 0.
-        shifted: kind -> features and raw logits of calibration images ruined that way. With a named detector the table
-            is filled all the same, for the report.
+        shifted: kind -> features, raw logits and, with ``early``, early statistics of calibration images ruined that
+            way. With a named detector the table is filled all the same, for the report.
         acceptance: share of calibration images to be accepted, in (0, 1).
         detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where nothing is shifted.
+        early: (N, E) statistics of an early layer; without them no detector that looks there is a candidate.
         shifted_rows: (K,) number of the calibration image that each ruined one was made from; see :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
@@ -198,32 +224,33 @@ def fit_gate(
         OODFitError: input that cannot be fitted, or too few images for the acceptance.
     """
     check(features, raw_logits, labels)
-    if detector != AUTO:
-        named(detector)
-    how: dict[str, Any] = {"folds": folds, "seed": seed}
+    known = Known(features, raw_logits, labels, groups, temperature, early)
     fits: dict[str, CrossFit] = {}
     table: dict[str, Any] = {"method": "named"}
+    if detector != AUTO:
+        named(detector)
     if shifted:
-        best, found, fits = choose(
-            list(DETECTORS),
-            features,
-            raw_logits,
-            labels,
-            groups,
-            temperature,
-            shifted,
-            shifted_rows=shifted_rows,
-            **how,
-        )
-        table = found if detector == AUTO else found | table
-        detector = best if detector == AUTO else detector
+        candidates = [name for name in DETECTORS if early is not None or name not in EARLY]
+        best, found, fits = choose(candidates, known, shifted, shifted_rows=shifted_rows, folds=folds, seed=seed)
+        detector, table = (best, found) if detector == AUTO else (detector, found | table)
     elif detector == AUTO:
         detector, table = WITHOUT_SHIFTS, {"method": "default: there are no ruined images to choose by"}
-    if detector not in fits:
-        fits[detector] = cross_fit(detector, features, raw_logits, labels, groups, temperature, **how)
-    scores = fits[detector].score(features, raw_logits)
-    threshold = threshold_at(scores, acceptance)
-    fitted = named(detector).fit(features, raw_logits, labels, temperature)
+    scores = known.held_out(fits.get(detector) or known.cross_fit(detector, folds, seed))
+    return _gate(known, detector, scores, threshold_at(scores, acceptance), acceptance, table, folds, seed)
+
+
+def _gate(
+    known: Known,
+    detector: str,
+    scores: np.ndarray,
+    threshold: float,
+    acceptance: float,
+    table: dict[str, Any],
+    folds: int,
+    seed: int,
+) -> GateFit:
+    """The chosen detector on all images, beside the threshold of their held-out scores."""
+    fitted = known.fit(detector)
     return GateFit(
         detector=detector,
         threshold=threshold,
@@ -231,14 +258,28 @@ def fit_gate(
         accepted=float((scores <= threshold).mean()),
         settings=fitted.settings,
         buffers=fitted.buffers,
-        temperature=temperature,
-        n=len(features),
-        n_groups=len(np.unique(np.asarray(groups).astype(str))),
+        temperature=known.temperature,
+        n=len(known),
+        n_groups=len(np.unique(np.asarray(known.groups).astype(str))),
         chosen_by=table,
         folds=folds,
         seed=seed,
         _fit=fitted,
     )
+
+
+def _told(fitted: CrossFit, known: Known, shifted: Shifted, shifted_rows: np.ndarray | None) -> dict[str, Any]:
+    """AUROC of each kind of ruined images against the images as they are, and the mean over kinds."""
+    clean, told = known.held_out(fitted), {}
+    for kind, made in shifted.items():
+        seen = looked_at(fitted.detector, made[0], made[2] if len(made) == 3 else None)
+        ruined = fitted.score(seen, made[1], _rows(shifted_rows, fitted.fold, len(seen)))
+        strange = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(ruined), dtype=bool)]
+        told[kind] = float(auroc(strange, np.r_[clean, ruined]))
+    return {
+        "mean": plain(float(np.mean(list(told.values())))),
+        "auroc": {kind: plain(value) for kind, value in told.items()},
+    }
 
 
 def _rows(shifted_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarray:
@@ -253,8 +294,3 @@ def _rows(shifted_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarr
             "was made from"
         )
     return rows
-
-
-def _auroc(known: np.ndarray, ruined: np.ndarray) -> float:
-    strange = np.r_[np.zeros(len(known), dtype=bool), np.ones(len(ruined), dtype=bool)]
-    return float(auroc(strange, np.r_[known, ruined]))

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.linalg import cholesky
 from sklearn.covariance import LedoitWolf
 
-from trainers.trust.ood.fitted import OODFit, apply, check
-from trainers.trust.ood.projection import MOST, fit_projection, unit_length
+from trainers.trust.ood.fitted import OODFit, OODFitError, apply, check
+from trainers.trust.ood.projection import MOST, NEGLIGIBLE, fit_projection, unit_length
 
 
 def fit(
@@ -35,7 +35,7 @@ def fit(
         occur; ``dimensions`` P and the ``shrinkage`` found, in [0, 1].
 
     Raises:
-        OODFitError: input that cannot be fitted, or features that do not vary.
+        OODFitError: input that cannot be fitted, or features that do not vary, or not within any class.
     """
     features, _ = check(features, raw_logits, labels)
     labels = np.asarray(labels)
@@ -44,7 +44,13 @@ def fit(
     coordinates = projection(unit)
     present, index = np.unique(labels, return_inverse=True)
     means = np.stack([coordinates[index == k].mean(axis=0) for k in range(len(present))])
-    shrunk = LedoitWolf(assume_centered=True).fit(coordinates - means[index])
+    within = coordinates - means[index]
+    if not np.abs(within).max() > NEGLIGIBLE * np.abs(coordinates).max():
+        raise OODFitError(
+            f"the features of {len(features)} images of {len(present)} classes do not vary within any class: a "
+            "covariance needs a class of two unlike images"
+        )
+    shrunk = LedoitWolf(assume_centered=True).fit(within)
     # distance^2 = d' precision d = |d L|^2 with precision = L L'
     whitening = cholesky(shrunk.precision_, lower=True)
     return OODFit(

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hub_models.ood_lesion import UnknownDetectorError
-from trainers.trust.ood import energy, mahalanobis, max_logit, max_softmax, nearest_neighbours, vim
-from trainers.trust.ood.fitted import OODFit
+from hub_models.ood_lesion import EARLY, UnknownDetectorError
+from trainers.trust.ood import (
+    early_mahalanobis,
+    energy,
+    mahalanobis,
+    max_logit,
+    max_softmax,
+    nearest_neighbours,
+    vim,
+)
+from trainers.trust.ood.fitted import OODFit, OODFitError
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,8 @@ class Detector:
     """The two functions of a detector's file.
 
     Attributes:
-        fit: takes features (N, D), raw logits (N, C) or (N, M, C), labels (N,), a temperature.
+        fit: takes features (N, D), raw logits (N, C) or (N, M, C), labels (N,), a temperature. Detectors in ``EARLY``
+            take the statistics of an early layer (N, E) for features, here and below.
         score: takes a fit, features, raw logits, a temperature; returns (N,), higher = stranger.
     """
 
@@ -32,7 +41,21 @@ DETECTORS: dict[str, Detector] = {
     "mahalanobis": Detector(mahalanobis.fit, mahalanobis.score),
     "nearest_neighbours": Detector(nearest_neighbours.fit, nearest_neighbours.score),
     "vim": Detector(vim.fit, vim.score),
+    "early_mahalanobis": Detector(early_mahalanobis.fit, early_mahalanobis.score),
 }
+
+
+def looked_at(detector: str, features: np.ndarray, early: np.ndarray | None) -> np.ndarray:
+    """What a detector looks at: the features (N, D), or the early statistics (N, E).
+
+    Raises:
+        OODFitError: it looks at early statistics, and there are none.
+    """
+    if detector not in EARLY:
+        return features
+    if early is None:
+        raise OODFitError(f"{detector} looks at an early layer, of which nothing was stored: choose another detector")
+    return early
 
 
 def named(detector: str) -> Detector:

@@ -1,0 +1,385 @@
+"""All of trust at once: what is tuned on one half is promised on the other; small or odd splits say what they lack."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from hub_models import MobileNetLesionConfig
+from hub_models.ood_lesion import ood_score
+from trainers.errors import UserError
+from trainers.evaluation.decisions import decisions
+from trainers.predictions import Predictions, PredictionsError
+from trainers.trust import fit
+from trainers.trust.bands import fit_bands
+from trainers.trust.conformal import ConformalFitWarning
+from trainers.trust.fit import FittedTrust, TrustFitError, TrustWarning, first_half, fit_trust, shown_acceptance
+from trainers.trust.halves import HalvesError, halve
+from trainers.trust.options import TrustOptions
+from trainers.trust.temperature import TemperatureWarning
+
+LABELS = ["nv", "mel", "bcc", "df"]
+GROUPS = {"nv": "benign", "mel": "malignant", "bcc": "malignant", "df": "benign"}
+WIDTH, DATE = 12, "2026-11-21"
+OPTIONS = TrustOptions(detector="mahalanobis")
+
+
+def made(lesions: list[int], *, images: int = 1, members: int = 1, seed: int = 0, split: str = "calibration"):
+    """So many lesions a class, each of up to ``images`` images; right on nine of ten or so, and too sure of it."""
+    rng = np.random.default_rng(seed)
+    of_lesion = np.repeat(np.arange(len(lesions)), lesions)
+    lesion = np.repeat(np.arange(len(of_lesion)), rng.integers(1, images + 1, len(of_lesion)))
+    label, n, c = of_lesion[lesion], len(lesion), len(lesions)
+    seen = 1.4 * np.eye(c)[label] + 0.5 * rng.normal(size=(len(of_lesion), c))[lesion] + 0.2 * rng.normal(size=(n, c))
+    ids = np.array([f"L{index}" for index in lesion], dtype=object)
+    return Predictions(
+        image_id=np.array([f"I{index}" for index in range(n)], dtype=object),
+        lesion_id=ids,
+        group_id=ids,
+        label=label.astype(np.int64),
+        logits=10 * seen[:, None] + 2.5 * rng.normal(size=(n, members, c)),
+        labels=LABELS[:c],
+        label_names={name: name.upper() for name in LABELS[:c]},
+        label_groups={name: GROUPS[name] for name in LABELS[:c]},
+        split=split,
+        features=np.concatenate([seen, 2 + 0.3 * rng.normal(size=(n, WIDTH - c))], axis=1).astype(np.float32),
+    )
+
+
+def fitted(rows: Predictions, options: TrustOptions = OPTIONS) -> FittedTrust:
+    return fit_trust(rows, {}, options, date=DATE)
+
+
+def halves(rows: Predictions, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    return halve(rows.label, rows.group_id, seed)
+
+
+def accepted(rows: Predictions, trust: FittedTrust) -> np.ndarray:
+    """(N,) bool, by the function that the models ship."""
+    gate = trust.config["ood"]
+    buffers = {name: torch.from_numpy(values) for name, values in trust.buffers.items()}
+    features, logits = torch.from_numpy(rows.features), torch.from_numpy(rows.logits)
+    scores = ood_score(gate["detector"], features, logits, gate["temperature"], gate["settings"], buffers)
+    return scores.double().numpy() <= gate["threshold"]
+
+
+def probs_of(rows: Predictions, trust: FittedTrust) -> np.ndarray:
+    return softmax(rows.logits / trust.config["temperature"]["value"], axis=-1).mean(axis=1)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Predictions:
+    return made([240, 120, 60, 40], seed=1)
+
+
+@pytest.fixture(scope="module")
+def trust(rows: Predictions) -> FittedTrust:
+    return fitted(rows)
+
+
+def test_halves_share_no_lesion_and_are_counted():
+    several = made([60, 40, 40, 40], images=3, seed=2)
+    first, second = halves(several)
+    assert not set(several.group_id[first]) & set(several.group_id[second])
+    config = fitted(several).config
+    assert (config["temperature"]["n"], config["temperature"]["n_groups"]) == (first.sum(), 90)
+    assert (config["prior"]["n"], config["ood"]["n"]) == (first.sum(), first.sum())
+    kept = set(several.group_id[second & accepted(several, fitted(several))])
+    assert config["conformal"]["n_lesions"] == len(kept) == sum(config["conformal"]["n"].values())
+    assert {section["half"] for section in (config["temperature"], config["prior"], config["ood"])} == {"first"}
+    assert {config["conformal"]["half"], config["bands"]["low"]["half"]} == {"second"}
+
+
+def test_nothing_of_the_second_half_reaches_temperature_prior_and_gate(rows, trust):
+    _, second = halves(rows)
+    rng = np.random.default_rng(0)
+    logits, features = rows.logits.copy(), rows.features.copy()
+    logits[second] = logits[second][:, :, ::-1]
+    features[second] += 0.3 * rng.normal(size=features[second].shape).astype(np.float32)
+    other = fitted(replace(rows, logits=logits, features=features))
+    for section in ("temperature", "prior", "ood"):
+        assert other.config[section] == trust.config[section]
+    for name, values in trust.buffers.items():
+        np.testing.assert_array_equal(other.buffers[name], values)
+    assert other.config["conformal"]["qhat"] != trust.config["conformal"]["qhat"]
+
+
+def test_quantiles_come_from_the_accepted_images_of_the_second_half_alone(rows, trust):
+    second = halves(rows)[1] & accepted(rows, trust)
+    for label, qhat in enumerate(trust.config["conformal"]["qhat"]):
+        mine = second & (rows.label == label)
+        scores = np.sort(1 - probs_of(rows, trust)[mine, label])
+        rank = int(np.ceil((len(scores) + 1) * 0.9 - 1e-9))
+        assert qhat == pytest.approx(scores[rank - 1], abs=1e-12)
+        assert trust.config["conformal"]["n"][LABELS[label]] == len(scores)
+
+
+def test_the_gate_comes_before_sets_and_bands(rows, trust):
+    """Strange pictures of the second half are answered by nobody, so they move no quantile and no band."""
+    first, second = halves(rows)
+    strange = np.flatnonzero(second)[::3]
+    features, logits = rows.features.copy(), rows.logits.copy()
+    features[strange] = -features[strange]
+    logits[strange] = -logits[strange]
+    with_strangers = replace(rows, features=features, logits=logits)
+    spoilt = fitted(with_strangers)
+    assert spoilt.config["ood"] == trust.config["ood"]
+    kept = second & accepted(rows, trust)
+    kept[strange] = False
+    config = spoilt.config["conformal"]
+    assert config["n_lesions"] == kept.sum() < second.sum()
+    scores = np.sort(1 - probs_of(rows, trust)[kept & (rows.label == 0), 0])
+    assert config["qhat"][0] == pytest.approx(scores[int(np.ceil((len(scores) + 1) * 0.9 - 1e-9)) - 1], abs=1e-12)
+    ours = first & accepted(rows, trust)
+    probs, wrong = probs_of(rows, trust), probs_of(rows, trust).argmax(axis=1) != rows.label
+    u = 1 - probs.max(axis=1)
+    bands = fit_bands(u[ours], wrong[ours], u[kept], wrong[kept], low_risk=0.05, moderate_risk=OPTIONS.moderate_risk)
+    assert spoilt.config["bands"]["low"]["threshold"] == bands.low.threshold
+    assert spoilt.config["bands"]["low"]["errors"] == bands.low.errors
+
+
+def test_the_band_is_promised_for_one_image_a_lesion():
+    several = made([200, 120, 60, 60], images=3, seed=4)
+    found = fitted(several).config
+    assert found["bands"]["low"]["threshold"] is not None
+    assert found["bands"]["low"]["n"] <= found["conformal"]["n_lesions"] <= 220 < halves(several)[1].sum()
+
+
+def test_one_temperature_is_shared_by_the_members():
+    ensemble = made([120, 80, 60, 40], members=3, seed=5)
+    found = fitted(ensemble).config["temperature"]
+    assert 1.5 < found["value"] < 4
+    assert found["nll_after"] < found["nll_before"]
+    assert "scale" not in found
+    assert "bias" not in found
+
+
+@pytest.mark.parametrize("kind", ["scalar", "vector", "bias_corrected"])
+@pytest.mark.parametrize("sets", ["lac", "raps"])
+def test_a_model_takes_over_what_was_fitted(rows, kind, sets):
+    found = fitted(rows, replace(OPTIONS, temperature=kind, sets=sets))
+    stored = json.loads(json.dumps(found.config, allow_nan=False))
+    assert stored == found.config
+    names = {name: name for name in LABELS}
+    config = MobileNetLesionConfig(id2label=dict(enumerate(LABELS)), label_names=names, trust=stored)
+    assert config.trust["temperature"]["kind"] == kind
+    assert sorted(stored) == ["bands", "conformal", "fitted_for", "ood", "policy", "prior", "temperature"]
+    assert stored["ood"]["buffers"] == {name: list(values.shape) for name, values in found.buffers.items()}
+    assert {values.dtype for values in found.buffers.values()} == {np.dtype(np.float32)}
+    for section in ("temperature", "prior", "ood", "conformal", "fitted_for"):
+        assert (stored[section]["split"], stored[section]["date"]) == ("calibration", DATE)
+    assert sum(stored["prior"]["value"]) == pytest.approx(1)
+
+
+def test_the_prior_counts_lesions_of_the_first_half(trust):
+    assert trust.config["prior"]["value"] == pytest.approx([120 / 230, 60 / 230, 30 / 230, 20 / 230])
+
+
+def test_a_seed_is_a_fit(rows, trust):
+    again, other = fitted(rows), fitted(rows, replace(OPTIONS, seed=1))
+    assert again.config == trust.config
+    for name, values in trust.buffers.items():
+        np.testing.assert_array_equal(again.buffers[name], values)
+    assert other.config["temperature"]["value"] != trust.config["temperature"]["value"]
+    assert other.config["conformal"]["qhat"] != trust.config["conformal"]["qhat"]
+
+
+def test_rows_in_another_order_are_the_same_fit(rows, trust):
+    order = np.random.default_rng(9).permutation(len(rows))
+    other = fitted(rows.select(order)).config
+    assert other["temperature"]["value"] == pytest.approx(trust.config["temperature"]["value"], rel=1e-6)
+    assert other["ood"]["threshold"] == pytest.approx(trust.config["ood"]["threshold"], rel=1e-6)
+    assert other["conformal"]["n"] == trust.config["conformal"]["n"]
+    assert other["conformal"]["qhat"] == pytest.approx(trust.config["conformal"]["qhat"], rel=1e-5)
+
+
+def test_validation_in_its_place_is_marked(trust):
+    found = fitted(made([60, 40, 30, 30], split="validation")).config
+    for section in ("temperature", "prior", "ood", "conformal", "fitted_for"):
+        assert (found[section]["split"], found[section]["also_used_for_model_selection"]) == ("validation", True)
+        assert trust.config[section]["also_used_for_model_selection"] is False
+    assert found["bands"]["low"]["also_used_for_model_selection"] is True
+
+
+def test_what_it_was_fitted_for_is_kept(rows):
+    found = fit_trust(rows, {}, replace(OPTIONS, inference="tta"), date=DATE, preprocessing={"size": {"height": 32}})
+    assert found.config["fitted_for"]["inference"] == "tta"
+    assert found.config["fitted_for"]["preprocessing"] == {"size": {"height": 32}}
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(3, 3), (1, 1), (4, 3), (9, 3)])
+def test_a_set_of_all_classes_is_never_an_answer(rows, asked, kept):
+    assert fitted(rows, replace(OPTIONS, max_set_size=asked)).config["policy"] == {"max_set_size": kept}
+
+
+# ------------------------------------------------------------------------- altered images
+
+
+def test_altered_images_are_of_the_first_half_one_a_lesion():
+    several = made([60, 40, 40, 40], images=3, seed=2)
+    first, _ = halves(several)
+    chosen = first_half(several, replace(OPTIONS, shifted_images=40))
+    assert len(chosen) == 40
+    assert (np.diff(chosen) > 0).all()
+    assert first[chosen].all()
+    assert len(set(several.group_id[chosen])) == 40
+    assert len(first_half(several, OPTIONS)) == 90  # every lesion of the half, one image each
+    assert (chosen == first_half(several, replace(OPTIONS, shifted_images=40))).all()
+    assert (chosen != first_half(several, replace(OPTIONS, shifted_images=40, seed=1))).any()
+
+
+def test_an_altered_image_is_scored_by_the_fit_that_never_saw_it(rows, monkeypatch):
+    options = replace(OPTIONS, detector="auto", shifted_images=50)
+    same = rows.select(first_half(rows, options))
+    real, given = fit.fit_gate, {}
+
+    def watched(features, *others, shifted_rows, **more):
+        given["same"] = np.array_equal(features[shifted_rows], same.features)
+        return real(features, *others, shifted_rows=shifted_rows, **more)
+
+    monkeypatch.setattr(fit, "fit_gate", watched)
+    moved = replace(same, features=same.features + 9.0)
+    config = fit_trust(rows, {"unchanged": same, "moved": moved}, options, date=DATE).config["ood"]
+    assert given["same"]
+    assert config["chosen_by"]["kinds"] == {"unchanged": 50, "moved": 50}
+    best = config["chosen_by"]["detectors"][config["detector"]]
+    assert best["auroc"]["unchanged"] == pytest.approx(0.5, abs=0.08)
+    assert best["auroc"]["moved"] > 0.95
+
+
+# ------------------------------------------------------------------- small and odd splits
+
+
+@pytest.mark.parametrize(
+    ("lesions", "shared"),
+    [([120, 60, 16, 3], "small classes: bcc, df"), ([120, 60, 60, 3], "all classes")],
+)
+def test_a_class_of_three_lesions_is_pooled_and_named(lesions, shared):
+    # A gate that looks at the logits alone: one by features knows too little of three lesions to let more of them pass.
+    found = fitted(made(lesions, seed=7), replace(OPTIONS, detector="energy")).config["conformal"]
+    small = [name for name, n in zip(LABELS, lesions, strict=True) if n < 18]
+    assert found["groups"] == {name: shared if name in small else name for name in LABELS}
+    assert found["without_own_promise"] == small
+    assert found["malignant_without_own_promise"] == [name for name in small if GROUPS[name] == "malignant"]
+    assert found["n"][shared] >= 9
+    assert None not in found["qhat"]
+
+
+def test_a_class_without_images_in_the_first_half_keeps_a_share():
+    found = fitted(made([60, 40, 30, 1], seed=6)).config
+    assert found["prior"]["value"][3] == pytest.approx(0.5 / 65.5)
+    assert found["conformal"]["groups"]["df"] == "all classes"
+
+
+@pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning")
+def test_a_dozen_images_degrade_with_their_reasons():
+    small = made([6, 4, 4], seed=3)
+    with (
+        pytest.warns(TrustWarning, match=r"the gate: 7 images can show that 0\.87 of such images pass, not 0\.95"),
+        pytest.warns(ConformalFitWarning, match="lesions are fewer than the 9 that alpha 0.1 needs"),
+    ):
+        found = fitted(small)
+    gate, bands = found.config["ood"], found.config["bands"]
+    assert (gate["acceptance"], gate["acceptance_asked"]) == (0.87, 0.95)
+    assert gate["reason"].endswith("which needs 19")
+    assert found.config["conformal"]["qhat"] == [None, None, None]
+    assert [bands[name]["threshold"] for name in bands] == [None, None]
+    assert "fewer than the 60" in bands["low"]["reason"]
+    rows = replace(small, ood_score=np.zeros(len(small)) + gate["threshold"])
+    assert set(decisions(rows, found.config).reasons) == {"high_uncertainty"}
+    json.dumps(found.config, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "n", "shown"),
+    [(0.95, 19, 0.95), (0.95, 18, 0.94), (0.95, 11, 0.91), (0.95, 8, 0.88), (0.8, 4, 0.8), (0.999, 500, 0.99)],
+)
+def test_so_many_images_show_so_much_acceptance(asked, n, shown):
+    assert shown_acceptance(asked, n) == shown
+
+
+@pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning")
+def test_without_pictures_and_with_too_few_images_the_gate_is_one_that_needs_no_fit():
+    alone = made([2, 2, 2, 2], seed=3)
+    with pytest.warns(TrustWarning), pytest.warns(ConformalFitWarning):
+        found = fit_trust(alone, {}, TrustOptions(), date=DATE).config["ood"]
+    assert found["detector"] == "energy"
+    assert "the default cannot be fitted: the features of 3 images of 3 classes" in found["chosen_by"]["method"]
+
+
+def test_constant_logits_say_so_and_promise_nothing(rows):
+    flat = replace(rows, logits=np.full_like(rows.logits, 0.7))
+    with pytest.warns(TemperatureWarning, match="no temperature changes the answer: T = 1 is kept"):
+        found = fitted(flat)
+    assert found.config["temperature"]["value"] == 1.0
+    assert found.config["bands"]["low"]["threshold"] is None
+    assert "cannot be promised" in found.config["bands"]["low"]["reason"]
+    told = decisions(replace(flat, ood_score=np.zeros(len(flat))), found.config)
+    assert told.sets.all()
+    assert told.abstains.all()
+
+
+def test_a_model_that_looks_at_nothing_is_named(rows):
+    same = replace(rows, features=np.ones_like(rows.features))
+    with pytest.raises(ValueError, match="are the same on all 184 images: the model looks at nothing"):
+        fitted(same)
+
+
+def test_nan_logits_are_named(rows):
+    logits = rows.logits.copy()
+    logits[7, 0, 1] = np.nan
+    with pytest.raises(PredictionsError, match="'I7' has a logit that is NaN or infinite"):
+        fitted(replace(rows, logits=logits))
+
+
+def test_nan_features_are_named(rows):
+    features = rows.features.copy()
+    features[halves(rows)[0]] = np.nan
+    with pytest.raises(ValueError, match="230 of 230 images have a feature that is NaN"):
+        fitted(replace(rows, features=features))
+
+
+def test_no_images_and_no_features_are_named(rows):
+    with pytest.raises(HalvesError, match="0 images: there is nothing to halve"):
+        fitted(rows.select(np.zeros(len(rows), dtype=bool)))
+    with pytest.raises(TrustFitError, match="'calibration' hold no features"):
+        fitted(replace(rows, features=None))
+
+
+def test_lesions_of_one_image_each_class_cannot_be_halved():
+    with pytest.raises(HalvesError, match="none of the 4 classes has two groups"):
+        fitted(made([1, 1, 1, 1]))
+
+
+# ------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"alpha": 0.0}, "alpha 0.0: give a number between 0 and 1"),
+        ({"alpha": 1.0}, "alpha 1.0: give"),
+        ({"alpha": 1.5}, "alpha 1.5: give"),
+        ({"alpha": float("nan")}, "alpha nan: give"),
+        ({"acceptance": 1.0}, "acceptance 1.0: give"),
+        ({"low_risk": -0.1}, "low_risk -0.1: give"),
+        ({"low_risk": 0.3, "moderate_risk": 0.2}, "low_risk 0.3 is above moderate_risk 0.2"),
+        ({"confidence": 1.0}, "confidence 1.0: give"),
+        ({"max_set_size": 0}, "max_set_size 0: give at least 1"),
+        ({"shifted_images": 0}, "shifted_images 0: give at least 1"),
+        ({"seed": -1}, "seed -1: give 0 or more"),
+        ({"temperature": "matrix"}, "temperature 'matrix': choose one of scalar, vector, bias_corrected"),
+        ({"detector": "odin"}, "detector 'odin': choose one of auto, max_softmax"),
+        ({"sets": "saps"}, "sets 'saps': choose one of lac, aps, raps"),
+        ({"inference": "guess"}, "inference 'guess': choose one of plain, tta"),
+    ],
+)
+def test_options_that_no_fit_could_mean_are_named(options, says):
+    with pytest.raises(UserError) as error:
+        TrustOptions(**options)
+    assert says in str(error.value)
