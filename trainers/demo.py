@@ -23,7 +23,7 @@ from trainers.errors import OutputError, UserError, report_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO_ID = "org/phantom-ensemble"
-IMAGES, SEED, TASK = 1500, 0, "isic2017"
+IMAGES, SIZE, SEED, TASK = 2600, "96x72", 0, "isic2017"
 NEW = 987_654  # lesions from this number on are in no dataset
 CANDIDATES = 8  # of each class, of which a clear and an ambiguous one are shown
 # What a reader of the card would type: nothing of this project is imported.
@@ -53,12 +53,12 @@ chosen = {"a clear lesion": surest(low), "an ambiguous one": surest(two),
           "no skin at all": max(strange, key=lambda name: answers[name]["ood_score"])}
 for title, name in chosen.items():
     if name is None:
-        print(f"\n{title}: none among these")
+        print(f"\\n{title}: none among these")
         continue
     answer = answers[name]
     best = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:3]
     best = ", ".join(f"{label} {p:.2f}" for label, p in best)
-    print(f"\n{title} ({name}): {answer['message']}")
+    print(f"\\n{title} ({name}): {answer['message']}")
     if not answer["abstain"]:
         print(f"    set {{{', '.join(answer['prediction_set'])}}} | {best} | aleatoric {answer['aleatoric']:.2f} "
               f"+ epistemic {answer['epistemic']:.2f} nats | p_malignant {answer['p_malignant']:.2f}")
@@ -117,10 +117,12 @@ def draw_examples(folder: Path) -> None:
     from datasets_scripts.taxonomy import TASKS
 
     folder.mkdir(parents=True)
+    width, height = SIZE.split("x")
+    size = (int(width), int(height))
     for number in range(CANDIDATES):
         for label in TASKS[TASK]:
-            draw(label, NEW + number).image.save(folder / f"{label}_{number}.png")
-        draw("random", NEW + number).image.save(folder / f"no_skin_{number}.png")
+            draw(label, NEW + number, size).image.save(folder / f"{label}_{number}.png")
+        draw("random", NEW + number, size).image.save(folder / f"no_skin_{number}.png")
 
 
 def demo(out: Path) -> None:
@@ -141,6 +143,8 @@ def demo(out: Path) -> None:
         TASK,
         "--images",
         str(IMAGES),
+        "--size",
+        SIZE,
         "--seed",
         str(SEED),
     ]
@@ -161,12 +165,16 @@ def demo(out: Path) -> None:
         train,
         shown=shlex.join(["accelerate", "launch", *train[5:]]),
     )
-    step("verify card and files", [python, "-m", "model_cards.verify", f"{relative}/model"])
+    # A promise of 5 % needs more calibration lesions than a demo has time to draw: it asks for less.
+    promises = ["--low_risk", "0.1", "--moderate_risk", "0.2"]
+    fit = [python, "-m", "trainers.fit_trust", f"{relative}/model", "--dataset", f"{relative}/dataset", *promises]
+    step("fit other promises, without training again", [*fit, "--output_dir", f"{relative}/trusted"])
+    step("verify card and files", [python, "-m", "model_cards.verify", f"{relative}/trusted"])
     draw_examples(out / "examples")
     with loopback_hub(out / "hub_cache") as env:
         step(
             "publish to a Hub on loopback",
-            [python, "-m", "model_cards.publish", f"{relative}/model", "--repo-id", REPO_ID],
+            [python, "-m", "model_cards.publish", f"{relative}/trusted", "--repo-id", REPO_ID],
             env,
         )
         ask = [python, "-I", "-c", ASK, REPO_ID, str(out / "examples")]
@@ -175,11 +183,11 @@ def demo(out: Path) -> None:
         )
         step("load it by name, ask it about new phantoms", ask, env, cwd=out, shown=shown)
     print(
-        f"\nDone in {time.perf_counter() - started:.0f} s. The card: {relative}/model/README.md, "
+        f"\nDone in {time.perf_counter() - started:.0f} s. The card: {relative}/trusted/README.md, "
         "its numbers: report.json beside it."
     )
     print("These are drawings: the figures show that the chain works and say nothing about skin.")
-    print(f"See it in a browser: make space MODEL={relative}/model")
+    print(f"See it in a browser: make space MODEL={relative}/trusted")
 
 
 def main() -> None:
