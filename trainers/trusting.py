@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainers.data import Splits
+from trainers.data import SPLITS, Splits
 from trainers.errors import UserError
 from trainers.predicting import predict_split, predict_strangers, with_ood_scores
 from trainers.predictions import NO_LABEL, Predictions
@@ -119,15 +119,17 @@ def predict_folders(model: Any, processor: Any, folders: Sequence[Path], inferen
     """Folder name -> predictions of its pictures, which are of none of the classes.
 
     Raises:
-        UserError: two folders of one name, or one without pictures; a model that looks at none.
+        UserError: two folders of one name, or one of a split's, or without pictures; a model that looks at none.
     """
     if folders and "pixel_values" not in model.input_names:
         raise UserError("--ood was given, but this model looks at no picture: leave it out")
     found: dict[str, Predictions] = {}
     for folder in folders:
-        if folder.name in found:
+        name = folder.resolve().name
+        if name in found or name in SPLITS:
+            other = "a split" if name in SPLITS else "another --ood folder"
             raise UserError(
-                f"two --ood folders are called {folder.name!r}: rename one, since the report tells them by it"
+                f"the --ood folder {name!r} is called as {other} is: rename it, since the report tells by it"
             )
-        found[folder.name] = predict_strangers(model, processor, folder, inference=inference)
+        found[name] = predict_strangers(model, processor, folder.resolve(), inference=inference)
     return found

@@ -49,9 +49,9 @@ def trust_section(
     kept = made.accepted
     accepted = predictions.select(kept)
     gate = ood_section(
-        predictions.ood_score,
+        gate_scores(predictions),
         predictions.group_id,
-        {name: rows.ood_score for name, rows in strangers.items()},
+        {name: gate_scores(rows) for name, rows in strangers.items()},
         trust["ood"]["threshold"],
         ood_groups={name: rows.group_id for name, rows in strangers.items()},
         replicates=replicates,

@@ -53,5 +53,8 @@ def test_nothing_to_detect_is_said(drawn):
     logits, labels, _ = drawn
     always = 50 * np.eye(3)[labels][:, None].repeat(4, axis=1)
     found = error_detection(always, labels, 1.0, [1.0] * 4, None, None)
-    assert found["ensemble"]["entropy"] == {"value": None, "why": "not defined: a model is right, or wrong, on every image"}
+    assert found["ensemble"]["entropy"] == {
+        "value": None,
+        "why": "not defined: a model is right, or wrong, on every image",
+    }
     assert set(found) == {"single_model", "ensemble"}

@@ -137,6 +137,12 @@ def test_the_gate_is_measured_on_all_images(section):
     assert inside["accepted"]["value"] == pytest.approx(8 / 9, abs=1e-6)
     assert inside["accepted"]["by_lesion"] == pytest.approx(7 / 8)
     assert section["gate"]["threshold"] == 1.0
+    per_class = {row["name"]: row["accepted"]["value"] for row in section["gate"]["per_class"]}
+    assert per_class == {
+        "nv": pytest.approx(2 / 3, abs=1e-6),
+        "mel": 1.0,
+        "bcc": 1.0,
+    }  # of a, e and g, e is turned away
 
 
 def test_sets_are_measured_on_the_accepted_images(section):
