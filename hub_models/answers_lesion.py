@@ -1,4 +1,4 @@
-"""From a forward pass to the whole answer in words: the one dictionary that pipeline, score, Space and docs all show."""
+"""From a forward pass to the whole answer in words: the one dictionary of pipeline, score, Space and docs."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ class LesionAnswers:
         return self._with_dropout(lambda: model.classify(features), self._dropouts()[1], samples, seed)
 
     def can_sample_head(self) -> bool:
-        """Whether MC dropout on the head alone is all of MC dropout: there is dropout after the backbone, none inside."""
+        """Whether MC dropout on the head alone is all of MC dropout: dropout after the backbone, none inside."""
         inside, after = self._dropouts()
         return bool(after) and not inside
 
@@ -198,8 +198,8 @@ class LesionAnswers:
         inside = self._dropouts()[0]
         if inside:
             raise InferenceError(
-                f"inference is 'mc_dropout', but this model has {len(inside)} dropout layers inside its backbone, which "
-                "one pass of it cannot sample; choose 'mc_dropout_full'."
+                f"inference is 'mc_dropout', but this model has {len(inside)} dropout layers inside its backbone, "
+                "which one pass of it cannot sample; choose 'mc_dropout_full'."
             )
         return self.sample_head(features, samples, seed).flatten(1, 2)
 
@@ -221,7 +221,8 @@ class LesionAnswers:
         model: Any = self
         if samples < 1 or not dropouts:
             raise InferenceError(
-                f"{samples} samples of a model that has {len(dropouts)} layers of dropout to sample; give at least 1 of each."
+                f"{samples} samples of a model that has {len(dropouts)} layers of dropout to sample; give at least 1 "
+                "of each."
             )
         was_training = self.training
         model.eval()
@@ -312,8 +313,8 @@ class LesionAnswers:
         """Raises TrustNotFittedError where it was never measured how frequent the classes were in calibration."""
         if not self.config.trust.get("prior"):
             raise TrustNotFittedError(
-                "a prior was given, but how frequent the classes were where this model was calibrated is not known: fit "
-                "it with `python -m trainers.fit_trust`."
+                "a prior was given, but how frequent the classes were where this model was calibrated is not known: "
+                "fit it with `python -m trainers.fit_trust`."
             )
 
     def _probabilities(self, log_probs: torch.Tensor) -> dict[str, Any]:

@@ -167,8 +167,8 @@ class LesionConfig(PreTrainedConfig):
         for band, fitted in self.trust.get("bands", {}).items():
             if isinstance(fitted, dict) and fitted.get("threshold") is not None and not _is_number(fitted["threshold"]):
                 raise LesionConfigError(
-                    f'trust["bands"]["{band}"] has the threshold {fitted["threshold"]!r}; give a finite number, or null '
-                    "where nothing can be promised."
+                    f'trust["bands"]["{band}"] has the threshold {fitted["threshold"]!r}; give a finite number, or '
+                    "null where nothing can be promised."
                 )
 
     def _check_numbers(

@@ -225,7 +225,7 @@ class LesionForImageClassification(LesionAnswers, LesionStorage, PreTrainedModel
         return self.answer(features, self.classify(features), labels, return_dict, early)
 
     def look(self, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``encode``, and what the early layers saw on the way where somebody wants to know: (N, D) and (N, E) or None."""
+        """``encode``, and what the early layers saw on the way if somebody wants to know: (N, D) and (N, E) or None."""
         asked = self.give_early or self.config.trust.get("ood", {}).get("detector") in EARLY
         layers = [] if self.training or not asked else self.early_layers()
         seen: dict[int, torch.Tensor] = {}
@@ -282,7 +282,7 @@ class LesionForImageClassification(LesionAnswers, LesionStorage, PreTrainedModel
     def strangeness(
         self, features: torch.Tensor, raw_logits: torch.Tensor, early: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the fitted gate says (N,) of features (N, D), raw logits and early statistics (N, E): higher = stranger."""
+        """What the fitted gate says (N,) of features (N, D), raw logits, early statistics (N, E): higher = stranger."""
         gate, temperature = self.config.trust["ood"], self.config.softmax_temperature
         buffers = self.trust.as_dict()
         return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], buffers, early)

@@ -47,7 +47,7 @@ class LesionClassificationPipeline(Pipeline):
         """The parameters of each step: those of :meth:`predict` of the model."""
         if pipeline_parameters:
             raise TypeError(
-                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior and batch_size."
+                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior, batch_size."
             )
         asked = {"trust": trust, "inference": inference, "prior": prior}
         return {}, {name: value for name, value in asked.items() if value is not None}, {}

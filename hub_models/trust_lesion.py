@@ -131,8 +131,8 @@ def check_prior(prior: Mapping[str, float] | Sequence[float], labels: Sequence[s
 def shift_prior(log_probs: torch.Tensor, calibrated_at: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
     """Log probabilities (N, C) at one class prior (C,) -> at another: p * prior / calibrated_at, made to sum to 1.
 
-    Saerens, Latinne and Decaestecker 2002, equation 2.4. Right where only the frequencies of the classes differ, and not
-    what a class looks like.
+    Saerens, Latinne and Decaestecker 2002, equation 2.4. Right where only the frequencies of the classes differ,
+    and not what a class looks like.
     """
     return functional.log_softmax(log_probs + (prior / calibrated_at).log().to(log_probs), dim=-1)
 
@@ -195,7 +195,7 @@ def decide(
         return Verdict(
             True,
             SET_TOO_LARGE,
-            f"The model declines: it cannot tell apart {len(prediction_set)} classes here ({', '.join(prediction_set)}).",
+            f"The model declines: it cannot tell {len(prediction_set)} classes apart ({', '.join(prediction_set)}).",
         )
     return Verdict(False, ANSWERED, f"{predicted}. {promise(trust['bands'][band], band)}")
 

@@ -33,7 +33,7 @@ from trainers.mc_dropout import read_samples, samples_file, write_samples
 from trainers.predicting import predict_split
 from trainers.predictions import Predictions, read_predictions
 from trainers.provenance import audit_leaks, describe_dataset, origin
-from trainers.references import TEMPERATURE, notes
+from trainers.references import notes
 from trainers.trust.options import TrustOptions
 from trainers.trusting import give_trust, learn_trust, predict_folders, predict_left_out
 
@@ -215,7 +215,7 @@ def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptio
 
 
 def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]:
-    """Split -> predictions with all that a gate may look at; none where the folder's files are not as they were finished."""
+    """Split -> predictions with all that a gate may look at; none where a file is not as it was finished."""
     try:
         if verify_folder(folder):
             return {}
@@ -262,7 +262,6 @@ def describe_again(model: dict[str, Any], dataset: dict[str, Any]) -> dict[str, 
     return {
         "weights_dtype": "float32",
         **model,
-        "citation": list(dict.fromkeys([*model.get("citation", []), TEMPERATURE])),
         "notes": list(dict.fromkeys([*model.get("notes", []), *notes(dataset["sources"], dataset["image_sizes"])])),
     }
 

@@ -20,7 +20,7 @@ from trainers.judging import write_report
 from trainers.provenance import origin
 from trainers.published import SYSTEMS, Imported, System, find_system
 from trainers.published.state import sha256
-from trainers.references import TEMPERATURE, citations
+from trainers.references import citations
 
 
 def import_published(
@@ -83,11 +83,7 @@ def describe_model(system: System, model: Any) -> dict[str, Any]:
         ],
         "license": system.license,
         "weights_dtype": "float32",
-        "citation": [
-            entry
-            for entry in citations(list(system.sources), config.backbones, system.cited_as)
-            if entry != TEMPERATURE  # none was fitted
-        ],
+        "citation": citations(list(system.sources), config.backbones, system.cited_as),
         "notes": [],
         "tags": [*system.tags, "imported"],
     }

@@ -21,6 +21,7 @@ from trainers.evaluation.trusted import trust_section
 from trainers.predictions import Predictions
 from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
+from trainers.trust_references import trust_citations
 
 JUDGED = ("validation", "calibration", "test")
 
@@ -100,6 +101,8 @@ def describe(
     strangers: dict[str, Predictions] | None = None,
 ) -> None:
     """Tables, figures, ``report.json``, the card and the manifest."""
+    cited = [*report["model"].get("citation", []), *trust_citations(report["trust"])]
+    report["model"]["citation"] = list(dict.fromkeys(cited))
     shown = "test" if "test" in report["evaluation"] else next(iter(report["evaluation"]))
     for split in (shown, *(name for name in ALSO_SHOWN if name in report["evaluation"] and name != shown)):
         title, suffix = f"{report['model']['title']}, {split} split", "" if split == shown else f"_{split}"

@@ -171,7 +171,7 @@ def _vocabulary(model: Any) -> dict[str, Any]:
 def _run(
     model: Any, loader: Any, inference: str, title: str, progress: bool
 ) -> tuple[np.ndarray, dict[str, np.ndarray | None]]:
-    """Raw logits (N, M, C) as float64; ``features`` (N, D) and ``early`` (N, E) as float32, of all that a loader gives."""
+    """Raw logits (N, M, C) as float64; ``features`` (N, D) and ``early`` (N, E) as float32, of all in a loader."""
     model.eval()
     logits: list[np.ndarray] = []
     seen: dict[str, list[np.ndarray]] = {"features": [], "early": []}

@@ -4,10 +4,10 @@ One Parquet file a split, one row an image. Trust, metrics, figures and cards ar
 made again in seconds without a model or an accelerator.
 
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
-M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>,
-lengths D and E) and ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``, ``dx_type``, ``source``,
-``diagnosis``, ``provenance`` (string). What the columns cannot say (label names, split, dataset) stands as JSON in the
-file's metadata under ``lesion_suite``.
+M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>, lengths D and E) and
+``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``,
+``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string). What the columns cannot say (label names, split,
+dataset) stands as JSON in the file's metadata under ``lesion_suite``.
 """
 
 from __future__ import annotations

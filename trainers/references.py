@@ -10,12 +10,6 @@ MOBILENET_V2 = """@inproceedings{sandler2018mobilenetv2,
   booktitle = {CVPR},
   year = {2018}
 }"""
-TEMPERATURE = """@inproceedings{guo2017calibration,
-  title = {On Calibration of Modern Neural Networks},
-  author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
-  booktitle = {ICML},
-  year = {2017}
-}"""
 RESNET = """@inproceedings{he2016resnet,
   title = {Deep Residual Learning for Image Recognition},
   author = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
@@ -105,7 +99,7 @@ def citations(sources: list[str], backbones: list[str], system: str) -> list[str
     found += [
         entry for prefix, entry in BY_BACKBONE_PREFIX.items() if any(name.startswith(prefix) for name in backbones)
     ]
-    return list(dict.fromkeys([*found, TEMPERATURE]))
+    return list(dict.fromkeys(found))
 
 
 def notes(sources: list[str], image_sizes: dict[str, int]) -> list[str]:

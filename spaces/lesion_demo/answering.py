@@ -43,8 +43,9 @@ def classify(path: str | os.PathLike[str], classifier: Classifier) -> dict[str, 
     """Classify one image file.
 
     Returns:
-        The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any other
-        model what there is: ``predicted``, ``probabilities``, ``p_malignant``, ``predictive_entropy``; the rest None.
+        The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any
+        other model what there is (``predicted``, ``probabilities``, ``p_malignant``, ``predictive_entropy``); the rest
+        None.
 
     Raises:
         ImageUnusableError: the file is no image, or one that the processor refuses.

@@ -46,7 +46,8 @@ def answer_panel(answer: dict[str, Any], classifier: Classifier) -> str:
             '<section class="panel answer declined" role="status" aria-live="polite"><p class="eyebrow">Declined</p>'
             f'<h2 id="declined">The model does not answer</h2><p>{escape(str(answer["message"]))}</p></section>'
         )
-    parts = [_trust(answer, classifier), _headline(answer, classifier), _bars(answer, classifier), _entropy(answer), _limits(classifier)]
+    shown = (_trust, _headline, _bars)
+    parts = [*(part(answer, classifier) for part in shown), _entropy(answer), _limits(classifier)]
     return f'<section class="panel answer" role="status" aria-live="polite">{"".join(parts)}</section>'
 
 

@@ -26,9 +26,10 @@ start = time.monotonic()
 from datasets_scripts.build_ham10000 import main
 main(["--source", sys.argv[1], "--out", sys.argv[2]])
 usage = resource.getrusage(resource.RUSAGE_SELF)
-# ru_maxrss keeps the peak of the process that started this one (a test worker that held a ViT-L); VmHWM is of this program alone.
+# ru_maxrss keeps the peak of the process that started this one (a test worker that held a ViT-L); VmHWM is its own.
 peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-used = {"seconds": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime, "bytes": int(peak.split()[1]) * 1024}
+used = {"seconds": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime}
+used["bytes"] = int(peak.split()[1]) * 1024
 print(json.dumps(used))
 """
 

@@ -1,4 +1,4 @@
-"""Makes the shared testers importable as ``lesion_model_tester``, ``lesion_shipping_tester``, ``lesion_trust_tester``."""
+"""Makes the shared testers importable, as ``lesion_model_tester`` and so on."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ C = 4
 
 
 def fitted(model: Any, *, ood_threshold: float = 1e9, low: float | None = 0.99, inference: str = "plain") -> Any:
-    """The model with all of trust, as a fit leaves it: a gate with matrices, sets that hold every class but the last."""
+    """The model with all of trust, as a fit leaves it: a gate with matrices, sets that never hold the last class."""
     classes = len(model.config.labels)
     bias, prior = ([0.3, -0.1, 0.0, -0.2][:classes], [0.1, 0.6, 0.1, 0.2] if classes == C else [1 / classes] * classes)
     said = {"split": "calibration", "n": 100, "method": "test", "date": "2026-01-01"}
@@ -53,7 +53,13 @@ def fitted(model: Any, *, ood_threshold: float = 1e9, low: float | None = 0.99, 
             "buffers": {name: list(value.shape) for name, value in buffers.items()},
             **said,
         },
-        "conformal": {**said, "method": "lac", "alpha": 0.1, "qhat": [1.0, None, *[1.0] * (classes - 3), -1.0], "settings": {}},
+        "conformal": {
+            **said,
+            "method": "lac",
+            "alpha": 0.1,
+            "qhat": [1.0, None, *[1.0] * (classes - 3), -1.0],
+            "settings": {},
+        },
         "bands": {
             "low": {"threshold": low, "risk": 0.05, "confidence": 0.9, **said},
             "moderate": {"threshold": None if low is None else 1.0, "risk": 0.2, "confidence": 0.9, **said},
@@ -115,14 +121,16 @@ class TrustTester:
 
     def test_another_prior_shifts_probabilities_and_withdraws_the_promises(self) -> None:
         model, inputs = fitted(self.model()), self.inputs(2)
-        before, after = model.predict(**inputs), model.predict(**inputs, prior={"mel": 0.4, "nv": 0.2, "akiec": 0.2, "bkl": 0.2})
+        shares, home = (0.4, 0.2, 0.2, 0.2), (0.1, 0.6, 0.1, 0.2)
+        prior = dict(zip(("mel", "nv", "akiec", "bkl"), shares, strict=True))
+        before, after = model.predict(**inputs), model.predict(**inputs, prior=prior)
         for old, new in zip(before, after, strict=True):
-            odds = [p * to / at for p, to, at in zip(old["probabilities"].values(), (0.4, 0.2, 0.2, 0.2), (0.1, 0.6, 0.1, 0.2), strict=True)]
+            odds = [p * to / at for p, to, at in zip(old["probabilities"].values(), shares, home, strict=True)]
             assert list(new["probabilities"].values()) == pytest.approx([o / sum(odds) for o in odds], abs=1e-6)
             assert new["band"] is new["prediction_set"] is None
             assert (new["reason"], new["abstain"]) == ("other_prior", False)
             assert new["ood_score"] == old["ood_score"]
-        with pytest.raises(PriorError, match="sums to 1.2"):
+        with pytest.raises(PriorError, match=r"sums to 1\.2"):
             model.predict(**inputs, prior=[0.3] * C)
 
     def test_other_preprocessing_withdraws_the_promises(self) -> None:
@@ -195,6 +203,6 @@ class TrustTester:
             {"conformal": {"qhat": [0.1]}},
             {"bands": {"low": {"threshold": "all"}}},
         ):
-            with pytest.raises(LesionConfigError, match=f'trust..{next(iter(change))}'):
+            with pytest.raises(LesionConfigError, match=f"trust..{next(iter(change))}"):
                 model.set_trust({**before, **change})
             assert model.config.trust is before

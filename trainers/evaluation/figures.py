@@ -253,6 +253,7 @@ def _starred(predictions: Predictions) -> list[str]:
 
 
 def title_of(figure: Figure, what: str, predictions: Predictions, n: int, n_groups: int) -> None:
+    """Say above a chart what it shows, of which split of which dataset, and of how many images and lesions."""
     where = predictions.dataset + (f" ({predictions.config_name})" if predictions.config_name else "")
     parts = [f"{predictions.split} split", where, f"{n:,} images of {n_groups:,} lesions"]
     figure.suptitle(
@@ -272,6 +273,7 @@ def _with_interval(number: Mapping[str, Any]) -> str:
 
 @style.context(LOOK)
 def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> dict[str, str]:
+    """Write a chart into ``folder/figures``; returns it as the report lists it."""
     # The version of matplotlib would otherwise stand in the file and change its checksum.
     figure.savefig(folder / FOLDER / name, dpi=DPI, metadata={"Software": None})
     return {"file": f"{FOLDER}/{name}", "caption": caption}

@@ -148,17 +148,15 @@ def draw_sets(sets: Mapping[str, Any], rows: Predictions) -> Figure:
     right.set_xlim(
         0, max(row["mean_set_size"]["value"] for _, row in lines if row["coverage"]["value"] is not None) * 1.25
     )
-    left.legend(
+    figure.legend(  # of the figure: one of the axes would push the two panels apart
         handles=[
             Line2D([], [], color=ORANGE, linestyle="--", label="promised"),
             Patch(color=FAINT, label="expected at these numbers, 95 %"),
             Line2D([], [], color=BLUE, marker="o", label="measured, exact 95 %"),
         ],
-        loc="lower left",
-        bbox_to_anchor=(0, 1.0),
+        loc="outside lower center",
         ncols=3,
         fontsize=8.5,
-        borderaxespad=0.2,
     )
     title_of(figure, "Prediction sets", rows, sets["overall"]["n"], sets["overall"]["n_groups"])
     return figure

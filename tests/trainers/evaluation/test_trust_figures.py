@@ -142,7 +142,8 @@ def test_the_gate_shows_every_set_of_strangers_in_its_own_stroke(rows, strangers
     ]
     many = {f"set {number}": strangers["clothes"] for number in range(7)}
     figure = trust_figures.draw_gate(rows, many, TRUST["ood"])
-    strokes = [(h.get_edgecolor(), h.get_linestyle()) for h in figure.axes[0].get_legend().legend_handles[:-1]]
+    outlines = [patch for patch in figure.axes[0].patches if not patch.get_fill()]
+    strokes = [(outline.get_edgecolor(), outline.get_linestyle()) for outline in outlines]
     assert len(strokes) == len(set(strokes)) == 8
 
 
