@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
@@ -77,11 +78,8 @@ def fit_trust(
     foreign = predict_folders(model, processor, strangers or [], options.inference)
     foreign |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
-    stored = (
-        stored_predictions(Path(source), bool(model.early_layers()))
-        if still_said(old, dataset, options, weights_dtype)
-        else {}
-    )
+    still = still_said(old, dataset, options, weights_dtype)
+    stored = stored_predictions(Path(source), bool(model.early_layers())) if still else {}
     predictions = {
         split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
         for split in JUDGED
@@ -89,7 +87,7 @@ def fit_trust(
     }
     fitted = learn_trust(model, processor, splits, predictions, options)
     predictions, foreign = give_trust(model, fitted, predictions), give_trust(model, fitted, foreign)
-    samples = read_samples(predictions["test"], samples_file(Path(source), "test")) if "test" in stored else None
+    samples = stored_samples(Path(source), predictions) if still else None
     report = {
         "schema_version": SCHEMA_VERSION,
         **about(old, splits, dataset, options.seed),
@@ -228,6 +226,14 @@ def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]
         if rows is not None and rows.features is not None and not (with_early and rows.early is None):
             found[split] = rows
     return found
+
+
+def stored_samples(folder: Path, predictions: dict[str, Predictions]) -> np.ndarray | None:
+    """The passes of MC dropout (N, M, S, C) that lie in a folder, where they are of these very test images."""
+    path, test = samples_file(folder, "test"), predictions.get("test")
+    if test is None or not path.is_file() or not np.array_equal(read_predictions(path).image_id, test.image_id):
+        return None
+    return read_samples(test, path)
 
 
 def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -234,6 +234,8 @@ def tell(finished: Any, out: Path) -> None:
     if estimated is not None:
         shares = ",".join(f"{name}={share:.4g}" for name, share in estimated["value"].items())
         print(f"estimated prior of {estimated['images']:,} images: {shares}")
+        if "caution" in estimated:
+            print(f"caution: {estimated['caution']}")
     if finished.report is not None:
         overall = finished.report["evaluation"]["external"]["discrimination"]
         values = [(name, overall[name]["value"]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]

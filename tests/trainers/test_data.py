@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from PIL import Image
 
 from hub_models import LesionImageProcessor
-from trainers.data import EpochSampler, LesionImages, augmentation, collate, load_splits
+from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits, without_classes
 from trainers.errors import DatasetError, UserError
 
 LABELS = np.array([0] * 12 + [1] * 4 + [2] * 2)
@@ -122,6 +123,62 @@ def test_splits_come_in_order_with_their_labels(phantom_dataset: Path) -> None:
     assert splits.labels[-1] == "acne"
     assert splits.name == "phantoms"
     assert splits.column("train", "no_such_column").tolist() == ["unknown"] * len(splits.splits["train"])
+
+
+# ------------------------------------------------------------------------------ classes left out
+
+
+def test_left_out_classes_go_aside_with_their_images(phantom_dataset: Path) -> None:
+    whole = load_splits(str(phantom_dataset), "grouped")
+    splits = load_splits(str(phantom_dataset), "grouped", leave_out="vasc, df")
+    assert splits.labels == [name for name in whole.labels if name not in ("vasc", "df")]
+    assert splits.left_out_classes == ("vasc", "df")
+    assert splits.left_out is not None
+    away = [whole.labels.index(name) for name in ("vasc", "df")]
+    gone: list[str] = []
+    for split, rows in whole.splits.items():
+        old = np.array(rows["label"][:])
+        inside = ~np.isin(old, away)
+        assert splits.column(split, "image_id").tolist() == whole.column(split, "image_id")[inside].tolist()
+        names = [splits.labels[label] for label in splits.splits[split]["label"][:]]
+        assert names == [whole.labels[label] for label in old[inside]]
+        assert splits.splits[split].features["label"].names == splits.labels
+        gone += whole.column(split, "image_id")[~inside].tolist()
+    assert splits.left_out["image_id"][:] == gone
+    assert splits.left_out[0]["image"]["bytes"] == _row(whole, gone[0])["image"]["bytes"]
+    assert whole.left_out is None
+
+
+def _row(splits: Splits, image_id: str) -> dict[str, Any]:
+    for split, rows in splits.splits.items():
+        found = np.flatnonzero(splits.column(split, "image_id") == image_id)
+        if len(found):
+            return dict(rows[int(found[0])])
+    raise AssertionError(image_id)
+
+
+def test_a_split_may_hold_nothing_of_the_class_left_out(phantom_dataset: Path) -> None:
+    whole = load_splits(str(phantom_dataset), "grouped")
+    vasc = whole.labels.index("vasc")
+    counts = {split: int((np.array(rows["label"][:]) == vasc).sum()) for split, rows in whole.splits.items()}
+    assert counts["calibration"] == 0
+    splits = without_classes(whole, ["vasc"])
+    assert len(splits.splits["calibration"]) == len(whole.splits["calibration"])
+    assert splits.left_out is not None
+    assert len(splits.left_out) == sum(counts.values())
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("vasc,scc", "the class 'scc' cannot be left out: the labels are akiec, bcc"),
+        ("vasc,", "the class '' cannot be left out"),
+        ("akiec,bcc,bkl,df,mel,nv,vasc", "only 1 class is left: leave fewer out"),
+    ],
+)
+def test_classes_that_cannot_be_left_out_are_named(phantom_dataset: Path, names: str, says: str) -> None:
+    with pytest.raises(DatasetError, match=says):
+        load_splits(str(phantom_dataset), "grouped", leave_out=names)
 
 
 # ------------------------------------------------------------------ records beside the images

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trainers.predictions import METADATA_KEY, Predictions, PredictionsError, read_predictions, write_predictions
+from trainers.predictions import (
+    METADATA_KEY,
+    NO_LABEL,
+    Predictions,
+    PredictionsError,
+    read_predictions,
+    write_predictions,
+)
 
 
 @pytest.fixture
@@ -47,6 +54,28 @@ def test_round_trip_keeps_every_value(predictions: Predictions, tmp_path: Path) 
         "grouped",
     )
     assert [p.name for p in tmp_path.iterdir()] == ["p.parquet"]
+
+
+def test_round_trip_keeps_what_the_gate_looks_at_and_says(predictions: Predictions, tmp_path: Path) -> None:
+    scored = replace(predictions, early=np.array([[1.0, 0.5, -2.0], [0.0, 4.0, 8.0]]), ood_score=np.array([1 / 3, 9.0]))
+    write_predictions(scored, tmp_path / "p.parquet")
+    back = read_predictions(tmp_path / "p.parquet")
+    np.testing.assert_array_equal(back.ood_score, scored.ood_score)  # to the last digit: a threshold may lie there
+    np.testing.assert_array_equal(back.early, scored.early)
+    one = back.select(np.array([1]))
+    assert (one.ood_score.tolist(), one.early.tolist()) == ([9.0], [[0.0, 4.0, 8.0]])
+    write_predictions(scored, tmp_path / "small.parquet", with_features=False)
+    small = read_predictions(tmp_path / "small.parquet")
+    assert (small.features, small.early, small.ood_score.tolist()) == (None, None, [1 / 3, 9.0])
+    assert predictions.ood_score is None
+
+
+def test_only_pictures_of_none_of_the_classes_have_no_label(predictions: Predictions, tmp_path: Path) -> None:
+    foreign = replace(predictions, label=np.full(2, NO_LABEL), split="ood_clothes")
+    write_predictions(foreign, tmp_path / "p.parquet")
+    assert read_predictions(tmp_path / "p.parquet").label.tolist() == [NO_LABEL, NO_LABEL]
+    with pytest.raises(PredictionsError, match=r"labels span -1\.\.-1; expected 0\.\.2"):
+        replace(foreign, split="test")
 
 
 def test_features_can_be_left_out(predictions: Predictions, tmp_path: Path) -> None:

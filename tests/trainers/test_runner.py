@@ -29,6 +29,7 @@ from trainers.predicting import predict_split
 from trainers.predictions import read_predictions
 from trainers.runner import run as run_training
 from trainers.trainer_lesion import newest_checkpoint
+from trainers.trust.halves import halve
 
 Command = Callable[..., list[str]]
 Env = dict[str, str]
@@ -65,6 +66,9 @@ def test_the_finished_folder_is_whole_and_verified(trained: Path) -> None:
         "figures/confusion_matrix_test.png",
         "figures/reliability_test.png",
         "figures/training_curves.png",
+        "figures/gate_test.png",
+        "figures/prediction_sets_test.png",
+        "figures/risk_coverage_test.png",
         "modeling_mobilenet.py",
         "modeling_lesion.py",
         "configuration_mobilenet.py",
@@ -112,6 +116,26 @@ def test_predictions_are_those_of_the_stored_weights(trained: Path, phantom_data
     with torch.no_grad():
         output = model(pixel_values=images)
     torch.testing.assert_close(output.logits, output.raw_logits / temperature)
+
+
+def test_trust_is_fitted_on_halves_of_calibration_and_judged_on_test(trained: Path) -> None:
+    report = json.loads((trained / "report.json").read_text())
+    trust, rows = report["trust"], read_predictions(trained / "predictions_calibration.parquet")
+    assert sorted(trust) == ["bands", "conformal", "fitted_for", "ood", "policy", "prior", "temperature"]
+    first, second = halve(rows.label, rows.group_id, trust["temperature"]["seed"])
+    assert trust["temperature"]["n"] == trust["prior"]["n"] == trust["ood"]["n"] == first.sum()
+    lesions = len(set(rows.group_id[second & (rows.ood_score <= trust["ood"]["threshold"])]))
+    assert trust["conformal"]["n_lesions"] == lesions
+    assert trust == json.loads((trained / "config.json").read_text())["trust"]
+    assert trust["fitted_for"]["preprocessing"]["size"] == {"height": 32, "width": 32}
+    # So few lesions show less than is asked: each part says so.
+    assert (trust["ood"]["acceptance"], trust["ood"]["acceptance_asked"]) == (0.91, 0.95)
+    assert "fewer than the 60" in trust["bands"]["low"]["reason"]
+    assert [entry["split"] for entry in report["test_reads"]] == ["test"]
+    judged = report["trust_evaluation"]
+    assert (judged["split"], judged["verdicts"]["test"]["n"]) == ("test", report["evaluation"]["test"]["n"])
+    for split in ("validation", "calibration", "test"):
+        assert np.isfinite(read_predictions(trained / f"predictions_{split}.parquet").ood_score).all()
 
 
 @pytest.mark.slow
@@ -169,7 +193,8 @@ def test_the_published_split_marks_that_validation_was_used_twice(
     assert report["trust"]["temperature"]["split"] == "validation"
     assert report["trust"]["temperature"]["also_used_for_model_selection"] is True
     assert report["leak_audit"]["test"]["leaking"] > 0
-    assert "also" in (out / "README.md").read_text()
+    assert report["trust"]["conformal"]["also_used_for_model_selection"] is True
+    assert "**That split was also used for model selection**" in (out / "README.md").read_text()
 
 
 def test_bare_command_without_a_dataset_says_which_command_builds_it(

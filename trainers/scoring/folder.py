@@ -34,6 +34,10 @@ SCHEMA_VERSION = 1
 SETTINGS, LISTING, PARTS, LOCK = "settings.json", "listing.jsonl", "parts", "lock"
 # Other versions of these may answer otherwise in the last digits.
 PACKAGES = ("torch", "transformers", "pillow")
+WITHOUT_BIASES = (
+    "this model's calibration has no bias a class, so what its training did to the class frequencies is still in its "
+    "probabilities and in this estimate: fit it with `python -m trainers.fit_trust MODEL --temperature bias_corrected`"
+)
 EM = (
     "expectation-maximisation on the probabilities of the images that the gate did not turn away, each weighing 1 "
     "(Saerens et al. 2002)"
@@ -267,6 +271,8 @@ def finish(
     merged = merge(work.parts, work.count, scorer.labels, staging)
     prior = scorer.calibration_prior()
     estimated = estimate(work, scorer.labels, prior) if job.estimate and prior else None
+    if estimated is not None and not scorer.has_biases():
+        estimated["caution"] = WITHOUT_BIASES
     made = origin()
     scored = counts(job, listing, merged)
     report = None

@@ -1,0 +1,419 @@
+"""Trust for a model that is finished already: from a folder, from the Hub, of our training or of somebody else's."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_server import LoopbackHub
+from huggingface_hub import HfApi
+from PIL import Image
+from published_originals import derm_x
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig
+
+from hub_models.trust_lesion import PriorError
+from model_cards.manifest import write_manifest
+from model_cards.verify import verify_folder
+from trainers import fit_trust as command
+from trainers.data import LesionImages, collate, load_splits
+from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.evaluation.decisions import decisions
+from trainers.fit_trust import fit_trust, still_said, stored_predictions
+from trainers.import_published import import_published
+from trainers.predictions import NO_LABEL, read_predictions
+from trainers.published import find_system
+from trainers.rebuild import rebuild
+from trainers.trust.options import TrustOptions
+
+KEYS = [
+    *("predicted", "probabilities", "p_malignant", "predictive_entropy", "aleatoric", "epistemic", "band"),
+    *("prediction_set", "ood_score", "is_ood", "abstain", "reason", "message"),
+]
+REPLICATES = 20
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
+    pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
+    pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),
+]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures of stripes, one of them in a folder of its own."""
+    folder = tmp_path_factory.mktemp("foreign") / "clothes"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(6):
+        stripes = np.repeat(rng.integers(0, 256, (8, 1, 3), dtype=np.uint8), 5, axis=0).repeat(44, axis=1)
+        Image.fromarray(stripes).save(folder / ("more" if number == 0 else ".") / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def again(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trust fitted anew for a trained model; what it said when it was finished is not asked again."""
+    out = tmp_path_factory.mktemp("again") / "model"
+    splits = load_splits(str(phantom_dataset), "grouped")
+    options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "predict_split", lambda *_, **__: pytest.fail("what was stored is predicted again"))
+        fit_trust(str(trained), splits, out, options, strangers=[clothes], replicates=REPLICATES)
+    return out
+
+
+def test_the_result_is_a_whole_repo_beside_the_source(again: Path, trained: Path, phantom_dataset: Path) -> None:
+    assert verify_folder(again) == []
+    assert verify_folder(trained) == []
+    assert not list(again.parent.glob("*.partial"))
+    report, before = read(again), read(trained)
+    assert report["trust"] == json.loads((again / "config.json").read_text())["trust"]
+    assert (report["trust"]["temperature"]["kind"], report["trust"]["temperature"]["seed"]) == ("bias_corrected", 4)
+    assert (report["trust"]["conformal"]["method"], report["trust"]["temperature"]["split"]) == ("aps", "calibration")
+    for kept in ("training", "provenance", "leak_audit"):
+        assert report[kept] == before[kept]
+    assert "trained_on" not in report
+    reads = [entry["purpose"] for entry in report["test_reads"]]
+    assert reads == ["evaluation of the finished model", "fit of trust"]
+    shown = {figure["file"] for figure in report["figures"]}
+    assert {"figures/gate_test.png", "figures/risk_coverage_test.png", "figures/prediction_sets_test.png"} <= shown
+    assert str(phantom_dataset.parent) not in (again / "report.json").read_text() + (again / "README.md").read_text()
+
+
+def test_the_weights_stay_as_they_are(again: Path, trained: Path) -> None:
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (again, trained))
+    parts = {name for name in ours if not name.startswith("trust.")}
+    assert parts == {name for name in theirs if not name.startswith("trust.")}
+    for name in parts:
+        assert torch.equal(ours[name], theirs[name]), name
+    buffers = read(again)["trust"]["ood"]["buffers"]
+    assert {name: list(ours[f"trust.{name}"].shape) for name in buffers} == buffers
+
+
+def test_it_answers_with_every_key_and_as_it_was_judged(again: Path, phantom_dataset: Path) -> None:
+    model = AutoModelForImageClassification.from_pretrained(again)
+    processor = AutoImageProcessor.from_pretrained(again)
+    stored = read_predictions(again / "predictions_test.parquet")
+    images = LesionImages(load_splits(str(phantom_dataset), "grouped").splits["test"], processor)
+    batch = collate([images[index] for index in range(len(images))])
+    answers = model.predict(**batch, prepared_as=processor.pixel_settings())
+    made = decisions(stored, read(again)["trust"])
+    assert [answer["reason"] for answer in answers] == made.reasons.tolist()
+    assert [answer["abstain"] for answer in answers] == made.abstains.tolist()
+    for answer, probs, inside, band, accepted in zip(
+        answers, made.probs, made.sets, made.bands, made.accepted, strict=True
+    ):
+        assert list(answer) == KEYS
+        assert list(answer["probabilities"].values()) == pytest.approx(probs.tolist(), abs=1e-4)
+        assert answer["is_ood"] == (not accepted)
+        names = [name for name, there in zip(stored.labels, inside, strict=True) if there]
+        assert (answer["prediction_set"], answer["band"]) == ((names, band) if accepted else (None, None))
+    with pytest.raises(PriorError, match="the prior of nv is 0: give a share above 0"):
+        model.predict(**batch, prior=[0.2, 0.2, 0.2, 0.2, 0.1, 0.0, 0.05, 0.05])
+    with pytest.raises(PriorError, match=r"the prior sums to 0\.8"):
+        model.predict(**batch, prior=[0.1] * 8)
+
+
+def test_predictions_keep_what_the_gate_said(again: Path, clothes: Path) -> None:
+    for split in ("validation", "calibration", "test"):
+        stored = read_predictions(again / f"predictions_{split}.parquet")
+        assert stored.ood_score is not None
+        assert np.isfinite(stored.ood_score).all()
+        assert stored.features is not None
+    foreign = read_predictions(again / "predictions_ood_0.parquet")
+    assert (foreign.split, foreign.dataset, foreign.features) == ("ood_clothes", "clothes", None)
+    assert foreign.image_id.tolist() == ["1.png", "2.png", "3.png", "4.png", "5.png", "more/0.png"]
+    assert set(foreign.label) == {NO_LABEL}
+    judged = read(again)["trust_evaluation"]
+    [told] = judged["gate"]["sets"]
+    gate = read(again)["trust"]["ood"]
+    assert (told["name"], told["n"]) == ("clothes", 6)
+    assert told["declined"]["value"] == pytest.approx((foreign.ood_score > gate["threshold"]).mean(), abs=1e-6)
+    assert judged["verdicts"]["clothes"]["n"] == 6
+
+
+def test_it_can_be_judged_again_from_what_is_stored(again: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(again, tmp_path / "model"))
+    rebuild(copy, REPLICATES)
+    assert (copy / "report.json").read_bytes() == (again / "report.json").read_bytes()
+    assert verify_folder(copy) == []
+
+
+# ---------------------------------------------------------------- a model that came from elsewhere
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published classifier of six of the eight classes, as it was imported: never evaluated, without trust."""
+    folder = tmp_path_factory.mktemp("imported")
+    torch.save(derm_x(classes=6).state_dict(), folder / "best.pth")
+    labels = ["akiec", "bcc", "bkl", "mel", "nv", "acne"]
+    import_published(find_system("derm-x"), [folder / "best.pth"], folder / "model", labels)
+    return folder / "model"
+
+
+def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
+    imported: Path, phantom_dataset: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model"
+    splits = load_splits(str(phantom_dataset), "grouped", leave_out="df,vasc")
+    fit_trust(
+        str(imported),
+        splits,
+        out,
+        TrustOptions(detector="energy"),
+        replicates=REPLICATES,
+        keep_features=False,
+        weights_dtype="float16",
+        naming={"title": "Derm-X, with trust"},
+    )
+    assert verify_folder(out) == []
+    report, card = read(out), (out / "README.md").read_text()
+    assert (report["model"]["title"], report["model"]["weights_dtype"]) == ("Derm-X, with trust", "float16")
+    assert report["imported"] == read(imported)["imported"]
+    assert "training" not in report
+    assert "trained_on" not in report
+    assert "is not known" in report["leak_audit"]["unknown"]
+    assert "guo2017calibration" in card
+    [left_out] = report["trust_evaluation"]["gate"]["sets"]
+    assert (left_out["name"], left_out["n"]) == ("left out: df, vasc", 34)
+    stored = read_predictions(out / "predictions_test.parquet")
+    assert stored.features is None
+    model = AutoModelForImageClassification.from_pretrained(out)
+    processor = AutoImageProcessor.from_pretrained(out)
+    images = LesionImages(splits.splits["test"], processor)
+    with torch.no_grad():  # what is judged is what was rounded and stored
+        raw = model(pixel_values=images[3]["pixel_values"][None]).raw_logits
+    np.testing.assert_allclose(raw[0].numpy(), stored.logits[3, 0], atol=1e-4)
+    [answer] = model.predict(pixel_values=images[3]["pixel_values"][None])
+    assert list(answer) == KEYS
+    # Fitted once more on the same data it is still an import of which no training is known.
+    second = command.about(report, splits, report["provenance"]["dataset"], 0)
+    assert "trained_on" not in second
+    assert second["leak_audit"] == report["leak_audit"]
+
+
+def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
+    hub: LoopbackHub, trained: Path, phantom_dataset: Path, tmp_path: Path
+) -> None:
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    api.create_repo("org/model")
+    api.upload_folder(folder_path=trained, repo_id="org/model")
+    out = tmp_path / "fitted"
+    words = ["org/model@main", "--dataset", str(phantom_dataset), "--config_name", "published"]
+    more = ["--output_dir", str(out), "--bootstrap_replicates", str(REPLICATES), "--detector", "vim"]
+    done = subprocess.run(
+        [sys.executable, "-m", "trainers.fit_trust", *words, *more],
+        env=hub.client_env(tmp_path, OMP_NUM_THREADS="1"),
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert verify_folder(out) == []
+    report, before = read(out), read(trained)
+    for section in ("temperature", "prior", "ood", "conformal", "fitted_for"):
+        assert report["trust"][section]["split"] == "validation"
+        assert report["trust"][section]["also_used_for_model_selection"] is True
+    # Here another dataset's validation chose the epoch; the card of a run on this config says that it did.
+    assert "**Trained on another dataset.**" in (out / "README.md").read_text()
+    assert report["trained_on"] == before["provenance"]["dataset"]
+    assert report["provenance"]["dataset"]["config_name"] == "published"
+    assert "unknown" in report["leak_audit"]
+    # Back on the dataset it was trained on, its leaks are known again.
+    splits = load_splits(str(phantom_dataset), "grouped")
+    home = command.about(report, splits, before["provenance"]["dataset"], 0)
+    assert home["leak_audit"] == before["leak_audit"]
+    assert "trained_on" not in home
+
+
+# ----------------------------------------------------------------- what is stored is used, if it is true
+
+
+def test_stored_predictions_are_used_only_where_the_manifest_verifies(trained: Path, tmp_path: Path) -> None:
+    assert list(stored_predictions(trained, with_early=False)) == ["validation", "calibration", "test"]
+    assert stored_predictions(tmp_path / "nothing", with_early=False) == {}
+    copy = Path(shutil.copytree(trained, tmp_path / "model"))
+    path = copy / "predictions_test.parquet"
+    path.write_bytes(path.read_bytes() + b" ")
+    assert stored_predictions(copy, with_early=False) == {}
+    shutil.copy(trained / path.name, path)
+    assert len(stored_predictions(copy, with_early=False)) == 3
+    (copy / "manifest.json").unlink()
+    assert stored_predictions(copy, with_early=False) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "asked", "still"),
+    [
+        ({}, {}, True),
+        ({"weights_dtype": "float32"}, {}, True),
+        ({"weights_dtype": "float16"}, {}, False),
+        ({}, {"inference": "tta"}, False),
+        ({"fitted": "tta"}, {}, False),
+        ({"fingerprint": "sha256:other"}, {}, False),
+        ({"image_sizes": {"600x450": 160}}, {}, False),
+    ],
+)
+def test_what_was_said_of_other_pixels_weights_or_views_is_not_used(
+    trained: Path, changed: dict[str, Any], asked: dict[str, Any], still: bool
+) -> None:
+    old = read(trained)
+    dataset = {
+        **old["provenance"]["dataset"],
+        **{k: v for k, v in changed.items() if k in ("fingerprint", "image_sizes")},
+    }
+    if "fitted" in changed:
+        old["trust"]["fitted_for"]["inference"] = changed["fitted"]
+    assert still_said(old, dataset, TrustOptions(**asked), changed.get("weights_dtype", "")) is still
+
+
+# -------------------------------------------------------------------------------------- refusals
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: Path, model: object, *words: object
+) -> str:
+    """The one line that the command ends in; nothing may be left behind."""
+    monkeypatch.setattr(sys, "argv", ["fit_trust", str(model), "--output_dir", str(out), *map(str, words)])
+    before = sorted(out.parent.iterdir())
+    with pytest.raises(SystemExit) as end:
+        report_user_errors(command.main)
+    assert end.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert sorted(out.parent.iterdir()) == before
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--alpha", "1.5"], "alpha 1.5: give a number between 0 and 1"),
+        (["--alpha", "0"], "alpha 0.0: give a number between 0 and 1"),
+        (["--sets", "best"], "sets 'best': choose one of lac, aps, raps"),
+        (["--class_conditional", "perhaps"], "argument --class_conditional: invalid"),
+        (["--bootstrap_replicates", "0"], "--bootstrap_replicates 0: give at least 1"),
+        (["--leave_out", "scc"], "the class 'scc' cannot be left out"),
+        (["--leave_out", "df"], "the model has the labels akiec, bcc, bkl, df, mel, nv, vasc, acne, the dataset akiec"),
+        (["--config_name", "fold9"], "no config 'fold9'"),
+        (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds pictures"),
+        (["--inference", "mc_dropout_full", "--detector", "odin"], "detector 'odin': choose one of auto"),
+    ],
+)
+def test_bad_options_are_named(
+    trained: Path,
+    phantom_dataset: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    says: str,
+) -> None:
+    line = refused(capsys, monkeypatch, tmp_path / "out", trained, "--dataset", phantom_dataset, *words)
+    assert says in line
+
+
+def test_pictures_that_are_none_are_named(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    (tmp_path / "empty").mkdir()
+    broken = tmp_path / "a" / "broken"
+    broken.mkdir(parents=True)
+    (broken / "x.png").write_bytes(b"no picture")
+    (tmp_path / "a" / "test").mkdir()
+    other = Path(shutil.copytree(clothes, tmp_path / "b" / "clothes"))
+    for folders, says in (
+        ([tmp_path / "empty"], "empty' holds no picture (.jpg"),
+        ([broken], "x.png cannot be read"),
+        ([tmp_path / "a" / "test"], "the --ood folder 'test' is called as a split is"),
+        ([clothes, other], "the --ood folder 'clothes' is called as another --ood folder is"),
+    ):
+        with pytest.raises(UserError, match=re.escape(says)):
+            fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(), strangers=folders)
+        assert not (tmp_path / "out").exists()
+
+
+def test_models_that_are_none_of_ours_are_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    ViTConfig(hidden_size=8).save_pretrained(tmp_path / "vit")
+    cut = Path(shutil.copytree(trained, tmp_path / "cut"))
+    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
+    bare = Path(shutil.copytree(trained, tmp_path / "bare"))
+    (bare / "report.json").unlink()
+    for source, says in (
+        ("no/such_model", "'no/such_model' is no model of ours that can be read"),
+        (str(tmp_path / "nowhere" / "deep" / "model"), "is no model of ours that can be read"),
+        (str(tmp_path / "vit"), "vit is a vit model: give one that was trained or imported here"),
+        (str(cut), "cut' is no model of ours that can be read"),
+        (str(bare), "has no report.json"),
+        ("", "'' is no model"),
+    ):
+        with pytest.raises(UserError) as error:
+            fit_trust(source, splits, tmp_path / "out", TrustOptions())
+        assert says in str(error.value)
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_answers_with_nan_is_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "model"))
+    state = load_file(copy / "model.safetensors")
+    state["head.bias"][0] = float("nan")
+    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
+    write_manifest(copy)
+    splits = load_splits(str(phantom_dataset), "grouped")
+    splits = replace(splits, config_name="another")  # predicted anew, by the fingerprint or not
+    for path in copy.glob("predictions_*.parquet"):
+        path.unlink()
+    with pytest.raises(UserError, match="has a logit that is NaN or infinite"):
+        fit_trust(str(copy), splits, tmp_path / "out", TrustOptions())
+
+
+def test_a_way_of_answering_that_the_model_lacks_is_named(
+    again: Path, phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor, report = command.load(str(again))
+    model.dropout.p = 0.0
+    monkeypatch.setattr(command, "load", lambda *_: (model, processor, report))
+    splits = load_splits(str(phantom_dataset), "grouped")
+    with pytest.raises(UserError, match="30 samples of a model that has 0 layers of dropout"):
+        fit_trust(str(again), splits, tmp_path / "out", TrustOptions(inference="mc_dropout"))
+
+
+def test_a_folder_in_use_is_refused(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    (tmp_path / "thesis.txt").write_text("two years of work")
+    with pytest.raises(OutputError, match="is not empty"):
+        fit_trust(str(trained), splits, tmp_path, TrustOptions())
+    run = tmp_path / "model.partial" / "checkpoints" / "checkpoint-90"
+    run.mkdir(parents=True)
+    with pytest.raises(OutputError, match="an unfinished training run stands in"):
+        fit_trust(str(trained), splits, tmp_path / "model", TrustOptions())
+    assert run.is_dir()
+    assert (tmp_path / "thesis.txt").read_text() == "two years of work"
+
+
+def test_an_error_halfway_leaves_nothing(
+    trained: Path, phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(command, "describe", broken)
+    splits = load_splits(str(phantom_dataset), "grouped")
+    with pytest.raises(OSError, match="no space left"):
+        fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(detector="energy"), replicates=5)
+    assert list(tmp_path.iterdir()) == []
