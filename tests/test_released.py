@@ -13,10 +13,19 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from model_cards.verify import verify_folder
+from trainers.evaluation.decisions import decisions
 from trainers.predictions import read_predictions
 
 RELEASED = sorted(path.parent for path in (Path(__file__).parents[1] / "hub_models" / "released").glob("*/config.json"))
 MEGABYTE = 1_000_000
+CHARTS = {
+    "confusion_matrix_test",
+    "confusion_matrix_validation",
+    "gate_test",
+    "prediction_sets_test",
+    "reliability_test",
+    "risk_coverage_test",
+}
 # Runs where none of our packages can be imported: what a stranger's machine does.
 STRANGER = """
 import json, sys
@@ -32,8 +41,9 @@ model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_cod
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 inputs = processor([Image.open(p) for p in paths], return_tensors="pt")
 model.eval()
-says = [answer["predicted"] for answer in model.predict(**inputs)]
-print(json.dumps({"raw": model(**inputs).raw_logits.tolist(), "says": says}))
+raw = model(**inputs).raw_logits
+raw = raw[:, None] if raw.ndim == 2 else raw
+print(json.dumps({"raw": raw.tolist(), "answers": model.predict(**inputs)}))
 """
 
 
@@ -46,16 +56,16 @@ def ask_as_a_stranger(folder: Path, images: list[Path], tmp_path: Path) -> dict[
 
 
 def test_something_is_released() -> None:
-    assert "derm-x-mobilenetv2-ham7" in [path.name for path in RELEASED]
+    assert [path.name for path in RELEASED] == ["derm-x-mobilenetv2-ham7", "isic-skin-lesion-uncertainty"]
 
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
 def test_a_release_is_whole_small_and_shows_nobody(folder: Path) -> None:
     assert verify_folder(folder) == []
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 10 * MEGABYTE
-    pictures = {path.name for path in files if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}}
-    assert pictures == {"confusion_matrix_test.png", "reliability_test.png", "training_curves.png"}
+    assert sum(path.stat().st_size for path in files) < 30 * MEGABYTE
+    pictures = {path.stem for path in files if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}}
+    assert pictures - {"training_curves"} == CHARTS
     assert json.loads((folder / "report.json").read_text())["model"]["license"] == "cc-by-nc-4.0"
 
 
@@ -86,8 +96,47 @@ def test_a_stranger_gets_the_stored_logits_from_the_images(folder: Path, data_di
     names = [f"{rows.image_id[row]}.jpg" for row in chosen]
     images = [next((data_dir / "ham10000").glob(f"HAM10000_images_part_*/{name}")) for name in names]
     answer = ask_as_a_stranger(folder, images, tmp_path)
-    np.testing.assert_allclose(np.array(answer["raw"]), rows.logits[chosen, 0], atol=2e-3)
-    assert answer["says"] == [rows.labels[column] for column in rows.logits[chosen, 0].argmax(axis=1)]
+    np.testing.assert_allclose(np.array(answer["raw"]), rows.logits[chosen], atol=2e-3)
+    trust = json.loads((folder / "config.json").read_text())["trust"]
+    made = decisions(rows.select(chosen), trust)
+    assert [row["predicted"] for row in answer["answers"]] == [
+        rows.labels[column] for column in made.probs.argmax(axis=1)
+    ]
+    scores = [row["ood_score"] for row in answer["answers"]]
+    np.testing.assert_allclose(scores, rows.ood_score[chosen], rtol=2e-2)
+    # Neither is decided by a hair on these images.
+    assert [row["reason"] for row in answer["answers"]] == made.reasons.tolist()
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
+def test_it_declines_clothes(folder: Path, data_dir: Path, tmp_path: Path) -> None:
+    answers = ask_as_a_stranger(folder, sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[:40], tmp_path)["answers"]
+    assert sum(answer["abstain"] for answer in answers) >= 38
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
+def test_its_promises_follow_from_its_predictions(folder: Path) -> None:
+    """Bands, sets and gate, once more by plain arithmetic on the stored test predictions."""
+    report = json.loads((folder / "report.json").read_text())
+    trust, judged = report["trust"], report["trust_evaluation"]
+    rows = read_predictions(folder / "predictions_test.parquet")
+    accepted = rows.ood_score <= trust["ood"]["threshold"]
+    _, lesions = np.unique(rows.group_id[accepted].astype(str), return_inverse=True)
+    weight = 1.0 / np.bincount(lesions)[lesions]
+    probs, label = rows.probs(trust["temperature"]["value"])[accepted], rows.label[accepted]
+    low = 1 - probs.max(axis=1) <= trust["bands"]["low"]["threshold"]
+    wrong = probs.argmax(axis=1) != label
+    error = (weight * wrong)[low].sum() / weight[low].sum()
+    assert judged["bands"]["promises"]["low"]["measured"]["value"] == pytest.approx(error, abs=1e-6)
+    qhat = np.array([np.inf if value is None else value for value in trust["conformal"]["qhat"]])
+    covered = 1 - probs[np.arange(len(label)), label] <= qhat[label] + 1e-6
+    assert judged["sets"]["overall"]["coverage"]["value"] == pytest.approx(
+        np.average(covered, weights=weight), abs=1e-6
+    )
+    assert judged["sets"]["overall"]["inside"] is True
+    clothing = next(row for row in judged["gate"]["sets"] if row["name"] == "clothing")
+    assert clothing["declined"]["value"] >= 0.95
 
 
 def test_the_readme_quotes_the_released_report(repo_root: Path) -> None:

@@ -120,14 +120,15 @@ def command_line(argv: list[str]) -> str:
 
 
 def _without_machine(value: Any) -> Any:
-    """A path of this machine becomes ``$LESION_..._DIR/rest`` or its last part; everything else stays."""
-    if not isinstance(value, str) or not os.path.isabs(value):
+    """A path that leads out of the working folder becomes ``$LESION_..._DIR/rest`` or its last part; the rest stays."""
+    if not isinstance(value, str) or not (os.path.isabs(value) or Path(value).parts[:1] == ("..",)):
         return value
+    path = Path(os.path.abspath(value))
     for variable in ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR"):
         root = os.environ.get(variable)
-        if root and Path(value).is_relative_to(Path(root).absolute()):
-            return f"${variable}/{Path(value).relative_to(Path(root).absolute()).as_posix()}"
-    return Path(value).name
+        if root and path.is_relative_to(os.path.abspath(root)):
+            return f"${variable}/{path.relative_to(os.path.abspath(root)).as_posix()}"
+    return path.name
 
 
 def _git() -> dict[str, Any]:

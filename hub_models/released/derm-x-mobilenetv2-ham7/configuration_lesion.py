@@ -34,10 +34,16 @@ class LesionConfig(PreTrainedConfig):
         image_size: side of the square input in pixels, at least 32.
         backbone: the architecture's name in timm.
         backbone_kwargs: further arguments of ``timm.create_model``, e.g. ``{"bn_eps": 1e-3}``.
+        freeze_backbone: the backbone's weights and statistics stay as they are while the head is trained.
         dropout: probability in [0, 1) of dropping a feature before the head while training.
         initialised_from: where the backbone's weights came from before training, for the model card.
-        trust: what was fitted after training, by name. ``trust["temperature"]`` is
-            ``{"value": float > 0, "split": str, "n": int, "method": str, "date": str}``.
+        trust: what was fitted after training, by name, each with the split, the number of images, the method and the
+            date of its fit: ``temperature`` (``value`` T > 0; ``bias`` and ``scale``, lists a class, where they were
+            fitted), ``prior`` (``value``: share of each class), ``ood`` (``detector``, ``threshold``, ``settings``, and
+            ``buffers``: the shapes of its matrices), ``conformal`` (``method``, ``alpha``, ``settings``, ``qhat``: a
+            quantile a class, null = infinite), ``bands`` (``low`` and ``moderate``: ``threshold``, null where nothing
+            can be promised, ``risk``, ``confidence``), ``policy`` (``max_set_size``), ``fitted_for`` (``inference``,
+            ``preprocessing``).
 
     Raises:
         LesionConfigError: a value is out of its range, or labels, names and groups do not agree.
@@ -51,6 +57,7 @@ class LesionConfig(PreTrainedConfig):
         "predictive_entropy",
         "aleatoric",
         "epistemic",
+        "early",
         "ood_score",
     ]
 
@@ -59,6 +66,7 @@ class LesionConfig(PreTrainedConfig):
     image_size: int = 224
     backbone: str = "mobilenetv2_100"
     backbone_kwargs: dict[str, Any] = field(default_factory=dict)
+    freeze_backbone: bool = False
     dropout: float = 0.2
     initialised_from: str | None = None
     trust: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +90,11 @@ class LesionConfig(PreTrainedConfig):
         """The C short class names in the order of the logits."""
         names: dict[Any, str] = dict(self.id2label or {})
         return [names[index] for index in range(len(names))]
+
+    @property
+    def backbones(self) -> list[str]:
+        """The architectures that look at the pixels, one a member; empty where none does."""
+        return [self.backbone]
 
     @property
     def softmax_temperature(self) -> float:
@@ -141,11 +154,42 @@ class LesionConfig(PreTrainedConfig):
     def _check_trust(self) -> None:
         if not isinstance(self.trust, dict):
             raise LesionConfigError(f"trust is {self.trust!r}; give a dictionary, empty when nothing was fitted.")
-        fitted = self.trust.get("temperature")
+        for name, section in self.trust.items():
+            if not isinstance(section, dict):
+                raise LesionConfigError(f'trust["{name}"] is {section!r}; give a dictionary, or leave it out.')
+        self._check_numbers("temperature", "value", 1, above=0.0)
+        for name in ("scale", "bias"):
+            if self.trust.get("temperature", {}).get(name) is not None:
+                self._check_numbers("temperature", name, len(self.labels), above=0.0 if name == "scale" else None)
+        self._check_numbers("prior", "value", len(self.labels), above=0.0)
+        self._check_numbers("ood", "threshold", 1)
+        self._check_numbers("conformal", "qhat", len(self.labels), or_none=True)
+        for band, fitted in self.trust.get("bands", {}).items():
+            if isinstance(fitted, dict) and fitted.get("threshold") is not None and not _is_number(fitted["threshold"]):
+                raise LesionConfigError(
+                    f'trust["bands"]["{band}"] has the threshold {fitted["threshold"]!r}; give a finite number, or '
+                    "null where nothing can be promised."
+                )
+
+    def _check_numbers(
+        self, section: str, name: str, amount: int, above: float | None = None, or_none: bool = False
+    ) -> None:
+        """Check one number, or a list of them, of a section of trust that is there."""
+        fitted = self.trust.get(section)
         if fitted is None:
             return
-        value = fitted.get("value") if isinstance(fitted, dict) else None
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
+        given = fitted.get(name)
+        values = [given] if amount == 1 else given
+        right = isinstance(values, list) and len(values) == amount
+        if not right or not all(
+            (or_none and value is None) or (_is_number(value) and (above is None or value > above)) for value in values
+        ):
+            wanted = "a finite number" if amount == 1 else f"{amount} finite numbers, one a class"
+            limit = "" if above is None else f" above {above:g}"
             raise LesionConfigError(
-                f'trust["temperature"] is {fitted!r}; give {{"value": T, ...}} with a finite T > 0, or leave it out.'
+                f'trust["{section}"]["{name}"] is {given!r}; give {wanted}{limit}, or leave the section out.'
             )
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)

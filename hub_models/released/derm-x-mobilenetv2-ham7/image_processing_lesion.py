@@ -1,23 +1,44 @@
 """From any picture to ``pixel_values``: upright RGB, optional hair removal and lesion crop, resize, normalise.
 
+A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever a picture may; a model that
+looks at metadata gets ``metadata`` beside the pixels, or in their place.
+
 :meth:`LesionImageProcessor.prepare` is the part before the resize. Training calls it, then augments, then calls the
 processor with both switches off, so that a model never sees in use what it did not see in training.
 """
 
+import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
+from transformers import BatchFeature
 from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
 from .preprocess_lesion import lesion_box, open_image, remove_hair, require_opencv, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BILINEAR = 2
+# What decides how a picture becomes pixels: what was trained or calibrated with one value is not with another.
+PIXEL_SETTINGS = (
+    "do_hair_removal",
+    "do_lesion_crop",
+    "do_normalize",
+    "do_rescale",
+    "do_resize",
+    "image_mean",
+    "image_std",
+    "resample",
+    "rescale_factor",
+    "size",
+)
 # What loading an image by its address looks like.
 REMOTE = ("http://", "https://", "data:image/")
 
@@ -28,20 +49,29 @@ class LesionImageProcessorKwargs(ImagesKwargs, total=False):
     Attributes:
         do_hair_removal: paint dark hairs over before the crop and the resize; needs OpenCV.
         do_lesion_crop: crop to the lesion's bounding box with a margin before the resize; needs OpenCV.
+        metadata_fields: the fields of a record that become ``metadata``, with their vocabulary; None = none do. Set on
+            construction, not in a call.
+        model_input_names: what is returned: ``pixel_values``, ``metadata`` or both. Set on construction, not in a call.
     """
 
     do_hair_removal: bool | None
     do_lesion_crop: bool | None
+    metadata_fields: dict[str, Any] | list[str] | None
+    model_input_names: list[str] | None
 
 
 class LesionImageProcessor(PilBackend):
     """Image processor of all lesion classifiers.
 
-    Takes one image or a list: PIL images of any mode, arrays (see ``to_rgb``), or paths. Returns ``pixel_values``
-    (N, 3, height, width) float32, normalised by ``image_mean`` and ``image_std`` after scaling to [0, 1]. The resize
+    Takes one image or a list: PIL images of any mode, arrays (see ``to_rgb``), or paths; or one record or a list of
+    them, dictionaries with such an image under ``image`` and metadata beside it (see ``encode_record``). Returns, as
+    ``model_input_names`` says, ``pixel_values`` (N, 3, height, width) float32, normalised by ``image_mean`` and
+    ``image_std`` after scaling to [0, 1], and ``metadata`` (N, M) float32, all unknown for a plain image. The resize
     is a plain squash to ``size``, as published: the aspect ratio is not kept.
 
     Raises:
+        RecordError: a record is not what it should be, or lacks the image that the model needs.
+        MetadataFieldsError: ``metadata_fields`` is no vocabulary, or ``model_input_names`` does not go with it.
         MissingOpenCVError: a switch needs OpenCV and it is not installed (on construction and on each call).
         UnreadableImageError: a file is cut short, damaged or no image.
         PixelValueError: an array is no image.
@@ -59,10 +89,15 @@ class LesionImageProcessor(PilBackend):
     image_std = IMAGENET_STD
     do_hair_removal = False
     do_lesion_crop = False
+    metadata_fields: dict[str, Any] | None = None
+    model_input_names = ["pixel_values"]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._check_switches(self.do_hair_removal, self.do_lesion_crop)
+        check_inputs(self.model_input_names, self.metadata_fields)
+        if self.metadata_fields is not None:
+            self.metadata_fields = resolve_fields(self.metadata_fields)
 
     def prepare(
         self, image: Any, do_hair_removal: bool | None = None, do_lesion_crop: bool | None = None
@@ -84,6 +119,50 @@ class LesionImageProcessor(PilBackend):
         if hair:
             rgb = Image.fromarray(remove_hair(np.asarray(rgb)))
         return rgb.crop(lesion_box(np.asarray(rgb))) if crop else rgb
+
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self, images: Any, *args: Any, **kwargs: Any
+    ) -> BatchFeature:
+        """Images or records, with every setting filled in -> what ``model_input_names`` says; transformers calls it."""
+        records = as_records(images)
+        rows = None if records is None else self.encode(records)
+        features = BatchFeature()
+        if "pixel_values" in self.model_input_names:
+            pictures = images if records is None else [self._picture(records, number) for number in range(len(records))]
+            features = super()._preprocess_image_like_inputs(pictures, *args, **kwargs)
+        if "metadata" in self.model_input_names:
+            if rows is None:
+                n = len(features["pixel_values"]) if "pixel_values" in features else count_images(images)
+                rows = self.encode([{}] * n)
+            as_torch = str(getattr(kwargs.get("return_tensors"), "value", kwargs.get("return_tensors"))) == "pt"
+            features["metadata"] = torch.from_numpy(rows) if as_torch else rows
+        return features
+
+    def encode(self, records: list[Mapping[str, Any]]) -> np.ndarray:
+        """Check records and encode them: (N, M) float32, M = 0 for a model that looks at no metadata.
+
+        Raises:
+            RecordError: names the record's number in the list, the value and the mend.
+        """
+        rows = []
+        for number, record in enumerate(records):
+            try:
+                rows.append(encode_record(record, self.metadata_fields or {}))
+            except RecordError as error:
+                raise RecordError(f"record {number}: {error}" if len(records) > 1 else str(error)) from error
+        return np.asarray(rows, dtype=np.float32)
+
+    @staticmethod
+    def _picture(records: list[Mapping[str, Any]], number: int) -> Any:
+        picture = records[number].get(IMAGE)
+        if picture is None:
+            raise RecordError(f"record {number} has no image; this model looks at one: give it under {IMAGE!r}.")
+        return picture
+
+    def pixel_settings(self) -> dict[str, Any]:
+        """The settings that decide how a picture becomes pixels, as JSON holds them."""
+        known = json.loads(self.to_json_string())
+        return {name: known.get(name) for name in PIXEL_SETTINGS}
 
     def process_image(
         self, image: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, **kwargs: Any
@@ -114,3 +193,33 @@ class LesionImageProcessor(PilBackend):
         for switch, on in (("do_hair_removal", do_hair_removal), ("do_lesion_crop", do_lesion_crop)):
             if on:
                 require_opencv(switch)
+
+
+def as_records(images: Any) -> list[Mapping[str, Any]] | None:
+    """A record, or a list of records and images, as a list of records; None when there is no record in it."""
+    if isinstance(images, Mapping):
+        return [images]
+    if isinstance(images, (list, tuple)) and any(isinstance(item, Mapping) for item in images):
+        return [item if isinstance(item, Mapping) else {IMAGE: item} for item in images]
+    return None
+
+
+def count_images(images: Any) -> int:
+    """How many images there are: items of a list, rows of an array (N, H, W, C), otherwise one."""
+    if isinstance(images, (list, tuple)):
+        return len(images)
+    return len(images) if getattr(images, "ndim", 0) == 4 else 1
+
+
+def check_inputs(model_input_names: list[str], metadata_fields: Any) -> None:
+    """Check that metadata is returned exactly when there are fields for it.
+
+    Raises:
+        MetadataFieldsError: it is not, or a name is unknown.
+    """
+    unknown = set(model_input_names) - {"pixel_values", "metadata"}
+    if unknown or not model_input_names or ("metadata" in model_input_names) != (metadata_fields is not None):
+        raise MetadataFieldsError(
+            f"model_input_names is {list(model_input_names)} and metadata_fields {metadata_fields!r}; give "
+            "pixel_values, metadata or both, and metadata_fields exactly when metadata is among them."
+        )

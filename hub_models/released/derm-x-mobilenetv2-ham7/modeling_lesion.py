@@ -5,14 +5,24 @@ A classifier adds a configuration and, where it differs, some of these hooks:
 ======================  ===========================================  =======================================
 hook                    what it answers                              as given here
 ======================  ===========================================  =======================================
+``input_names``         what ``forward`` takes beside the labels     ``("pixel_values",)``
+``build()``             makes the parts, sets ``feature_dim``        backbone, dropout, head
+``pretrained_parts()``  parts whose first values are not redrawn     the backbone
+``frozen_parts()``      parts that training leaves as they are       the backbone when ``freeze_backbone``
 ``build_backbone()``    the module, and the width D of its features  a CNN of timm, pooled
+``build_head()``        (N, D) -> (N, C)                             one linear layer
 ``load_backbone(w)``    fill it, say from where                      timm's download, or a safetensors file
+``pixel_statistics()``  channel mean and deviation it is trained on  the backbone's
+``check_processor(p)``  refuses a processor the weights don't fit    compares ``pixel_settings``
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
-``classify(features)``  (N, D) -> (N, C) raw logits                  dropout and one linear layer
-``calibrate(raw)``      (N, C) -> (N, C), only in eval mode          division by the temperature
+``early_layers()``      what the gate may look at beside features    the backbone's stage at 1/8 of the size
+``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
+``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
 ======================  ===========================================  =======================================
 
-A classifier with further inputs writes its own two-line ``forward`` around ``encode``, ``classify`` and ``answer``.
+M members answer with raw logits (N, M, C): the output is then the mean of their probabilities, and says how much of its
+uncertainty is their disagreement. A classifier with further inputs names them in ``input_names`` and writes its own
+two-line ``forward`` around ``encode``, ``classify`` and ``answer``.
 """
 
 from __future__ import annotations
@@ -22,26 +32,31 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .backbone_lesion import build_timm_backbone, load_backbone_file, load_timm_weights
+from .answers_lesion import LesionAnswers, TrustBuffers
+from .backbone_lesion import (
+    BackboneWeightsError,
+    build_timm_backbone,
+    early_stages,
+    load_backbone_file,
+    load_timm_weights,
+)
 from .configuration_lesion import LesionConfig
+from .ood_lesion import EARLY, channel_statistics, ood_score
+from .storage_lesion import LesionStorage
+from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
 
-AT_RISK_GROUPS = ("malignant", "premalignant")
-
 
 class PixelShapeError(ValueError):
     """Images that are not a batch (N, 3, H, W)."""
-
-
-class WeightsDtypeError(ValueError):
-    """Weights that cannot be stored in the type asked for."""
 
 
 @dataclass
@@ -49,14 +64,16 @@ class LesionOutput(ModelOutput):
     """What a lesion classifier returns.
 
     Attributes:
-        loss: () mean cross-entropy of the raw logits in nats; only with labels.
-        logits: (N, C) float32. In eval mode calibrated, so that a plain softmax is; in train mode the raw ones.
-        raw_logits: (N, C) float32, before temperature.
+        loss: () mean cross-entropy at temperature 1 in nats; only with labels.
+        logits: (N, C) float32. In eval mode calibrated, so that a plain softmax is; in train mode at temperature 1. Of
+            several members: the log of their mean probability.
+        raw_logits: (N, C) float32 before temperature; (N, M, C) of M members.
         features: (N, D) pooled features, what the head sees before its dropout.
-        predictive_entropy: (N,) entropy of the calibrated probabilities in nats; None until trust fills it.
-        aleatoric: (N,) expected entropy of the members in nats; None until trust fills it.
-        epistemic: (N,) mutual information in nats, >= 0; None until trust fills it.
-        ood_score: (N,) higher = less like the training images; None until trust fills it.
+        predictive_entropy: (N,) entropy of the probabilities in nats = aleatoric + epistemic; None without members.
+        aleatoric: (N,) expected entropy of the members in nats; None without members.
+        epistemic: (N,) mutual information in nats, >= 0; None without members.
+        early: (N, E) what an early layer sees, for fitting a gate; only where ``give_early`` is set.
+        ood_score: (N,) higher = less like the calibration images; only in eval mode, once a gate was fitted.
     """
 
     loss: torch.Tensor | None = None
@@ -66,11 +83,14 @@ class LesionOutput(ModelOutput):
     predictive_entropy: torch.Tensor | None = None
     aleatoric: torch.Tensor | None = None
     epistemic: torch.Tensor | None = None
+    early: torch.Tensor | None = None
     ood_score: torch.Tensor | None = None
 
 
-class LesionForImageClassification(PreTrainedModel):
+class LesionForImageClassification(LesionAnswers, LesionStorage, PreTrainedModel):
     """Shared base of all lesion classifiers; by itself a CNN of timm with dropout and a linear head.
+
+    ``predict`` gives the whole answer in words.
 
     The constructor never downloads: :meth:`from_backbone` does, when it is asked to.
 
@@ -81,25 +101,47 @@ class LesionForImageClassification(PreTrainedModel):
     config_class = LesionConfig
     config: LesionConfig
     main_input_name = "pixel_values"
+    input_names: tuple[str, ...] = ("pixel_values",)
     # Trainer would otherwise hand num_items_in_batch to forward.
     accepts_loss_kwargs = False
-    # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
-    float32_prefixes: tuple[str, ...] = ("trust",)
+    # Whether the output holds what an early layer sees; set while a gate is fitted.
+    give_early: bool = False
+    # The image processor settings of a trained model that the first weights were taken from; None = a plain backbone.
+    pixel_settings: dict[str, Any] | None = None
 
     def __init__(self, config: LesionConfig) -> None:
         super().__init__(config)
         config.check()
-        self.backbone, self.feature_dim = self.build_backbone()
-        self.dropout = nn.Dropout(config.dropout)
-        self.head = nn.Linear(self.feature_dim, len(config.labels))
-        self._keep_backbone_values()
+        self.build()
+        self.trust = TrustBuffers(config.trust)
+        self._keep_pretrained_values()
         self.post_init()
+        for part in self.frozen_parts():
+            part.requires_grad_(False)
 
     # ---------------------------------------------------------------- hooks
+
+    def build(self) -> None:
+        """Make the model's parts from the config, at random, and set ``feature_dim``."""
+        self.backbone, self.feature_dim = self.build_backbone()
+        self.dropout = nn.Dropout(self.config.dropout)
+        self.head = self.build_head()
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The parts that initialise themselves, so that transformers must not redraw their values."""
+        return [self.backbone]
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """The parts that stay as they are: no gradients, and always in eval mode (their statistics stand still)."""
+        return [self.backbone] if self.config.freeze_backbone else []
 
     def build_backbone(self) -> tuple[nn.Module, int]:
         """Build the backbone that the config names, at random: the module and the width D of its features."""
         return build_timm_backbone(self.config.backbone, **self.config.backbone_kwargs)
+
+    def build_head(self) -> nn.Module:
+        """Build what maps features (N, D) to raw logits (N, C)."""
+        return nn.Linear(self.feature_dim, len(self.config.labels))
 
     def load_backbone(self, weights: str | os.PathLike[str]) -> str:
         """Fill the backbone with pretrained weights.
@@ -117,17 +159,49 @@ class LesionForImageClassification(PreTrainedModel):
             return load_timm_weights(self.backbone, self.config.backbone, **self.config.backbone_kwargs)
         return load_backbone_file(self.backbone, weights)
 
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """Channel mean and standard deviation (of pixels in [0, 1]) that the first weights were trained with."""
+        if self.pixel_settings is not None:
+            return list(self.pixel_settings["image_mean"]), list(self.pixel_settings["image_std"])
+        known = getattr(self.backbone, "pretrained_cfg", None) or {}
+        return list(known.get("mean", IMAGENET_DEFAULT_MEAN)), list(known.get("std", IMAGENET_DEFAULT_STD))
+
+    def check_processor(self, processor: Any) -> None:
+        """Refuse an image processor that shows the first weights other pixels than they were trained on.
+
+        Raises:
+            BackboneWeightsError: names the setting that differs.
+        """
+        if self.pixel_settings is None:
+            return
+        for name, ours in processor.pixel_settings().items():
+            # A switch that a processor does not know is one that is off.
+            theirs = self.pixel_settings.get(name)
+            if (theirs or False) != (ours or False):
+                raise BackboneWeightsError(
+                    f"the image model was trained with {name} {theirs}, this run has {ours}; give the same."
+                )
+
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> pooled features (N, D)."""
         return self.backbone(pixel_values)
 
+    def early_layers(self) -> list[nn.Module]:
+        """The layers whose channels the gate may look at, one a backbone; none where the model sees no picture."""
+        return early_stages([self.backbone])
+
     def classify(self, features: torch.Tensor) -> torch.Tensor:
-        """Pooled features (N, D) -> raw logits (N, C)."""
+        """Pooled features (N, D) -> raw logits (N, C); M members answer with (N, M, C)."""
         return self.head(self.dropout(features))
 
-    def calibrate(self, raw_logits: torch.Tensor) -> torch.Tensor:
-        """Raw logits (N, C) -> logits (N, C) whose softmax is calibrated (Guo et al. 2017, equation 9)."""
-        return raw_logits / self.config.softmax_temperature
+    def layer_groups(self) -> list[list[str]]:
+        """Parameter names in groups from the input to the output, each name in exactly one, for layer-wise decay of the
+        learning rate: the last group learns at the full rate.
+        """
+        pretrained = {id(value) for part in self.pretrained_parts() for value in part.parameters()}
+        names = [(name, id(value) in pretrained) for name, value in self.named_parameters()]
+        groups = ([name for name, early in names if early], [name for name, early in names if not early])
+        return [group for group in groups if group]
 
     # -------------------------------------------------------------- forward
 
@@ -147,8 +221,25 @@ class LesionForImageClassification(PreTrainedModel):
         Raises:
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
         """
-        features = self.encode(self.check_pixels(pixel_values))
-        return self.answer(features, self.classify(features), labels, return_dict)
+        features, early = self.look(self.check_pixels(pixel_values))
+        return self.answer(features, self.classify(features), labels, return_dict, early)
+
+    def look(self, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``encode``, and what the early layers saw on the way if somebody wants to know: (N, D) and (N, E) or None."""
+        asked = self.give_early or self.config.trust.get("ood", {}).get("detector") in EARLY
+        layers = [] if self.training or not asked else self.early_layers()
+        seen: dict[int, torch.Tensor] = {}
+
+        def keep(number: int) -> Any:
+            return lambda module, inputs, output: seen.__setitem__(number, channel_statistics(output))
+
+        handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
+        try:
+            features = self.encode(*inputs)  # type: ignore[arg-type]
+        finally:
+            for handle in handles:
+                handle.remove()
+        return features, torch.cat([seen[number] for number in sorted(seen)], dim=1) if seen else None
 
     def answer(
         self,
@@ -156,19 +247,64 @@ class LesionForImageClassification(PreTrainedModel):
         raw_logits: torch.Tensor,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        early: torch.Tensor | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
-        """Turn features (N, D) and raw logits (N, C) into the output: the loss, and in eval mode calibration."""
+        """Turn features (N, D) and raw logits into the output; calibrated in eval mode, with the loss where labels are.
+
+        Args:
+            features: (N, D).
+            raw_logits: (N, C), or (N, M, C) of M members.
+            labels: (N,) class indices, or (N, C) class probabilities.
+            return_dict: False returns a tuple of the fields that are not None.
+            early: (N, E) of :meth:`look`.
+        """
         if raw_logits.dtype in (torch.float16, torch.bfloat16):
             # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
             raw_logits = raw_logits.float()
+        fitted = {} if self.training else self.config.trust
+        logits = calibrate(raw_logits, fitted.get("temperature"))
+        log_probs = functional.log_softmax(logits, dim=-1) if logits.ndim == 3 else None
+        total, aleatoric, epistemic = (None, None, None) if log_probs is None else uncertainty_parts(log_probs)
         output = LesionOutput(
-            loss=None if labels is None else functional.cross_entropy(raw_logits, labels),
-            logits=raw_logits if self.training else self.calibrate(raw_logits),
+            loss=None if labels is None else functional.cross_entropy(joint_logits(raw_logits), labels),
+            logits=logits if log_probs is None else mean_log_probs(log_probs),
             raw_logits=raw_logits,
             features=features,
+            predictive_entropy=total,
+            aleatoric=aleatoric,
+            epistemic=epistemic,
+            early=early if self.give_early else None,
+            ood_score=self.strangeness(features, raw_logits, early) if fitted.get("ood") else None,
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
+
+    def strangeness(
+        self, features: torch.Tensor, raw_logits: torch.Tensor, early: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the fitted gate says (N,) of features (N, D), raw logits, early statistics (N, E): higher = stranger."""
+        gate, temperature = self.config.trust["ood"], self.config.softmax_temperature
+        buffers = self.trust.as_dict()
+        return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], buffers, early)
+
+    def set_trust(self, trust: dict[str, Any], buffers: dict[str, torch.Tensor] | None = None) -> None:
+        """Take over what was fitted: numbers into the config, matrices into float32 buffers.
+
+        Args:
+            trust: as ``config.trust`` describes it.
+            buffers: name -> matrix, of the shapes that ``trust["ood"]["buffers"]`` names.
+
+        Raises:
+            LesionConfigError: a number is impossible.
+        """
+        before, self.config.trust = self.config.trust, trust
+        try:
+            self.config.check()
+        except ValueError:
+            self.config.trust = before
+            raise
+        self.trust = TrustBuffers(trust).to(self.device)
+        self.trust.load_state_dict({name: torch.as_tensor(value) for name, value in (buffers or {}).items()})
 
     def check_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Check the shape (N, 3, H, W) and bring the pixels to the weights' floating type.
@@ -181,117 +317,50 @@ class LesionForImageClassification(PreTrainedModel):
                 f"pixel_values has the shape {tuple(pixel_values.shape)}; give (N, 3, H, W), as the image processor "
                 "returns them."
             )
-        # The head's weight, not self.dtype: the replicas of DataParallel have no parameters to list.
-        return pixel_values.to(self.head.weight.dtype)
+        # The replicas of DataParallel have no parameters to list: they take the pixels as they are.
+        return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
 
-    @torch.inference_mode()
-    def predict(self, **inputs: torch.Tensor) -> list[dict[str, Any]]:
-        """Classify a batch in eval mode and say it in words.
-
-        Args:
-            **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
-
-        Returns:
-            One dictionary an image: ``predicted`` (short name), ``probabilities`` (short name -> [0, 1], sum 1),
-            ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups) and
-            ``predictive_entropy`` (nats, in [0, log C]).
-        """
-        was_training = self.training
-        self.eval()
-        try:
-            inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
-            logits = self(**inputs, return_dict=True).logits
-        finally:
-            self.train(was_training)
-        log_probs = functional.log_softmax(logits.double(), dim=-1).cpu()
-        return [self._in_words(row) for row in log_probs]
-
-    def _in_words(self, log_probs: torch.Tensor) -> dict[str, Any]:
-        """Log probabilities (C,) of one image -> its dictionary."""
-        labels, groups = self.config.labels, self.config.label_groups
-        probabilities = dict(zip(labels, log_probs.exp().tolist(), strict=True))
-        at_risk = [value for label, value in probabilities.items() if groups.get(label) in AT_RISK_GROUPS]
-        return {
-            "predicted": labels[int(log_probs.argmax())],
-            "probabilities": probabilities,
-            "p_malignant": sum(at_risk) if groups else None,
-            # xlogy's convention: a class of probability 0 adds nothing.
-            "predictive_entropy": float(torch.special.entr(log_probs.exp()).sum()),
-        }
+    def train(self, mode: bool = True) -> Self:
+        """Switch to train mode (or eval mode); frozen parts always stay in eval mode, and ask for no gradients."""
+        super().train(mode)
+        for part in self.frozen_parts():
+            part.eval().requires_grad_(False)  # loading a checkpoint makes every parameter trainable again
+        return self
 
     # -------------------------------------------------- weights: first, saved
 
     @classmethod
-    def from_backbone(cls, config: LesionConfig, weights: str | os.PathLike[str] | None = None) -> Self:
+    def from_backbone(
+        cls, config: LesionConfig, weights: str | os.PathLike[str] | None = None, **parts: str | os.PathLike[str]
+    ) -> Self:
         """Build a classifier with a new head on a pretrained backbone.
 
         Args:
             config: the classifier's configuration; its ``initialised_from`` is set to what was loaded.
             weights: None = random; ``"timm"`` = timm's pretrained weights, from the Hub or the cache; otherwise the
                 path of a safetensors file whose keys are timm's or torchvision's.
+            **parts: weights of further parts, by name; only for classifiers that have some.
 
         Raises:
-            BackboneWeightsError: the weights cannot be fetched, found, read or fitted.
+            BackboneWeightsError: there is no such part; the weights cannot be fetched, found, read or fitted.
         """
+        if parts:
+            raise BackboneWeightsError(
+                f"{cls.__name__} has no part that takes {', '.join(sorted(parts))}; leave that option out."
+            )
         model = cls(config)
         model.config.initialised_from = "random" if weights is None else model.load_backbone(weights)
         return model
 
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *args: Any, weights_dtype: str | None = None, **kwargs: Any
-    ) -> None:
-        """Save weights, configuration and the code beside them.
-
-        Args:
-            save_directory: the folder.
-            *args: passed on to transformers.
-            weights_dtype: None = as they are; ``"float16"`` rounds the parameters, while buffers (statistics of batch
-                normalisation, trust) and ``float32_prefixes`` keep float32. The config says float32 all the same, so
-                that the model loads and runs as float32: half the file, the same code path.
-            **kwargs: passed on to transformers.
-
-        Raises:
-            WeightsDtypeError: another type is asked for, or a weight is too large for fp16.
-        """
-        if weights_dtype is None:
-            super().save_pretrained(save_directory, *args, **kwargs)
-            return
-        if weights_dtype != "float16":
-            raise WeightsDtypeError(f'weights_dtype is {weights_dtype!r}; give None or "float16".')
-        state = kwargs.pop("state_dict", None)
-        kwargs["state_dict"] = self._half_state(self.state_dict() if state is None else state)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if self.config.dtype != "float32":
-            # transformers wrote the type in memory; a model that was halved in memory must load as float32 too.
-            self.config.dtype = "float32"
-            self.config.save_pretrained(save_directory)
-
-    def _half_state(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Round the parameters of a state dict to fp16; every other floating tensor becomes float32."""
-        parameters = {name for name, _ in self.named_parameters()}
-        stored = {}
-        for name, tensor in state.items():
-            if not tensor.is_floating_point():
-                stored[name] = tensor
-                continue
-            half = name in parameters and not name.startswith(self.float32_prefixes)
-            stored[name] = tensor.to(torch.float16 if half else torch.float32)
-            if half and not torch.equal(torch.isfinite(stored[name]), torch.isfinite(tensor)):
-                raise WeightsDtypeError(
-                    f"{name} holds {tensor.abs().max().item():.3g}, more than fp16 can (65504): save without "
-                    "weights_dtype, or add its name to float32_prefixes."
-                )
-        return stored
-
     # ---------------------------------------------------------- initialising
 
-    def _keep_backbone_values(self) -> None:
-        """Mark a freshly built backbone as initialised, so that transformers does not redraw timm's values.
+    def _keep_pretrained_values(self) -> None:
+        """Mark freshly built backbones as initialised, so that transformers does not redraw timm's values.
 
         On the meta device (inside ``from_pretrained``) there are no values yet: then nothing is marked, and what the
         checkpoint lacks is drawn by :meth:`_init_weights`.
         """
-        for module in self.backbone.modules():
+        for module in (module for part in self.pretrained_parts() for module in part.modules()):
             own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
             if not any(tensor.is_meta for tensor in own):
                 setattr(module, "_is_hf_initialized", True)  # noqa: B010 - not an attribute that nn.Module declares

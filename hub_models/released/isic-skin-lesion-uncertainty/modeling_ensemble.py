@@ -1,0 +1,135 @@
+"""The deep ensemble: K classifiers of one task answer as one, and their disagreement is the epistemic uncertainty."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import nn
+
+from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights
+from .configuration_ensemble import EnsembleLesionConfig
+from .modeling_lesion import LesionForImageClassification
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class MemberMismatchError(ValueError):
+    """Members that cannot answer as one."""
+
+
+class EnsembleMember(nn.Module):
+    """A CNN of timm, dropout, and a linear layer with one logit a class."""
+
+    def __init__(self, backbone: str, backbone_kwargs: dict[str, Any], dropout: float, n_classes: int) -> None:
+        super().__init__()
+        self.name, self.kwargs = backbone, backbone_kwargs
+        self.backbone, self.feature_dim = build_timm_backbone(backbone, **backbone_kwargs)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(self.feature_dim, n_classes)
+
+
+class EnsembleForLesionClassification(LesionForImageClassification):
+    """K members on the same pixels: (N, 3, S, S) -> raw logits (N, K, C), answered as the mean of the probabilities.
+
+    ``features`` (N, D) are the members' side by side, so D is the sum of their widths. A model of one member is what a
+    member is trained as; :meth:`from_members` puts trained ones together. One temperature is shared by all members, so
+    that total = aleatoric + epistemic also holds after calibration.
+    """
+
+    config_class = EnsembleLesionConfig
+    config: EnsembleLesionConfig
+
+    def build(self) -> None:
+        """Make the members, at random."""
+        classes = len(self.config.labels)
+        self.members = nn.ModuleList(EnsembleMember(**member, n_classes=classes) for member in self.config.members)
+        self.feature_dim = sum(self.widths)
+
+    @property
+    def widths(self) -> list[int]:
+        """Width of each member's features."""
+        return [int(member.feature_dim) for member in self.members]  # type: ignore[arg-type]
+
+    def pretrained_parts(self) -> list[nn.Module]:
+        """The members' backbones."""
+        return [member.backbone for member in self.members]  # type: ignore[misc]
+
+    def frozen_parts(self) -> list[nn.Module]:
+        """The members' backbones when ``freeze_backbone``."""
+        return self.pretrained_parts() if self.config.freeze_backbone else []
+
+    def load_backbone(self, weights: str | os.PathLike[str]) -> str:
+        """Fill every member's backbone: ``"timm"``, or a safetensors file that fits all of them.
+
+        Raises:
+            BackboneWeightsError: they cannot be fetched, found, read or fitted.
+        """
+        said = []
+        for member in self.members:
+            if weights == "timm":
+                said.append(load_timm_weights(member.backbone, member.name, **member.kwargs))  # type: ignore[arg-type]
+            else:
+                said.append(load_backbone_file(member.backbone, weights))  # type: ignore[arg-type]
+        return "; ".join(dict.fromkeys(said))
+
+    def pixel_statistics(self) -> tuple[list[float], list[float]]:
+        """ImageNet's, whatever the backbones: members of different architectures must agree on the pixels."""
+        return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+
+    def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) -> the members' pooled features side by side (N, D)."""
+        members: list[Any] = list(self.members)
+        return torch.cat([member.backbone(pixel_values) for member in members], dim=1)
+
+    def early_layers(self) -> list[nn.Module]:
+        """One stage of each member."""
+        return early_stages(self.pretrained_parts())
+
+    def classify(self, features: torch.Tensor) -> torch.Tensor:
+        """Features side by side (N, D) -> raw logits (N, K, C)."""
+        members: list[Any] = list(self.members)
+        parts = features.split(self.widths, dim=1)
+        logits = [member.head(member.dropout(part)) for member, part in zip(members, parts, strict=True)]
+        return torch.stack(logits, dim=1)
+
+    @classmethod
+    def from_members(cls, models: Sequence[Any]) -> Self:
+        """Put trained ensembles (usually of one member each) together into one, in the order given.
+
+        Args:
+            models: at least one; each with the same labels and input size.
+
+        Raises:
+            MemberMismatchError: there is none, or labels, names, groups or image size differ.
+        """
+        if not models:
+            raise MemberMismatchError("0 members; give at least one.")
+        first = models[0].config
+        for number, model in enumerate(models[1:], start=1):
+            for name in ("labels", "label_names", "label_groups", "image_size"):
+                ours, theirs = getattr(first, name), getattr(model.config, name)
+                if ours != theirs:
+                    raise MemberMismatchError(
+                        f"member {number} has {name} {theirs}, member 0 has {ours}; members must agree on labels and "
+                        "preprocessing."
+                    )
+        members = [dict(member) for model in models for member in model.config.members]
+        config = cls.config_class(
+            id2label=dict(enumerate(first.labels)),
+            label_names=first.label_names,
+            label_groups=first.label_groups,
+            image_size=first.image_size,
+            members=members,
+            **{name: members[0][name] for name in members[0]},
+        )
+        config.initialised_from = "; ".join(dict.fromkeys(str(model.config.initialised_from) for model in models))
+        ensemble = cls(config)
+        trained = [member for model in models for member in model.members]
+        for member, source in zip(ensemble.members, trained, strict=True):
+            member.load_state_dict(source.state_dict())
+        return ensemble.eval()
