@@ -57,7 +57,7 @@ def predict_split(
         progress: show a progress bar.
 
     Returns:
-        Raw member logits (N, M, C), pooled features (N, D) and the subgroup columns.
+        Raw member logits (N, M, C), features (N, D), what an early layer sees (N, E), and the subgroup columns.
 
     Raises:
         UserError: the model cannot be run in that way.
@@ -72,8 +72,7 @@ def predict_split(
     image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
     if "image_id" in table.column_names:
         image_id = part.column(split, "image_id")
-    columns: dict[str, np.ndarray] = {name: part.column(split, name) for name in TEXT_COLUMNS}
-    columns["age"] = _ages(part.column(split, "age", default="nan"))
+    columns = {name: part.column(split, name) for name in TEXT_COLUMNS}
     return Predictions(
         image_id=image_id,
         lesion_id=_or(part.column(split, "lesion_id"), image_id),
@@ -84,7 +83,7 @@ def predict_split(
         split=named or split,
         config_name=splits.config_name,
         dataset=splits.name,
-        columns=columns,
+        columns={**columns, "age": _ages(part.column(split, "age", default="nan"))},
         features=seen["features"],
         early=seen["early"],
     )

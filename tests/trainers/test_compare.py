@@ -54,6 +54,18 @@ def two(tmp_path) -> tuple[Path, Path]:
     return folder(tmp_path / "one", drawn(0, 1.0)), folder(tmp_path / "two", drawn(1, 2.5), 0.8)
 
 
+def test_what_is_fitted_a_class_is_in_the_logits_before_classes_are_put_in_another_order(tmp_path, two):
+    biased = folder(tmp_path / "biased", drawn(1, 2.5), 0.8)
+    report = json.loads((biased / "report.json").read_text())
+    report["trust"]["temperature"] |= {"kind": "bias_corrected", "bias": [0.5, -0.25, -0.25]}
+    (biased / "report.json").write_text(json.dumps(report))
+    loaded, plain = command.load(biased), command.load(two[1])
+    assert (loaded.temperature, plain.temperature) == (1.0, 0.8)
+    assert "with a bias a class, in the logits already" in loaded.temperature_from
+    expected = plain.predictions.logits / 0.8 + np.array([0.5, -0.25, -0.25])
+    np.testing.assert_allclose(loaded.predictions.logits, expected, atol=1e-6)
+
+
 def run(monkeypatch, capsys, *words: object) -> str:
     monkeypatch.setattr("sys.argv", ["compare", "--replicates", "200", *map(str, words)])
     report_user_errors(command.main)

@@ -92,6 +92,18 @@ def test_pooled_logits_are_calibrated_by_hand(two):
     assert pooled.features is None
 
 
+def test_a_bias_and_a_scale_of_a_fold_are_in_the_pooled_logits(two):
+    fitted = two[0].report["trust"]["temperature"]
+    fitted |= {"kind": "bias_corrected", "bias": [0.25, -0.25]}
+    two[1].report["trust"]["temperature"] |= {"kind": "vector", "scale": [3.0, 0.5], "bias": [0.0, 1.0]}
+    scored = [
+        replace(one, predictions=replace(one.predictions, ood_score=np.zeros(len(one.predictions)))) for one in two
+    ]
+    pooled = pool(scored)
+    assert pooled.logits[:, 0].tolist() == [[1.25, -0.25], [2.25, 3.75], [3, 1], [0, 1.5], [0, 2.5]]
+    assert pooled.ood_score is None  # each fold has a gate of its own
+
+
 def test_members_keep_their_mean_probability():
     one = fold("fold0", ["i0", "i1"], 2.0, [[[2, 0], [0, 2]], [[4, 8], [1, 0]]])
     expected = softmax(one.predictions.logits / 2.0, axis=2).mean(axis=1)

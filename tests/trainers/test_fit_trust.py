@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,13 @@ from hub_server import LoopbackHub
 from huggingface_hub import HfApi
 from PIL import Image
 from published_originals import derm_x
-from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hub_models.trust_lesion import PriorError
-from model_cards.manifest import write_manifest
 from model_cards.verify import verify_folder
 from trainers import fit_trust as command
 from trainers.data import LesionImages, collate, load_splits
-from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.evaluation.decisions import decisions
 from trainers.fit_trust import fit_trust, still_said, stored_predictions
 from trainers.import_published import import_published
@@ -280,140 +276,3 @@ def test_what_was_said_of_other_pixels_weights_or_views_is_not_used(
     if "fitted" in changed:
         old["trust"]["fitted_for"]["inference"] = changed["fitted"]
     assert still_said(old, dataset, TrustOptions(**asked), changed.get("weights_dtype", "")) is still
-
-
-# -------------------------------------------------------------------------------------- refusals
-
-
-def refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: Path, model: object, *words: object
-) -> str:
-    """The one line that the command ends in; nothing may be left behind."""
-    monkeypatch.setattr(sys, "argv", ["fit_trust", str(model), "--output_dir", str(out), *map(str, words)])
-    before = sorted(out.parent.iterdir())
-    with pytest.raises(SystemExit) as end:
-        report_user_errors(command.main)
-    assert end.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert sorted(out.parent.iterdir()) == before
-    return lines[0]
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--alpha", "1.5"], "alpha 1.5: give a number between 0 and 1"),
-        (["--alpha", "0"], "alpha 0.0: give a number between 0 and 1"),
-        (["--sets", "best"], "sets 'best': choose one of lac, aps, raps"),
-        (["--class_conditional", "perhaps"], "argument --class_conditional: invalid"),
-        (["--bootstrap_replicates", "0"], "--bootstrap_replicates 0: give at least 1"),
-        (["--leave_out", "scc"], "the class 'scc' cannot be left out"),
-        (["--leave_out", "df"], "the model has the labels akiec, bcc, bkl, df, mel, nv, vasc, acne, the dataset akiec"),
-        (["--config_name", "fold9"], "no config 'fold9'"),
-        (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds pictures"),
-        (["--inference", "mc_dropout_full", "--detector", "odin"], "detector 'odin': choose one of auto"),
-    ],
-)
-def test_bad_options_are_named(
-    trained: Path,
-    phantom_dataset: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    words: list[str],
-    says: str,
-) -> None:
-    line = refused(capsys, monkeypatch, tmp_path / "out", trained, "--dataset", phantom_dataset, *words)
-    assert says in line
-
-
-def test_pictures_that_are_none_are_named(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path: Path) -> None:
-    splits = load_splits(str(phantom_dataset), "grouped")
-    (tmp_path / "empty").mkdir()
-    broken = tmp_path / "a" / "broken"
-    broken.mkdir(parents=True)
-    (broken / "x.png").write_bytes(b"no picture")
-    (tmp_path / "a" / "test").mkdir()
-    other = Path(shutil.copytree(clothes, tmp_path / "b" / "clothes"))
-    for folders, says in (
-        ([tmp_path / "empty"], "empty' holds no picture (.jpg"),
-        ([broken], "x.png cannot be read"),
-        ([tmp_path / "a" / "test"], "the --ood folder 'test' is called as a split is"),
-        ([clothes, other], "the --ood folder 'clothes' is called as another --ood folder is"),
-    ):
-        with pytest.raises(UserError, match=re.escape(says)):
-            fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(), strangers=folders)
-        assert not (tmp_path / "out").exists()
-
-
-def test_models_that_are_none_of_ours_are_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
-    splits = load_splits(str(phantom_dataset), "grouped")
-    ViTConfig(hidden_size=8).save_pretrained(tmp_path / "vit")
-    cut = Path(shutil.copytree(trained, tmp_path / "cut"))
-    (cut / "model.safetensors").write_bytes((cut / "model.safetensors").read_bytes()[:5000])
-    bare = Path(shutil.copytree(trained, tmp_path / "bare"))
-    (bare / "report.json").unlink()
-    for source, says in (
-        ("no/such_model", "'no/such_model' is no model of ours that can be read"),
-        (str(tmp_path / "nowhere" / "deep" / "model"), "is no model of ours that can be read"),
-        (str(tmp_path / "vit"), "vit is a vit model: give one that was trained or imported here"),
-        (str(cut), "cut' is no model of ours that can be read"),
-        (str(bare), "has no report.json"),
-        ("", "'' is no model"),
-    ):
-        with pytest.raises(UserError) as error:
-            fit_trust(source, splits, tmp_path / "out", TrustOptions())
-        assert says in str(error.value)
-        assert not (tmp_path / "out").exists()
-
-
-def test_a_model_that_answers_with_nan_is_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(trained, tmp_path / "model"))
-    state = load_file(copy / "model.safetensors")
-    state["head.bias"][0] = float("nan")
-    save_file(state, copy / "model.safetensors", metadata={"format": "pt"})
-    write_manifest(copy)
-    splits = load_splits(str(phantom_dataset), "grouped")
-    splits = replace(splits, config_name="another")  # predicted anew, by the fingerprint or not
-    for path in copy.glob("predictions_*.parquet"):
-        path.unlink()
-    with pytest.raises(UserError, match="has a logit that is NaN or infinite"):
-        fit_trust(str(copy), splits, tmp_path / "out", TrustOptions())
-
-
-def test_a_way_of_answering_that_the_model_lacks_is_named(
-    again: Path, phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, processor, report = command.load(str(again))
-    model.dropout.p = 0.0
-    monkeypatch.setattr(command, "load", lambda *_: (model, processor, report))
-    splits = load_splits(str(phantom_dataset), "grouped")
-    with pytest.raises(UserError, match="30 samples of a model that has 0 layers of dropout"):
-        fit_trust(str(again), splits, tmp_path / "out", TrustOptions(inference="mc_dropout"))
-
-
-def test_a_folder_in_use_is_refused(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
-    splits = load_splits(str(phantom_dataset), "grouped")
-    (tmp_path / "thesis.txt").write_text("two years of work")
-    with pytest.raises(OutputError, match="is not empty"):
-        fit_trust(str(trained), splits, tmp_path, TrustOptions())
-    run = tmp_path / "model.partial" / "checkpoints" / "checkpoint-90"
-    run.mkdir(parents=True)
-    with pytest.raises(OutputError, match="an unfinished training run stands in"):
-        fit_trust(str(trained), splits, tmp_path / "model", TrustOptions())
-    assert run.is_dir()
-    assert (tmp_path / "thesis.txt").read_text() == "two years of work"
-
-
-def test_an_error_halfway_leaves_nothing(
-    trained: Path, phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> None:
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(command, "describe", broken)
-    splits = load_splits(str(phantom_dataset), "grouped")
-    with pytest.raises(OSError, match="no space left"):
-        fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(detector="energy"), replicates=5)
-    assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,10 @@ from trainers.predictions import Predictions
 from trainers.trust.bands import fit_bands
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.halves import halve, one_per_group
-from trainers.trust.ood.fitted import OODFitError
+from trainers.trust.ood.fitted import OODFit, OODFitError
 from trainers.trust.ood.gate import GateFit, fit_gate
+from trainers.trust.ood.held_out import threshold_at
+from trainers.trust.ood.registry import named
 from trainers.trust.options import AUTO, TrustOptions
 from trainers.trust.prior import class_prior
 from trainers.trust.temperature import CalibrationFit, fit_calibration
@@ -28,7 +30,7 @@ from trainers.trust.temperature import CalibrationFit, fit_calibration
 # 20 * 0.95 is 19.000000000000004: a hair of slack keeps a whole number whole.
 SLACK = 1e-9
 # The detector that is fitted on nothing, and so can always be had.
-FEWEST_NEEDS = "energy"
+UNFITTED = "energy"
 METHODS = {
     "scalar": "scalar, minimum NLL (Guo et al. 2017)",
     "vector": "vector scaling, minimum NLL (Guo et al. 2017)",
@@ -77,7 +79,7 @@ def fit_trust(
         preprocessing: the image processor's settings, for which alone the promises hold.
 
     Raises:
-        TrustFitError: no features.
+        TrustFitError: no features, or a half of which the gate accepts nothing.
         TemperatureError, HalvesError, ConformalError, BandsError, OODError: nothing can be fitted on these predictions.
     """
     first, second = halve(rows.label, rows.group_id, options.seed)
@@ -136,9 +138,8 @@ def _gate(
 ) -> tuple[GateFit, dict[str, Any]]:
     """The gate of the first half; and what it accepts less than was asked for, with the reason."""
     acceptance = shown_acceptance(options.acceptance, len(one))
-
-    def fitted(detector: str) -> GateFit:
-        return fit_gate(
+    try:
+        gate = fit_gate(
             _features(one),
             one.logits,
             one.label,
@@ -146,19 +147,15 @@ def _gate(
             temperature,
             {kind: _seen(altered) for kind, altered in shifted.items()},
             acceptance=acceptance,
-            detector=detector,
+            detector=options.detector,
             early=one.early,
             shifted_rows=made_from,
             seed=options.seed,
         )
-
-    try:
-        gate = fitted(options.detector)
     except OODFitError as error:
-        if shifted or options.detector != AUTO:
+        if options.detector != AUTO or not np.isfinite(_features(one)).all():
             raise
-        # There is nothing to choose by, and the default asks more of these few images than they have.
-        gate = replace(fitted(FEWEST_NEEDS), chosen_by={"method": f"the default cannot be fitted: {error}"})
+        gate = _unfitted_gate(one, temperature, acceptance, options.seed, f"no other can be fitted: {error}")
     if acceptance == options.acceptance:
         return gate, {}
     why = (
@@ -169,10 +166,35 @@ def _gate(
     return gate, {"acceptance_asked": options.acceptance, "reason": why}
 
 
+def _unfitted_gate(one: Predictions, temperature: float, acceptance: float, seed: int, why: str) -> GateFit:
+    """The gate of a handful of images: a detector that is fitted on nothing, so that no score needs holding out."""
+    nothing = OODFit()
+    scores = named(UNFITTED).score(nothing, _features(one), one.logits, temperature)
+    threshold = threshold_at(scores, acceptance)
+    return GateFit(
+        detector=UNFITTED,
+        threshold=threshold,
+        acceptance=acceptance,
+        accepted=float((scores <= threshold).mean()),
+        settings=nothing.settings,
+        buffers=nothing.buffers,
+        temperature=temperature,
+        n=len(one),
+        n_groups=_groups(one),
+        chosen_by={"method": why},
+        seed=seed,
+    )
+
+
 def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
     """The images of a half that the gate accepts, one a lesion."""
     inside = part.select(gate.accepts(*_seen(part)))
-    return inside.select(one_per_group(inside.group_id, seed)) if len(inside) else inside
+    if not len(inside):
+        raise TrustFitError(
+            f"the gate, set on one half, accepts none of the {len(part)} images of the other: there is nothing to "
+            "promise anything about; give more images, or another detector"
+        )
+    return inside.select(one_per_group(inside.group_id, seed))
 
 
 def _seen(rows: Predictions) -> Any:

@@ -304,12 +304,34 @@ def test_so_many_images_show_so_much_acceptance(asked, n, shown):
 
 
 @pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning")
-def test_without_pictures_and_with_too_few_images_the_gate_is_one_that_needs_no_fit():
-    alone = made([2, 2, 2, 2], seed=3)
+@pytest.mark.parametrize(
+    ("lesions", "why"),
+    [([2, 2, 2, 2], "the features of 3 images of 3 classes"), ([3, 3], "1 images")],
+)
+def test_a_handful_of_images_gets_a_gate_that_needs_no_fit(lesions, why):
+    few = made(lesions, seed=3)
     with pytest.warns(TrustWarning), pytest.warns(ConformalFitWarning):
-        found = fit_trust(alone, {}, TrustOptions(), date=DATE).config["ood"]
-    assert found["detector"] == "energy"
-    assert "the default cannot be fitted: the features of 3 images of 3 classes" in found["chosen_by"]["method"]
+        found = fit_trust(few, {}, TrustOptions(), date=DATE)
+    gate = found.config["ood"]
+    assert (gate["detector"], gate["buffers"], found.buffers) == ("energy", {}, {})
+    assert f"no other can be fitted: {why}" in gate["chosen_by"]["method"]
+    first = few.logits[halves(few)[0], 0]
+    assert gate["threshold"] == pytest.approx((-np.log(np.exp(first).sum(axis=1))).max(), rel=1e-5)
+    assert json.loads(json.dumps(found.config, allow_nan=False)) == found.config
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_gate_that_accepts_nothing_of_the_other_half_is_named():
+    few = made([2, 2], seed=3)
+    few = replace(few, logits=few.logits * np.where(halves(few)[1], -1, 1)[:, None, None])
+    with pytest.raises(TrustFitError, match="accepts none of the 2 images of the other"):
+        fit_trust(few, {}, TrustOptions(), date=DATE)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_detector_that_was_asked_for_and_cannot_be_fitted_is_an_error():
+    with pytest.raises(ValueError, match="the features of 3 images of 3 classes do not vary within any class"):
+        fitted(made([2, 2, 2, 2], seed=3))
 
 
 def test_constant_logits_say_so_and_promise_nothing(rows):
