@@ -18,6 +18,7 @@ from .configuration_metadata import MetadataLesionConfig
 from .configuration_mobilenet import MobileNetLesionConfig
 from .configuration_resnet import ResNetLesionConfig
 from .configuration_vit import ViTLesionConfig
+from .explain_lesion import ExplanationError, LesionExplanation
 from .image_processing_lesion import LesionImageProcessor
 from .metadata_lesion import (
     STANDARD_FIELDS,
@@ -76,12 +77,14 @@ __all__ = [
     "EfficientNetLesionConfig",
     "EnsembleForLesionClassification",
     "EnsembleLesionConfig",
+    "ExplanationError",
     "FusionForLesionClassification",
     "FusionLesionConfig",
     "InferenceError",
     "LesionClassificationPipeline",
     "LesionConfig",
     "LesionConfigError",
+    "LesionExplanation",
     "LesionForImageClassification",
     "LesionImageProcessor",
     "LesionOutput",

@@ -110,6 +110,10 @@ class MetadataForLesionClassification(LesionForImageClassification):
         """None: it looks at no picture."""
         return []
 
+    def explained_layers(self) -> list[nn.Module]:
+        """None: it looks at no picture."""
+        return []
+
     def frozen_parts(self) -> list[nn.Module]:
         """None: there is no backbone."""
         return []

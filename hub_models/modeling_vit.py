@@ -29,8 +29,9 @@ HALF = [0.5, 0.5, 0.5]  # what the published ViTs normalise with, mean and devia
 class ViTForLesionClassification(LesionForImageClassification):
     """A Vision Transformer: (N, 3, S, S) -> (N, C) logits, the arithmetic of transformers' ViTForImageClassification.
 
-    The features are the class token after the last layer norm, (N, hidden_size). Attention runs by SDPA; for attention
-    maps load with ``attn_implementation="eager"`` and ask ``model.backbone(pixels, output_attentions=True)``.
+    The features are the class token after the last layer norm, (N, hidden_size). Attention runs by SDPA; ``explain``
+    rolls it out with any kernel. For single attention maps load with ``attn_implementation="eager"`` and ask
+    ``model.backbone(pixels, output_attentions=True)``.
     Images of another size than the config's are answered with interpolated position embeddings.
     """
 
@@ -79,6 +80,21 @@ class ViTForLesionClassification(LesionForImageClassification):
         """The transformer layer a quarter of the way up."""
         layers: Any = self.backbone.layers
         return [layers[len(layers) // 4]]
+
+    def explained_layers(self) -> list[nn.Module]:
+        """The last attention: behind it, only the class token is looked at, and the patches have no say any more."""
+        layers: Any = self.backbone.layers
+        return [layers[-1].attention]
+
+    def as_maps(self, activation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """Tokens (N, 1 + hw, C) of pictures of ``size`` -> (N, C, h, w), without the class token."""
+        grid = [side // self.config.patch_size for side in size]
+        return activation[:, 1:].transpose(1, 2).unflatten(2, grid)
+
+    def attentions(self) -> list[tuple[nn.Module, nn.Module, int]]:
+        """Query layer, key layer and number of heads of each transformer layer."""
+        layers: Any = self.backbone.layers
+        return [(layer.attention.q_proj, layer.attention.k_proj, self.config.num_attention_heads) for layer in layers]
 
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """Channel mean and standard deviation of the checkpoint that it started from; 0.5 where there was none."""

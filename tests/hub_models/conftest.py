@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 # Each is imported by those after it.
-for _file in ("trust_tester.py", "shipping_tester.py", "model_tester.py"):
+for _file in ("trust_tester.py", "explain_tester.py", "shipping_tester.py", "model_tester.py"):
     _name = f"lesion_{Path(_file).stem}"
     if _name not in sys.modules:
         _spec = importlib.util.spec_from_file_location(_name, Path(__file__).with_name(_file))

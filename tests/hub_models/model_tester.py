@@ -2,8 +2,8 @@
 
 A subclass gives its two classes and the smallest configuration that is still its architecture. Where it takes other
 inputs than images, it overrides :meth:`ClassifierTester.inputs`, ``bad_inputs`` and ``processor``; where it has members
-or another head, ``members`` and ``head``; where it learns more slowly, ``learning_rate``. Nothing here asks which model
-it is testing.
+or another head, ``members`` and ``head``; where it learns more slowly, ``learning_rate``; where it explains itself in
+other ways, ``explanations``. Nothing here asks which model it is testing.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from lesion_explain_tester import ExplainTester
 from lesion_shipping_tester import LABELS, ShippingTester
 from lesion_trust_tester import TrustTester
 from safetensors.torch import load_file, save_file
@@ -27,7 +28,7 @@ from hub_models import LesionConfigError, LesionImageProcessor, PixelShapeError,
 GROUPS = {"mel": "malignant", "nv": "benign", "akiec": "premalignant", "bkl": "benign"}
 
 
-class ClassifierTester(ShippingTester, TrustTester):
+class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
     """Generic tests of one classifier; subclass it, name the class ``Test...`` and set the class attributes."""
 
     config_class: ClassVar[Any]

@@ -49,6 +49,11 @@ def main() -> None:
     except ImportError as error:
         refused = [type(error).__name__, str(error)]
 
+    try:
+        heat_maps = model.explain(**inputs, target=1).heat_maps.tolist()
+    except ValueError as error:
+        heat_maps = [type(error).__name__]
+
     files = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
     ours = [f for f in files if f.startswith(repo_root + "/") and "site-packages" not in f and f != __file__]
     said = {
@@ -60,6 +65,7 @@ def main() -> None:
         "files_saved_again": sorted(path.name for path in Path("again").iterdir()),
         "inputs": {name: value.tolist() for name, value in processor(pictures, return_tensors="pt").items()},
         "predict": model.predict(**inputs, trust=True),
+        "heat_maps": heat_maps,
         "pipeline": scores,
         "task": answer.task,
         "answers": answer(records),

@@ -59,6 +59,7 @@ class ShippingTester:
     image_size: ClassVar[int]
     # The files that must lie beside the weights beyond those of the shared base and the processor.
     own_files: ClassVar[set[str]]
+    explanations: ClassVar[tuple[str, ...]]
     # Its methods; the classifier tester has them.
     model: Any
     inputs: Any
@@ -69,6 +70,7 @@ class ShippingTester:
         "backbone_lesion.py",
         "configuration_lesion.py",
         "conformal_lesion.py",
+        "explain_lesion.py",
         "image_processing_lesion.py",
         "metadata_lesion.py",
         "modeling_lesion.py",
@@ -137,6 +139,12 @@ class ShippingTester:
         expected = [dict(zip(LABELS, row.tolist(), strict=True)) for row in functional.softmax(logits, -1)]
         assert [row["probabilities"] for row in said["predict"]] == [pytest.approx(row, abs=1e-5) for row in expected]
         assert said["pipeline"] == [pytest.approx(row, abs=1e-5) for row in expected]
+        if self.explanations:
+            np.testing.assert_allclose(
+                said["heat_maps"], model.explain(**inputs, target=1).heat_maps, rtol=0, atol=1e-4
+            )
+        else:
+            assert said["heat_maps"] == ["ExplanationError"]
         answers = [said[name] for name in ("answers", "answers_by_two", "answers_saved_again")]
         assert said["task"] == PIPELINE_TASK
         for answer in answers:

@@ -38,6 +38,7 @@ class TestViT(ClassifierTester):
     model_class = ViTForLesionClassification
     config_kwargs = {**TINY, "initializer_range": 0.02}
     own_files = {"configuration_vit.py", "modeling_vit.py"}
+    explanations = ("grad_cam", "hires_cam", "attention_rollout")
 
 
 def a_config(**changes: Any) -> ViTLesionConfig:

@@ -1,0 +1,198 @@
+"""What every classifier must hold when it shows where it looked; of a model without pictures, that it says so."""
+
+from __future__ import annotations
+
+import re
+import threading
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from lesion_trust_tester import fitted
+
+from hub_models import ExplanationError, PixelShapeError
+
+
+def left_behind(model: Any) -> dict[str, Any]:
+    """All that an explanation must leave as it was."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "hooks": sum(len(getattr(module, name)) for module in model.modules() for name in hooks),
+        "modes": [module.training for module in model.modules()],
+        "asks": [value.requires_grad for value in model.parameters()],
+        "grads": [None if value.grad is None else value.grad.clone().tolist() for value in model.parameters()],
+        "buffers": {name: value.tolist() for name, value in model.named_buffers()},
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled()),
+        "attention": model.config._attn_implementation,
+        "random": torch.get_rng_state().tolist(),
+        "attributes": set(vars(model)),
+    }
+
+
+class ExplainTester:
+    """The part of the classifier tester about explanations; what it needs of it is declared first."""
+
+    image_size: ClassVar[int]
+    members: ClassVar[int | None]
+    model: Any
+    inputs: Any
+    # What the model offers; none where it looks at no picture.
+    explanations: ClassVar[tuple[str, ...]] = ("grad_cam", "hires_cam")
+
+    def explainable(self, **changes: Any) -> Any:
+        """The model, where there is something to explain."""
+        if not self.explanations:
+            pytest.skip("it looks at no picture")
+        return self.model(**changes)
+
+    def test_it_offers_what_it_has(self) -> None:
+        model = self.model()
+        assert tuple(model.explanation_methods()) == self.explanations
+        having = f"choose one of {', '.join(self.explanations)}." if self.explanations else "it looks at no picture"
+        for missing in {"lime", "attention_rollout", *(() if self.explanations else ("grad_cam",))}:
+            if missing not in self.explanations:
+                with pytest.raises(ExplanationError, match=f"method is '{missing}'.*{re.escape(having)}"):
+                    model.explain(**self.inputs(2), method=missing)
+
+    @pytest.mark.parametrize("batch", [1, 5])
+    def test_heat_maps_lie_on_the_picture(self, batch: int) -> None:
+        model, inputs = fitted(self.explainable()), self.inputs(batch)
+        with torch.no_grad():
+            predicted = model(**inputs).logits.argmax(1)
+        lit = 0
+        for method in self.explanations:
+            said = model.explain(**inputs, method=method)
+            assert said.method == method
+            assert torch.equal(said.target, predicted)
+            assert said.heat_maps.shape == (batch, self.image_size, self.image_size)
+            assert said.heat_maps.dtype == torch.float32
+            assert said.heat_maps.min() >= 0
+            assert said.heat_maps.max() <= 1
+            assert not said.heat_maps.requires_grad
+            lit += int(said.heat_maps.any())
+            if self.members is None:
+                assert said.spread is None
+                assert set(said.heat_maps.amax((1, 2)).tolist()) <= {0.0, 1.0}
+            else:
+                assert said.spread.shape == said.heat_maps.shape
+                assert said.spread.max() <= 0.5
+                assert said.spread.any() == (self.members > 1)
+        assert lit, "not one map shows anything"
+
+    def test_each_image_and_each_class_is_explained_by_itself(self) -> None:
+        model, inputs = self.explainable(), self.inputs(3)
+        for method in self.explanations:
+            together = model.explain(**inputs, method=method, target=["nv", 0, "bkl"])
+            assert together.target.tolist() == [1, 0, 3]
+            for row, target in enumerate((1, "mel", torch.tensor([3]))):
+                alone = {name: value[row : row + 1] for name, value in inputs.items()}
+                said = model.explain(**alone, method=method, target=target)
+                torch.testing.assert_close(said.heat_maps[0], together.heat_maps[row], rtol=1e-3, atol=1e-4)
+        method = self.explanations[0]
+        maps = torch.stack([model.explain(**inputs, method=method, target=c).heat_maps for c in range(4)])
+        assert not torch.allclose(maps[0], maps[1:].mean(0), atol=0.05), "no class differs from the others"
+
+    def test_an_explanation_leaves_nothing_behind(self) -> None:
+        model, inputs = self.explainable(dropout=0.3), self.inputs(2)
+        quiet = {method: model.explain(**inputs, method=method).heat_maps for method in self.explanations}
+        parameters = list(model.parameters())
+        parameters[0].grad = torch.ones_like(parameters[0])
+        parameters[1].requires_grad_(False)
+        model.train()
+        model.dropout_like = next(module for module in model.modules() if isinstance(module, torch.nn.Dropout))
+        model.dropout_like.training = False  # a mode of its own
+        for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+            with context():
+                before = left_behind(model)
+                for method, expected in quiet.items():
+                    made_there = {name: value.clone() for name, value in inputs.items()}
+                    assert torch.equal(model.explain(**made_there, method=method).heat_maps, expected)
+                    with pytest.raises(ExplanationError):
+                        model.explain(**inputs, method=method, target=99)
+                assert left_behind(model) == before
+
+    def test_frozen_weights_and_wished_for_gradients_change_no_map(self) -> None:
+        model, inputs = self.explainable(), self.inputs(2)
+        for method in self.explanations:
+            expected = model.requires_grad_(True).explain(**inputs, method=method, target=1).heat_maps
+            assert torch.equal(
+                model.requires_grad_(False).explain(**inputs, method=method, target=1).heat_maps, expected
+            )
+            wishing = {name: value.clone().requires_grad_() for name, value in inputs.items()}
+            assert torch.equal(model.explain(**wishing, method=method, target=1).heat_maps, expected)
+            assert all(value.grad is None for value in wishing.values())
+
+    def test_bfloat16_shows_the_same_places(self) -> None:
+        model, inputs = self.explainable(), self.inputs(2)
+        for method in self.explanations:
+            expected = model.float().explain(**inputs, method=method, target=1).heat_maps
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                mixed = model.explain(**inputs, method=method, target=1).heat_maps
+            whole = model.bfloat16().explain(**inputs, method=method, target=1).heat_maps
+            for got in (mixed, whole):
+                assert got.dtype == torch.float32
+                assert (got - expected).abs().mean() < 0.08
+
+    def test_somebody_elses_picture_on_its_way_through_does_not_disturb(self) -> None:
+        model, ours, theirs = self.explainable(), self.inputs(2), self.inputs(3, seed=9)
+        with torch.no_grad():
+            logits = model(**theirs).logits
+        expected = {method: model.explain(**ours, method=method).heat_maps for method in self.explanations}
+        answers: list[torch.Tensor] = []
+
+        def answer() -> None:
+            with torch.inference_mode():
+                answers.append(model(**theirs).logits)
+
+        def interrupted(*args: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                other = threading.Thread(target=answer)
+                other.start()
+                other.join()
+            return classify(*args)
+
+        classify, model.classify = model.classify, interrupted
+        for method, heat in expected.items():
+            assert torch.equal(model.explain(**ours, method=method).heat_maps, heat)
+            torch.testing.assert_close(answers.pop(), logits)
+        assert answers == []
+
+    def test_pictures_with_nothing_in_them_and_small_ones(self) -> None:
+        model, inputs = self.explainable(), self.inputs(2)
+        size = self.image_size
+        black, grey = torch.zeros(2, 3, size, size), torch.full((2, 3, size, size), 0.37)
+        oblong = torch.randn(2, 3, size, size + 32)
+        for pixels in (black, grey, black - 2.1, torch.randn(2, 3, 32, 32), oblong):
+            for method in self.explanations:
+                heat = model.explain(**{**inputs, "pixel_values": pixels}, method=method).heat_maps
+                assert heat.shape == (2, *pixels.shape[2:])
+                assert torch.isfinite(heat).all()
+                assert heat.min() >= 0
+                assert heat.max() <= 1
+
+    @pytest.mark.parametrize(
+        ("target", "says"),
+        [
+            (4, "target is 4; give an index from 0 to 3, or one of mel, nv, akiec, bkl."),
+            (-1, "target is -1; give an index from 0 to 3"),
+            ("melanoma", "target is 'melanoma'; give"),
+            (1.0, "target is 1.0; give"),
+            (True, "target is True; give"),
+            ([0, 7], "target is 7; give"),
+            (torch.tensor([0.5, 1.0]), "target is 0.5; give"),
+            ([0], "target has 1 classes for 2 images; give one an image."),
+        ],
+    )
+    def test_classes_that_there_are_not_are_named(self, target: Any, says: str) -> None:
+        model = self.explainable()
+        for method in self.explanations:
+            with pytest.raises(ExplanationError, match=re.escape(says)):
+                model.explain(**self.inputs(2), target=target, method=method)
+
+    def test_pictures_of_another_shape_are_named(self) -> None:
+        model = self.explainable()
+        for shape in ((3, 64, 64), (2, 1, 64, 64), (2, 64, 64, 3), (64,)):
+            with pytest.raises(PixelShapeError, match=re.escape(str(shape))):
+                model.explain(**{**self.inputs(2), "pixel_values": torch.zeros(shape)})
+        with pytest.raises(ExplanationError, match="pixel_values is None; give"):
+            model.explain(**{**self.inputs(2), "pixel_values": None})
