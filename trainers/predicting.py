@@ -60,7 +60,7 @@ def predict_split(
         Raw member logits (N, M, C), features (N, D), what an early layer sees (N, E), and the subgroup columns.
 
     Raises:
-        UserError: the model cannot be run in that way.
+        UserError: there is no image, or the model cannot be run in that way.
         PredictionsError: it answers with NaN or infinity.
     """
     table = splits.splits[split]
@@ -189,6 +189,8 @@ def _run(
                     values.append(output[name].float().cpu().numpy())
     finally:
         model.give_early = give_early
+    if not logits:
+        raise UserError(f"{title}: it holds no image; fill it, or leave it out of the dataset")
     whole = {name: np.concatenate(values) if values else None for name, values in seen.items()}
     return np.concatenate(logits).astype(np.float64), whole
 

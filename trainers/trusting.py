@@ -107,7 +107,7 @@ def give_trust(
 
 def predict_left_out(model: Any, processor: Any, splits: Splits, inference: str = "plain") -> dict[str, Predictions]:
     """Predictions of the images whose class was left out of the dataset, each of none of the model's classes."""
-    if splits.left_out is None:
+    if splits.left_out is None or not len(splits.left_out):
         return {}
     name = f"left out: {', '.join(splits.left_out_classes)}"
     alone = replace(splits, splits={"left_out": splits.left_out})

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from trainers.predictions import NO_LABEL, read_predictions
 from trainers.published import find_system
 from trainers.rebuild import rebuild
 from trainers.trust.options import TrustOptions
+from trainers.trusting import predict_left_out
 
 KEYS = [
     *("predicted", "probabilities", "p_malignant", "predictive_entropy", "aleatoric", "epistemic", "band"),
@@ -235,6 +237,12 @@ def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
     home = command.about(report, splits, before["provenance"]["dataset"], 0)
     assert home["leak_audit"] == before["leak_audit"]
     assert "trained_on" not in home
+
+
+def test_classes_that_were_left_out_and_never_occur_are_no_strangers(phantom_dataset: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    nobody = replace(splits, left_out=splits.splits["test"].select([]), left_out_classes=("scc",))
+    assert predict_left_out(None, None, nobody) == predict_left_out(None, None, splits) == {}
 
 
 # ----------------------------------------------------------------- what is stored is used, if it is true

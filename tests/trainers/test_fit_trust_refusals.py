@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,25 @@ def test_a_model_that_answers_with_nan_is_named(trained: Path, phantom_dataset: 
         path.unlink()
     with pytest.raises(UserError, match="has a logit that is NaN or infinite"):
         fit_trust(str(copy), splits, tmp_path / "out", TrustOptions())
+
+
+def test_calibration_splits_that_nothing_can_be_fitted_on_are_named(
+    trained: Path, phantom_dataset: Path, tmp_path: Path
+) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    rows = splits.splits["calibration"]
+    _, first_of_class = np.unique(rows["label"][:], return_index=True)
+    for chosen, says in (
+        ([], "predict calibration: it holds no image"),
+        (first_of_class, "calibration split: none of the 7 classes has two groups (7 images)"),
+    ):
+        fewer = replace(splits, splits={**splits.splits, "calibration": rows.select(chosen)})
+        with pytest.raises(UserError, match=re.escape(says)):
+            fit_trust(str(trained), fewer, tmp_path / "out", TrustOptions())
+        assert list(tmp_path.iterdir()) == []
+    without = replace(splits, splits={"train": rows, "test": rows})
+    with pytest.raises(UserError, match="no calibration and no validation split to fit trust on: it has test"):
+        fit_trust(str(trained), without, tmp_path / "out", TrustOptions())
 
 
 def test_a_way_of_answering_that_the_model_lacks_is_named(

@@ -1,0 +1,34 @@
+"""What may be asked of a fit of trust; what no fit could mean is refused before anything is predicted."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainers.errors import UserError
+from trainers.trust.options import TrustOptions
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"alpha": 0.0}, "alpha 0.0: give a number between 0 and 1"),
+        ({"alpha": 1.0}, "alpha 1.0: give"),
+        ({"alpha": 1.5}, "alpha 1.5: give"),
+        ({"alpha": float("nan")}, "alpha nan: give"),
+        ({"acceptance": 1.0}, "acceptance 1.0: give"),
+        ({"low_risk": -0.1}, "low_risk -0.1: give"),
+        ({"low_risk": 0.3, "moderate_risk": 0.2}, "low_risk 0.3 is above moderate_risk 0.2"),
+        ({"confidence": 1.0}, "confidence 1.0: give"),
+        ({"max_set_size": 0}, "max_set_size 0: give at least 1"),
+        ({"shifted_images": 0}, "shifted_images 0: give at least 1"),
+        ({"seed": -1}, "seed -1: give 0 or more"),
+        ({"temperature": "matrix"}, "temperature 'matrix': choose one of scalar, vector, bias_corrected"),
+        ({"detector": "odin"}, "detector 'odin': choose one of auto, max_softmax"),
+        ({"sets": "saps"}, "sets 'saps': choose one of lac, aps, raps"),
+        ({"inference": "guess"}, "inference 'guess': choose one of plain, tta"),
+    ],
+)
+def test_options_that_no_fit_could_mean_are_named(options, says):
+    with pytest.raises(UserError) as error:
+        TrustOptions(**options)
+    assert says in str(error.value)
