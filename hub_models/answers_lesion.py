@@ -27,6 +27,8 @@ AT_RISK_GROUPS = ("malignant", "premalignant")
 # head, with dropout on. mc_dropout_full: many passes of everything, for models with dropout inside.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
 VIEWS_AT_ONCE = 64
+# Of the image processor: what it may do to a picture before the resize.
+SWITCHES = ("do_hair_removal", "do_lesion_crop", "do_colour_constancy")
 UNTRUSTED = {
     "band": None,
     "prediction_set": None,
@@ -263,9 +265,9 @@ class LesionAnswers:
         settings = fitted_for.get("preprocessing") or {}
         pixels = inputs.get("pixel_values")
         size = self.config.image_size
-        if prepared_as is not None and any(
-            (prepared_as.get(name) or False) != (value or False) for name, value in settings.items()
-        ):
+        # A switch that was not known when trust was fitted was off.
+        compared = {*settings, *SWITCHES} if settings and prepared_as is not None else set()
+        if any(((prepared_as or {}).get(name) or False) != (settings.get(name) or False) for name in compared):
             return OTHER_PREPROCESSING
         if pixels is not None and pixels.ndim == 4 and tuple(pixels.shape[2:]) != (size, size):
             return OTHER_PREPROCESSING

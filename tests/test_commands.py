@@ -25,6 +25,7 @@ COMMANDS = [
     "trainers.compare",
     "trainers.demo",
     "trainers.fit_trust",
+    "trainers.measure_preprocessing",
     "trainers.score",
 ]
 

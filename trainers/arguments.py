@@ -91,6 +91,9 @@ class LesionArguments:
     lesion_crop: bool = field(
         default=False, metadata={"help": "Crop to the lesion before everything else (needs OpenCV)."}
     )
+    colour_constancy: bool = field(
+        default=False, metadata={"help": "Even out the light's colour before everything else (shades of grey)."}
+    )
     sampling: str = field(
         default="uniform",
         metadata={

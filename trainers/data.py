@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
+from hub_models.image_processing_lesion import PREPARED
 from trainers.errors import DatasetError, UserError
 
 SAMPLING = ("uniform", "oversample", "square_root")
@@ -202,7 +203,7 @@ class LesionImages(Dataset):
                 torch.manual_seed(seed)
                 image = self.augment(prepared)
             # Prepared already: what is left to the processor is what it does to every image, resize and normalise.
-            inputs = self.processor(images=image, do_hair_removal=False, do_lesion_crop=False, return_tensors="pt")
+            inputs = self.processor(images=image, **PREPARED, return_tensors="pt")
         else:
             inputs = self.processor(images=image, return_tensors="pt")
         return inputs["pixel_values"][0]

@@ -41,8 +41,8 @@ def export_published(folder: Path, system_name: str, out: Path, member: int | No
     if "temperature" in model.config.trust:
         value = model.config.softmax_temperature
         remarks.append(f"its temperature, {value:.4f}, is not part of the format: divide the logits by it yourself")
-    if processor.do_hair_removal or processor.do_lesion_crop:
-        remarks.append("its hair removal or lesion crop is not part of the format: prepare images as it did")
+    if processor.do_hair_removal or processor.do_lesion_crop or processor.do_colour_constancy:
+        remarks.append("its own preparation of images is not part of the format: prepare them as it did")
     return remarks
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +17,16 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hub_models import PIPELINE_TASK, LesionClassificationPipeline
 from trainers.arguments import LesionArguments
 from trainers.data import Splits
+from trainers.errors import UserError
 from trainers.judging import JUDGED, describe, judge
 from trainers.mc_dropout import head_samples, samples_file, write_samples
 from trainers.predicting import predict_split
 from trainers.predictions import Predictions, write_predictions
 from trainers.provenance import origin
 from trainers.references import citations, notes
+from trainers.trust.fit import FittedTrust, temperature_alone
 from trainers.trust.options import TrustOptions
-from trainers.trusting import give_trust, learn_trust, predict_left_out
+from trainers.trusting import fitted_split, give_trust, learn_trust, predict_left_out
 
 SCHEMA_VERSION = 1
 
@@ -60,7 +63,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
         split: predict_split(model, processor, run.splits, split) for split in JUDGED if split in run.splits.splits
     }
     samples = sample_dropout(model, predictions, run, staging)
-    fitted = learn_trust(model, processor, run.splits, predictions, TrustOptions(seed=run.about["provenance"]["seed"]))
+    fitted = trust_or_temperature(run, model, processor, predictions)
     predictions = give_trust(model, fitted, predictions)
     foreign = give_trust(model, fitted, predict_left_out(model, processor, run.splits))
     write_all(predictions, staging, run.options.keep_features)
@@ -87,6 +90,16 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     os.replace(staging, out)
     shutil.rmtree(run.partial)
     return report
+
+
+def trust_or_temperature(run: Finished, model: Any, processor: Any, predictions: dict[str, Predictions]) -> FittedTrust:
+    """All of trust; a temperature alone where the split is too small for more: no training is lost to that."""
+    options = TrustOptions(seed=run.about["provenance"]["seed"])
+    try:
+        return learn_trust(model, processor, run.splits, predictions, options)
+    except UserError as error:
+        print(f"warning: no trust could be fitted, only a temperature: {error}", file=sys.stderr, flush=True)
+        return temperature_alone(predictions[fitted_split(predictions)], str(error))
 
 
 def write_all(predictions: dict[str, Predictions], folder: Path, with_features: bool) -> None:

@@ -160,6 +160,7 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
             image_std=std,
             do_hair_removal=options.hair_removal,
             do_lesion_crop=options.lesion_crop,
+            do_colour_constancy=options.colour_constancy,
             model_input_names=list(model.input_names),
             metadata_fields=getattr(config, "metadata_fields", None),
         )

@@ -100,8 +100,10 @@ def give_trust(
     fitted: FittedTrust,
     predictions: dict[str, Predictions],
 ) -> dict[str, Predictions]:
-    """Let the model take trust over; the same predictions with what its gate says of each image."""
+    """Let the model take trust over; the same predictions with what its gate says of each image, if it has one."""
     model.set_trust(fitted.config, fitted.buffers)
+    if "ood" not in fitted.config:
+        return dict(predictions)
     return {split: with_ood_scores(model, rows) for split, rows in predictions.items()}
 
 

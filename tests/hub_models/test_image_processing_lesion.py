@@ -17,6 +17,10 @@ from transformers import AutoImageProcessor
 
 from hub_models import LesionImageProcessor, MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 from hub_models import preprocess_lesion as preprocess
+from hub_models.crop_lesion import lesion_box
+from hub_models.hair_lesion import remove_hair
+from hub_models.image_processing_lesion import PREPARED
+from hub_models.preprocess_lesion import constant_colour
 
 SIZE = 48
 
@@ -227,14 +231,24 @@ def test_an_unknown_switch_is_refused() -> None:
 
 
 def test_saved_values_come_back(tmp_path: Path) -> None:
-    given = processor(image_mean=[0.5] * 3, image_std=[0.25] * 3, resample=3, do_hair_removal=True, do_lesion_crop=True)
+    given = processor(
+        image_mean=[0.5] * 3,
+        image_std=[0.25] * 3,
+        resample=3,
+        do_hair_removal=True,
+        do_lesion_crop=True,
+        do_colour_constancy=True,
+    )
     given.save_pretrained(tmp_path)
     said = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert said["size"] == {"height": SIZE, "width": SIZE}
     assert said["do_hair_removal"] is True
     assert said["do_lesion_crop"] is True
+    assert said["do_colour_constancy"] is True
     assert said["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
     assert {path.name for path in tmp_path.glob("*.py")} == {
+        "crop_lesion.py",
+        "hair_lesion.py",
         "image_processing_lesion.py",
         "metadata_lesion.py",
         "preprocess_lesion.py",
@@ -268,6 +282,41 @@ def test_prepare_then_switches_off_is_the_whole_processor() -> None:
     in_steps = both(prepared, do_hair_removal=False, do_lesion_crop=False)["pixel_values"]
     assert np.array_equal(in_steps, both(image)["pixel_values"])
     assert not np.array_equal(in_steps, processor()(image)["pixel_values"])
+
+
+def test_the_order_is_hair_crop_colour() -> None:
+    everything = processor(do_hair_removal=True, do_lesion_crop=True, do_colour_constancy=True)
+    image = haired_lesion()
+    bald = remove_hair(image)
+    left, top, right, bottom = lesion_box(bald)
+    expected = constant_colour(bald[top:bottom, left:right])
+    assert np.array_equal(np.asarray(everything.prepare(image)), expected)
+    assert not np.array_equal(constant_colour(bald)[top:bottom, left:right], expected), "the order shows"
+    assert np.array_equal(everything(image)["pixel_values"], pixels(expected))
+    assert np.array_equal(everything(expected, **PREPARED)["pixel_values"], pixels(expected))
+
+
+def test_colour_constancy_is_off_by_default_and_needs_no_opencv(monkeypatch: Any) -> None:
+    monkeypatch.setattr(preprocess, "cv2", None)
+    image = haired_lesion()
+    assert processor().do_colour_constancy is False
+    assert np.array_equal(np.asarray(processor().prepare(image)), image)
+    expected = pixels(constant_colour(image))
+    assert not np.array_equal(pixels(image), expected)
+    assert np.array_equal(pixels(image, do_colour_constancy=True), expected)
+    assert np.array_equal(processor(do_colour_constancy=True)(image)["pixel_values"], expected)
+
+
+def test_a_processor_saved_before_the_switch_means_off(tmp_path: Path) -> None:
+    processor().save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    said = json.loads(path.read_text())
+    assert said.pop("do_colour_constancy") is False
+    path.write_text(json.dumps(said))
+    old = LesionImageProcessor.from_pretrained(tmp_path)
+    assert old.do_colour_constancy is False
+    assert old.pixel_settings()["do_colour_constancy"] is False
+    assert np.array_equal(old(picture(6))["pixel_values"], pixels(picture(6)))
 
 
 def haired_lesion() -> np.ndarray:

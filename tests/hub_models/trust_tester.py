@@ -137,6 +137,8 @@ class TrustTester:
         model = fitted(self.model())
         (row,) = model.predict(**self.inputs(1), prepared_as={"do_hair_removal": True})
         assert (row["reason"], row["band"]) == ("other_preprocessing", None)
+        (row,) = model.predict(**self.inputs(1), prepared_as={"do_colour_constancy": True})
+        assert row["reason"] == "other_preprocessing", "it was not known at the fit, so it was off"
         (row,) = model.predict(**self.inputs(1), prepared_as={"do_hair_removal": None})
         assert row["reason"] == "answered"
 

@@ -11,6 +11,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -110,6 +111,24 @@ def fit_trust(
     config["policy"] = {"max_set_size": min(options.max_set_size, len(rows.labels) - 1)}
     config["fitted_for"] = {"inference": options.inference, "preprocessing": dict(preprocessing or {}), **said}
     return FittedTrust(config, gate.buffers)
+
+
+def temperature_alone(rows: Predictions, why: str) -> FittedTrust:
+    """A temperature, fitted on all of a split, where nothing else can be.
+
+    Args:
+        rows: predictions of the split.
+        why: why there is no more; stands beside the temperature.
+    """
+    fit = fit_calibration(rows.logits, rows.label)
+    said = {
+        "n_groups": _groups(rows),
+        "split": rows.split,
+        "date": datetime.now(UTC).date().isoformat(),
+        "also_used_for_model_selection": rows.split == "validation",
+        "alone_because": why,
+    }
+    return FittedTrust({"temperature": {**_temperature(fit), **said}}, {})
 
 
 def first_half(rows: Predictions, options: TrustOptions) -> np.ndarray:
