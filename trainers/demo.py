@@ -135,19 +135,8 @@ def demo(out: Path) -> None:
     shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
     out.mkdir(parents=True)
     python, relative = sys.executable, os.path.relpath(out, ROOT)
-    build = [
-        python,
-        "-m",
-        "datasets_scripts.build_phantom",
-        "--task",
-        TASK,
-        "--images",
-        str(IMAGES),
-        "--size",
-        SIZE,
-        "--seed",
-        str(SEED),
-    ]
+    drawn = f"--task {TASK} --images {IMAGES} --size {SIZE} --seed {SEED}".split()
+    build = [python, "-m", "datasets_scripts.build_phantom", *drawn]
     step("draw a dataset of phantoms", [*build, "--out", f"{relative}/dataset"])
     launch = [
         python,

@@ -258,10 +258,7 @@ def trust_evaluation() -> dict[str, Any]:
             "conventions": {"auroc": "Chance that a foreign picture scores above an image of the split."},
             "in_distribution": {"n": 137, "n_groups": 91, "accepted": measured(0.968)},
             "sets": [foreign("chairs", 300, 0.907), foreign("left out: vasc", 21, 0.048)],
-            "per_class": [
-                {"name": name, "n": n, "n_groups": n, "accepted": measured(0.96) if n else undefined("no images")}
-                for (name, _, _), n in zip(LABELS, TEST_COUNTS, strict=True)
-            ],
+            "per_class": [accepted(name, n) for (name, _, _), n in zip(LABELS, TEST_COUNTS, strict=True)],
         },
         "sets": judged_sets(),
         "bands": judged_bands(),
@@ -274,6 +271,10 @@ def trust_evaluation() -> dict[str, Any]:
             "conventions": {"ties": "Images of equal uncertainty are accepted together."},
         },
     }
+
+
+def accepted(name: str, n: int) -> dict[str, Any]:
+    return {"name": name, "n": n, "n_groups": n, "accepted": measured(0.96) if n else undefined("no images")}
 
 
 def dataset() -> dict[str, Any]:
