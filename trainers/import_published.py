@@ -7,20 +7,20 @@ here: no metric, no temperature. ``python -m model_cards.verify`` checks it like
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets_scripts.command import OneLineParser
 from model_cards.build import build_card
-from trainers.errors import OutputError, report_user_errors
+from trainers.errors import report_user_errors
 from trainers.finish import SCHEMA_VERSION, in_words, save
 from trainers.judging import write_report
 from trainers.provenance import origin
 from trainers.published import SYSTEMS, Imported, System, find_system
 from trainers.published.state import sha256
 from trainers.references import citations
+from trainers.whole_folder import check_empty, written_whole
 
 
 def import_published(
@@ -41,26 +41,17 @@ def import_published(
         OutputError: ``out`` is not empty.
         PublishedFileError: the checkpoint is not this system's, incomplete, damaged, or holds code.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
+    check_empty(out)
     found = system.read(checkpoint, labels)
     report = {
         "schema_version": SCHEMA_VERSION,
         "model": describe_model(system, found.model),
         "imported": describe_import(system, found),
     }
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        save(found.model, found.processor, partial, "float32")
-        write_report(report, partial)
-        build_card(partial)
-        if out.is_dir():
-            out.rmdir()
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with written_whole(out) as folder:
+        save(found.model, found.processor, folder, "float32")
+        write_report(report, folder)
+        build_card(folder)
     return report
 
 

@@ -30,6 +30,7 @@ from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.finish import Finished, finish
 from trainers.provenance import audit_leaks, describe_dataset, provenance
 from trainers.runner import end_processes, print_recipe, train
+from trainers.whole_folder import beside, check_empty
 
 # What may differ between members, or between two calls for the same member.
 NOT_THE_RECIPE = {
@@ -106,8 +107,7 @@ def run(argv: list[str], recipe: str) -> Path | None:
     if not training.output_dir:
         raise OutputError("no output folder was given: add --output_dir DIR")
     out = Path(training.output_dir)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
+    check_empty(out)
     if training.process_index == 0:
         print_recipe(resolved)
     splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
@@ -221,7 +221,7 @@ def put_together(
         "training": training_section(folders),
         "leak_audit": audit_leaks(splits),
     }
-    partial = out.with_name(out.name + ".partial")
+    partial = beside(out)
     with alone(folders[0].parent):
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)

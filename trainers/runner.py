@@ -24,6 +24,7 @@ from trainers.finish import Finished, finish
 from trainers.losses import make_loss
 from trainers.provenance import audit_leaks, provenance
 from trainers.trainer_lesion import COMPLETE_FILE, LesionTrainer, newest_checkpoint
+from trainers.whole_folder import beside, check_empty
 
 
 def main(recipe: str, model_class: type) -> None:
@@ -101,11 +102,8 @@ def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
     if not training.output_dir:
         raise OutputError("no output folder was given: add --output_dir DIR")
     out = Path(training.output_dir)
-    partial = out.with_name(out.name + ".partial")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(
-            f"the output folder {training.output_dir!r} is not empty: choose another --output_dir or delete it"
-        )
+    partial = beside(out)
+    check_empty(out)
     if newest_checkpoint(partial / "checkpoints") and not resume_asked(training):
         raise OutputError(
             f"an unfinished run stands in {str(partial)!r}: "

@@ -7,9 +7,7 @@ A member file is ``{"model_state": {"backbone.*", "head.1.weight", "head.1.bias"
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from hub_models.backbone_lesion import BackboneWeightsError, build_timm_backbone
 from trainers.published.state import PublishedFileError, not_this, plain_reason, read_state, sha256, take_head
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone, save_tensors
+from trainers.whole_folder import written_whole
 
 HEADS = ("head.1", "head", "fc.1", "fc", "classifier.1", "classifier", "backbone.fc.1", "backbone.fc")
 MANIFEST = "manifest.json"
@@ -123,12 +122,7 @@ class PublishedEnsemble(System):
             content, remarks = self.member_content(model, member)
             save_tensors(content, out)
             return remarks
-        partial = out.with_name(out.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
         names = [f"member_{number}/best.pt" for number in range(count)]
-        for number, name in enumerate(names):
-            content, remarks = self.member_content(model, number)
-            save_tensors(content, partial / name)
         manifest = {
             "task": "skin lesion classification: " + ", ".join(model.config.labels),
             "backbone": " + ".join(dict.fromkeys(model.config.backbones)),
@@ -136,8 +130,11 @@ class PublishedEnsemble(System):
             "num_members": count,
             "members": names,
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        os.replace(partial, out)
+        with written_whole(out) as folder:
+            for number, name in enumerate(names):
+                content, remarks = self.member_content(model, number)
+                save_tensors(content, folder / name)
+            (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         return remarks
 
     def member_content(self, model: Any, number: int) -> tuple[dict[str, Any], list[str]]:

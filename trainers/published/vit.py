@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from hub_models.modeling_vit import ViTForLesionClassification, read_pixel_stati
 from trainers.published.state import PublishedFileError
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone
+from trainers.whole_folder import written_whole
 
 BILINEAR = 2
 
@@ -88,16 +87,14 @@ class PublishedViT(System):
         written = [CLASSES[name].long_name if name in CLASSES else name for name in labels]
         vit.config.id2label = dict(enumerate(written))
         vit.config.label2id = {name: index for index, name in enumerate(written)}
-        partial = out.with_name(out.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        vit.save_pretrained(partial)
-        ViTImageProcessor(
-            size=dict(processor.size),
-            image_mean=list(processor.image_mean),
-            image_std=list(processor.image_std),
-            resample=processor.resample,
-        ).save_pretrained(partial)
-        os.replace(partial, out)
+        with written_whole(out) as folder:
+            vit.save_pretrained(folder)
+            ViTImageProcessor(
+                size=dict(processor.size),
+                image_mean=list(processor.image_mean),
+                image_std=list(processor.image_std),
+                resample=processor.resample,
+            ).save_pretrained(folder)
         return remarks
 
 

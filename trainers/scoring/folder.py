@@ -29,6 +29,7 @@ from trainers.scoring.models import Source, fingerprint
 from trainers.scoring.scorer import Asked, Scorer
 from trainers.scoring.workers import Work, part_size, score_in_processes, score_parts
 from trainers.trust.prior import estimate_prior
+from trainers.whole_folder import beside, check_empty
 
 SCHEMA_VERSION = 1
 SETTINGS, LISTING, PARTS, LOCK = "settings.json", "listing.jsonl", "parts", "lock"
@@ -77,7 +78,7 @@ class Job:
     @property
     def partial(self) -> Path:
         """``<out>.partial``, where an unfinished run stands."""
-        return self.out.with_name(self.out.name + ".partial")
+        return beside(self.out)
 
     @property
     def root(self) -> Path:
@@ -107,8 +108,7 @@ def score_folder(job: Job) -> Finished:
         UserError: something the user can mend; what was scored before stays in ``<out>.partial``.
     """
     started = time.perf_counter()
-    if job.out.exists() and (not job.out.is_dir() or any(job.out.iterdir())):
-        raise OutputError(f"the output folder {str(job.out)!r} is not empty: choose another --out or delete it")
+    check_empty(job.out, "--out")
     metadata_rows = None if job.metadata is None else Table(job.metadata, "--metadata")
     label_rows = None if job.labels is None else Table(job.labels, "--labels", (LABEL,))
     with tempfile.TemporaryFile("w+", encoding="ascii") as file:
@@ -269,10 +269,7 @@ def finish(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     merged = merge(work.parts, work.count, scorer.labels, staging)
-    prior = scorer.calibration_prior()
-    estimated = estimate(work, scorer.labels, prior) if job.estimate and prior else None
-    if estimated is not None and not scorer.has_biases():
-        estimated["caution"] = WITHOUT_BIASES
+    estimated = estimate(work, scorer) if job.estimate else None
     made = origin()
     scored = counts(job, listing, merged)
     report = None
@@ -331,12 +328,15 @@ def counts(job: Job, listing: Listing, merged: Merged) -> dict[str, Any]:
     }
 
 
-def estimate(work: Work, labels: list[str], prior: list[float]) -> dict[str, Any]:
-    """The class prior of the images, from their answers alone.
+def estimate(work: Work, scorer: Scorer) -> dict[str, Any] | None:
+    """The class prior of the images, from their answers alone; None where it is not known what to start from.
 
     Raises:
         PriorError: no image was answered.
     """
+    labels, prior = scorer.labels, scorer.calibration_prior()
+    if not prior:
+        return None
     probs = probabilities(work.parts, work.count, labels)
     found = estimate_prior(probs, np.asarray(prior))
     return {
@@ -347,6 +347,7 @@ def estimate(work: Work, labels: list[str], prior: list[float]) -> dict[str, Any
         "converged": found.converged,
         "log_likelihood": found.log_likelihood,
         "method": EM,
+        **({} if scorer.has_biases() else {"caution": WITHOUT_BIASES}),
     }
 
 

@@ -1,0 +1,45 @@
+"""Output folders that appear whole or not at all: written beside, renamed at the end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainers.errors import OutputError
+
+
+def check_empty(out: Path, option: str = "--output_dir") -> None:
+    """Refuse a folder that holds something.
+
+    Args:
+        out: absent, or an empty folder.
+        option: what to choose another one with.
+
+    Raises:
+        OutputError: names the folder and the mend.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another {option} or delete it")
+
+
+def beside(out: Path) -> Path:
+    """Where ``out`` is written before it is renamed."""
+    return out.with_name(out.name + ".partial")
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``out`` at the end; after an error nothing of it is left."""
+    partial = beside(out)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if out.is_dir():
+            out.rmdir()  # empty, or it would have been refused
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
