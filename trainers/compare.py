@@ -37,8 +37,9 @@ from trainers.evaluation.paired import (
     share_of_gain,
     swap_test,
 )
-from trainers.evaluation.sample import Sample, calibrated
+from trainers.evaluation.sample import Sample
 from trainers.predictions import Predictions, PredictionsError, read_predictions
+from trainers.trust.temperature import calibrated
 
 SCHEMA_VERSION = 1
 FILE = "predictions_test.parquet"

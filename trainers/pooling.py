@@ -16,8 +16,8 @@ import numpy as np
 from trainers.comparison_tables import number, title
 from trainers.errors import UserError
 from trainers.evaluation.paired import spread
-from trainers.evaluation.sample import calibrated
 from trainers.predictions import Predictions
+from trainers.trust.temperature import calibrated
 
 # Metric -> where it stands in one split's evaluation.
 PLACES = {

@@ -18,7 +18,7 @@ from hub_models.trust_lesion import (
     decide,
     shift_prior,
 )
-from trainers.evaluation.sample import calibrated
+from trainers.trust.temperature import calibrated
 
 LABELS = ["mel", "nv", "bkl"]
 TRUST = {

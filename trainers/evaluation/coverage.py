@@ -21,7 +21,7 @@ from scipy.stats import betabinom
 from trainers.evaluation.intervals import LEVEL, exact_interval, lesion_shares
 from trainers.evaluation.measured import measured, plain, undefined
 from trainers.evaluation.subgroups import subgroup_columns
-from trainers.evaluation.weighting import MetricInputError
+from trainers.evaluation.weighting import MetricInputError, group_weights
 from trainers.predictions import Predictions
 from trainers.trust.bands import missed_in_low
 from trainers.trust.conformal import ALL_CLASSES, quantile_rank
@@ -29,12 +29,6 @@ from trainers.trust.conformal import ALL_CLASSES, quantile_rank
 BANDS = ("low", "moderate", "high")
 BY_LESION = "exact 95 % by lesion"
 SLACK = 1e-9
-
-
-def lesion_weights(groups: np.ndarray) -> np.ndarray:
-    """Each image's share of its lesion, 1 / (images of the group): (N,) -> (N,), in sum the number of groups."""
-    _, index, counts = np.unique(np.asarray(groups).astype(str), return_inverse=True, return_counts=True)
-    return 1.0 / counts[index]
 
 
 def expected_coverage(
@@ -107,7 +101,7 @@ def coverage_section(predictions: Predictions, sets: np.ndarray, conformal: Mapp
     # A marginal threshold promises the average over everyone; what it gives to a part of them follows no law.
     of_a_part = None if conformal["class_conditional"] else "the promise is an average over all classes"
     everyone = np.ones(len(predictions), dtype=bool)
-    weights = lesion_weights(predictions.group_id)
+    weights = group_weights(predictions.group_id)
     sizes = np.bincount(sets.sum(axis=1), weights=weights, minlength=len(names) + 1) / weights.sum()
     in_pool = {pool: np.array([group == pool for group in group_of_class])[labels] for pool in pools}
     return {
@@ -162,7 +156,7 @@ def bands_section(
             f"{bands.shape} bands and {probs.shape} probabilities for {len(predictions)} images: "
             "give one of each an image, and at least one image"
         )
-    weights = lesion_weights(predictions.group_id)
+    weights = group_weights(predictions.group_id)
     predicted = probs.argmax(axis=1)
     wrong = predicted != predictions.label
 
@@ -209,7 +203,7 @@ def _coverage_row(
         "coverage": measured(covered / lesions, *exact_interval(covered, lesions), BY_LESION),
         "expected": expected,
         "inside": inside,
-        "mean_set_size": {"value": plain(np.average(sets[rows].sum(axis=1), weights=lesion_weights(groups)))},
+        "mean_set_size": {"value": plain(np.average(sets[rows].sum(axis=1), weights=group_weights(groups)))},
     }
 
 

@@ -21,8 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from trainers.evaluation.calibration import N_BINS, reliability_bins
 from trainers.evaluation.discrimination import divide_or_nan
 from trainers.evaluation.intervals import exact_by_lesion
-from trainers.evaluation.sample import Calibration, Sample
+from trainers.evaluation.sample import Sample
 from trainers.predictions import Predictions
+from trainers.trust.temperature import Calibration
 
 FOLDER = "figures"
 BLUE, ORANGE, GREEN, INK, QUIET, FAINT = "#0072B2", "#D55E00", "#009E73", "#1F2933", "#5F6B76", "#D9DEE3"

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from trainers.evaluation import calibration as cal
 from trainers.evaluation import discrimination as dis
 from trainers.predictions import Predictions
-from trainers.trust.temperature import log_probs
+from trainers.trust.temperature import Calibration, calibrated, log_probs
 
 SPECIFICITIES = ("0.80", "0.90", "0.95")
-# T > 0, or a fitted calibration as a model's config holds it.
-Calibration = float | Mapping[str, Any]
-
-
-def calibrated(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
-    """Raw logits (..., C) -> calibrated logits (..., C); a test holds it to the arithmetic that the models ship."""
-    fitted = calibration if isinstance(calibration, Mapping) else {"value": calibration}
-    scale, bias = fitted.get("scale"), fitted.get("bias")
-    scaled = np.asarray(logits, dtype=np.float64) * np.asarray(scale) if scale else logits / float(fitted["value"])
-    return scaled + np.asarray(bias) if bias else scaled
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from trainers.evaluation.coverage import lesion_weights
 from trainers.evaluation.decisions import decisions
 from trainers.evaluation.figures import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, ORANGE, QUIET, save_figure, title_of
+from trainers.evaluation.weighting import group_weights
 from trainers.predictions import Predictions
 
 BINS = 60
@@ -73,7 +73,7 @@ def draw_risk(trust: Mapping[str, Any], rows: Predictions) -> Figure:
     kept = made.accepted
     wrong = (made.probs.argmax(axis=1) != rows.label)[kept]
     order = np.argsort(made.uncertainty[kept], kind="stable")
-    weights = lesion_weights(rows.group_id[kept])[order]
+    weights = group_weights(rows.group_id[kept])[order]
     coverage = weights.cumsum() / weights.sum()
     risk = (weights * wrong[order]).cumsum() / weights.cumsum()
     limits = made.uncertainty[kept][order]

@@ -9,6 +9,12 @@ class MetricInputError(ValueError):
     """Labels, scores or weights whose shapes or values do not agree."""
 
 
+def group_weights(groups: np.ndarray) -> np.ndarray:
+    """(N,) group ids -> (N,) weights 1 / (images of the group): each group weighs 1 in all."""
+    _, index, images = np.unique(np.asarray(groups).astype(str), return_inverse=True, return_counts=True)
+    return 1.0 / images[index]
+
+
 def as_weights(weights: np.ndarray | None, n: int) -> np.ndarray:
     """Weights as float64 of shape (..., n); None counts each image once.
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hub_models.answers_lesion import INFERENCES
+from hub_models.conformal_lesion import METHODS
 from hub_models.ood_lesion import DETECTORS
 from trainers.errors import UserError
+from trainers.trust.temperature import KINDS
 
-TEMPERATURES = ("scalar", "vector", "bias_corrected")
-SETS = ("lac", "aps", "raps")
 AUTO = "auto"
 
 
@@ -76,9 +76,9 @@ class TrustOptions:
         if self.seed < 0:
             raise UserError(f"seed {self.seed}: give 0 or more")
         choices = {
-            "temperature": TEMPERATURES,
+            "temperature": KINDS,
             "detector": (AUTO, *DETECTORS),
-            "sets": SETS,
+            "sets": METHODS,
             "inference": INFERENCES,
         }
         for name, allowed in choices.items():

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainers.errors import UserError
+from trainers.evaluation.weighting import group_weights
 
 SUM_TOLERANCE = 1e-6
 # Stored probabilities are often float32, whose sums stray further.
@@ -44,12 +45,6 @@ class PriorEstimate:
     iterations: int
     converged: bool
     log_likelihood: float
-
-
-def group_weights(groups: np.ndarray) -> np.ndarray:
-    """(N,) group ids -> (N,) weights 1 / (images of the group): each group weighs 1 in all."""
-    _, index, images = np.unique(np.asarray(groups).astype(str), return_inverse=True, return_counts=True)
-    return 1.0 / images[index]
 
 
 def class_prior(labels: np.ndarray, groups: np.ndarray, n_classes: int) -> np.ndarray:

@@ -17,13 +17,15 @@ probabilities, which is what the model answers with.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
-from trainers.trust.prior import group_weights
+from trainers.evaluation.weighting import group_weights
 
 KINDS = ("scalar", "vector", "bias_corrected")
 LOWEST, HIGHEST = 0.01, 100.0
@@ -36,12 +38,25 @@ BIAS_SD = 3.0
 LOG_SCALE_SD = 1.0
 
 
+# T > 0, or a fitted calibration as a model's config holds it: ``value``, and ``scale`` and ``bias`` where there are.
+Calibration = float | Mapping[str, Any]
+
+
 class TemperatureError(ValueError):
     """Logits or labels from which no calibration can be fitted, or a kind of it that there is none of."""
 
 
 class TemperatureWarning(UserWarning):
     """The data do not pin a calibration down; the message says which value was kept and why."""
+
+
+def calibrated(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
+    """Raw logits (..., C) -> calibrated logits (..., C), float64; a test holds it to what the models ship."""
+    fitted = calibration if isinstance(calibration, Mapping) else {"value": calibration}
+    scale, bias = fitted.get("scale"), fitted.get("bias")
+    logits = np.asarray(logits, dtype=np.float64)
+    scaled = logits / float(fitted["value"]) if scale is None else logits * np.asarray(scale)
+    return scaled if bias is None else scaled + np.asarray(bias)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +83,7 @@ class CalibrationFit:
 
     def apply(self, logits: np.ndarray) -> np.ndarray:
         """Raw logits (..., C) -> calibrated logits of the same shape, float64."""
-        logits = np.asarray(logits, dtype=np.float64)
-        scaled = logits / self.value if self.scale is None else logits * self.scale
-        return scaled if self.bias is None else scaled + self.bias
+        return calibrated(logits, {"value": self.value, "scale": self.scale, "bias": self.bias})
 
     def log_probs(self, logits: np.ndarray) -> np.ndarray:
         """Raw logits (N, C) or (N, M, C) -> log of the (mean) calibrated probability: (N, C)."""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from trainers.evaluation.coverage import bands_section, coverage_section, expected_coverage, lesion_weights
-from trainers.evaluation.weighting import MetricInputError
+from trainers.evaluation.coverage import bands_section, coverage_section, expected_coverage
+from trainers.evaluation.weighting import MetricInputError, group_weights
 from trainers.predictions import Predictions
 from trainers.trust.conformal import ConformalFitError
 
@@ -45,7 +45,7 @@ def sets_of(*rows: str) -> np.ndarray:
 
 
 def test_a_lesion_weighs_one_whatever_its_images():
-    assert lesion_weights(np.array(["a", "b", "a", "a", "c"])) == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3, 1])
+    assert group_weights(np.array(["a", "b", "a", "a", "c"])) == pytest.approx([1 / 3, 1, 1 / 3, 1 / 3, 1])
 
 
 def test_the_expected_coverage_by_hand():

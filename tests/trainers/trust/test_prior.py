@@ -9,7 +9,8 @@ from scipy.special import softmax
 
 from trainers.errors import UserError
 from trainers.evaluation import calibration as cal
-from trainers.trust.prior import PriorError, class_prior, estimate_prior, group_weights, shift
+from trainers.evaluation.weighting import group_weights
+from trainers.trust.prior import PriorError, class_prior, estimate_prior, shift
 from trainers.trust.temperature import fit_calibration
 
 LABELS = ["mel", "nv", "bkl"]
