@@ -23,7 +23,7 @@ from transformers.processing_utils import ImagesKwargs
 from .crop_lesion import lesion_box
 from .hair_lesion import remove_hair
 from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
-from .preprocess_lesion import constant_colour, open_image, require_opencv, to_rgb
+from .preprocess_lesion import SWITCHES, constant_colour, open_image, require_opencv, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,7 +43,7 @@ PIXEL_SETTINGS = (
     "size",
 )
 # The switches of ``prepare``, all off: what to call the processor with on an image that is prepared already.
-PREPARED = {"do_hair_removal": False, "do_lesion_crop": False, "do_colour_constancy": False}
+PREPARED = dict.fromkeys(SWITCHES, False)
 # Those of them that need OpenCV.
 NEED_OPENCV = ("do_hair_removal", "do_lesion_crop")
 # What loading an image by its address looks like.

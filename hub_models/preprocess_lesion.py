@@ -23,6 +23,8 @@ except ImportError:
 
 # What Pillow raises on a file that is cut short or damaged, by format.
 BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error)
+# What may be done, by the name that switches it on; all are off unless a processor says so.
+SWITCHES = ("do_hair_removal", "do_lesion_crop", "do_colour_constancy")
 WHITE = (255, 255, 255, 255)
 
 # Shades of grey: the Minkowski norm that Finlayson and Trezzi found best, and how far a channel is turned up or down.

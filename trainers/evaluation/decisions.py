@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hub_models.conformal_lesion import conformal_scores, prediction_sets, risk_bands
+from hub_models.conformal_lesion import sets_and_bands
 from hub_models.trust_lesion import calibrate, decide, mean_log_probs
 from trainers.predictions import Predictions
 
@@ -54,10 +54,7 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
     """
     scores = gate_scores(predictions)
     probs = calibrated_probs(predictions, trust)
-    fitted = trust["conformal"]
-    sets = prediction_sets(conformal_scores(probs, fitted["method"], fitted["settings"]), fitted["qhat"])
-    uncertainty = 1 - probs.amax(dim=1)
-    bands = risk_bands(uncertainty, trust["bands"]["low"]["threshold"], trust["bands"]["moderate"]["threshold"])
+    sets, uncertainty, bands = sets_and_bands(probs, trust)
     accepted = scores <= trust["ood"]["threshold"]
     verdicts = []
     for row, band in enumerate(bands):
