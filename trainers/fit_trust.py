@@ -7,16 +7,12 @@ split. The model's weights stay as they are; the result is a new, complete Hub f
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
@@ -37,6 +33,7 @@ from trainers.provenance import audit_leaks, describe_dataset, origin
 from trainers.references import notes
 from trainers.trust.options import TrustOptions
 from trainers.trusting import give_trust, learn_trust, predict_folders, predict_left_out
+from trainers.whole_folder import beside, check_empty, written_whole
 
 UNKNOWN_LEAK = (
     "This model was not trained on this dataset. Whether its training images hold lesions of this test set is not "
@@ -87,7 +84,7 @@ def fit_trust(
     }
     fitted = learn_trust(model, processor, splits, predictions, options)
     predictions, foreign = give_trust(model, fitted, predictions), give_trust(model, fitted, foreign)
-    samples = stored_samples(Path(source), predictions) if still else None
+    samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if still else None
     report = {
         "schema_version": SCHEMA_VERSION,
         **about(old, splits, dataset, options.seed),
@@ -125,33 +122,12 @@ def check_output(out: Path) -> None:
     Raises:
         OutputError: names the folder and the mend.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another --output_dir or delete it")
+    check_empty(out)
     partial = beside(out)
     if (partial / "checkpoints").exists():
         raise OutputError(
             f"an unfinished training run stands in {str(partial)!r}: choose another --output_dir, or delete it"
         )
-
-
-def beside(out: Path) -> Path:
-    """Where ``out`` is written before it is renamed."""
-    return out.with_name(out.name + ".partial")
-
-
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``out`` at the end; after an error nothing of it is left."""
-    partial = beside(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.is_dir():
-            out.rmdir()  # check_output allowed it because it is empty
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]]:
@@ -226,14 +202,6 @@ def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]
         if rows is not None and rows.features is not None and not (with_early and rows.early is None):
             found[split] = rows
     return found
-
-
-def stored_samples(folder: Path, predictions: dict[str, Predictions]) -> np.ndarray | None:
-    """The passes of MC dropout (N, M, S, C) that lie in a folder, where they are of these very test images."""
-    path, test = samples_file(folder, "test"), predictions.get("test")
-    if test is None or not path.is_file() or not np.array_equal(read_predictions(path).image_id, test.image_id):
-        return None
-    return read_samples(test, path)
 
 
 def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: int) -> dict[str, Any]:

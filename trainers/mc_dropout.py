@@ -52,14 +52,16 @@ def write_samples(predictions: Predictions, logits: np.ndarray, path: Path) -> N
     write_predictions(alone, path)
 
 
-def read_samples(predictions: Predictions, path: Path) -> np.ndarray | None:
-    """The stored passes (N, M, S, C) of these predictions; None where there are none.
+def read_samples(predictions: Predictions | None, path: Path) -> np.ndarray | None:
+    """The stored passes (N, M, S, C) of these predictions; None where there are none, or of other images.
 
     Raises:
         PredictionsError: the file cannot be read.
     """
-    if not path.is_file():
+    if predictions is None or not path.is_file():
         return None
-    stored = read_predictions(path).logits
+    stored = read_predictions(path)
+    if not np.array_equal(stored.image_id, predictions.image_id):
+        return None
     n, members, classes = predictions.logits.shape
-    return stored.reshape(n, members, -1, classes)
+    return stored.logits.reshape(n, members, -1, classes)

@@ -36,8 +36,7 @@ def rebuild(folder: Path, replicates: int) -> None:
         raise UserError(f"{folder} holds a {kind}, not one model: give a model's folder, such as one of its folds")
     if not predictions:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
-    test = predictions.get("test")
-    samples = None if test is None else read_samples(test, samples_file(folder, "test"))
+    samples = read_samples(predictions.get("test"), samples_file(folder, "test"))
     foreign = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
     strangers = {rows.dataset: rows for rows in foreign}
     report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"], samples, strangers))
