@@ -31,6 +31,7 @@ from trainers.predicting import predict_split
 from trainers.predictions import Predictions, read_predictions
 from trainers.provenance import audit_leaks, describe_dataset, origin
 from trainers.references import notes
+from trainers.scoring.models import ModelError, parse_source
 from trainers.trust.options import TrustOptions
 from trainers.trusting import give_trust, learn_trust, predict_folders, predict_left_out
 from trainers.whole_folder import beside, check_empty, written_whole
@@ -141,8 +142,14 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
     Raises:
         UserError: there is none, or it is not one of ours.
     """
-    repo, _, revision = source.partition("@") if not Path(source).is_dir() else (source, "", "")
-    how = {"revision": revision} if revision else {}
+    try:
+        found = parse_source(source)
+    except ModelError:
+        raise UserError(
+            f"{source!r} is no model of ours that can be read (no such folder, and not ORG/NAME[@REVISION]): give a "
+            "finished folder or a repo id"
+        ) from None
+    repo, how = found.location, {"revision": found.revision} if found.revision else {}
     known = {config.model_type for config in hub_models.CLASSIFIERS}
     try:
         told = AutoConfig.from_pretrained(repo, **how)
@@ -150,7 +157,7 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
             raise UserError(f"{source} is a {told.model_type} model: give one that was trained or imported here")
         model = AutoModelForImageClassification.from_pretrained(repo, **how)
         processor = AutoImageProcessor.from_pretrained(repo, **how)
-        report = read_report(Path(repo)) if Path(repo).is_dir() else download_report(repo, revision)
+        report = read_report(Path(repo)) if Path(repo).is_dir() else download_report(repo, found.revision)
     except UserError:
         raise
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
@@ -165,11 +172,11 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
     return model.eval(), processor, report
 
 
-def download_report(repo: str, revision: str) -> dict[str, Any]:
+def download_report(repo: str, revision: str | None) -> dict[str, Any]:
     """The ``report.json`` of a repository."""
     from huggingface_hub import hf_hub_download
 
-    return read_report(Path(hf_hub_download(repo, "report.json", revision=revision or None)).parent)
+    return read_report(Path(hf_hub_download(repo, "report.json", revision=revision)).parent)
 
 
 def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptions, weights_dtype: str) -> bool:
