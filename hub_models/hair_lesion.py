@@ -39,6 +39,9 @@ HAIR_LENGTH = 0.18
 # Of the thin dark structures around a hair, this share are such runs; in a pigment network or a texture, fewer are.
 RUN_SHARE = 0.50
 RUN_WINDOW = 0.15
+# A dark hair takes all colours from the skin. A vessel keeps red, and a surgeon's pen blue: neither is hair.
+RED_OF_GREEN = 0.75  # of what a hair takes from green, it takes this share at least from red,
+BLUE_OF_RED = 0.45  # and of what it takes from red, this share from blue
 
 
 def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
@@ -47,6 +50,7 @@ def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
     A black-hat transform brings out what is thin and dark (DullRazor: Lee et al. 1997, Comput Biol Med 27). Of it stays
     what lies on a straight line darker than its parallels on both sides (an edge has one bright side only; a pigment
     network is dark beside its lines, too), runs on in one direction, and is not lost among thin structures that do not.
+    Dark ones that are red or blue are vessels and pen marks, and are left.
 
     Args:
         rgb: (H, W, 3) uint8.
@@ -82,9 +86,21 @@ def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
         & (np.bincount(parts.ravel(), contrast.ravel(), number) / area >= HAIR_CONTRAST)
         & (np.bincount(parts.ravel(), share.ravel(), number) / area >= RUN_SHARE)
     )
+    if not light:
+        hair &= takes_all_colours(small, parts, number)
     hair[0] = False  # part 0 is the background
     mask = np.where(hair[parts], 255, 0).astype(np.uint8)
     return mask if mask.shape == (height, width) else refined(mask, 255 - rgb if light else rgb)
+
+
+def takes_all_colours(rgb: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:
+    """Which of the parts (H, W), numbered below ``number``, are as dark in red and blue as hair is; (number,) bool."""
+    window = odd(MEDIAN_WINDOW * min(rgb.shape[:2]), 5)
+    red, green, blue = (
+        np.bincount(parts.ravel(), cv2.subtract(cv2.medianBlur(channel, window), channel).ravel(), number)
+        for channel in cv2.split(rgb)
+    )
+    return (red >= RED_OF_GREEN * green) & (blue >= BLUE_OF_RED * red)
 
 
 def reduced(image: np.ndarray, side: int) -> np.ndarray:

@@ -15,6 +15,8 @@ from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import hair_mask, remove_hair
 from hub_models.preprocess_lesion import constant_colour, to_rgb
 
+Colour = tuple[int, int, int]
+
 
 def skin(height: int = 150, width: int = 200, seed: int = 0) -> np.ndarray:
     """Skin with a soft gradient, a little noise and a round lesion in the middle; no hair."""
@@ -74,6 +76,16 @@ def test_a_pigment_network_is_left_alone() -> None:
             centre = (72 + 7 * column + 3 * (row % 2), 54 + 7 * row)
             cv2.circle(image, centre, 4, (80, 45, 35), 1)
     assert np.array_equal(remove_hair(image), image)
+
+
+@pytest.mark.parametrize(("what", "colour"), [("a vessel", (190, 60, 70)), ("a pen mark", (95, 65, 150))])
+def test_what_is_as_thin_and_straight_but_not_of_hairs_colour_is_left_alone(what: str, colour: Colour) -> None:
+    image = skin()
+    brown = image.copy()
+    cv2.line(image, (30, 20), (150, 110), colour, 2)
+    assert np.array_equal(remove_hair(image), image), what
+    cv2.line(brown, (30, 20), (150, 110), (60, 40, 30), 2)
+    assert hair_mask(brown).any(), "the same line, brown"
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (23, 23), (2, 3)])
@@ -143,7 +155,7 @@ def test_hair_on_phantoms_is_found_and_bare_phantoms_stay_as_they_are() -> None:
     assert hit / found > 0.8, "precision"
     assert 2 * hit / (found + there) > 0.65, "F1"
     assert np.mean(gains) > 4, "dB of PSNR inside the hairs"
-    assert untouched > 0.85 * len(cases), "the very same array, not an equal one"
+    assert untouched > 0.93 * len(cases), "the very same array, not an equal one"
 
 
 def test_twice_the_size_is_the_same_mask_up_to_resampling() -> None:
