@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import (
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
@@ -96,6 +97,13 @@ def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int |
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         said = (error.response.headers.get("X-Error-Message") or str(error.server_message or "")).strip()
+        if isinstance(error, GatedRepoError):
+            return (
+                f"{about} on {endpoint} is gated ({said}): ask for access on its page, with this token's user",
+                status,
+            )
+        if status == 401 and isinstance(error, RepositoryNotFoundError):
+            return f"{endpoint} has no {about}, or it is private: check the name, or set HF_TOKEN", status
         if status == 401:
             mend = "set HF_TOKEN to a valid token, or run hf auth login"
             return f"{endpoint} refused the token, or wants one for {about} ({said}): {mend}", status

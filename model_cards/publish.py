@@ -2,62 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import argparse
 import sys
-import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
-from huggingface_hub.hf_api import CommitInfo, RepoFile
+from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
 from model_cards.card import read_report, report_kind
-from model_cards.command import OneLineParser, UserError, run
-from model_cards.hub import HubProblem, check_repo_id, client, one_sentence
-from model_cards.manifest import MANIFEST, file_facts, parse_manifest, read_manifest
+from model_cards.command import OneLineParser, run
+from model_cards.hub import check_repo_id, client
+from model_cards.manifest import MANIFEST, file_facts, read_manifest
+from model_cards.publish_space import MODELS, deploy, describe_space, space_plan, variable_rows, would_change
 from model_cards.report_view import size_text
+from model_cards.space_folder import is_space
+from model_cards.upload import Plan, Published, PublishError, publish
 from model_cards.verify import folder_type, verify_folder
 
-Facts = dict[str, dict[str, Any]]
-# What the Hub itself puts into a new repository.
-OF_THE_HUB = {".gitattributes"}
-
-
-class PublishError(UserError):
-    """A folder that must not be published, or a repository that must not be published to."""
-
-
-class ReadBackError(UserError):
-    """What the Hub holds after the commit is not what was sent."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be uploaded: the folder, where to, and the facts of each file (the manifest's own included)."""
-
-    folder: Path
-    repo_id: str
-    repo_type: str
-    files: Facts
-
-    @property
-    def size(self) -> int:
-        """Bytes in all."""
-        return sum(facts["size"] for facts in self.files.values())
-
-
-@dataclass(frozen=True)
-class Published:
-    """What was done: the commit that holds the files, its address, and whether it is a new one."""
-
-    commit: str
-    url: str
-    new: bool
+__all__ = ["Plan", "PublishError", "Published", "plan", "publish"]
 
 
 def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
@@ -82,162 +44,6 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
     return Plan(folder, repo_id, found, {**read_manifest(folder), MANIFEST: file_facts(folder / MANIFEST)})
 
 
-def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = False) -> Published:
-    """Create the repository where it is missing, upload in exactly one commit, read back and compare.
-
-    A repository that already holds exactly these files gets no second commit. Files of an earlier publication that are
-    no longer in the folder are removed by the same commit; files that this suite did not put there stop it.
-
-    Args:
-        work: from ``plan``.
-        api: the Hub's client, with a token that may write.
-        private: a new repository is private; an existing public one is refused.
-        create_pr: propose the commit as a pull request instead of putting it on ``main``.
-
-    Raises:
-        HubProblem: unreachable, refused, or interrupted; says whether anything was committed.
-        PublishError: the repository holds foreign files, or is public where a private one was asked for.
-        ReadBackError: the Hub holds something else than was sent.
-    """
-    about = f"{work.repo_type} {work.repo_id}"
-    with one_sentence(api, about):
-        api.whoami()  # a wrong token is told apart from a missing repository here, before anything is made
-        api.create_repo(work.repo_id, repo_type=work.repo_type, private=private or None, exist_ok=True)
-        info = api.repo_info(work.repo_id, repo_type=work.repo_type)
-        if private and not info.private:
-            raise PublishError(f"{about} exists and is public, but --private was given: change it on the Hub first")
-        head = str(info.sha)
-        before = remote_files(api, work, head)
-        if not differences(api, work, head, before):
-            return Published(head, commit_url(api, work, head), new=False)
-        stale = stale_files(api, work, head, before)
-    done = commit(api, work, head, stale, create_pr)
-    with one_sentence(api, about):
-        revision = done.pr_revision or done.oid
-        wrong = differences(api, work, revision, remote_files(api, work, revision))
-    if wrong:
-        raise ReadBackError(f"{about} was committed as {done.oid[:12]}, but read back it differs: {'; '.join(wrong)}")
-    return Published(done.oid, done.pr_url or done.commit_url, new=True)
-
-
-def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool) -> CommitInfo:
-    """Upload everything and make one commit on top of ``head``.
-
-    Raises:
-        HubProblem: says whether the commit was made. Large files that arrived stay, and are not sent again.
-    """
-    additions = [CommitOperationAdd(path, str(work.folder / path)) for path in sorted(work.files)]
-    deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
-    about = f"{work.repo_type} {work.repo_id}"
-    try:
-        with one_sentence(api, about), one_commit():
-            return api.create_commit(
-                work.repo_id,
-                [*additions, *deletions],
-                commit_message=f"Publish {work.folder.resolve().name}: {len(work.files)} files",
-                repo_type=work.repo_type,
-                create_pr=create_pr,
-                parent_commit=head,
-            )
-    except HubProblem as error:
-        again = "run the same command again: what has arrived is not sent twice"
-        raise HubProblem(f"{error}; {committed_after(api, work, head, create_pr)}; {again}", error.status) from error
-
-
-def committed_after(api: HfApi, work: Plan, head: str, create_pr: bool) -> str:
-    """After a failed upload: whether the repository's head moved all the same, as half a sentence."""
-    if create_pr:
-        return "if no pull request is there, nothing was committed"
-    try:
-        with one_sentence(api, work.repo_id):
-            now = str(api.repo_info(work.repo_id, repo_type=work.repo_type).sha)
-    except HubProblem:
-        return "whether the commit was made could not be asked"
-    return "nothing was committed" if now == head else f"the commit {now[:12]} was made, only its answer was lost"
-
-
-@contextmanager
-def one_commit() -> Iterator[None]:
-    """Upload by LFS: with Xet on, the client may split an upload into several commits.
-
-    Also silences its advice against Parquet files in model repositories: our predictions are meant to be there.
-    """
-    before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
-            yield
-    finally:
-        constants.HF_HUB_DISABLE_XET = before
-
-
-def remote_files(api: HfApi, work: Plan, revision: str) -> dict[str, RepoFile]:
-    """What the repository holds at a revision, without the files that are the Hub's own."""
-    tree = api.list_repo_tree(work.repo_id, recursive=True, revision=revision, repo_type=work.repo_type)
-    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile) and entry.path not in OF_THE_HUB}
-
-
-def differences(api: HfApi, work: Plan, revision: str, remote: dict[str, RepoFile]) -> list[str]:
-    """How a revision on the Hub differs from the plan, one half-sentence a file; empty when it is the same.
-
-    Of a file kept by LFS the Hub states the sha256. Any other one, always small, is downloaded and hashed, but only
-    where its size is right.
-    """
-    wrong = [f"{path} is there but was not sent" for path in remote if path not in work.files]
-    wrong += [f"{path} is missing" for path in work.files if path not in remote]
-    for path, facts in work.files.items():
-        entry = remote.get(path)
-        if entry is None:
-            continue
-        if entry.size != facts["size"]:
-            wrong.append(f"{path} has {entry.size} bytes instead of {facts['size']}")
-        elif entry.lfs is not None:
-            wrong += [f"{path} has another sha256"] if entry.lfs.sha256 != facts["sha256"] else []
-        elif not wrong and fetch(api, work, path, revision)["sha256"] != facts["sha256"]:
-            wrong.append(f"{path} has another sha256")
-    return wrong
-
-
-def fetch(api: HfApi, work: Plan, path: str, revision: str) -> dict[str, Any]:
-    """sha256 and size of one file as the Hub sends it."""
-    with tempfile.TemporaryDirectory(prefix="read-back-") as folder:
-        local = api.hf_hub_download(
-            work.repo_id, path, repo_type=work.repo_type, revision=revision, local_dir=folder, force_download=True
-        )
-        return file_facts(Path(local))
-
-
-def stale_files(api: HfApi, work: Plan, head: str, remote: dict[str, RepoFile]) -> list[str]:
-    """Files of an earlier publication that the folder no longer has; the commit removes them.
-
-    Raises:
-        PublishError: the repository holds files that no manifest of ours lists.
-    """
-    extra = sorted(set(remote) - set(work.files))
-    if not extra:
-        return []
-    ours: Facts = {}
-    if MANIFEST in remote:
-        with tempfile.TemporaryDirectory(prefix="read-back-") as folder:
-            local = api.hf_hub_download(
-                work.repo_id, MANIFEST, repo_type=work.repo_type, revision=head, local_dir=folder
-            )
-            ours = parse_manifest(json.loads(Path(local).read_text("utf-8")), f"{work.repo_id}/{MANIFEST}")
-    foreign = [path for path in extra if path not in ours]
-    if foreign:
-        raise PublishError(
-            f"{work.repo_type} {work.repo_id} holds {len(foreign)} file(s) that were not published from here "
-            f"({', '.join(foreign[:3])}): publish to a new name, or delete them on the Hub first"
-        )
-    return extra
-
-
-def commit_url(api: HfApi, work: Plan, sha: str) -> str:
-    """Where a commit can be looked at."""
-    prefix = "" if work.repo_type == "model" else f"{work.repo_type}s/"
-    return f"{api.endpoint}/{prefix}{work.repo_id}/commit/{sha}"
-
-
 def describe(work: Plan, endpoint: str, how: str) -> str:
     """The upload as a list for a reader: one line a file."""
     lines = [f"  {size_text(facts['size']):>9}  {path}" for path, facts in sorted(work.files.items())]
@@ -247,33 +53,96 @@ def describe(work: Plan, endpoint: str, how: str) -> str:
 
 def main() -> None:
     """Parse the command line and publish."""
-    parser = OneLineParser(
-        prog="python -m model_cards.publish",
-        description="Verify a finished model or dataset folder, create the repository where it is missing, upload all "
-        "in one commit, read back and compare with the manifest. The Hub is HF_ENDPOINT, the token HF_TOKEN. "
-        "Running it again is safe: what has arrived is not sent twice, and an unchanged folder makes no commit.",
-    )
-    parser.add_argument("folder", type=Path, metavar="DIR", help="a finished model or dataset folder")
-    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the repository")
-    parser.add_argument("--repo-type", choices=("model", "dataset"), help="default: what the folder holds")
-    parser.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
-    parser.add_argument("--create-pr", action="store_true", help="propose a pull request (default: commit to main)")
-    parser.add_argument("--dry-run", action="store_true", help="only print what would be uploaded; asks no server")
-    args = parser.parse_args()
-    work = plan(args.folder, args.repo_id, args.repo_type)
+    args = parse_arguments()
     how = ", ".join([args.private * "private", args.create_pr * "as a pull request"]).strip(", ") or "public"
+    of_a_space = [option for option in ("models", "gallery") if getattr(args, option) is not None]
+    space = is_space(args.folder, asked=args.repo_type == "space" or bool(of_a_space))
+    if space or not sys.stderr.isatty():
+        disable_progress_bars()  # a Space's files are small
+    if space:
+        publish_space(args, how)
+        return
+    if of_a_space:
+        kind = folder_type(args.folder)
+        raise PublishError(f"--{of_a_space[0]} is for a Space, but {args.folder} holds a {kind}: leave it out")
+    work = plan(args.folder, args.repo_id, args.repo_type)
     print(describe(work, constants.ENDPOINT, how))
     if args.dry_run:
         print("dry run: nothing was uploaded, no server was asked")
         return
+    done = publish(work, client_with_token(), private=args.private, create_pr=args.create_pr)
+    verb = "published" if done.new else "nothing to do, already published"
+    print(f"{verb} and read back: {done.url}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m model_cards.publish",
+        description="Verify a finished model or dataset folder, create the repository where it is missing, upload all "
+        "in one commit, read back and compare with the manifest. A Space's folder (README.md with sdk: gradio) is "
+        "deployed with its models pinned: each is looked up, compared with its manifest, and set at its full commit in "
+        "the Space's variable LESION_MODELS. The Hub is HF_ENDPOINT, the token HF_TOKEN. "
+        "Running it again is safe: what has arrived is not sent twice, and an unchanged folder makes no commit.",
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="a finished model or dataset folder, or a Space")
+    parser.add_argument("--repo-id", required=True, metavar="ORG/NAME", help="the repository")
+    kinds = ("model", "dataset", "space")
+    parser.add_argument("--repo-type", choices=kinds, help="default: what the folder holds")
+    parser.add_argument(
+        "--models",
+        metavar="REPO[@REVISION],...",
+        help="of a Space: the models it shows (default: models: of its README, at main)",
+    )
+    parser.add_argument(
+        "--gallery",
+        metavar="REPO[@REVISION]",
+        help="of a Space: the dataset of its gallery, made with one of the models (default: none)",
+    )
+    parser.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
+    parser.add_argument("--create-pr", action="store_true", help="propose a pull request (default: commit to main)")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only print what would be uploaded and write nothing; asks no server, but for a Space's models and state",
+    )
+    return parser.parse_args()
+
+
+def client_with_token() -> HfApi:
+    """A client that may write, as far as one can tell here.
+
+    Raises:
+        PublishError: there is no token.
+    """
     api = client()
     if not api.token:
         raise PublishError("there is no token: set HF_TOKEN, or run hf auth login")
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    done = publish(work, api, private=args.private, create_pr=args.create_pr)
-    verb = "published" if done.new else "nothing to do, already published"
-    print(f"{verb} and read back: {done.url}")
+    return api
+
+
+def publish_space(args: argparse.Namespace, how: str) -> None:
+    """Deploy a Space, or say what deploying it would change."""
+    if args.repo_type not in (None, "space"):
+        raise PublishError(f"--repo-type {args.repo_type}, but {args.folder} holds a space: leave the option out")
+    api = client() if args.dry_run else client_with_token()
+    with space_plan(args.folder, args.repo_id, api, models=args.models, gallery=args.gallery) as work:
+        print(describe_space(work, str(api.endpoint), how))
+        if args.dry_run:
+            rows = would_change(work, api, private=args.private)
+            print("\n".join(["would change:" if rows else "would change nothing", *(f"  {row}" for row in rows)]))
+            print("dry run: nothing was written")
+            return
+        done = deploy(work, api, private=args.private, create_pr=args.create_pr)
+    for row in variable_rows(done.variables):
+        print(f"set and read back: {row}")
+    if args.create_pr:
+        print(f"a pull request sets no variable: once it is merged, run this without --create-pr to set {MODELS}")
+    if done.files.new:
+        print(f"published and read back: {done.files.url}")
+    else:
+        same = "the files were there already, no commit" if done.variables else "nothing to do, already published"
+        print(f"{same}: {done.files.url}")
 
 
 if __name__ == "__main__":

@@ -36,11 +36,13 @@ from hub_storage import (
     HubError,
     Repo,
     Storage,
+    change_variables,
     commit_row,
     expanded,
     paths_info,
     preupload,
     refs,
+    space_card_errors,
     tree_rows,
 )
 from starlette.applications import Starlette
@@ -63,6 +65,7 @@ class LoopbackHub:
         uploads: sha256 of every LFS object received so far.
         fail_after_uploads: None, or how many more LFS uploads succeed before every further one fails.
         fail_commits: None; ``before`` refuses a commit, ``after`` makes it but loses the answer.
+        fail_variables: whether changing a Space's variables fails.
         failure: how a failure shows: ``500``, ``403``, ``close`` (the connection breaks), ``stall`` (no answer).
     """
 
@@ -74,6 +77,7 @@ class LoopbackHub:
         self.uploads: list[str] = []
         self.fail_after_uploads: int | None = None
         self.fail_commits: str | None = None
+        self.fail_variables = False
         self.failure = "500"
         self._folder = tempfile.TemporaryDirectory(prefix="loopback-hub-")
         self.storage = Storage(Path(self._folder.name))
@@ -139,7 +143,7 @@ class LoopbackHub:
             orgs = [{"name": name, "roleInOrg": "admin"} for name in self.namespaces[1:]]
             return JSONResponse({"type": "user", "name": user, "orgs": orgs, "auth": {"type": "access_token"}})
         if route == "validate-yaml":
-            return validate_yaml((await request.json())["content"])
+            return validate_yaml(await request.json())
         if route == "repos":
             return self._create_or_delete(await request.json(), rest[0], user)
         if route in KINDS and len(rest) >= 2:
@@ -150,7 +154,7 @@ class LoopbackHub:
     async def _dispatch_repo(self, request: Request, repo: Repo, rest: list[str], user: str | None) -> Response:
         action = rest[0] if rest else "revision"
         revision, path = rest[1] if len(rest) > 1 else "main", "/".join(rest[2:])
-        if action in ("preupload", "commit", "branch", "tag"):
+        if action in ("preupload", "commit", "branch", "tag", "variables"):
             self._open(repo.kind, repo.name, user, write=True)
         if action == "revision":
             return JSONResponse(self._info(repo, repo.commit(revision)))
@@ -173,6 +177,11 @@ class LoopbackHub:
         if action in ("branch", "tag"):
             body = await request.json() if await request.body() else {}
             return change_ref(repo, action, revision, request.method, body)
+        if action == "variables" and repo.kind == "spaces":
+            if self.fail_variables and request.method != "GET":
+                return await self._fail()
+            body = await request.json() if await request.body() else {}
+            return JSONResponse(change_variables(repo, request.method, body))
         raise HubError(404, f"the loopback Hub has no {request.url.path}")
 
     async def _dispatch_files(self, request: Request, parts: list[str], user: str | None) -> Response:
@@ -196,7 +205,8 @@ class LoopbackHub:
     def _open(self, kind: str, name: str, user: str | None, write: bool = False) -> Repo:
         repo = self.storage.repos.get((kind, name))
         if user is None and (repo is None or repo.private):
-            raise HubError(401, "Invalid username or password.")  # the Hub does not say whether it exists
+            # The Hub does not say whether it exists, and sends no code; over https the client adds this one itself.
+            raise HubError(401, "Invalid username or password.", "RepoNotFound")
         if repo is None:
             raise HubError(404, "Repository not found", "RepoNotFound")
         if write:
@@ -324,14 +334,17 @@ async def broken() -> AsyncIterator[bytes]:
     yield b"half"
 
 
-def validate_yaml(content: str) -> Response:
-    """The Hub's check of a card's front matter, reduced to: it is YAML and a mapping."""
+def validate_yaml(body: dict[str, Any]) -> Response:
+    """The Hub's check of a card's front matter, reduced to: it is YAML and a mapping; of a Space, a little more."""
     try:
-        data = front_matter(content)
+        data = front_matter(body["content"])
     except yaml.YAMLError as error:
         return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
     if not isinstance(data, dict):
         return JSONResponse({"errors": [{"message": "the metadata is not a mapping"}], "warnings": []}, 400)
+    wrong = space_card_errors(data) if body.get("repoType") == "space" else []
+    if wrong:
+        return JSONResponse({"errors": [{"message": message} for message in wrong], "warnings": []}, 400)
     warnings = [] if data else [{"message": "empty or missing yaml metadata in repo card"}]
     return JSONResponse({"errors": [], "warnings": warnings})
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import yaml
 
 LFS_OVER = 1_000_000
 LFS_SUFFIXES = {".arrow", ".bin", ".gz", ".npz", ".parquet", ".safetensors", ".zip"}
@@ -62,7 +65,10 @@ class Commit:
 
 @dataclass
 class Repo:
-    """One repository. ``refs`` maps full names (``refs/heads/main``, ``refs/tags/v1``, ``refs/pr/1``) to commits."""
+    """One repository. ``refs`` maps full names (``refs/heads/main``, ``refs/tags/v1``, ``refs/pr/1``) to commits.
+
+    ``variables`` are a Space's: name -> value, description and date, as the API lists them.
+    """
 
     kind: str
     name: str
@@ -70,6 +76,7 @@ class Repo:
     sdk: str | None = None
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def commit(self, revision: str) -> Commit:
         """The commit of a branch, a tag, a full ref or a sha (at least 7 digits of it)."""
@@ -166,7 +173,11 @@ class Storage:
             raise HubError(409, f"You already created this {kind} repo: {name}")
         repo = self.repos[kind, name] = Repo(kind, name, private, sdk)
         path, content = FIRST_FILE
-        repo.add_commit("refs/heads/main", {path: self.add(content)}, "initial commit")
+        first = {path: self.add(content)}
+        if kind == "spaces":
+            card = {"title": name.split("/")[1], "colorFrom": "red", "colorTo": "pink", "sdk": sdk, "pinned": False}
+            first["README.md"] = self.add(f"---\n{yaml.safe_dump(card, sort_keys=False)}---\n".encode())
+        repo.add_commit("refs/heads/main", first, "initial commit")
         return repo
 
     def get(self, kind: str, name: str) -> Repo:
@@ -189,6 +200,42 @@ class Storage:
 
     def has(self, sha256: str) -> bool:
         return (self.folder / sha256).is_file()
+
+
+def change_variables(repo: Repo, method: str, body: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Add, replace or (``DELETE``) remove a Space's variable; all of them, as every one of these calls answers."""
+    key = str(body.get("key"))
+    if method == "DELETE":
+        if repo.variables.pop(key, None) is None:
+            raise HubError(404, f"no variable {key}")
+    elif method == "POST":
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", key) or not body.get("value"):
+            raise HubError(400, f"not a variable: {key}={body.get('value')!r}")
+        date = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000Z")
+        about = {"description": str(body["description"])} if body.get("description") else {}
+        repo.variables[key] = {"value": str(body["value"]), "updatedAt": date, **about}
+    return repo.variables
+
+
+def space_card_errors(card: dict[str, Any]) -> list[str]:
+    """What the Hub refuses in a Space's front matter (huggingface.co/docs/hub/spaces-config-reference)."""
+    colors = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
+    errors = [
+        f'"{key}" must be one of {colors}' for key in ("colorFrom", "colorTo") if card.get(key, "red") not in colors
+    ]
+    if card.get("sdk", "gradio") not in ("gradio", "streamlit", "docker", "static"):
+        errors.append('"sdk" must be one of [gradio, streamlit, docker, static]')
+    if len(card.get("short_description", "")) > 60:
+        errors.append('"short_description" length must be less than or equal to 60 characters long')
+    for key in ("models", "datasets"):
+        if not all(isinstance(name, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) for name in card.get(key, [])):
+            errors.append(f'"{key}" must be a list of repository ids')
+    errors += [
+        f'"{key}" must be a string'
+        for key in ("sdk_version", "python_version")
+        if not isinstance(card.get(key, ""), str)
+    ]
+    return errors
 
 
 def preupload(files: dict[str, Entry], asked: list[dict[str, Any]]) -> dict[str, Any]:

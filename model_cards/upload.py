@@ -1,0 +1,255 @@
+"""One commit on the Hub from a folder of known files, read back and compared: for models, datasets and Spaces."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.hf_api import CommitInfo, RepoFile
+from huggingface_hub.utils.sha import git_hash
+
+from model_cards.command import UserError
+from model_cards.hub import HubProblem, one_sentence
+from model_cards.manifest import MANIFEST, file_facts, parse_manifest
+
+Facts = dict[str, dict[str, Any]]
+# What the Hub itself puts into a new repository.
+OF_THE_HUB = {".gitattributes"}
+
+
+class PublishError(UserError):
+    """A folder that must not be published, or a repository that must not be published to."""
+
+
+class ReadBackError(UserError):
+    """What the Hub holds after the commit is not what was sent."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be uploaded: the folder, where to, and the facts of each file (the manifest's own included).
+
+    Attributes:
+        description: the commit's message below its title.
+    """
+
+    folder: Path
+    repo_id: str
+    repo_type: str
+    files: Facts
+    description: str = ""
+
+    @property
+    def about(self) -> str:
+        """The repository in a sentence: ``model org/name``."""
+        return f"{self.repo_type} {self.repo_id}"
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+        return sum(facts["size"] for facts in self.files.values())
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a repository stands before anything is uploaded: its head, its files, and those that the commit removes."""
+
+    head: str
+    remote: dict[str, RepoFile]
+    stale: list[str]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was done: the commit that holds the files, its address, and whether it is a new one."""
+
+    commit: str
+    url: str
+    new: bool
+
+
+def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = False) -> Published:
+    """Create the repository where it is missing, upload in exactly one commit, read back and compare.
+
+    A repository that already holds exactly these files gets no second commit. Files of an earlier publication that are
+    no longer in the folder are removed by the same commit; files that this suite did not put there stop it.
+
+    Args:
+        work: from ``plan``.
+        api: the Hub's client, with a token that may write.
+        private: a new repository is private; an existing public one is refused.
+        create_pr: propose the commit as a pull request instead of putting it on ``main``.
+
+    Raises:
+        HubProblem: unreachable, refused, or interrupted; says whether anything was committed.
+        PublishError: the repository holds foreign files, or is public where a private one was asked for.
+        ReadBackError: the Hub holds something else than was sent.
+    """
+    sdk = "gradio" if work.repo_type == "space" else None
+    with one_sentence(api, work.about):
+        api.whoami()  # a wrong token is told apart from a missing repository here, before anything is made
+        api.create_repo(work.repo_id, repo_type=work.repo_type, private=private or None, exist_ok=True, space_sdk=sdk)
+        found = standing(api, work, private)
+        if not differences(api, work, found.head, found.remote):
+            return Published(found.head, commit_url(api, work, found.head), new=False)
+    done = commit(api, work, found.head, found.stale, create_pr)
+    with one_sentence(api, work.about):
+        revision = done.pr_revision or done.oid
+        wrong = differences(api, work, revision, remote_files(api, work, revision))
+    if wrong:
+        differing = "; ".join(wrong)
+        raise ReadBackError(f"{work.about} was committed as {done.oid[:12]}, but read back it differs: {differing}")
+    return Published(done.oid, done.pr_url or done.commit_url, new=True)
+
+
+def standing(api: HfApi, work: Plan, private: bool) -> Standing:
+    """Look at the repository, and refuse one that must not be published to.
+
+    Raises:
+        PublishError: it holds foreign files, or is public where a private one was asked for.
+    """
+    info = api.repo_info(work.repo_id, repo_type=work.repo_type)
+    if private and not info.private:
+        raise PublishError(f"{work.about} exists and is public, but --private was given: change it on the Hub first")
+    head = str(info.sha)
+    remote = remote_files(api, work, head)
+    return Standing(head, remote, stale_files(api, work, head, remote))
+
+
+def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool) -> CommitInfo:
+    """Upload everything and make one commit on top of ``head``.
+
+    Raises:
+        HubProblem: says whether the commit was made. Large files that arrived stay, and are not sent again.
+    """
+    additions = [CommitOperationAdd(path, str(work.folder / path)) for path in sorted(work.files)]
+    deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
+    try:
+        with one_sentence(api, work.about), one_commit():
+            return api.create_commit(
+                work.repo_id,
+                [*additions, *deletions],
+                commit_message=f"Publish {work.folder.resolve().name}: {len(work.files)} files",
+                commit_description=work.description,
+                repo_type=work.repo_type,
+                create_pr=create_pr,
+                parent_commit=head,
+            )
+    except HubProblem as error:
+        again = "run the same command again: what has arrived is not sent twice"
+        raise HubProblem(f"{error}; {committed_after(api, work, head, create_pr)}; {again}", error.status) from error
+
+
+def committed_after(api: HfApi, work: Plan, head: str, create_pr: bool) -> str:
+    """After a failed upload: whether the repository's head moved all the same, as half a sentence."""
+    if create_pr:
+        return "if no pull request is there, nothing was committed"
+    try:
+        with one_sentence(api, work.repo_id):
+            now = str(api.repo_info(work.repo_id, repo_type=work.repo_type).sha)
+    except HubProblem:
+        return "whether the commit was made could not be asked"
+    return "nothing was committed" if now == head else f"the commit {now[:12]} was made, only its answer was lost"
+
+
+@contextmanager
+def one_commit() -> Iterator[None]:
+    """Upload by LFS: with Xet on, the client may split an upload into several commits.
+
+    Also silences its advice against Parquet files in model repositories: our predictions are meant to be there.
+    """
+    before, constants.HF_HUB_DISABLE_XET = constants.HF_HUB_DISABLE_XET, True
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="It seems that you are about to commit a data file")
+            yield
+    finally:
+        constants.HF_HUB_DISABLE_XET = before
+
+
+def remote_files(api: HfApi, work: Plan, revision: str) -> dict[str, RepoFile]:
+    """What the repository holds at a revision, without the files that are the Hub's own."""
+    tree = api.list_repo_tree(work.repo_id, recursive=True, revision=revision, repo_type=work.repo_type)
+    return {entry.path: entry for entry in tree if isinstance(entry, RepoFile) and entry.path not in OF_THE_HUB}
+
+
+def differences(api: HfApi, work: Plan, revision: str, remote: dict[str, RepoFile]) -> list[str]:
+    """How a revision on the Hub differs from the plan, one half-sentence a file; empty when it is the same.
+
+    Of a file kept by LFS the Hub states the sha256. Any other one, always small, is downloaded and hashed, but only
+    where its size is right.
+    """
+    wrong = [f"{path} is there but was not sent" for path in remote if path not in work.files]
+    wrong += [f"{path} is missing" for path in work.files if path not in remote]
+    for path, facts in work.files.items():
+        entry = remote.get(path)
+        if entry is None:
+            continue
+        if entry.size != facts["size"]:
+            wrong.append(f"{path} has {entry.size} bytes instead of {facts['size']}")
+        elif entry.lfs is not None:
+            wrong += [f"{path} has another sha256"] if entry.lfs.sha256 != facts["sha256"] else []
+        elif not wrong and fetch(api, work, path, revision)["sha256"] != facts["sha256"]:
+            wrong.append(f"{path} has another sha256")
+    return wrong
+
+
+def changes(work: Plan, found: Standing) -> list[str]:
+    """What a commit would do, one mark and path a file: ``+`` new, ``~`` changed, ``-`` removed; nothing is fetched."""
+    rows = [(path, "-") for path in found.stale]
+    for path, facts in work.files.items():
+        entry = found.remote.get(path)
+        if entry is None:
+            rows.append((path, "+"))
+        elif entry.lfs is not None:
+            rows += [(path, "~")] if entry.lfs.sha256 != facts["sha256"] else []
+        elif entry.blob_id != git_hash((work.folder / path).read_bytes()):
+            rows.append((path, "~"))
+    return [f"{mark} {path}" for path, mark in sorted(rows)]
+
+
+def fetch(api: HfApi, work: Plan, path: str, revision: str) -> dict[str, Any]:
+    """sha256 and size of one file as the Hub sends it."""
+    with tempfile.TemporaryDirectory(prefix="read-back-") as folder:
+        local = api.hf_hub_download(
+            work.repo_id, path, repo_type=work.repo_type, revision=revision, local_dir=folder, force_download=True
+        )
+        return file_facts(Path(local))
+
+
+def stale_files(api: HfApi, work: Plan, head: str, remote: dict[str, RepoFile]) -> list[str]:
+    """Files of an earlier publication that the folder no longer has; the commit removes them.
+
+    Raises:
+        PublishError: the repository holds files that no manifest of ours lists.
+    """
+    extra = sorted(set(remote) - set(work.files))
+    if not extra:
+        return []
+    ours: Facts = {}
+    if MANIFEST in remote:
+        with tempfile.TemporaryDirectory(prefix="read-back-") as folder:
+            local = api.hf_hub_download(
+                work.repo_id, MANIFEST, repo_type=work.repo_type, revision=head, local_dir=folder
+            )
+            ours = parse_manifest(json.loads(Path(local).read_text("utf-8")), f"{work.repo_id}/{MANIFEST}")
+    foreign = [path for path in extra if path not in ours]
+    if foreign:
+        raise PublishError(
+            f"{work.about} holds {len(foreign)} file(s) that were not published from here "
+            f"({', '.join(foreign[:3])}): publish to a new name, or delete them on the Hub first"
+        )
+    return extra
+
+
+def commit_url(api: HfApi, work: Plan, sha: str) -> str:
+    """Where a commit can be looked at."""
+    prefix = "" if work.repo_type == "model" else f"{work.repo_type}s/"
+    return f"{api.endpoint}/{prefix}{work.repo_id}/commit/{sha}"
