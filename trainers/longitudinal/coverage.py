@@ -1,0 +1,232 @@
+"""Do the intervals keep their promise? ``python -m trainers.longitudinal.coverage --studies 200`` measures it.
+
+Simulates studies with known effects (``datasets_scripts.simulate_acne``) in four settings, analyses each by every
+method, and counts how often the interval holds the true effect. Also counts how often a patient's own interval holds
+the patient's own true response, and whether those who were told better were. Monte Carlo errors are standard errors
+over studies. About five minutes for 200 studies on one core; the same seed gives the same table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from datasets_scripts.command import OneLineParser
+from datasets_scripts.simulate_acne import BASELINE, Design, simulate
+from trainers.errors import UserError, report_user_errors
+from trainers.longitudinal.analysis import METHODS, MODELS, Settings, effect_table
+from trainers.longitudinal.days import fit_noise
+from trainers.longitudinal.mixed import MixedFit, NotConvergedError, fit_mixed
+from trainers.longitudinal.patients import BETTER, WORSE, verdict
+from trainers.longitudinal.shrinking import patients_of
+from trainers.longitudinal.study import Day, Study, assemble
+
+PLAIN = Design(autocorrelation=0.0, response_sd=0.0)
+SETTINGS = {
+    "independent days": PLAIN,
+    "AR(1) 0.5": replace(PLAIN, autocorrelation=0.5),
+    "patients respond differently": replace(PLAIN, response_sd=4.0),
+    "both, a fifth of days missing, 10 to 28 days a phase": Design(missing=0.2, shortest=10),
+}
+ALL_METHODS = tuple(METHODS)
+
+
+def as_study(design: Design, seed: int) -> tuple[Study, dict[str, Any]]:
+    """A simulated study as the analysis reads it, and the truth about it."""
+    drawn = simulate(design, seed)
+    return assemble([Day(*row) for row in drawn.rows], "simulated study", BASELINE), drawn.truth
+
+
+def measure(
+    design: Design, studies: int, seed: int, methods: Sequence[str] = ALL_METHODS, *, patients: bool = True
+) -> dict[str, Any]:
+    """Bias and coverage over simulated studies.
+
+    Args:
+        design: what is simulated.
+        studies: how many, >= 2; study i has seed ``seed + i``.
+        seed: 0 or more.
+        methods: of :data:`METHODS`; the models are fitted only where they are asked for.
+        patients: also measure what patients are told.
+
+    Returns:
+        ``methods``: name -> :func:`summed` over studies and treatments; ``patients``: see :func:`patients_summed`, None
+        where not asked for. All intervals are of 95 %.
+    """
+    settings = Settings()
+    errors: dict[str, list[list[tuple[float, bool, float]]]] = {name: [] for name in methods}
+    told: list[list[tuple[bool, str, float]]] = []
+    asked = [name for name in MODELS if any(method.startswith(name) for method in methods)]
+    for number in tqdm(range(studies), desc="studies", disable=None, leave=False):
+        study, truth = as_study(design, seed + number)
+        models: dict[str, MixedFit | str] = dict.fromkeys(MODELS, "not asked for")
+        for name in asked:
+            try:
+                models[name] = fit_mixed(study, MODELS[name])
+            except NotConvergedError as error:
+                models[name] = str(error)
+        rows: dict[str, list[tuple[float, bool, float]]] = {name: [] for name in methods}
+        for effect in effect_table(study, settings, models):
+            true, found = truth["effects"][effect.treatment], effect.found
+            if effect.method not in rows or found.estimate is None or found.low is None or found.high is None:
+                continue
+            inside = found.low <= true <= found.high
+            rows[effect.method].append((found.estimate - true, inside, found.high - found.low))
+        for name, found_rows in rows.items():
+            errors[name].append(found_rows)
+        if patients:
+            told.append(_told(study, truth, settings))
+    return {
+        "studies": studies,
+        "methods": {name: summed(found) for name, found in errors.items()},
+        "patients": patients_summed(told) if patients else None,
+    }
+
+
+def _told(study: Study, truth: dict[str, Any], settings: Settings) -> list[tuple[bool, str, float]]:
+    """For each patient and treatment: whether the interval holds the own true effect, the verdict, the true effect."""
+    noise, rows = fit_noise(study), []
+    for index, treatment in enumerate(study.treatments[1:], 1):
+        who, _, found = patients_of(study, index, noise, settings.confidence, settings.relevant)
+        if found is None:
+            continue
+        for place, patient in enumerate(who.tolist()):
+            own = truth["patients"][study.patients[patient]]["responses"][treatment]
+            said = verdict(float(found.p_better[place]), float(found.p_worse[place]), settings.sure)
+            rows.append((bool(found.low[place] <= own <= found.high[place]), said, own))
+    return rows
+
+
+def summed(found: list[list[tuple[float, bool, float]]]) -> dict[str, Any]:
+    """Sum up one method: a list a study of (error, interval holds the truth, width).
+
+    Returns:
+        ``bias`` and ``coverage`` with their Monte Carlo errors ``*_se`` (over studies, whose treatments share a
+        baseline), ``width`` (mean, points), ``withheld`` (share of studies without a number); None where none had one.
+    """
+    kept = [rows for rows in found if rows]
+    withheld = 1 - len(kept) / len(found)
+    if len(kept) < 2:
+        empty = dict.fromkeys(("bias", "bias_se", "coverage", "coverage_se", "width"))
+        return {**empty, "withheld": withheld}
+    means = np.array([np.mean(np.array(rows, dtype=float), axis=0) for rows in kept])
+    errors = means.std(axis=0, ddof=1) / math.sqrt(len(kept))
+    return {
+        "bias": float(means[:, 0].mean()),
+        "bias_se": float(errors[0]),
+        "coverage": float(means[:, 1].mean()),
+        "coverage_se": float(errors[1]),
+        "width": float(means[:, 2].mean()),
+        "withheld": withheld,
+    }
+
+
+def patients_summed(told: list[list[tuple[bool, str, float]]]) -> dict[str, Any]:
+    """Sum up what patients were told.
+
+    Returns:
+        ``coverage`` of the patients' own intervals with ``coverage_se`` over studies; for ``better`` and ``worse``:
+        the share of patients told so, and of these the share whose true effect has that sign (None where nobody).
+    """
+    per_study = np.array([np.mean([row[0] for row in rows]) for rows in told if rows])
+    rows = [row for study in told for row in study]
+    result: dict[str, Any] = {
+        "coverage": float(per_study.mean()),
+        "coverage_se": float(per_study.std(ddof=1) / math.sqrt(len(per_study))),
+    }
+    for said, sign in ((BETTER, -1), (WORSE, 1)):
+        right = [sign * row[2] > 0 for row in rows if row[1] == said]
+        result[said] = {"told": len(right) / len(rows), "right": float(np.mean(right)) if right else None}
+    return result
+
+
+def markdown(results: dict[str, dict[str, Any]]) -> str:
+    """The results as two Markdown tables."""
+    lines = [
+        "| setting | method | bias, points | coverage | mean width | withheld |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        for method, found in result["methods"].items():
+            if found["coverage"] is None:
+                lines.append(f"| {name} | {METHODS[method]} | | | | {100 * found['withheld']:.1f} % |")
+                continue
+            lines.append(
+                f"| {name} | {METHODS[method]} | {found['bias']:+.2f} ± {found['bias_se']:.2f} "
+                f"| {found['coverage']:.3f} ± {found['coverage_se']:.3f} "
+                f"| {found['width']:.2f} | {100 * found['withheld']:.1f} % |"
+            )
+    lines += [
+        "",
+        "| setting | patients' own intervals hold | told better | of these right | told worse | of these right |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, result in results.items():
+        found = result["patients"]
+        cells = []
+        for said in (BETTER, WORSE):
+            right = found[said]["right"]
+            cells += [f"{100 * found[said]['told']:.1f} %", "" if right is None else f"{100 * right:.1f} %"]
+        lines.append(f"| {name} | {found['coverage']:.3f} ± {found['coverage_se']:.3f} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m trainers.longitudinal.coverage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--studies", type=int, default=200, help="simulated studies of each setting (default: %(default)s)")
+    add("--seed", type=int, default=1000, help="of the first study, 0 or more (default: %(default)s)")
+    add("--patients", type=int, default=10, help="of each study (default: %(default)s)")
+    add("--days", type=int, default=28, help="of each treatment of each patient, at most (default: %(default)s)")
+    add(
+        "--methods",
+        nargs="+",
+        choices=ALL_METHODS,
+        default=ALL_METHODS,
+        metavar="NAME",
+        help=f"which to measure, of {', '.join(ALL_METHODS)} (default: all; patient_means alone takes seconds)",
+    )
+    add("--out", type=Path, metavar="FILE.json", help="write every number as JSON (default: print the tables only)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, simulate, and print the tables.
+
+    Raises:
+        UserError: a number out of range, or a file that cannot be written.
+    """
+    given = make_parser().parse_args(arguments)
+    for option, least in (("studies", 2), ("patients", 2), ("days", 10), ("seed", 0)):
+        if getattr(given, option) < least:
+            raise UserError(f"--{option} {getattr(given, option)}: give {least} or more")
+    if given.out is not None and not given.out.absolute().parent.is_dir():
+        raise UserError(f"--out {str(given.out)!r}: its folder does not exist, create it first")
+    results = {}
+    for name, design in SETTINGS.items():
+        sized = replace(design, patients=given.patients, days=given.days)
+        results[name] = measure(sized, given.studies, given.seed, given.methods)
+    if given.out is not None:
+        partial = given.out.with_name(given.out.name + ".partial")
+        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, given.out)
+    print(f"{given.studies} studies of {given.patients} patients a setting, ± Monte Carlo standard error\n")
+    print(markdown(results), end="")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)

@@ -1,0 +1,218 @@
+"""Severity from images: the scores of ``trainers.score`` and a table of visits become the table of a study.
+
+``python -m trainers.score --model M --images PHOTOS --out SCORES`` answers each image; ``python -m
+trainers.longitudinal.severity --scores SCORES --visits visits.csv --class acne --out study.csv`` makes 100 times the
+probability of one class the severity; ``--grades clear=0,mild=1,severe=3`` makes it the expected grade. Visits hold
+image, patient, day, treatment. Several images of a day are averaged; a day without one that could be scored is missed.
+
+A class probability says how sure a model is that an image shows a class. It is no validated severity score: it
+saturates near 0 and 100, moves with light and focus, and a change of it need not be a change of the skin. Where a
+treatment makes the model's gate decline more images, what is left is no fair sample of its days.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets_scripts.command import OneLineParser
+from trainers.errors import UserError, report_user_errors
+from trainers.longitudinal.study import COLUMNS, MEANING, Day, parse_day
+
+ANSWERS, SUMMARY = "answers.parquet", "summary.json"
+CAVEAT = "no validated severity score; a change of it need not be a change of the skin"
+
+
+class SeverityError(UserError):
+    """Scores and visits that make no study."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What the images say.
+
+    Attributes:
+        severity: image -> points; an image that could not be read, or that the gate declined, is None.
+        meaning: what the points are, in words.
+        unreadable: images without an answer.
+        declined: images that the model's gate took for something else, left out.
+    """
+
+    severity: dict[str, float | None]
+    meaning: str
+    unreadable: int
+    declined: int
+
+
+def parse_grades(text: str) -> dict[str, float]:
+    """``clear=0,mild=1`` -> class -> grade.
+
+    Raises:
+        SeverityError: not of this form, or a class twice.
+    """
+    grades: dict[str, float] = {}
+    for entry in text.split(","):
+        name, equals, value = (part.strip() for part in entry.rpartition("="))
+        try:
+            grade = float(value)
+        except ValueError:
+            grade = math.nan
+        if not equals or not name or not math.isfinite(grade):
+            raise SeverityError(f"--grades has {entry.strip()!r}: give NAME=GRADE for each class, e.g. clear=0,mild=1")
+        if name in grades:
+            raise SeverityError(f"--grades names {name!r} twice: give each class once")
+        grades[name] = grade
+    return grades
+
+
+def read_scores(folder: Path, grades: dict[str, float], keep_declined: bool = False) -> Scored:
+    """Read the answers of ``trainers.score``.
+
+    Args:
+        folder: its ``--out``.
+        grades: class -> points at a probability of 1; severity is their sum weighted by the probabilities.
+        keep_declined: score images, too, that the model's gate declined as unlike those it knows.
+
+    Raises:
+        SeverityError: no answers there, or a class that the model does not know.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not (folder / ANSWERS).is_file():
+        raise SeverityError(f"--scores {str(folder)!r} holds no {ANSWERS}: give the --out of python -m trainers.score")
+    try:
+        table = pq.read_table(folder / ANSWERS)
+    except (OSError, pa.ArrowException) as error:
+        raise SeverityError(f"{ANSWERS} of --scores {str(folder)!r} cannot be read ({error}): score again") from error
+    known = [name for name in table.column_names if name.startswith("p_") and name != "p_malignant"]
+    for name in grades:
+        if f"p_{name}" not in known:
+            classes = ", ".join(column.removeprefix("p_") for column in known)
+            raise SeverityError(f"class {name!r} is none of the model's ({classes}): name one of these")
+    severity: dict[str, float | None] = {}
+    unreadable = declined = 0
+    for row in table.select(["image", "is_ood", "error", *(f"p_{name}" for name in grades)]).to_pylist():
+        answered = row["error"] is None
+        taken = answered and (keep_declined or not row["is_ood"])
+        unreadable += not answered
+        declined += answered and not taken
+        points = sum(grade * row[f"p_{name}"] for name, grade in grades.items()) if taken else None
+        severity[row["image"]] = points
+    return Scored(severity, _meaning(folder, grades), unreadable, declined)
+
+
+def _meaning(folder: Path, grades: dict[str, float]) -> str:
+    """What the severity is, in words that go with the table."""
+    try:
+        model = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["model"]["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        model = "a model"
+    if list(grades.values()) == [100.0]:
+        what = f"100 x the probability of {next(iter(grades))!r}"
+    else:
+        what = "the expected grade (" + ", ".join(f"{name} = {grade:g}" for name, grade in grades.items()) + ")"
+    return f"{what} by {model} in images, {CAVEAT}"
+
+
+def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int], int]]:
+    """The days of a study: the mean over the images of a patient's day.
+
+    Returns:
+        The days in the order of the visits, and (patient, day) -> number of images that were scored.
+
+    Raises:
+        SeverityError: a visit whose image was not scored, or one day under two treatments.
+    """
+    from trainers.scoring.files import Table
+
+    table = Table(visits, "--visits", COLUMNS[:3])
+    cells = {
+        name: parse_day([*(row[column] for column in COLUMNS[:3]), ""], table.where) for name, row in table.rows.items()
+    }
+    points: dict[tuple[str, int], list[float]] = {}
+    treatment: dict[tuple[str, int], str] = {}
+    found = {id(row): image for image in scored.severity if (row := table.take(image)) is not None}
+    for name, row in table.rows.items():
+        if id(row) not in found:
+            raise SeverityError(f"{table.where}: image {name!r} was not scored: score the folder that holds it")
+        visit, value = cells[name], scored.severity[found[id(row)]]
+        key = (visit.patient, visit.day)
+        if treatment.setdefault(key, visit.treatment) != visit.treatment:
+            raise SeverityError(
+                f"{table.where} has day {visit.day} of patient {visit.patient!r} under {treatment[key]!r} and "
+                f"{visit.treatment!r}: give one treatment a day"
+            )
+        points.setdefault(key, []).extend([] if value is None else [value])
+    days = [
+        Day(*key, treatment[key], math.fsum(values) / len(values) if values else None) for key, values in points.items()
+    ]
+    return days, {key: len(values) for key, values in points.items()}
+
+
+def write_days(days: Sequence[Day], images: dict[tuple[str, int], int], meaning: str, out: Path) -> None:
+    """Write the table that ``fit_acne_longitudinal`` reads; it appears whole or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*COLUMNS, "images", MEANING])
+    for day in days:
+        severity = "" if day.severity is None else repr(day.severity)
+        writer.writerow([day.patient, day.day, day.treatment, severity, images[day.patient, day.day], meaning])
+    partial = out.with_name(out.name + ".partial")
+    partial.write_text(text.getvalue(), encoding="utf-8")
+    os.replace(partial, out)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m trainers.longitudinal.severity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--scores", required=True, type=Path, metavar="DIR", help="the --out of python -m trainers.score")
+    add("--visits", required=True, type=Path, metavar="CSV", help="image,patient,day,treatment; days are whole numbers")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--class", dest="label", metavar="NAME", help="severity = 100 x the probability of this class")
+    what.add_argument("--grades", metavar="NAME=GRADE,...", help="severity = the sum of grade x probability")
+    add("--keep_declined", action="store_true", help="score images, too, that the model's gate declined (default: not)")
+    add("--out", required=True, type=Path, metavar="FILE.csv", help="table to write; must not exist yet")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line, join scores and visits, and write the table.
+
+    Raises:
+        UserError: scores or visits that cannot be used, or a file that exists.
+    """
+    given = make_parser().parse_args(arguments)
+    if given.out.exists():
+        raise SeverityError(f"--out {str(given.out)!r} exists already: choose another or delete it")
+    if not given.out.absolute().parent.is_dir():
+        raise SeverityError(f"--out {str(given.out)!r}: its folder does not exist, create it first")
+    grades = {given.label: 100.0} if given.label is not None else parse_grades(given.grades)
+    scored = read_scores(given.scores, grades, given.keep_declined)
+    days, images = join(scored, given.visits)
+    write_days(days, images, scored.meaning, given.out)
+    missed = sum(day.severity is None for day in days)
+    print(f"{len(days)} days of {len({day.patient for day in days})} patients written to {given.out}")
+    for count, why in (
+        (scored.unreadable, "could not be read"),
+        (scored.declined, "were declined by the model's gate"),
+    ):
+        if count:
+            print(f"note: {count} scored images {why}; a day that has no other is missed ({missed} days)")
+    print(f"severity is {scored.meaning}")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)
