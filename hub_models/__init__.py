@@ -1,15 +1,16 @@
-"""Lesion classifiers for transformers: importing this package registers them with the Auto classes.
+"""Lesion classifiers and an autoencoder for transformers: importing this package registers them with the Auto classes.
 
 Every other file of this folder is shipped beside the weights of each model; this one is not.
 """
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answers_lesion import InferenceError
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
+from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
 from .configuration_fusion import FusionLesionConfig
@@ -28,6 +29,7 @@ from .metadata_lesion import (
     metadata_width,
     resolve_fields,
 )
+from .modeling_autoencoder import AutoencoderInputError, AutoencoderLesionModel, AutoencoderOutput
 from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
 from .modeling_fusion import FusionForLesionClassification
@@ -59,6 +61,12 @@ for _config_class, _model_class in CLASSIFIERS.items():
     AutoImageProcessor.register(_config_class, image_processor_classes={"pil": LesionImageProcessor})
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
+# No classifier: it answers with codes and a picture, so AutoModel loads it.
+AutoConfig.register(AutoencoderLesionConfig.model_type, AutoencoderLesionConfig)
+AutoModel.register(AutoencoderLesionConfig, AutoencoderLesionModel)
+AutoImageProcessor.register(AutoencoderLesionConfig, image_processor_classes={"pil": LesionImageProcessor})
+AutoencoderLesionConfig.register_for_auto_class()
+AutoencoderLesionModel.register_for_auto_class("AutoModel")
 PIPELINE_REGISTRY.register_pipeline(
     PIPELINE_TASK,
     pipeline_class=LesionClassificationPipeline,
@@ -71,6 +79,11 @@ __all__ = [
     "LABEL_GROUPS",
     "PIPELINE_TASK",
     "STANDARD_FIELDS",
+    "AutoencoderConfigError",
+    "AutoencoderInputError",
+    "AutoencoderLesionConfig",
+    "AutoencoderLesionModel",
+    "AutoencoderOutput",
     "BackboneDownloadError",
     "BackboneWeightsError",
     "EfficientNetForLesionClassification",

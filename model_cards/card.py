@@ -16,6 +16,8 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from model_cards.autoencoder import TEMPLATE as AUTOENCODER
+from model_cards.autoencoder import autoencoder_values, is_autoencoder
 from model_cards.command import UserError
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
@@ -28,13 +30,19 @@ REPORT_VERSION = 1
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 3
+CARD_LAYOUT = 4
 LOOKS = "looks at one picture of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
     ("pixel_values",): LOOKS,
     ("metadata",): f"looks at no picture, reads {KNOWN}",
     ("pixel_values", "metadata"): f"{LOOKS}, reads {KNOWN},",
+}
+# What an image processor may do before the resize, by the switch that the report knows it by.
+STEPS = {
+    "do_hair_removal": "hair removal",
+    "do_lesion_crop": "lesion crop",
+    "do_colour_constancy": "colour constancy",
 }
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -84,6 +92,8 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         ReportError: the report names a figure that is not in the folder.
     """
     node = ReportNode(report)
+    if is_autoencoder(node):
+        return render_autoencoder(node, files)
     shared = {
         "report": node,
         "layout": CARD_LAYOUT,
@@ -105,9 +115,29 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
     text = (
         environment()
         .get_template("card.md.j2")
-        .render(**shared, **case, recipe=recipe, figures=check_figures(node, files))
+        .render(
+            **shared,
+            **case,
+            recipe=recipe,
+            steps=steps_before(node),
+            figures=check_figures(node, files),
+            corrupted=check_figures(node["robustness"], files) if "robustness" in node else [],
+            explained=check_figures(node["explanations"], files) if "explanations" in node else [],
+        )
     )
     return tidy(text)
+
+
+def render_autoencoder(report: ReportNode, files: Sequence[str]) -> str:
+    """The text of an autoencoder's card; raises as :func:`render`."""
+    values = {
+        "report": report,
+        "layout": CARD_LAYOUT,
+        "recipe": yaml_text(raw(report["provenance"]["recipe"])),
+        "figures": check_figures(report, files),
+        **autoencoder_values(report, files),
+    }
+    return tidy(environment().get_template(AUTOENCODER).render(**values))
 
 
 def tidy(text: str) -> str:
@@ -153,8 +183,19 @@ def label_rows(report: ReportNode) -> list[dict[str, str]]:
     ]
 
 
+def steps_before(report: ReportNode) -> str:
+    """Which steps the image processor takes before the resize, ``hair removal off, ...``; empty where it is not known.
+
+    Trust holds for one preprocessing alone, so a report with fitted trust knows it; a switch that it lacks is off.
+    """
+    settings = raw(optional(report["trust"]["fitted_for"], "preprocessing")) if is_fitted(report) else {}
+    if "do_resize" not in settings:
+        return ""
+    return ", ".join(f"{name} {'on' if settings.get(switch) else 'off'}" for switch, name in STEPS.items())
+
+
 def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, str]]:
-    """File, caption and alternative text of each figure of the report.
+    """File, caption and alternative text of each figure of the report, or of a section of it.
 
     Raises:
         ReportError: a figure is not among the files.

@@ -1,0 +1,166 @@
+"""Configuration of the autoencoder: pictures of lesions pressed into a few numbers, and drawn again from them.
+
+Its defaults are the larger shape that the published one's author proposed: deeper filters, a linear bottleneck, ten
+times the parameters, upsampling in place of transpose convolutions. :data:`PUBLISHED_SHAPE` are the published values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+BLOCKS = ("residual", "plain")
+BOTTLENECKS = ("linear", "map")
+UPSAMPLINGS = ("resize", "transpose")
+# A group norm's groups; the widths of a residual shape are multiples of it.
+GROUPS = 8
+# Sagardia 2022: five convolutions with ReLU and max-pooling, five transpose convolutions of kernel 2 and stride 2,
+# 8 x 7 x 7 = 392 codes of a picture of 224 x 224 pixels, 755,659 parameters.
+PUBLISHED_SHAPE: dict[str, Any] = {
+    "encoder_channels": [64, 128, 256, 64, 8],
+    "decoder_channels": [64, 256, 128, 64],
+    "block": "plain",
+    "bottleneck": "map",
+    "code_size": None,
+    "upsampling": "transpose",
+}
+
+
+class AutoencoderConfigError(ValueError):
+    """A configuration value that no autoencoder can work with. The message names the value and the mend."""
+
+
+class AutoencoderLesionConfig(PreTrainedConfig):
+    """A convolutional autoencoder of L stages, each halving the picture's side.
+
+    Args:
+        image_size: side S of the square input in pixels; a multiple of 2 ** L.
+        encoder_channels: width of each of the L stages, from the input on.
+        decoder_channels: width after each of the first L - 1 doublings of the decoder; the last one gives three
+            colours. None = the encoder's widths backwards.
+        block: ``residual`` (a convolution of stride 2 and a residual block, group norms, SiLU) or ``plain`` (a
+            convolution, ReLU and max-pooling, as published).
+        bottleneck: ``linear`` (squeezed by a 1 x 1 convolution, then one linear layer each way) or ``map`` (the codes
+            are the last stage's map itself, as published).
+        code_size: D, how many numbers a picture is pressed into. With ``map`` it follows from the shape; None there.
+        squeeze_channels: width of the map on either side of the linear layers.
+        upsampling: ``resize`` (nearest neighbour, then a convolution: Odena, Dumoulin and Olah, "Deconvolution and
+            Checkerboard Artifacts", Distill 2016) or ``transpose`` (transpose convolutions of kernel 2 and stride 2, as
+            published).
+        image_mean: channel mean that the image processor subtracts, of pixels in [0, 1].
+        image_std: channel deviation that it divides by, > 0.
+
+    Raises:
+        AutoencoderConfigError: a value is out of its range, or values do not go together.
+    """
+
+    model_type = "lesion_autoencoder"
+
+    image_size: int = 224
+    encoder_channels: list[int] = field(default_factory=lambda: [32, 64, 128, 256, 256])
+    decoder_channels: list[int] | None = None
+    block: str = "residual"
+    bottleneck: str = "linear"
+    code_size: int | None = 392
+    squeeze_channels: int = 32
+    upsampling: str = "resize"
+    image_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        if self.decoder_channels is None and _are_widths(self.encoder_channels):
+            self.decoder_channels = list(self.encoder_channels[-2::-1])
+        self.check()
+        if self.bottleneck == "map":
+            self.code_size = self.encoder_channels[-1] * self.grid**2
+
+    @property
+    def reduction(self) -> int:
+        """How many pixels of the picture's side stand behind one of the bottleneck's: 2 ** L."""
+        return 2 ** len(self.encoder_channels)
+
+    @property
+    def grid(self) -> int:
+        """Side of the map at the bottleneck, S / 2 ** L."""
+        return self.image_size // self.reduction
+
+    def check(self) -> None:
+        """Check every value; called on construction, by the model's constructor and before saving.
+
+        Raises:
+            AutoencoderConfigError: names the value received and the mend.
+        """
+        for name, allowed in (("block", BLOCKS), ("bottleneck", BOTTLENECKS), ("upsampling", UPSAMPLINGS)):
+            if getattr(self, name) not in allowed:
+                raise AutoencoderConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+        self._check_widths()
+        size = self.image_size
+        if not _is_count(size) or size % self.reduction:
+            raise AutoencoderConfigError(
+                f"image_size is {size!r}; {len(self.encoder_channels)} stages halve the picture as often: give a "
+                f"multiple of {self.reduction} pixels."
+            )
+        self._check_codes()
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            fine = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values))
+            if not fine or (name == "image_std" and min(values) <= 0):
+                above = " above 0" if name == "image_std" else ""
+                raise AutoencoderConfigError(f"{name} is {values!r}; give three finite numbers{above}, one a channel.")
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Check the values once more, since they may have changed since construction, then write ``config.json``."""
+        self.check()
+        super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+    def _check_widths(self) -> None:
+        for name, least in (("encoder_channels", 2), ("decoder_channels", 1)):
+            widths = getattr(self, name)
+            if not _are_widths(widths, least):
+                raise AutoencoderConfigError(
+                    f"{name} is {widths!r}; give a list of at least {least} whole numbers above 0."
+                )
+            odd = [width for width in widths if width % GROUPS]
+            if self.block == "residual" and odd:
+                raise AutoencoderConfigError(
+                    f"{name} is {widths!r}; residual blocks are normalised in {GROUPS} groups: give multiples of that."
+                )
+        decoder = self.decoder_channels or []
+        if len(decoder) != len(self.encoder_channels) - 1:
+            raise AutoencoderConfigError(
+                f"decoder_channels is {decoder!r} for {len(self.encoder_channels)} stages of the encoder; give "
+                f"{len(self.encoder_channels) - 1} widths (the last doubling gives the three colours), or leave it out."
+            )
+
+    def _check_codes(self) -> None:
+        size = self.code_size
+        if self.bottleneck == "linear":
+            if not _is_count(size):
+                raise AutoencoderConfigError(f"code_size is {size!r}; give a whole number of codes, at least 1.")
+            if not _is_count(self.squeeze_channels):
+                raise AutoencoderConfigError(
+                    f"squeeze_channels is {self.squeeze_channels!r}; give a whole number of channels, at least 1."
+                )
+            return
+        follows = self.encoder_channels[-1] * self.grid**2
+        if size not in (None, follows):
+            raise AutoencoderConfigError(
+                f"code_size is {size!r}, but a bottleneck that is a map of {self.encoder_channels[-1]} channels and "
+                f"{self.grid} x {self.grid} places has {follows} codes; leave code_size out, or make it linear."
+            )
+
+
+def _is_count(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int) and value >= 1
+
+
+def _are_widths(values: Any, least: int = 2) -> bool:
+    return isinstance(values, (list, tuple)) and len(values) >= least and all(_is_count(value) for value in values)
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)

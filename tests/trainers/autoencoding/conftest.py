@@ -1,0 +1,54 @@
+"""A tiny autoencoder, trained by the real command on drawn pictures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "--recipe",
+    "autoencoder_demo",
+    "--image_size",
+    "32",
+    "--model_config",
+    '{"code_size": 8, "encoder_channels": [8, 16, 16]}',
+    "--num_train_epochs",
+    "2",
+    "--per_device_train_batch_size",
+    "16",
+    "--bootstrap_replicates",
+    "50",
+    "--dataloader_num_workers",
+    "0",
+    "--disable_tqdm",
+    "true",
+    "--precision",
+    "fp32",
+]
+
+
+@pytest.fixture(scope="session")
+def train_autoencoder(phantom_dataset: Path, repo_root: Path) -> Callable[..., list[str]]:
+    """The command line of a tiny training run into ``out``; further options are appended."""
+
+    def command(out: Path, *more: str) -> list[str]:
+        script = str(repo_root / "trainers" / "train_autoencoder.py")
+        return [sys.executable, script, *TINY, "--dataset", str(phantom_dataset), "--output_dir", str(out), *more]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def trained_autoencoder(
+    train_autoencoder: Callable[..., list[str]], quiet_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A finished folder made by the real Trainer; trained to take noise off, with SSIM in its loss, stored as fp16."""
+    out = tmp_path_factory.mktemp("trained_autoencoder") / "model"
+    command = train_autoencoder(out, "--noise_std", "0.1", "--ssim_weight", "0.01", "--weights_dtype", "float16")
+    done = subprocess.run(command, env=quiet_env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out

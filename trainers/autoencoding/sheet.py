@@ -1,0 +1,104 @@
+"""A sheet of drawn phantoms and what autoencoders make of them: a picture that may be shown anywhere.
+
+``python -m trainers.autoencoding.sheet A [B ...] --out FILE.png`` draws one phantom a class and has each finished
+autoencoder press it into its codes and draw it again. No photograph is looked at.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import style
+from matplotlib.figure import Figure
+from PIL import Image
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoModel
+
+from datasets_scripts.command import OneLineParser
+from datasets_scripts.phantom import PHANTOM_LABELS, draw
+from hub_models import AutoencoderLesionModel
+from model_cards.card import ReportError, read_report
+from trainers.autoencoding.losses import psnr
+from trainers.errors import UserError, report_user_errors
+from trainers.evaluation.figures import DPI, FAINT, INK, LOOK
+
+
+def load(path: Path) -> tuple[str, Any, Any]:
+    """A finished autoencoder: its title, the model in eval mode, its image processor.
+
+    Raises:
+        UserError: there is none.
+    """
+    try:
+        report = read_report(path)
+        model = AutoModel.from_pretrained(path)
+        processor = AutoImageProcessor.from_pretrained(path)
+    except (ReportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{str(path)!r} cannot be loaded: {error}") from error
+    if not isinstance(model, AutoencoderLesionModel):
+        raise UserError(f"{str(path)!r} holds a {type(model).__name__}: give the folder of a trained autoencoder")
+    return str(report["model"]["title"]), model.eval(), processor
+
+
+def redraw(model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What the model saw and what it drew, (K, S, S, 3) in [0, 1] each, and the PSNR (K,) in dB."""
+    pixels = processor(list(images), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        seen, drawn = model.to_images(pixels), model.to_images(model.decode(model.encode(pixels)))
+    pictures = [part.permute(0, 2, 3, 1).numpy() for part in (seen, drawn)]
+    return pictures[0], pictures[1], psnr(drawn, seen).numpy()
+
+
+@style.context(LOOK)
+def draw_sheet(images: Sequence[Image.Image], names: Sequence[str], models: Sequence[tuple[str, Any, Any]]) -> Figure:
+    """One row of phantoms, at the first model's size, and one row a model."""
+    figure = Figure(figsize=(1.45 * len(images) + 1.2, 1.75 * (len(models) + 1) + 0.3), layout="constrained")
+    grid = figure.subplots(len(models) + 1, len(images), squeeze=False)
+    for line, (title, model, processor) in enumerate(models, start=1):
+        seen, drawn, quality = redraw(model, processor, images)
+        for column in range(len(images)):
+            if line == 1:
+                grid[0, column].imshow(seen[column], interpolation="nearest")
+                grid[0, column].set_title(names[column], fontsize=10, loc="center")
+            grid[line, column].imshow(drawn[column], interpolation="nearest")
+            grid[line, column].set_xlabel(f"{quality[column]:.1f} dB", fontsize=9)
+        words = [*textwrap.wrap(title, 20), f"{model.config.code_size} codes"]
+        grid[line, 0].set_ylabel("\n".join(words), fontsize=9, color=INK)
+    grid[0, 0].set_ylabel("drawn phantom", fontsize=9, color=INK)
+    for axes in grid.flat:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        for spine in axes.spines.values():
+            spine.set(visible=True, color=FAINT)
+    return figure
+
+
+def main() -> None:
+    """Parse the command line, draw, and write the picture."""
+    parser = OneLineParser(prog="python -m trainers.autoencoding.sheet", description=__doc__)
+    parser.add_argument("models", type=Path, nargs="+", metavar="DIR", help="folders of finished autoencoders")
+    parser.add_argument("--out", type=Path, required=True, help="the PNG to write; must not exist yet")
+    parser.add_argument("--seed", type=int, default=0, help="which phantoms are drawn (default: %(default)s)")
+    given = parser.parse_args()
+    if given.out.exists():
+        raise UserError(f"--out {str(given.out)!r} exists already: choose another name or delete it")
+    if given.seed < 0:
+        raise UserError(f"--seed {given.seed}: give 0 or more")
+    models = [load(path) for path in given.models]
+    images = [draw(label, given.seed).image for label in PHANTOM_LABELS]
+    figure = draw_sheet(images, list(PHANTOM_LABELS), models)
+    partial = given.out.with_name(given.out.name + ".partial")
+    with style.context(LOOK):
+        figure.savefig(partial, dpi=DPI, format="png", metadata={"Software": None})
+    os.replace(partial, given.out)
+    print(f"wrote {given.out}")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)
