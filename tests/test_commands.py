@@ -14,6 +14,7 @@ COMMANDS = [
     "datasets_scripts.build_lesions12",
     "datasets_scripts.build_phantom",
     "datasets_scripts.phantom_sheet",
+    "datasets_scripts.simulate_acne",
     "model_cards.build",
     "model_cards.verify",
     "model_cards.publish",
@@ -24,9 +25,16 @@ COMMANDS = [
     "trainers.cross_validate",
     "trainers.compare",
     "trainers.demo",
+    "trainers.fit_acne_longitudinal",
     "trainers.fit_trust",
+    "trainers.longitudinal.coverage",
+    "trainers.longitudinal.severity",
+    "trainers.map_latent",
+    "trainers.measure_explanations",
     "trainers.measure_preprocessing",
+    "trainers.measure_robustness",
     "trainers.score",
+    "trainers.similar",
 ]
 
 

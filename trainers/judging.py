@@ -10,14 +10,18 @@ import numpy as np
 
 from model_cards.build import build_card
 from trainers.evaluation.error_detection import error_detection
+from trainers.evaluation.explanation_figures import draw_explanations
 from trainers.evaluation.figures import ALSO_SHOWN, draw_all
 from trainers.evaluation.intervals import bootstrap_weights, can_resample
 from trainers.evaluation.isic2017_files import write_challenge
 from trainers.evaluation.methods import methods
 from trainers.evaluation.report import evaluate
+from trainers.evaluation.robustness import robustness_section
+from trainers.evaluation.robustness_figures import draw_robustness
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_figures import draw_trust
 from trainers.evaluation.trusted import trust_section
+from trainers.explaining.table import explanations_file, read_table
 from trainers.predictions import Predictions
 from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
@@ -100,7 +104,11 @@ def describe(
     folder: Path,
     strangers: dict[str, Predictions] | None = None,
 ) -> None:
-    """Tables, figures, ``report.json``, the card and the manifest."""
+    """Tables, figures, ``report.json``, the card and the manifest.
+
+    Raises:
+        ExplanationTableError: the report has explanations, and their table is not in the folder.
+    """
     cited = [*report["model"].get("citation", []), *trust_citations(report["trust"])]
     report["model"]["citation"] = list(dict.fromkeys(cited))
     shown = "test" if "test" in report["evaluation"] else next(iter(report["evaluation"]))
@@ -112,8 +120,37 @@ def describe(
         *draw_trust(report, predictions, strangers or {}, folder),
         *write_challenge(report, predictions, folder),
     ]
+    if "robustness" in report:
+        report["robustness"]["figures"] = draw_robustness(report, predictions, folder)
+    if "explanations" in report:
+        section = report["explanations"]
+        section["figures"] = draw_explanations(section, read_table(explanations_file(folder, section["split"])), folder)
     write_report(report, folder)
     build_card(folder)
+
+
+def corrupted_file(folder: Path, split: str) -> Path:
+    """Where a folder keeps what was said of the altered pictures of a split."""
+    return folder / f"predictions_{split}_corrupted.parquet"
+
+
+def judge_robustness(
+    report: dict[str, Any], predictions: dict[str, Predictions], asked: Predictions, replicates: int
+) -> dict[str, Any]:
+    """The ``robustness`` section.
+
+    Args:
+        report: with ``trust`` and ``provenance``.
+        predictions: split -> what the model said of the pictures as they are.
+        asked: what it said of some of them altered; its split is ``<split>_corrupted``.
+        replicates: of the intervals.
+    """
+    clean = predictions[asked.split.removesuffix("_corrupted")]
+    number = {name: row for row, name in enumerate(clean.image_id.tolist())}
+    images = dict.fromkeys(asked.image_id.tolist())
+    rows = np.array([number[name] for name in images])
+    seed = report["provenance"]["seed"]
+    return robustness_section(clean.select(rows), asked, report["trust"], replicates=replicates, seed=seed)
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:

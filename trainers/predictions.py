@@ -6,8 +6,8 @@ made again in seconds without a model or an accelerator.
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
 M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>, lengths D and E) and
 ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``,
-``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string). What the columns cannot say (label names, split,
-dataset) stands as JSON in the file's metadata under ``lesion_suite``.
+``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string), and ``corruption`` where pictures were altered. What
+the columns cannot say (label names, split, dataset) stands as JSON in the file's metadata under ``lesion_suite``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ METADATA_KEY = b"lesion_suite"
 # The label of a picture that is of none of the classes.
 NO_LABEL = -1
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
+# What was done to the picture, as ``kind severity``: no dataset has such a column.
+CORRUPTION = "corruption"
 
 
 class PredictionsError(UserError):
@@ -154,7 +156,7 @@ def write_predictions(predictions: Predictions, path: Path, *, with_features: bo
     if "age" in predictions.columns:
         age = predictions.columns["age"].astype(np.float32)
         arrays["age"] = pa.array(age, mask=np.isnan(age))
-    for name in TEXT_COLUMNS:
+    for name in (*TEXT_COLUMNS, CORRUPTION):
         if name in predictions.columns:
             arrays[name] = pa.array(predictions.columns[name].tolist(), pa.string())
     about = {
@@ -200,7 +202,7 @@ def read_predictions(path: Path) -> Predictions:
     columns: dict[str, np.ndarray] = {}
     if "age" in table.column_names:
         columns["age"] = np.array([np.nan if v is None else v for v in table["age"].to_pylist()], dtype=np.float64)
-    for name in TEXT_COLUMNS:
+    for name in (*TEXT_COLUMNS, CORRUPTION):
         if name in table.column_names:
             columns[name] = np.array([v if v is not None else "unknown" for v in table[name].to_pylist()], dtype=object)
     ids = {name: np.array(table[name].to_pylist(), dtype=object) for name in ("image_id", "group_id")}

@@ -1,8 +1,8 @@
 """Judge a finished model again from its stored predictions: no model, no accelerator, seconds.
 
-``python -m trainers.rebuild DIR`` makes ``evaluation``, the tables, the figures, the card and the manifest anew, as
-after an update of the metrics. Provenance, training and trust stay as they were written; the folder is replaced whole
-or not at all.
+``python -m trainers.rebuild DIR`` makes ``evaluation``, what was measured of robustness and explanations, and the
+tables, the figures, the card and the manifest anew, as after an update of the metrics. Provenance, training and trust
+stay as they were written, and so do pictures of examples; the folder is replaced whole or not at all.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from pathlib import Path
 from datasets_scripts.command import OneLineParser
 from model_cards.card import ReportError, read_report
 from trainers.errors import UserError, report_user_errors
-from trainers.judging import JUDGED, describe, judge
+from trainers.evaluation.explanations import explanations_section
+from trainers.explaining.table import explanations_file, read_table
+from trainers.judging import JUDGED, corrupted_file, describe, judge, judge_robustness
 from trainers.mc_dropout import read_samples, samples_file
 from trainers.predictions import PredictionsError, read_predictions
 
@@ -39,7 +41,14 @@ def rebuild(folder: Path, replicates: int) -> None:
     samples = read_samples(predictions.get("test"), samples_file(folder, "test"))
     foreign = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
     strangers = {rows.dataset: rows for rows in foreign}
-    report.update(judge(predictions, report["trust"], replicates, report["provenance"]["seed"], samples, strangers))
+    seed = report["provenance"]["seed"]
+    report.update(judge(predictions, report["trust"], replicates, seed, samples, strangers))
+    if "robustness" in report:
+        asked = read_predictions(corrupted_file(folder, report["robustness"]["split"]))
+        report["robustness"] = judge_robustness(report, predictions, asked, replicates)
+    if "explanations" in report:
+        table = read_table(explanations_file(folder, report["explanations"]["split"]))
+        report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)
     beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
     shutil.rmtree(beside, ignore_errors=True)
     shutil.copytree(folder, beside)

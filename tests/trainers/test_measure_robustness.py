@@ -1,0 +1,122 @@
+"""The command: a finished model and its split in; a whole folder with robustness in report and card out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from model_cards.verify import verify_folder
+from trainers import measure_robustness as command
+from trainers.data import Splits, load_splits
+from trainers.errors import report_user_errors
+from trainers.evaluation.decisions import decisions
+from trainers.judging import corrupted_file
+from trainers.measure_robustness import altered, drawn, measure_robustness
+from trainers.predictions import read_predictions
+from trainers.rebuild import rebuild
+
+REPLICATES = 50  # as the model was trained with, so that judging again changes nothing
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
+    pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
+]
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def splits(phantom_dataset: Path) -> Splits:
+    return load_splits(str(phantom_dataset), "grouped")
+
+
+@pytest.fixture(scope="module")
+def measured(trained: Path, splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("robust") / "model"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["measure_robustness", "model", "--dataset", "phantoms"])
+        how: dict[str, Any] = {"kinds": ["jpeg", "defocus_blur"], "severities": [1, 3], "replicates": REPLICATES}
+        measure_robustness(str(trained), splits, out, images=12, progress=False, **how)
+    return out
+
+
+def test_the_result_is_a_whole_repo_with_the_numbers_in_its_card(measured: Path, trained: Path) -> None:
+    assert verify_folder(measured) == []
+    assert not list(measured.parent.glob("*.partial"))
+    before, after = read(trained), read(measured)
+    assert set(after) - set(before) == {"robustness"}
+    section = after["robustness"]
+    assert (section["n"], section["kinds"], section["severities"]) == (12, ["jpeg", "defocus_blur"], [1, 3])
+    card = (measured / "README.md").read_text()
+    assert "## Robustness" in card
+    assert f"| Accuracy | {100 * section['clean']['accuracy']['value']:.1f} %" in card
+    assert card.count("| `defocus_blur` |") == 2
+    assert (measured / section["figures"][0]["file"]).is_file()
+    assert after["test_reads"][-1]["purpose"] == "measurement of robustness"
+
+
+def test_each_condition_is_what_the_model_says_of_the_altered_pictures(measured: Path, splits: Splits) -> None:
+    asked = read_predictions(corrupted_file(measured, "test"))
+    clean = read_predictions(measured / "predictions_test.parquet")
+    assert len(asked) == 4 * 12
+    rows = [clean.image_id.tolist().index(name) for name in asked.image_id[:12]]
+    assert rows == sorted(rows), "in the split's order"
+    for condition in read(measured)["robustness"]["conditions"]:
+        part = asked.select(asked.columns["corruption"] == f"{condition['kind']} {condition['severity']}")
+        made = decisions(part, read(measured)["trust"])
+        assert condition["accuracy"]["value"] == pytest.approx((made.probs.argmax(1) == part.label).mean(), abs=1e-6)
+        lost = (clean.select(np.array(rows)).logits.mean(1).argmax(1) == part.label).mean()
+        assert condition["drop"]["value"] == pytest.approx(lost - condition["accuracy"]["value"], abs=2e-6)
+
+
+def test_judged_again_it_says_the_same(measured: Path) -> None:
+    before, card = read(measured), (measured / "README.md").read_text()
+    rebuild(measured, REPLICATES)
+    assert read(measured)["robustness"] == before["robustness"]
+    assert (measured / "README.md").read_text() == card
+
+
+def test_a_draw_keeps_the_order_and_a_picture_its_corruption() -> None:
+    assert drawn(5, None, 0).tolist() == [0, 1, 2, 3, 4] == drawn(5, 9, 0).tolist()
+    few = drawn(1000, 10, 3)
+    assert len(set(few.tolist())) == 10
+    assert few.tolist() == sorted(few.tolist()) == drawn(1000, 10, 3).tolist()
+    image = Image.effect_noise((64, 48), 60).convert("RGB")
+    one, same, other = (np.asarray(altered(image, i, kind="hairs", severity=3, seed=0)) for i in (4, 4, 5))
+    assert np.array_equal(one, same)
+    assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--images", "0"], "--images 0: give at least 1"),
+        (["--corruptions", "rain"], "invalid choice: 'rain'"),
+        (["--severities", "4"], "invalid choice: 4"),
+        (["--config_name", "fold0"], "the model was judged on"),
+    ],
+)
+def test_bad_input_is_one_line(
+    wrong: list[str],
+    says: str,
+    trained: Path,
+    phantom_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = [str(trained), "--dataset", str(phantom_dataset), "--output_dir", str(tmp_path / "out"), *wrong]
+    monkeypatch.setattr(sys, "argv", ["measure_robustness", *words])
+    with pytest.raises(SystemExit) as stopped:
+        report_user_errors(command.main)
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert says in line
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,159 @@
+"""A finished model's folder with all that was said of it, to be measured further and written anew."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model_cards.command import UserError as CardError
+from model_cards.hub import download, split_revision
+from model_cards.manifest import check_manifest
+from trainers.data import Splits
+from trainers.errors import UserError
+from trainers.evaluation.figures import FOLDER
+from trainers.finish import read_of, save
+from trainers.fit_trust import check_labels, check_output, load
+from trainers.judging import JUDGED, describe
+from trainers.predictions import Predictions, read_predictions
+from trainers.provenance import describe_dataset
+from trainers.whole_folder import written_whole
+
+# What of a finished folder is made anew, and not copied.
+MADE_ANEW = ("*.py", "__pycache__", ".*", FOLDER)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished model that is to be measured further.
+
+    Attributes:
+        folder: its files.
+        model: in eval mode.
+        processor: its image processor.
+        report: its report.
+        predictions: split -> what it said when it was judged.
+    """
+
+    folder: Path
+    model: Any
+    processor: Any
+    report: dict[str, Any]
+    predictions: dict[str, Predictions]
+
+    def judged(self, splits: Splits, split: str) -> Predictions:
+        """What the model said of a split, image by image.
+
+        Raises:
+            UserError: it was judged on other images, or not on this split.
+        """
+        dataset, before = describe_dataset(splits), self.report["provenance"]["dataset"]
+        if any(before.get(name) != dataset[name] for name in ("fingerprint", "image_sizes")):
+            raise UserError(
+                f"the model was judged on {before['name']!r} (config {before['config_name']!r}), and these are other "
+                f"images ({dataset['name']!r}, config {dataset['config_name']!r}): fit its trust on them first, with "
+                "python -m trainers.fit_trust"
+            )
+        if split not in self.predictions:
+            raise UserError(f"--split {split!r} was not judged: choose one of {', '.join(self.predictions)}")
+        return self.predictions[split]
+
+
+@contextmanager
+def finished_model(source: str, splits: Splits, out: Path) -> Iterator[Finished]:
+    """A model to be measured further on a dataset; where the result is to go is checked first.
+
+    Args:
+        source: a finished model of ours: a folder, or ``ORG/NAME[@REVISION]``.
+        splits: the dataset.
+        out: where the result is to go.
+
+    Raises:
+        UserError: ``out`` is not empty; there is no such model, or it was changed since it was finished, or never
+            judged, or is of other classes.
+    """
+    check_output(out)
+    with as_folder(source) as folder:
+        finished = read_finished(folder, source)
+        check_labels(finished.model, splits)
+        yield finished
+
+
+@contextmanager
+def as_folder(source: str) -> Iterator[Path]:
+    """A model's folder as it is, or a repository's files in a temporary one.
+
+    Raises:
+        UserError: neither a folder nor a repository that can be had.
+    """
+    if Path(source).is_dir():
+        yield Path(source)
+        return
+    with tempfile.TemporaryDirectory(prefix="finished-") as temporary:
+        try:
+            repo, revision = split_revision(source)
+            download(repo, Path(temporary), revision=revision, repo_type="model")
+        except CardError as error:
+            raise UserError(
+                f"{source!r} is no model of ours that can be read ({error}): give a finished folder or a repo id"
+            ) from error
+        yield Path(temporary)
+
+
+def read_finished(folder: Path, named: str) -> Finished:
+    """Load a finished model with all that was said of it.
+
+    Args:
+        folder: its files.
+        named: what the caller calls it, for messages.
+
+    Raises:
+        UserError: it is no model of ours, was changed since it was finished, or was never judged.
+    """
+    model, processor, report = load(str(folder))
+    try:
+        changed = check_manifest(folder)
+    except CardError as error:
+        changed = [str(error)]
+    if changed:
+        raise UserError(
+            f"{named!r} is not as it was finished ({changed[0]}): rebuild it with python -m trainers.rebuild"
+        )
+    paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}
+    predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
+    if "evaluation" not in report or not predictions:
+        raise UserError(f"{named!r} was never judged: fit its trust first, with python -m trainers.fit_trust")
+    return Finished(folder, model, processor, report, predictions)
+
+
+@contextmanager
+def written_anew(finished: Finished, out: Path, *, split: str, purpose: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A copy of a finished folder to add files and a section of the report to; at the end it becomes ``out``.
+
+    Model, code, figures, card and manifest are made anew. A read of the test split is written down.
+
+    Args:
+        finished: the model; its report is changed.
+        out: absent, or an empty folder.
+        split: that was looked at.
+        purpose: what for.
+
+    Raises:
+        UserError: the report lacks what a card needs.
+    """
+    report = finished.report
+    with written_whole(out) as partial:
+        shutil.copytree(finished.folder, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*MADE_ANEW))
+        yield partial, report
+        save(finished.model, finished.processor, partial, report["model"].get("weights_dtype", "float32"))
+        if split == "test":
+            report["test_reads"] = [*report.get("test_reads", []), read_of(split, purpose)]
+        foreign = [read_predictions(path) for path in sorted(partial.glob("predictions_ood_*.parquet"))]
+        try:
+            describe(report, finished.predictions, partial, {rows.dataset: rows for rows in foreign})
+        except CardError as error:
+            raise UserError(f"{error} (python -m trainers.rebuild does)") from error
