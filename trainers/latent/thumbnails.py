@@ -1,0 +1,23 @@
+"""Small pictures for pages, sheets and galleries."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image
+
+
+def jpeg_thumbnail(picture: Image.Image, longest: int, quality: int = 80) -> bytes:
+    """An RGB image as a JPEG whose longest side is at most ``longest`` pixels; never enlarged, without metadata.
+
+    Args:
+        picture: upright RGB.
+        longest: pixels, at least 1.
+        quality: JPEG quality, 1 to 95.
+    """
+    small = Image.new("RGB", picture.size)
+    small.paste(picture)
+    small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=quality, optimize=True)
+    return buffer.getvalue()

@@ -1,0 +1,105 @@
+"""Maps of a dataset as a model sees it, and numbers for how well its classes gather there.
+
+``python -m trainers.map_latent --dataset D --model M [--autoencoder A] --out DIR`` looks at each split in plain pixels,
+in an autoencoder's codes and in the classifier's features. DIR then holds report.json, cluster_quality.csv and .md
+(silhouette, and the class told by the nearest images of other lesions, with intervals and beside chance), figures/*.png
+(t-SNE and the numbers, as charts), points.parquet, and map.html, a page to look around in that needs no network.
+
+map.html shows thumbnails, thus real images: keep it where the dataset may be kept, or give --thumbnail 0.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from datasets_scripts.command import OneLineParser
+from trainers.errors import report_user_errors
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m trainers.map_latent", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", required=True, help="dataset folder written by a build_* command, or a Hub dataset id")
+    add("--config_name", default="grouped", help="the dataset's config (default: %(default)s)")
+    add("--model", required=True, metavar="DIR_OR_REPO", help="an image classifier of the suite, trained on the labels")
+    add("--autoencoder", metavar="DIR_OR_REPO", help="an autoencoder of the suite (default: none)")
+    add("--splits", nargs="+", default=["train", "test"], help="splits to map, each by itself (default: train test)")
+    add(
+        "--perplexity",
+        type=float,
+        default=30.0,
+        help="of t-SNE: how many neighbours an image keeps in view, 1 to below the images (default: %(default)g)",
+    )
+    add("--k", type=whole, default=5, help="nearest images of other lesions that vote (default: %(default)s)")
+    add("--metric", choices=("cosine", "euclidean"), default="cosine", help="distance (default: %(default)s)")
+    add("--pixels", type=whole, default=32, help="side of the downsized plain pixels (default: %(default)s px)")
+    add(
+        "--images",
+        type=whole,
+        default=10_000,
+        help="images a split at most, drawn by whole lesions; memory grows with the square (default: %(default)s)",
+    )
+    add(
+        "--thumbnail",
+        type=nothing_or_more,
+        default=96,
+        help="longest side of the page's thumbnails; 0 = points only, nobody's image (default: %(default)s px)",
+    )
+    add("--batch_size", type=whole, default=64, help="images a forward pass (default: %(default)s)")
+    add("--bootstrap_replicates", type=whole, default=1000, help="resamples of the intervals (default: %(default)s)")
+    add("--seed", type=nothing_or_more, default=0, help="of maps, draws and resamples (default: %(default)s)")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder to write; absent or empty")
+    return parser
+
+
+def whole(text: str) -> int:
+    """A whole number of 1 or more, for a parser."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
+    return int(text)
+
+
+def nothing_or_more(text: str) -> int:
+    """A whole number from 0 to 2**32 - 1, for a parser."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def main() -> None:
+    """Parse the command line and draw."""
+    given = make_parser().parse_args()
+    # What follows imports torch, which --help and the errors above need not wait for.
+    from trainers.latent.run import Settings, map_latent
+    from trainers.latent.tables import spaces, told
+
+    settings = Settings(
+        perplexity=given.perplexity,
+        k=given.k,
+        metric=given.metric,
+        pixels=given.pixels,
+        images=given.images,
+        thumbnail=given.thumbnail,
+        seed=given.seed,
+        bootstrap_replicates=given.bootstrap_replicates,
+        batch_size=given.batch_size,
+    )
+    chosen = list(dict.fromkeys(given.splits))
+    report = map_latent(given.dataset, given.config_name, given.model, given.autoencoder, chosen, given.out, settings)
+    for split, kind, numbers in spaces(report):
+        knn, silhouette = numbers["knn"], numbers["silhouette"]
+        print(
+            f"{split:>11} {kind:>9}: {given.k}-NN balanced accuracy {told(knn['balanced_accuracy'])}, chance "
+            f"{knn['chance']['value']:.3f}; silhouette {told(silhouette['mean_over_classes'])}, chance "
+            f"{silhouette['chance']['value']:.3f}"
+        )
+    print(f"finished: {os.path.relpath(given.out)} (map.html, cluster_quality.md, report.json, figures)")
+
+
+if __name__ == "__main__":
+    report_user_errors(main)

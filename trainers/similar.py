@@ -1,0 +1,119 @@
+"""Similar cases: which lesions of a dataset look to a model like a picture, how good they are, and a gallery of them.
+
+``python -m trainers.similar --model M --dataset D --image X --k 8`` prints the k nearest cases (X: a file, or an
+image_id of the dataset); --out adds similar.json and similar.png. The query's own lesion, and the same picture under
+any name, are never among them, and a lesion is shown once. It says when the model's gate declines the picture.
+
+``--evaluate`` asks for every image of --query_split instead, and reports precision at 1 and at k by class.
+``--build_gallery DIR`` writes the folder that the Space reads. The gallery and similar.png hold real images: keep them
+where the dataset may be kept. Features are computed once and kept in the cache folder of `datasets`
+(HF_DATASETS_CACHE).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.command import OneLineParser
+from trainers.errors import UserError, report_user_errors
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = OneLineParser(
+        prog="python -m trainers.similar", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR_OR_REPO", help="an image classifier of the suite, trained on the labels")
+    add("--dataset", required=True, help="dataset folder written by a build_* command, or a Hub dataset id")
+    add("--config_name", default="grouped", help="the dataset's config (default: %(default)s)")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--image", metavar="FILE_OR_ID", help="the picture to compare")
+    what.add_argument("--evaluate", action="store_true", help="measure precision at k on a whole split")
+    what.add_argument("--build_gallery", "--build-gallery", type=Path, metavar="DIR", help="the gallery to write")
+    add("--k", type=int, default=8, help="similar cases, of different lesions (default: %(default)s)")
+    add("--split", default="train", help="split of the cases that are found (default: %(default)s)")
+    add("--query_split", default="test", help="with --evaluate: split of the queries (default: %(default)s)")
+    add(
+        "--per_class",
+        type=_count,
+        metavar="N",
+        help="images a class at most, drawn over as many lesions as there are (default: all)",
+    )
+    add("--out", type=Path, metavar="DIR", help="with --image or --evaluate: folder to write; absent or empty")
+    add("--batch_size", type=_count, default=64, help="images a forward pass (default: %(default)s)")
+    add("--bootstrap_replicates", type=_count, default=1000, help="resamples of the intervals (default: %(default)s)")
+    add("--seed", type=_seed, default=0, help="of draws and resamples (default: %(default)s)")
+    return parser
+
+
+def check(given: argparse.Namespace) -> None:
+    """Refuse what cannot be meant, before anything is loaded.
+
+    Raises:
+        UserError: names the option and the mend.
+    """
+    if given.k < 1:
+        raise UserError(f"--k {given.k}: give at least 1 similar case")
+    if given.build_gallery is not None and given.out is not None:
+        raise UserError(f"--out {str(given.out)!r}: a gallery is written to --build_gallery; leave --out out")
+
+
+def main() -> None:
+    """Parse the command line and do one of the three."""
+    given = make_parser().parse_args()
+    check(given)
+    # What follows imports torch, which --help and the errors above need not wait for.
+    from trainers.similarity import run
+    from trainers.similarity.search import in_words
+
+    settings = run.Settings(
+        dataset=given.dataset,
+        config_name=given.config_name,
+        split=given.split,
+        per_class=given.per_class,
+        k=given.k,
+        seed=given.seed,
+        batch_size=given.batch_size,
+    )
+    if given.build_gallery is not None:
+        made = run.gallery(given.model, settings, given.build_gallery)
+        print(f"finished: {os.path.relpath(given.build_gallery)} ({made['n']:,} images, {made['dim']:,} features each)")
+        return
+    if given.evaluate:
+        tell(run.evaluate(given.model, given.query_split, settings, given.out, given.bootstrap_replicates))
+    else:
+        print(in_words(run.similar(given.model, given.image, settings, given.out)))
+    if given.out is not None:
+        print(f"finished: {os.path.relpath(given.out)}")
+
+
+def tell(report: dict[str, Any]) -> None:
+    """Print precision by class."""
+    from trainers.similarity.retrieval import told
+
+    for result in report["precision_at_k"]:
+        print(f"precision@{result['k']}, {result['n']:,} queries of {result['n_groups']:,} lesions:")
+        rows = {**result["per_class"], "mean over classes": result["macro"], "mean over queries": result["micro"]}
+        for name, number in rows.items():
+            if number["value"] is not None:
+                print(f"  {name:<18} {told(number)}, chance {number['chance']:.3f}")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    report_user_errors(main)
