@@ -113,7 +113,7 @@ def test_the_number_stands_beside_what_it_would_be_without_a_model(explained: di
 
 def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str, Any]) -> None:
     text = section(render(explained, FILES))
-    assert "It is 0.800 (0.780–0.820) on the whole picture and 0.210 (0.190–0.230) on the blurred one;" in text
+    assert "It is 0.800 (0.780–0.820) on the whole picture and 0.210 (0.190–0.230) on the blurred one: every" in text
     assert "| One image of each of 90 lesions | Area under deletion (low is good) |" in text
     assert "| Noise | 0.550 (0.530–0.570) | -0.200 (-0.220 to -0.180) | 0.480 (0.460–0.500) | +0.200 (+0.180 to" in text
     assert "| the layers behind the backbone | 0.610 (0.590–0.630) | 10.0 % |" in text

@@ -100,6 +100,7 @@ def draw_quality(judged: Mapping[str, Mapping[str, Mapping[str, Any]]], title: s
         axes.set_axisbelow(True)
         axes.set_xlabel(f"{name} over the classes")
         axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.14)  # room for the numbers beside the intervals
     k = next(iter(next(iter(judged.values())).values()))["knn"]["k"]
     left.set_title(f"Class told by the {k} nearest other lesions")
     right.set_title("Silhouette")
