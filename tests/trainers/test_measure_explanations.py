@@ -152,7 +152,7 @@ def test_another_measurement_takes_the_section_along(explained: Path, splits: Sp
         pass
     assert verify_folder(out) == []
     assert report["explanations"] == read(explained)["explanations"]
-    examples = Path("examples/heat_maps_test.png")
+    examples = Path("examples/heat_maps_test.jpg")
     assert (out / examples).read_bytes() == (explained / examples).read_bytes()
 
 

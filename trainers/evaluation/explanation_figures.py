@@ -211,8 +211,8 @@ def save_examples(examples: Examples, folder: Path, about: Mapping[str, Any]) ->
         about: of the table of explanations: ``split`` and ``method``.
     """
     (folder / EXAMPLES_FOLDER).mkdir(exist_ok=True)
-    file = f"{EXAMPLES_FOLDER}/heat_maps_{about['split']}.png"
-    draw_examples(examples).savefig(folder / file, dpi=DPI, metadata={"Software": None})
+    file = f"{EXAMPLES_FOLDER}/heat_maps_{about['split']}.jpg"
+    draw_examples(examples).savefig(folder / file, dpi=DPI, pil_kwargs={"quality": 88, "optimize": True})
     return {"file": file, "caption": examples_caption(examples, about["method"])}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from trainers.evaluation.calibration import ece_debiased, reliability_bins
 from trainers.evaluation.decisions import decisions
 from trainers.evaluation.intervals import bootstrap_weights, can_resample, percentile_interval, replicate
-from trainers.evaluation.measured import bootstrapped, measured, without_interval
+from trainers.evaluation.measured import bootstrapped, measured, plain, undefined, without_interval
 from trainers.evaluation.sample import Sample
 from trainers.evaluation.weighting import MetricInputError, divide_or_nan, group_weights, mean_defined
 from trainers.predictions import CORRUPTION, Predictions
@@ -23,7 +23,17 @@ from trainers.predictions import CORRUPTION, Predictions
 # What every condition is judged by, and what only with fitted trust.
 PLAIN = ("accuracy", "balanced_accuracy", "auroc_malignant", "ece_debiased")
 TRUSTED = ("accepted", "answered", "error_answered", "low", "error_low", "coverage")
+COUNTED, AMONG = ".counted", ".among"
+WHY_NOT = {
+    "auroc_malignant": "no class is malignant, or all images are or none",
+    "error_answered": "the model answers none of these",
+    "error_low": "none of these is in the low band",
+    "coverage": "the gate accepts none of these",
+    "low": "the gate accepts none of these",
+}
 Values = dict[str, np.ndarray]
+# Of the sample itself, and of its resamples where there are any.
+Judged = tuple[Values, Values | None]
 
 
 def robustness_section(
@@ -45,8 +55,10 @@ def robustness_section(
 
     Returns:
         JSON-ready: ``split``, ``n``, ``n_groups``, ``kinds``, ``severities``, ``clean``, ``conditions`` (one a kind and
-        severity) and ``by_severity`` (the mean over the kinds), each with the metrics of ``PLAIN`` and, where a gate
-        scored the images, of ``TRUSTED``; and ``drop``, the accuracy lost against clean.
+        severity) and ``by_severity`` (all kinds together), each with the metrics of ``PLAIN`` and, where a gate scored
+        the images, of ``TRUSTED``, with the number of lesions that a share is ``among``; and ``drop``, the accuracy
+        lost against clean. All kinds together is the mean of accuracy, AUROC and calibration, and the pooled share of
+        what is counted among answers: a kind that leaves two answers does not weigh as much as one that leaves all.
 
     Raises:
         MetricInputError: a condition holds other images than ``clean``, or there is none.
@@ -56,7 +68,7 @@ def robustness_section(
     resampled = can_resample(clean.group_id, clean.label)
     weights = bootstrap_weights(clean.group_id, clean.label, replicates, seed) if resampled else None
 
-    def judged(rows: Predictions) -> tuple[Values, Values | None]:
+    def judged(rows: Predictions) -> Judged:
         statistic = Conditions(rows, trust)
         return statistic(everyone), None if weights is None else replicate(statistic, weights)
 
@@ -78,7 +90,7 @@ def robustness_section(
         "by_severity": [
             {"severity": severity, **described(*mean), "drop": drop(reference, mean)}
             for severity in sorted(severities)
-            for mean in [mean_of([values for (_, level), values in found.items() if level == severity])]
+            for mean in [together([values for (_, level), values in found.items() if level == severity])]
         ],
     }
 
@@ -129,46 +141,51 @@ class Conditions:
         }
 
     def __call__(self, weights: np.ndarray) -> Values:
-        """Weights (R, N) -> name -> (R,), NaN where it is not defined."""
+        """Weights (R, N) -> name -> (R,), NaN where it is not defined; of shares what is counted and among how many."""
         bins = reliability_bins(self.sample.confidence, self.sample.correct, weights)
         values = self.sample.brief(weights) | {"ece_debiased": ece_debiased(bins)}
         lesions = weights * self.by_lesion
         for name, (counted, among) in self.shares.items():
-            values[name] = divide_or_nan(lesions @ (counted & among), lesions @ among.astype(float))
+            values[name + COUNTED] = lesions @ (counted & among).astype(float)
+            values[name + AMONG] = lesions @ among.astype(float)
         return values
 
 
-def mean_of(several: list[tuple[Values, Values | None]]) -> tuple[Values, Values | None]:
-    """The mean over conditions, of the value and within each resample; conditions where it is not defined left out."""
+def together(several: list[Judged]) -> Judged:
+    """Several conditions as one, for the value and within each resample: means, and sums of what makes up a share."""
 
-    def mean(parts: list[Values]) -> Values:
-        return {name: mean_defined(np.stack([part[name] for part in parts], axis=-1)) for name in parts[0]}
+    def one(parts: list[Values]) -> Values:
+        found = {}
+        for name in parts[0]:
+            values = np.stack([part[name] for part in parts], axis=-1)
+            found[name] = values.sum(axis=-1) if name.endswith((COUNTED, AMONG)) else mean_defined(values)
+        return found
 
     spreads = [spread for _, spread in several if spread is not None]
-    return mean([values for values, _ in several]), mean(spreads) if len(spreads) == len(several) else None
+    return one([values for values, _ in several]), one(spreads) if len(spreads) == len(several) else None
 
 
 def described(point: Values, spread: Values | None) -> dict[str, Any]:
     """Each metric with its interval; one that is not defined says why."""
-    why = {
-        "auroc_malignant": "no class is malignant, or all images are or none",
-        "error_answered": "the model answers none of these",
-        "error_low": "none of these is in the low band",
-        "coverage": "the gate accepts none of these",
-        "low": "the gate accepts none of these",
-    }
     found: dict[str, Any] = {}
-    for name, values in point.items():
-        value = float(values[0])
+    for name in (*PLAIN, *(name for name in TRUSTED if name + AMONG in point)):
+        value = float(share(point, name)[0])
         if np.isnan(value):
-            found[name] = {"value": None, "why": f"not defined: {why.get(name, 'no image')}"}
+            found[name] = undefined(WHY_NOT.get(name, "no image"))
         else:
-            centred = name == "ece_debiased"
-            found[name] = bootstrapped(value, None if spread is None else spread[name], centred=centred)
+            resampled = None if spread is None else share(spread, name)
+            found[name] = bootstrapped(value, resampled, centred=name == "ece_debiased")
+        if name in TRUSTED:
+            found[name]["among"] = plain(point[name + AMONG][0])
     return found
 
 
-def drop(clean: tuple[Values, Values | None], other: tuple[Values, Values | None]) -> dict[str, Any]:
+def share(values: Values, name: str) -> np.ndarray:
+    """A metric (R,), of a share what is counted over among how many."""
+    return values[name] if name in values else divide_or_nan(values[name + COUNTED], values[name + AMONG])
+
+
+def drop(clean: Judged, other: Judged) -> dict[str, Any]:
     """Accuracy lost, paired: clean minus corrupted, in [-1, 1]."""
     lost = float(clean[0]["accuracy"][0] - other[0]["accuracy"][0])
     if clean[1] is None or other[1] is None:

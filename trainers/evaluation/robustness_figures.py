@@ -17,6 +17,7 @@ from trainers.evaluation.figures import BLUE, FOLDER, GREEN, LOOK, ORANGE, QUIET
 from trainers.predictions import Predictions
 
 COLUMNS = 4
+LEAST_LESIONS = 20  # among which a share is drawn
 LINES = {
     "accuracy": ("right", BLUE, "o"),
     "answered": ("answered", GREEN, "s"),
@@ -65,7 +66,7 @@ def draw_conditions(section: Mapping[str, Any], promise: float | None) -> Figure
         steps += [(one["severity"], one) for one in section["conditions"] if one["kind"] == kind]
         for name in shown:
             _, colour, marker = LINES[name]
-            points = [(at, numbers[name]) for at, numbers in steps if numbers[name]["value"] is not None]
+            points = [(at, numbers[name]) for at, numbers in steps if is_drawn(numbers[name])]
             axes.plot(*zip(*((at, n["value"]) for at, n in points), strict=True), marker, color=colour, linestyle="-",
                       markersize=4, linewidth=1.4)  # fmt: skip
             for at, number in points:
@@ -78,7 +79,8 @@ def draw_conditions(section: Mapping[str, Any], promise: float | None) -> Figure
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axes in panels[len(kinds) :]:
         axes.set_visible(False)
-    figure.supxlabel("Severity (0 = as the picture is)", fontsize=9.5)
+    for axes in panels[max(0, len(kinds) - COLUMNS) : len(kinds)]:
+        axes.set_xlabel("severity (0: as it is)", fontsize=9)
     handles = [Line2D([], [], color=LINES[n][1], marker=LINES[n][2], markersize=5, label=LINES[n][0]) for n in shown]
     if promise is not None and "error_low" in shown:
         handles.append(
@@ -86,6 +88,11 @@ def draw_conditions(section: Mapping[str, Any], promise: float | None) -> Figure
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=8.5)
     return figure
+
+
+def is_drawn(number: Mapping[str, Any]) -> bool:
+    """Whether a share is defined and of enough lesions to be drawn."""
+    return number["value"] is not None and number.get("among", LEAST_LESIONS) >= LEAST_LESIONS
 
 
 def caption(section: Mapping[str, Any], promise: float | None) -> str:
@@ -97,4 +104,7 @@ def caption(section: Mapping[str, Any], promise: float | None) -> str:
     if "answered" not in section["clean"]:
         return text
     band = "" if promise is None else f" (promised on pictures like the clean ones: at most {100 * promise:g} %)"
-    return f"{text} Also the share that is answered at all, and the share of the low band that is wrong{band}."
+    return (
+        f"{text} Also the share that is answered at all, and the share of the low band that is wrong{band}, where "
+        f"{LEAST_LESIONS} lesions or more are left."
+    )

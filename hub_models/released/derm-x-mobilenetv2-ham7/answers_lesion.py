@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .conformal_lesion import conformal_scores, prediction_sets, risk_bands
+from .conformal_lesion import sets_and_bands
+from .preprocess_lesion import SWITCHES
 from .trust_lesion import (
     OTHER_INFERENCE,
     OTHER_PREPROCESSING,
@@ -155,7 +156,7 @@ class LesionAnswers:
             model.give_early = True
             output = model(**inputs, return_dict=True)
             if inference == "tta":
-                raw = self._views(inputs)
+                raw = self._views(inputs, output.raw_logits)
             elif inference == "mc_dropout":
                 raw = self._sample_head_only(output.features, samples, seed)
             elif inference == "mc_dropout_full":
@@ -237,8 +238,13 @@ class LesionAnswers:
             model.train(was_training)
         return torch.stack([logits[:, None] if logits.ndim == 2 else logits for logits in passes], dim=2)
 
-    def _views(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Raw logits (N, views x M, C) of all flips and quarter turns (of an oblong picture: half turns)."""
+    def _views(self, inputs: Mapping[str, torch.Tensor], plain: torch.Tensor) -> torch.Tensor:
+        """Raw logits (N, views x M, C) of all flips and quarter turns (of an oblong picture: half turns).
+
+        Args:
+            inputs: ``forward``'s.
+            plain: raw logits of the picture as it is, the first of the views.
+        """
         model: Any = self
         pixels = inputs.get("pixel_values")
         if pixels is None or "pixel_values" not in model.input_names:
@@ -247,8 +253,8 @@ class LesionAnswers:
         turned = [torch.rot90(pixels, turns, (2, 3)) for turns in ((0, 1, 2, 3) if square else (0, 2))]
         views = [view for image in turned for view in (image, image.flip(3))]
         at_once = max(1, VIEWS_AT_ONCE // len(pixels))
-        rows = []
-        for start in range(0, len(views), at_once):
+        rows = [plain]
+        for start in range(1, len(views), at_once):
             part = views[start : start + at_once]
             repeated = {name: value.repeat(len(part), *[1] * (value.ndim - 1)) for name, value in inputs.items()}
             logits = model(**{**repeated, "pixel_values": torch.cat(part)}, return_dict=True).raw_logits
@@ -263,9 +269,9 @@ class LesionAnswers:
         settings = fitted_for.get("preprocessing") or {}
         pixels = inputs.get("pixel_values")
         size = self.config.image_size
-        if prepared_as is not None and any(
-            (prepared_as.get(name) or False) != (value or False) for name, value in settings.items()
-        ):
+        # A switch that was not known when trust was fitted was off.
+        compared = {*settings, *SWITCHES} if settings and prepared_as is not None else set()
+        if any(((prepared_as or {}).get(name) or False) != (settings.get(name) or False) for name in compared):
             return OTHER_PREPROCESSING
         if pixels is not None and pixels.ndim == 4 and tuple(pixels.shape[2:]) != (size, size):
             return OTHER_PREPROCESSING
@@ -333,12 +339,7 @@ class LesionAnswers:
         """Gate, set, band and verdict of each image, from probabilities (N, C)."""
         self.check_trust_is_fitted()
         trust, labels = self.config.trust, self.config.labels
-        fitted = trust["conformal"]
-        scores = conformal_scores(probs, fitted["method"], fitted["settings"])
-        members = prediction_sets(scores, fitted["qhat"])
-        bands = risk_bands(
-            1 - probs.amax(dim=1), trust["bands"]["low"]["threshold"], trust["bands"]["moderate"]["threshold"]
-        )
+        members, _, bands = sets_and_bands(probs, trust)
         verdicts = []
         for row, score in enumerate(output.ood_score.double().tolist()):
             is_ood = not score <= trust["ood"]["threshold"]  # a score that is no number is no reason to trust

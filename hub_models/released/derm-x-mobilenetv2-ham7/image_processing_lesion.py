@@ -1,10 +1,10 @@
-"""From any picture to ``pixel_values``: upright RGB, optional hair removal and lesion crop, resize, normalise.
+"""From any picture to ``pixel_values``: upright RGB; hair removal, crop, colour constancy if on; resize; normalise.
 
 A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever a picture may; a model that
 looks at metadata gets ``metadata`` beside the pixels, or in their place.
 
 :meth:`LesionImageProcessor.prepare` is the part before the resize. Training calls it, then augments, then calls the
-processor with both switches off, so that a model never sees in use what it did not see in training.
+processor with these switches off (:data:`PREPARED`), so that a model never sees in use what it did not see in training.
 """
 
 import json
@@ -20,14 +20,17 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .crop_lesion import lesion_box
+from .hair_lesion import remove_hair
 from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
-from .preprocess_lesion import lesion_box, open_image, remove_hair, require_opencv, to_rgb
+from .preprocess_lesion import SWITCHES, constant_colour, open_image, require_opencv, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BILINEAR = 2
 # What decides how a picture becomes pixels: what was trained or calibrated with one value is not with another.
 PIXEL_SETTINGS = (
+    "do_colour_constancy",
     "do_hair_removal",
     "do_lesion_crop",
     "do_normalize",
@@ -39,6 +42,10 @@ PIXEL_SETTINGS = (
     "rescale_factor",
     "size",
 )
+# The switches of ``prepare``, all off: what to call the processor with on an image that is prepared already.
+PREPARED = dict.fromkeys(SWITCHES, False)
+# Those of them that need OpenCV.
+NEED_OPENCV = ("do_hair_removal", "do_lesion_crop")
 # What loading an image by its address looks like.
 REMOTE = ("http://", "https://", "data:image/")
 
@@ -49,6 +56,7 @@ class LesionImageProcessorKwargs(ImagesKwargs, total=False):
     Attributes:
         do_hair_removal: paint dark hairs over before the crop and the resize; needs OpenCV.
         do_lesion_crop: crop to the lesion's bounding box with a margin before the resize; needs OpenCV.
+        do_colour_constancy: take the cast of the light off, by shades of grey, after the two; needs no OpenCV.
         metadata_fields: the fields of a record that become ``metadata``, with their vocabulary; None = none do. Set on
             construction, not in a call.
         model_input_names: what is returned: ``pixel_values``, ``metadata`` or both. Set on construction, not in a call.
@@ -56,6 +64,7 @@ class LesionImageProcessorKwargs(ImagesKwargs, total=False):
 
     do_hair_removal: bool | None
     do_lesion_crop: bool | None
+    do_colour_constancy: bool | None
     metadata_fields: dict[str, Any] | list[str] | None
     model_input_names: list[str] | None
 
@@ -89,36 +98,45 @@ class LesionImageProcessor(PilBackend):
     image_std = IMAGENET_STD
     do_hair_removal = False
     do_lesion_crop = False
+    # A saved processor of before this switch lacks it, which means off.
+    do_colour_constancy = False
     metadata_fields: dict[str, Any] | None = None
     model_input_names = ["pixel_values"]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._check_switches(self.do_hair_removal, self.do_lesion_crop)
+        self._switches()
         check_inputs(self.model_input_names, self.metadata_fields)
         if self.metadata_fields is not None:
             self.metadata_fields = resolve_fields(self.metadata_fields)
 
     def prepare(
-        self, image: Any, do_hair_removal: bool | None = None, do_lesion_crop: bool | None = None
+        self,
+        image: Any,
+        do_hair_removal: bool | None = None,
+        do_lesion_crop: bool | None = None,
+        do_colour_constancy: bool | None = None,
     ) -> Image.Image:
-        """Everything before the resize: upright RGB, hair removal, lesion crop.
+        """Everything before the resize: upright RGB, hair removal, lesion crop, colour constancy, in this order.
 
         Args:
             image: a PIL image of any mode, or an array.
             do_hair_removal: None = as the processor is set.
             do_lesion_crop: None = as the processor is set.
+            do_colour_constancy: None = as the processor is set.
 
         Returns:
             An RGB image; of the same size as the upright input unless the crop is on.
         """
-        hair = self.do_hair_removal if do_hair_removal is None else do_hair_removal
-        crop = self.do_lesion_crop if do_lesion_crop is None else do_lesion_crop
-        self._check_switches(hair, crop)
+        on = self._switches(
+            do_hair_removal=do_hair_removal, do_lesion_crop=do_lesion_crop, do_colour_constancy=do_colour_constancy
+        )
         rgb = to_rgb(image)
-        if hair:
+        if on["do_hair_removal"]:
             rgb = Image.fromarray(remove_hair(np.asarray(rgb)))
-        return rgb.crop(lesion_box(np.asarray(rgb))) if crop else rgb
+        if on["do_lesion_crop"]:
+            rgb = rgb.crop(lesion_box(np.asarray(rgb)))
+        return Image.fromarray(constant_colour(np.asarray(rgb))) if on["do_colour_constancy"] else rgb
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
         self, images: Any, *args: Any, **kwargs: Any
@@ -174,7 +192,7 @@ class LesionImageProcessor(PilBackend):
         """
         if input_data_format == ChannelDimension.FIRST and getattr(image, "ndim", 0) == 3:
             image = np.moveaxis(np.asarray(image), 0, -1)
-        prepared = self.prepare(image, kwargs.get("do_hair_removal"), kwargs.get("do_lesion_crop"))
+        prepared = self.prepare(image, **{name: kwargs.get(name) for name in PREPARED})
         return np.moveaxis(np.asarray(prepared), -1, 0)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
@@ -188,11 +206,13 @@ class LesionImageProcessor(PilBackend):
             return to_rgb(images)
         return super().fetch_images(images)
 
-    @staticmethod
-    def _check_switches(do_hair_removal: bool | None, do_lesion_crop: bool | None) -> None:
-        for switch, on in (("do_hair_removal", do_hair_removal), ("do_lesion_crop", do_lesion_crop)):
-            if on:
-                require_opencv(switch)
+    def _switches(self, **given: bool | None) -> dict[str, bool]:
+        """The switches of ``prepare`` by name, as given or (None) as set; raises where one needs OpenCV in vain."""
+        on = {name: bool(getattr(self, name) if given.get(name) is None else given[name]) for name in PREPARED}
+        for name in NEED_OPENCV:
+            if on[name]:
+                require_opencv(name)
+        return on
 
 
 def as_records(images: Any) -> list[Mapping[str, Any]] | None:

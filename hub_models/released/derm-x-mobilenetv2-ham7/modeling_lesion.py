@@ -16,6 +16,9 @@ hook                    what it answers                              as given he
 ``check_processor(p)``  refuses a processor the weights don't fit    compares ``pixel_settings``
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
 ``early_layers()``      what the gate may look at beside features    the backbone's stage at 1/8 of the size
+``explained_layers()``  whose input is explained, one a member       the backbone's pooling
+``as_maps(a, size)``    that input -> (N, C, h, w) of picture size   itself
+``attentions()``        (query layer, key layer, heads) a layer      none
 ``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
 ``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
 ======================  ===========================================  =======================================
@@ -47,6 +50,7 @@ from .backbone_lesion import (
     load_timm_weights,
 )
 from .configuration_lesion import LesionConfig
+from .explain_lesion import LesionExplanations, pooling_layers
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .storage_lesion import LesionStorage
 from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
@@ -87,10 +91,10 @@ class LesionOutput(ModelOutput):
     ood_score: torch.Tensor | None = None
 
 
-class LesionForImageClassification(LesionAnswers, LesionStorage, PreTrainedModel):
+class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStorage, PreTrainedModel):
     """Shared base of all lesion classifiers; by itself a CNN of timm with dropout and a linear head.
 
-    ``predict`` gives the whole answer in words.
+    ``predict`` gives the whole answer in words, ``explain`` heat maps of where it looked.
 
     The constructor never downloads: :meth:`from_backbone` does, when it is asked to.
 
@@ -189,6 +193,18 @@ class LesionForImageClassification(LesionAnswers, LesionStorage, PreTrainedModel
     def early_layers(self) -> list[nn.Module]:
         """The layers whose channels the gate may look at, one a backbone; none where the model sees no picture."""
         return early_stages([self.backbone])
+
+    def explained_layers(self) -> list[nn.Module]:
+        """The layers whose input ``explain`` weighs by its gradient, one a member; none where it sees no picture."""
+        return pooling_layers([self.backbone])
+
+    def as_maps(self, activation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """What an explained layer receives, for pictures of ``size`` (H, W) -> (N, C, h, w)."""
+        return activation
+
+    def attentions(self) -> list[tuple[nn.Module, nn.Module, int]]:
+        """Query layer, key layer and number of heads of each attention, from input to output; none in a CNN."""
+        return []
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Pooled features (N, D) -> raw logits (N, C); M members answer with (N, M, C)."""

@@ -1,7 +1,9 @@
-"""What is done to an image before it is resized: upright RGB of any input, hair removal, lesion crop.
+"""What is done to an image before it is resized: upright RGB of any input, and colour constancy.
 
-:func:`to_rgb` needs Pillow and numpy only. Hair removal and the crop need OpenCV, and raise where it is absent: a
-switch that is on is never silently skipped, for then training and use would see different images.
+Both need Pillow and numpy only. Hair removal (``hair_lesion.py``) and the crop (``crop_lesion.py``) need OpenCV, and
+raise where it is absent: a switch that is on is never silently skipped, for then training and use would see different
+images. The order is hair removal, crop, colour constancy: a hair would mislead the crop, and the light is judged on
+what the model sees.
 """
 
 from __future__ import annotations
@@ -21,27 +23,13 @@ except ImportError:
 
 # What Pillow raises on a file that is cut short or damaged, by format.
 BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error)
+# What may be done, by the name that switches it on; all are off unless a processor says so.
+SWITCHES = ("do_hair_removal", "do_lesion_crop", "do_colour_constancy")
 WHITE = (255, 255, 255, 255)
 
-# Hair is looked for at this size of the shorter side at most; lengths below are shares of that side.
-HAIR_SIDE = 300
-HAIR_KERNEL = 17 / 450  # the usual DullRazor kernel of 17 pixels on 600 x 450 images
-HAIR_CONTRAST = 12  # of 255, darker than the surroundings
-HAIR_LINE = 0.12  # a hair is straight over this length ...
-HAIR_LENGTH = 0.25  # ... and at least this long
-HAIR_SLENDERNESS = 6.0  # length squared by area
-# Thin dark structures on more than this share of a window are a pigment network or a texture, not hair.
-HAIR_WINDOW = 0.10
-HAIR_DENSITY = 0.26
-HAIR_DIRECTIONS = 12
-SMALLEST_FOR_HAIR = 24
-
-# The lesion covers this share of the image, or the mask is not believed; the margin is a share of the longer side.
-LESION_AREA = (0.01, 0.85)
-LESION_MARGIN = 0.10
-# A dark region joins the lesion when its area, weighted by nearness to the centre, is this share of the largest one's.
-LESION_PART = 0.10
-SMALLEST_FOR_CROP = 16
+# Shades of grey: the Minkowski norm that Finlayson and Trezzi found best, and how far a channel is turned up or down.
+MINKOWSKI = 6
+LARGEST_GAIN = 3.0
 
 
 class UnreadableImageError(OSError):
@@ -183,123 +171,26 @@ def odd(length: float, smallest: int) -> int:
     return max(smallest, int(np.ceil(length)) | 1)
 
 
-def hair_mask(rgb: np.ndarray) -> np.ndarray:
-    """Find dark hairs: thin, long, straight structures that a black-hat transform brings out.
+def constant_colour(rgb: np.ndarray) -> np.ndarray:
+    """Take the cast of the light off an image: shades of grey (Finlayson and Trezzi 2004, Color Imaging Conference 12).
 
-    After DullRazor (Lee et al. 1997), made wary of pigment networks: a structure must hold a straight line, be long and
-    thin, and stand alone; so hairs that lie very close together are left. On the suite's drawn phantoms, on which the
-    values above were chosen, it finds 66 % of the hair pixels, and 99 % of what it finds is hair.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-
-    Returns:
-        (H, W) uint8, 255 on hair and 0 elsewhere; all zero when no hair is found.
-
-    Raises:
-        MissingOpenCVError: OpenCV is not installed.
-    """
-    require_opencv("do_hair_removal")
-    height, width = rgb.shape[:2]
-    if min(height, width) < SMALLEST_FOR_HAIR:
-        return np.zeros((height, width), np.uint8)
-    scale = min(1.0, HAIR_SIDE / min(height, width))
-    small = rgb if scale == 1.0 else cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    side = min(small.shape[:2])
-    size = odd(HAIR_KERNEL * side, 5)
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
-    contrast = cv2.morphologyEx(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY), cv2.MORPH_BLACKHAT, kernel)
-    thin = (contrast >= HAIR_CONTRAST).astype(np.uint8)
-    window = odd(HAIR_WINDOW * side, 9)
-    # Widened by a pixel first: a curved hair of one pixel's width follows no drawn line exactly.
-    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-    straight = straight_lines(cv2.dilate(thin, cross), odd(HAIR_LINE * side, 7)) & thin
-    straight[cv2.boxFilter(thin.astype(np.float32), -1, (window, window)) > HAIR_DENSITY] = 0
-    _, parts, stats, _ = cv2.connectedComponentsWithStats(straight, connectivity=8)
-    length = np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
-    hair = (length >= HAIR_LENGTH * side) & (length**2 >= HAIR_SLENDERNESS * stats[:, cv2.CC_STAT_AREA])
-    hair[0] = False  # part 0 is the background
-    mask = np.where(hair[parts], 255, 0).astype(np.uint8)
-    return mask if scale == 1.0 else cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST)
-
-
-def straight_lines(mask: np.ndarray, length: int) -> np.ndarray:
-    """What of a mask (H, W) of 0 and 1 lies on a straight line of ``length`` pixels within it, in any direction."""
-    found = np.zeros_like(mask)
-    middle = length // 2
-    for angle in np.arange(HAIR_DIRECTIONS) * np.pi / HAIR_DIRECTIONS:
-        step = np.round(middle * np.array([np.cos(angle), np.sin(angle)])).astype(int)
-        line = np.zeros((length, length), np.uint8)
-        start, end = (middle - step).tolist(), (middle + step).tolist()
-        cv2.line(line, start, end, 1)
-        found |= cv2.morphologyEx(mask, cv2.MORPH_OPEN, line)
-    return found
-
-
-def remove_hair(rgb: np.ndarray) -> np.ndarray:
-    """Paint detected hairs over with their surroundings (Telea 2004 inpainting).
+    The light's colour is the Minkowski norm e_c = (mean of f_c ** p) ** (1 / p) of each channel c, p = 6, on the stored
+    (gamma-encoded) values. Each channel is divided by sqrt(3) * e_c / |e|, so that light of no colour changes nothing.
+    A gain is 1/3 at least and 3 at most: what goes beyond is a coloured thing, not a coloured light. Values above 255
+    are cut off.
 
     Args:
         rgb: (H, W, 3) uint8.
 
     Returns:
-        (H, W, 3) uint8; the very same pixels when no hair is found.
-
-    Raises:
-        MissingOpenCVError: OpenCV is not installed.
+        (H, W, 3) uint8; the very same pixels when the light has no colour, or there is none.
     """
-    mask = hair_mask(rgb)
-    if not mask.any():
+    levels = np.arange(256, dtype=np.float64)
+    counts = np.stack([np.bincount(rgb[..., c].ravel(), minlength=256) for c in range(3)])
+    light = (counts @ (levels / 255) ** MINKOWSKI / counts.sum(axis=1)) ** (1 / MINKOWSKI)
+    if not light.any():
         return rgb
-    # The blurred rim of a hair is darker than skin, too.
-    rim = odd(HAIR_KERNEL * min(rgb.shape[:2]) / 5, 3)
-    mask = cv2.dilate(mask, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (rim, rim)))
-    return cv2.inpaint(rgb, mask, float(rim), cv2.INPAINT_TELEA)
-
-
-def lesion_box(rgb: np.ndarray) -> tuple[int, int, int, int]:
-    """The box around the lesion with a margin; the whole image when the mask is implausible.
-
-    Otsu's threshold on the blue channel, where melanin and blood both absorb, within the ellipse that touches the
-    image's sides (outside it lies the vignette); then the dark regions that are large and near the centre. The mask is
-    implausible when it covers less than 1 % or more than 85 % of the image. On HAM10000 the box holds 99 % of the
-    segmented lesion's area on average.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-
-    Returns:
-        left, top, right, bottom in pixels, right and bottom exclusive.
-
-    Raises:
-        MissingOpenCVError: OpenCV is not installed.
-    """
-    require_opencv("do_lesion_crop")
-    height, width = rgb.shape[:2]
-    whole = (0, 0, width, height)
-    if min(height, width) < SMALLEST_FOR_CROP:
-        return whole
-    blur = odd(min(height, width) / 50, 3)
-    blue = cv2.GaussianBlur(np.ascontiguousarray(rgb[..., 2]), (blur, blur), 0)
-    # Distance from the centre, 1 on the ellipse.
-    down, across = np.linspace(-1, 1, height)[:, None] ** 2, np.linspace(-1, 1, width)[None, :] ** 2
-    inside = down + across <= 1
-    threshold, _ = cv2.threshold(blue[inside].reshape(-1, 1), 0, 1, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    dark = ((blue <= threshold) & inside).astype(np.uint8)
-    _, _, stats, centres = cv2.connectedComponentsWithStats(dark, connectivity=8)
-    stats, centres = stats[1:], centres[1:]  # without the background
-    offsets = 2 * centres / (width, height) - 1
-    weights = stats[:, cv2.CC_STAT_AREA] * np.exp(-2 * (offsets**2).sum(axis=1))
-    parts = stats[weights >= LESION_PART * weights.max(initial=0)]
-    area = parts[:, cv2.CC_STAT_AREA].sum() / (height * width)
-    if not LESION_AREA[0] <= area <= LESION_AREA[1]:
-        return whole
-    left, top = parts[:, cv2.CC_STAT_LEFT], parts[:, cv2.CC_STAT_TOP]
-    right, bottom = left + parts[:, cv2.CC_STAT_WIDTH], top + parts[:, cv2.CC_STAT_HEIGHT]
-    margin = round(LESION_MARGIN * max(right.max() - left.min(), bottom.max() - top.min()))
-    return (
-        max(0, int(left.min()) - margin),
-        max(0, int(top.min()) - margin),
-        min(width, int(right.max()) + margin),
-        min(height, int(bottom.max()) + margin),
-    )
+    white = np.sqrt((light**2).mean())
+    gains = np.clip(white / np.maximum(light, 1e-12), 1 / LARGEST_GAIN, LARGEST_GAIN)
+    tables = np.clip(np.round(gains[:, None] * levels), 0, 255).astype(np.uint8)
+    return np.stack([tables[c][rgb[..., c]] for c in range(3)], axis=-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -94,6 +95,22 @@ def prediction_sets(scores: torch.Tensor, qhat: Sequence[float | None] | torch.T
         if bool(values.isnan().any()):
             raise ConformalError(f"{int(values.isnan().sum())} of the {name} are NaN: no set can be made of them")
     return scores <= thresholds + ROUNDING
+
+
+def sets_and_bands(probs: torch.Tensor, trust: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Calibrated probabilities (N, C) -> what was fitted says of them.
+
+    Args:
+        probs: (N, C).
+        trust: a model's ``config.trust``.
+
+    Returns:
+        The sets (N, C) bool; the uncertainty (N,), 1 - the largest probability; N names of bands.
+    """
+    fitted, bands = trust["conformal"], trust["bands"]
+    sets = prediction_sets(conformal_scores(probs, fitted["method"], fitted["settings"]), fitted["qhat"])
+    uncertainty = 1 - probs.amax(dim=1)
+    return sets, uncertainty, risk_bands(uncertainty, bands["low"]["threshold"], bands["moderate"]["threshold"])
 
 
 def risk_bands(uncertainty: torch.Tensor, low: float | None, moderate: float | None) -> list[str]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights
 from .configuration_ensemble import EnsembleLesionConfig
+from .explain_lesion import pooling_layers
 from .modeling_lesion import LesionForImageClassification
 
 if TYPE_CHECKING:
@@ -89,6 +90,10 @@ class EnsembleForLesionClassification(LesionForImageClassification):
     def early_layers(self) -> list[nn.Module]:
         """One stage of each member."""
         return early_stages(self.pretrained_parts())
+
+    def explained_layers(self) -> list[nn.Module]:
+        """The pooling of each member."""
+        return pooling_layers(self.pretrained_parts())
 
     def classify(self, features: torch.Tensor) -> torch.Tensor:
         """Features side by side (N, D) -> raw logits (N, K, C)."""

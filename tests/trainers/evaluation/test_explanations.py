@@ -230,8 +230,8 @@ def test_a_kind_without_an_example_is_named(examples: Callable[..., Examples], t
         "says nv · 31 % of the heat inside",
         "declined, leaning to nv · 31 % of the heat inside",
     } <= said
-    assert save_examples(some, tmp_path, ABOUT) == {"file": "examples/heat_maps_test.png", "caption": caption}
-    assert Image.open(tmp_path / "examples" / "heat_maps_test.png").width > 1000
+    assert save_examples(some, tmp_path, ABOUT) == {"file": "examples/heat_maps_test.jpg", "caption": caption}
+    assert Image.open(tmp_path / "examples" / "heat_maps_test.jpg").width > 1000
     none_of_one = examples(("nv", "wrong"))
     assert none_of_one.missing() == ["mel of any kind", "nv right", "nv declined"]
     assert len(draw_examples(none_of_one).axes) == 3, "a class without any example takes no row"

@@ -94,9 +94,31 @@ def test_with_a_gate_the_promises_are_judged_by_lesion(make_predictions: Callabl
     assert gone["error_low"]["value"] is None
     assert gone["coverage"]["value"] is None
     assert gone["error_answered"]["why"] == "not defined: the model answers none of these"
+    # Together: shares of what is left are pooled, so that a condition without answers weighs nothing.
+    (one, three) = found["by_severity"]
+    assert (one["severity"], three["severity"]) == (1, 3)
     low = found["clean"]["low"]["value"]
     assert 0 < low <= 1
     assert mild["error_low"]["value"] is not None
+
+
+def test_conditions_are_pooled_by_what_is_left_in_them(make_predictions: Callable[..., Predictions]) -> None:
+    clean = make_predictions(60)
+    trust = whole_trust(clean.labels)
+    clean = replace(clean, ood_score=np.zeros(len(clean)))
+    first = clean.group_id[0]
+    # Under the second corruption the gate lets one lesion through, and the model is wrong about it.
+    scores = np.where(clean.group_id == first, 0.0, 2.0)
+    logits = clean.logits.copy()
+    logits[clean.group_id == first, :, clean.label[0]] = -50.0
+    named = {**clean.columns, "corruption": np.full(len(clean), "jpeg 1", dtype=object)}
+    few = replace(clean, logits=logits, ood_score=scores, columns=named)
+    found = robustness_section(clean, together(turned(clean, 0, "hairs 1"), few), trust, replicates=20)
+    all_kept, one_kept = (c["coverage"] for c in found["conditions"])
+    assert (all_kept["among"], one_kept["among"]) == (60, 1)
+    pooled = found["by_severity"][0]["coverage"]
+    assert pooled["among"] == 61
+    assert pooled["value"] == pytest.approx((60 * all_kept["value"] + one_kept["value"]) / 61, abs=1e-6)
 
 
 def test_other_images_than_the_clean_ones_are_refused(make_predictions: Callable[..., Predictions]) -> None:
