@@ -1,95 +1,154 @@
-"""From an uploaded file to the model's answer: one dictionary, the same keys as everywhere in Lesion Suite."""
+"""From pixels to the model's answer: one dictionary, the same keys as everywhere in Lesion Suite."""
 
 from __future__ import annotations
 
 import math
-import os
-import struct
-import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from model_loading import Classifier
+from classifier import AT_RISK, Classifier
+from image_files import ImageUnusableError
 from PIL import Image
 
-# What Pillow raises for files that are no image, or only the beginning of one.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 # What only a model of the suite says.
 NOT_KNOWN = ("aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
+NO_PROMISE = "Nothing is known of how far this model can be trusted."
 
 
-class ImageUnusableError(ValueError):
-    """An upload that the model cannot look at; the message is fit for the page."""
+class QuestionError(ValueError):
+    """Something beside the picture that cannot be asked; the message names the value and the mend."""
 
 
-def read_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Open and fully decode an uploaded file; its pixels stay as they are.
+@dataclass(frozen=True)
+class Question:
+    """What is asked beside the picture.
 
-    Raises:
-        ImageUnusableError: it is empty, damaged or no image.
+    Attributes:
+        share: of malignant and premalignant lesions where the model is used, in (0, 1); None = as calibrated.
+        record: age, sex, localization and so on, as far as known.
     """
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except _BROKEN as error:
-        raise ImageUnusableError(
-            "This file cannot be read as an image. It may be damaged or only partly uploaded. "
-            "Choose a JPEG or PNG photo and try again."
-        ) from error
+
+    share: float | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
 
-def classify(path: str | os.PathLike[str], classifier: Classifier) -> dict[str, Any]:
-    """Classify one image file.
+@dataclass(frozen=True)
+class Looked:
+    """An answer with what it was made from, for showing where the model looked.
+
+    Attributes:
+        answer: the dictionary of ``classify``.
+        inputs: what the processor made of the picture.
+    """
+
+    answer: dict[str, Any]
+    inputs: dict[str, torch.Tensor]
+
+
+def classify(image: Image.Image, classifier: Classifier, question: Question | None = None) -> dict[str, Any]:
+    """Classify one picture; :func:`look` describes the answer."""
+    return look(image, classifier, question).answer
+
+
+def look(image: Image.Image, classifier: Classifier, question: Question | None = None) -> Looked:
+    """Classify one picture.
 
     Returns:
         The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any
         other model what there is (``predicted``, ``probabilities``, ``p_malignant``, ``predictive_entropy``); the rest
-        None.
+        None. A model that declines where it was calibrated goes on declining at any prevalence.
 
     Raises:
-        ImageUnusableError: the file is no image, or one that the processor refuses.
+        ImageUnusableError: a picture that the processor refuses.
+        QuestionError: an age, a site or a share that there is not.
     """
-    image, model = read_image(path), classifier.model
-    knows_itself = hasattr(model, "predict")  # a model of the suite; its processor takes every kind of image
+    question = question or Question()
+    inputs = prepare([image], classifier, question.record)
+    if not classifier.knows_itself:
+        answer = _from_logits(classifier, inputs)[0]
+    else:
+        answer = _ask(classifier, inputs)[0]
+        if question.share is not None and not answer.get("abstain"):
+            answer = _ask(classifier, inputs, prior=_prior(classifier, question.share))[0]
+    return Looked({**answer, "model": classifier.title}, inputs)
+
+
+def classify_many(images: list[Image.Image], classifier: Classifier) -> list[dict[str, Any]]:
+    """Classify several pictures in one pass, each as :func:`classify` would without a question.
+
+    Raises:
+        ImageUnusableError: one of them is refused.
+    """
+    inputs = prepare(images, classifier, {})
+    answers = _ask(classifier, inputs) if classifier.knows_itself else _from_logits(classifier, inputs)
+    return [{**answer, "model": classifier.title} for answer in answers]
+
+
+def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """RGB pictures, and what is known beside them, as the model's inputs on its device.
+
+    Raises:
+        ImageUnusableError, QuestionError: the processor refuses a picture, or the record.
+    """
+    known = {name: value for name, value in record.items() if name in classifier.fields and value not in (None, "")}
+    given: Any = [{"image": image, **known} for image in images] if classifier.fields else images
     try:
-        inputs = classifier.processor(images=image if knows_itself else image.convert("RGB"), return_tensors="pt")
+        inputs = classifier.processor(images=given, return_tensors="pt")
     except ValueError as error:
+        if known and type(error).__name__ == "RecordError":
+            raise QuestionError(str(error)) from error
         raise ImageUnusableError(f"The model cannot look at this image: {error}") from error
-    answer = model.predict(**inputs, **_asked(classifier))[0] if knows_itself else _from_logits(classifier, inputs)
-    return {**answer, "model": classifier.source.title}
+    return {name: value.to(classifier.model.device) for name, value in inputs.items()}
 
 
-def _asked(classifier: Classifier) -> dict[str, Any]:
-    """How a model of the suite is to be asked: with its trust where it was fitted."""
-    check = getattr(classifier.model, "check_trust_is_fitted", None)
-    if check is None:
-        return {}  # from before there was trust
-    try:
-        check()
-    except RuntimeError:
-        return {"trust": False}
-    return {"prepared_as": classifier.processor.pixel_settings()}
+def _ask(classifier: Classifier, inputs: dict[str, torch.Tensor], **asked: Any) -> list[dict[str, Any]]:
+    """Ask a model of the suite: with its trust where it was fitted, without where it was not."""
+    if not hasattr(classifier.model, "check_trust_is_fitted"):
+        return classifier.model.predict(**inputs)  # from before there was trust
+    if not classifier.trust_is_fitted:
+        return classifier.model.predict(**inputs, trust=False, **asked)
+    return classifier.model.predict(**inputs, prepared_as=classifier.processor.pixel_settings(), **asked)
+
+
+def _prior(classifier: Classifier, share: float) -> dict[str, float]:
+    """The class frequencies at a share.
+
+    Raises:
+        QuestionError: it is no share, or the model cannot be asked so.
+    """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.001 <= share <= 0.999:
+        raise QuestionError(f"The prevalence is {share!r}; give a share from 0.001 to 0.999.")
+    if classifier.calibrated_share is None:
+        raise QuestionError(
+            f"{classifier.title} cannot be asked at another prevalence: how frequent its classes were is not known."
+        )
+    return classifier.prior_at(float(share))
 
 
 @torch.inference_mode()
-def _from_logits(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The same answer from any image classifier of transformers, by a plain softmax."""
-    inputs = {name: value.to(classifier.model.device) for name, value in inputs.items()}
-    probs = classifier.model(**inputs).logits[0].double().softmax(-1).cpu()
-    probabilities = dict(zip(classifier.labels, probs.tolist(), strict=True))
-    at_risk = [p for label, p in probabilities.items() if classifier.groups.get(label) in ("malignant", "premalignant")]
-    return {
-        "predicted": classifier.labels[int(probs.argmax())],
-        "probabilities": probabilities,
-        "p_malignant": sum(at_risk) if classifier.groups else None,
-        "predictive_entropy": float(torch.special.entr(probs).sum()),
-        **dict.fromkeys(NOT_KNOWN),
-        "reason": "not_our_model",
-        "message": "Nothing is known of how far this model can be trusted.",
-    }
+def _from_logits(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> list[dict[str, Any]]:
+    """The same answers from any image classifier of transformers, by a plain softmax."""
+    probs = classifier.model(**inputs).logits.double().softmax(-1).cpu()
+    answers = []
+    for row in probs:
+        probabilities = dict(zip(classifier.labels, row.tolist(), strict=True))
+        at_risk = [p for label, p in probabilities.items() if classifier.groups.get(label) in AT_RISK]
+        answers.append(
+            {
+                "predicted": classifier.labels[int(row.argmax())],
+                "probabilities": probabilities,
+                "p_malignant": sum(at_risk) if classifier.groups else None,
+                "predictive_entropy": float(torch.special.entr(row).sum()),
+                **dict.fromkeys(NOT_KNOWN),
+                "reason": "not_our_model",
+                "message": NO_PROMISE,
+            }
+        )
+    return answers
 
 
-def entropy_share(answer: dict[str, Any]) -> float:
-    """Predictive entropy as a share of its maximum, log C nats: 0 = certain, 1 = all classes alike."""
-    return min(1.0, answer["predictive_entropy"] / math.log(len(answer["probabilities"])))
+def entropy_share(nats: float, classes: int) -> float:
+    """An entropy in nats as a share of its maximum, log C: 0 = certain, 1 = all classes alike."""
+    return min(1.0, nats / math.log(classes)) if classes > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Lesion Suite's page: one image in; its most likely class, all probabilities and the predictive entropy out.
+"""Lesion Suite's page: what a model sees in a picture of a skin lesion, how sure it is, and when it declines.
 
 Start it with the models to show::
 
@@ -12,8 +12,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
-from typing import Any
+
+from temporary_files import TemporaryFiles
+
+# Before Gradio is imported, which reads where its temporary files go.
+FILES = TemporaryFiles(os.environ.get("GRADIO_TEMP_DIR"))
+# Before torch is imported: threads that spin while they wait take the cores from the server, and on a busy machine from
+# each other, which made single answers ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if __name__ == "__main__":
+    FILES.adopt_process()
 
 # Gradio does `import spaces` for the Hub's library of that name. With the repository's root on the import path it would
 # find the repository's own folder, and fail on the Hub. None makes that import fail, which Gradio takes as "not there".
@@ -21,64 +31,62 @@ _found = importlib.util.find_spec("spaces")
 if _found is not None and _found.origin is None:
     sys.modules["spaces"] = None  # type: ignore[assignment]
 
+import endpoints  # noqa: E402
 import gradio as gr  # noqa: E402
-from appearance import THEME  # noqa: E402
+import tab_about  # noqa: E402
+import tab_compare  # noqa: E402
+import tab_many  # noqa: E402
+import tab_one  # noqa: E402
+import tab_similar  # noqa: E402
+from appearance import HEAD, HEADER, THEME, stylesheet  # noqa: E402
+from archives import LARGEST_ARCHIVE  # noqa: E402
 from desk import Desk  # noqa: E402
-from model_loading import ModelSettingError, ModelShelf, parse_models  # noqa: E402
-from rendering import HEADER, NOTICE  # noqa: E402
+from example_pictures import OWN, read_examples  # noqa: E402
+from html_answer import notice  # noqa: E402
+from model_loading import ModelSettingError, ModelShelf  # noqa: E402
+from queueing import MOST_WAITING  # noqa: E402
+from settings import Settings, read_settings  # noqa: E402
+from similar import Gallery, GalleryError  # noqa: E402
 
-CLEAN_EVERY_S = 900
-KEEP_UPLOADS_S = 1800
-LARGEST_UPLOAD = "20mb"
+# Warnings of Pillow and others name files, and no name of an upload belongs into a log.
+warnings.filterwarnings("ignore")
 
 
-def build_page(desk: Desk) -> gr.Blocks:
+def build_page(desk: Desk, settings: Settings) -> gr.Blocks:
     """The page of a desk; a model that cannot be loaded becomes a message on it."""
-    titles = desk.titles
-    with gr.Blocks(title="Lesion Suite", analytics_enabled=False, delete_cache=(CLEAN_EVERY_S, KEEP_UPLOADS_S)) as page:
+    examples = read_examples(OWN, settings.examples)
+    gallery = Gallery(settings.gallery) if settings.gallery else None
+    title = gallery.title_among(settings.models) if gallery else None
+    with gr.Blocks(title="Lesion Suite", analytics_enabled=False) as page:
         gr.HTML(HEADER)
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=5, min_width=300):
-                photo = gr.Image(
-                    type="filepath",
-                    format="png",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    label="Photo of the lesion",
-                    height=380,
-                    elem_id="photo",
-                )
-                choice = gr.Dropdown(
-                    titles, value=titles[0] if titles else None, label="Model", visible=len(titles) > 1, elem_id="model"
-                )
-                about = gr.HTML(desk.introduce(None))
-            with gr.Column(scale=6, min_width=300):
-                panel = gr.HTML(desk.show(None, None), elem_id="answer")
-                answer = gr.JSON(visible=False)
-        gr.HTML(NOTICE)
-        _take_files_untouched(photo)
-        waiting: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": panel}
-        asked = photo.change(desk.predict, [photo, choice], answer, api_name="predict", **waiting)
-        asked.then(desk.show, [answer, choice], panel, show_progress="hidden", api_visibility="private")
-        choice.change(desk.switch, [photo, choice], [about, answer, panel], api_visibility="private", **waiting)
-    return page
-
-
-def _take_files_untouched(photo: gr.Image) -> None:
-    """Hand the uploaded file on as it is.
-
-    Gradio opens it itself otherwise, converts some formats, and answers a damaged file with a bare "Error".
-    """
-    photo.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("One image", id="one"):
+                first = tab_one.build(desk, examples, page)
+            with gr.Tab("Many", id="many"):
+                tab_many.build(desk)
+            with gr.Tab("Compare", id="compare") as tab:
+                tab_compare.build(desk, tab, first)
+            if gallery is not None and title is not None:
+                with gr.Tab("Similar", id="similar") as tab:
+                    tab_similar.build(desk, gallery, title, tab, first)
+            with gr.Tab("About", id="about") as tab:
+                tab_about.build(desk, tab)
+        gr.HTML(notice())
+        endpoints.build(desk, gallery if title else None, title)
+    return page.queue(max_size=MOST_WAITING, default_concurrency_limit=8)
 
 
 def page_from_environment() -> gr.Blocks:
-    """The page for the models that LESION_MODELS names; leaves with exit code 2 where it cannot be understood."""
+    """The page for the environment's settings; leaves with exit code 2 where they cannot be understood."""
     try:
-        return build_page(Desk(ModelShelf(parse_models(os.environ.get("LESION_MODELS", "")))))
-    except ModelSettingError as error:
+        settings = read_settings()
+        shelf = ModelShelf(settings.models, settings.allow_any)
+        page = build_page(Desk(shelf, FILES), settings)
+    except (ModelSettingError, GalleryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    shelf.load_ahead()
+    return page
 
 
 if __name__ == "__main__":
@@ -86,8 +94,10 @@ if __name__ == "__main__":
     demo.launch(
         server_name=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"),
         theme=THEME,
-        css_paths=Path(__file__).with_name("style.css"),
+        css=stylesheet(),
+        head=HEAD,
         footer_links=[],
-        max_file_size=LARGEST_UPLOAD,
+        max_file_size=LARGEST_ARCHIVE,
         ssr_mode=False,
+        favicon_path=str(Path(__file__).with_name("favicon.svg")),
     )

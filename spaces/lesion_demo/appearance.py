@@ -1,8 +1,25 @@
-"""How the page looks: a quiet paper-and-ink theme with a dark variant; style.css holds the rest."""
+"""How the page looks: a quiet paper-and-ink theme with a dark variant; the style sheets hold the rest."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import gradio as gr
+
+HEADER = (
+    '<header id="masthead"><p class="eyebrow">Lesion Suite</p><h1>What the model sees, and how sure it is</h1>'
+    "<p>One close-up of a skin lesion in; a class with its uncertainty out, or a plain “I decline”.</p></header>"
+)
+_HERE = Path(__file__).parent
+# Runs in the browser before anything else; see there.
+HEAD = f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+STYLES = ("style.css", "style_answer.css", "style_tables.css")
+
+
+def stylesheet() -> str:
+    """All style sheets as one text."""
+    return "\n".join((_HERE / name).read_text(encoding="utf-8") for name in STYLES)
+
 
 _INK = gr.themes.Color(
     c50="#f7f6f3", c100="#efede8", c200="#e0ddd5", c300="#c9c5bb", c400="#9a978f", c500="#6f6d68", c600="#555450",

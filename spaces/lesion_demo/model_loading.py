@@ -1,19 +1,21 @@
-"""Which models the page offers, and loading them: from LESION_MODELS, by the Auto classes, once each."""
+"""Which models the page offers, and loading them by the Auto classes, once each: the host's, or any by id."""
 
 from __future__ import annotations
 
 import re
 import threading
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from classifier import Classifier, ModelSource
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 RETRY_AFTER_S = 30.0  # a model that failed to load is not tried again sooner
+MOST_VISITORS_MODELS = 2  # kept in memory of those that visitors named; the oldest goes first
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(@[\w./-]{1,100})?")
 
 # What a folder or repository that is no usable model makes transformers, timm, torch or its own code raise.
 _LOADING_FAILS = (
@@ -30,30 +32,11 @@ _LOADING_FAILS = (
 
 
 class ModelSettingError(ValueError):
-    """LESION_MODELS names a model in a way that cannot be understood."""
+    """A setting of the page that cannot be understood."""
 
 
 class ModelUnavailableError(RuntimeError):
-    """A model of LESION_MODELS that cannot be loaded; the message is fit for the page."""
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where a model comes from.
-
-    Attributes:
-        location: a folder, or an id ``organisation/name`` on the Hub.
-        revision: branch, tag or commit of the Hub repository; None for a folder or the default branch.
-    """
-
-    location: str
-    revision: str | None = None
-
-    @property
-    def title(self) -> str:
-        """What the page calls it: the last part of the location, with the revision."""
-        name = Path(self.location).resolve().name if Path(self.location).is_dir() else self.location.split("/")[-1]
-        return f"{name} @ {self.revision}" if self.revision else name
+    """A model that cannot be loaded, or is not offered; the message is fit for the page."""
 
 
 def parse_models(setting: str) -> list[ModelSource]:
@@ -77,60 +60,30 @@ def parse_models(setting: str) -> list[ModelSource]:
     return sources
 
 
-@dataclass(frozen=True)
-class Classifier:
-    """A loaded model with its image processor, in eval mode."""
-
-    source: ModelSource
-    model: Any
-    processor: Any
-
-    @property
-    def labels(self) -> list[str]:
-        """Short class names in the order of the logits."""
-        names = {int(index): str(name) for index, name in self.model.config.id2label.items()}
-        return [names[index] for index in sorted(names)]
-
-    @property
-    def long_names(self) -> dict[str, str]:
-        """Short name -> long name; the short one again where the model knows no other."""
-        known = getattr(self.model.config, "label_names", None) or {}
-        return {label: str(known.get(label, label)) for label in self.labels}
-
-    @property
-    def groups(self) -> dict[str, str]:
-        """Short name -> benign, premalignant or malignant; empty where the model knows no groups."""
-        return dict(getattr(self.model.config, "label_groups", None) or {})
-
-    @property
-    def image_size(self) -> int | None:
-        """Side of the square the model looks at, in pixels; None when it does not say."""
-        return getattr(self.model.config, "image_size", None)
-
-
 def load(source: ModelSource) -> Classifier:
-    """Load a model and its processor. Runs the code that lies beside the weights: only name models you trust.
+    """Load a model and its processor. Runs the code that lies beside the weights where the source allows it.
 
     Raises:
         ModelUnavailableError: it cannot be found, fetched or built.
     """
-    if source.location.startswith(("/", ".", "~")) and not Path(source.location).is_dir():
+    if source.location.startswith(("/", ".", "~")) and not source.is_folder:
         raise ModelUnavailableError(
             f"The model {source.title} could not be loaded: there is no folder {source.location}. Check LESION_MODELS."
         )
-    options: dict[str, Any] = {"trust_remote_code": True}
+    options: dict[str, Any] = {"trust_remote_code": source.runs_code}
     if source.revision:
         options["revision"] = source.revision
     try:
-        model = AutoModelForImageClassification.from_pretrained(source.location, **options)
+        # Weights of a stranger come as safetensors or not at all: other formats can hold programs.
+        weights = {} if source.runs_code else {"use_safetensors": True}
+        model = AutoModelForImageClassification.from_pretrained(source.location, **options, **weights)
         processor = AutoImageProcessor.from_pretrained(source.location, **options)
+        model.eval()
+        return Classifier(source, model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
     except _LOADING_FAILS as error:
         raise ModelUnavailableError(
-            f"The model {source.title} could not be loaded: {_first_sentence(error)} Check that LESION_MODELS names a "
-            "model folder or a Hub repository that this machine can reach."
+            f"The model {source.title} could not be loaded: {_first_sentence(error)} {source.advice}"
         ) from error
-    model.eval()
-    return Classifier(source, model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -142,21 +95,67 @@ def _first_sentence(error: BaseException) -> str:
 
 
 class ModelShelf:
-    """The models on offer by title, each loaded when it is first asked for and then kept."""
+    """The models on offer by title, each loaded when it is first asked for and then kept.
 
-    def __init__(self, sources: list[ModelSource]) -> None:
+    Args:
+        sources: what the host offers.
+        allow_any: ``no``, ``plain`` or ``code``: whether visitors may name models, and whether their code runs.
+    """
+
+    def __init__(self, sources: list[ModelSource], allow_any: str = "no") -> None:
         self._sources: dict[str, ModelSource] = {}
         for source in sources:
             # Two folders of one name are told apart by their whole location.
             self._sources[source.location if source.title in self._sources else source.title] = source
+        self._allow_any = allow_any
+        self._visitors: list[str] = []
         self._loaded: dict[str, Classifier] = {}
         self._failed: dict[str, tuple[float, ModelUnavailableError]] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     @property
     def titles(self) -> list[str]:
-        """What the page lists, in the order of LESION_MODELS."""
+        """What the page lists: the host's in the order of LESION_MODELS, then what visitors named."""
         return list(self._sources)
+
+    @property
+    def takes_any(self) -> bool:
+        """Whether visitors may name a model of the Hub."""
+        return self._allow_any != "no"
+
+    def add(self, text: str) -> str:
+        """Take in and load a model that a visitor named; its title.
+
+        Raises:
+            ModelUnavailableError: that is not allowed here, the text is no id of the Hub, or it cannot be loaded.
+        """
+        text = text.strip()
+        if not self.takes_any:
+            raise ModelUnavailableError("This page shows the models of its host only.")
+        # A relative folder of the machine looks like an id, and from_pretrained would prefer it.
+        if not REPO_ID.fullmatch(text) or ".." in text or Path(text.split("@")[0]).exists():
+            raise ModelUnavailableError(f"{text[:100]!r} is no id of the Hub; write ORGANISATION/NAME[@REVISION].")
+        location, _, revision = text.partition("@")
+        source = ModelSource(location, revision or None, runs_code=self._runs_code(location), visitors=True)
+        with self._lock:
+            if text not in self._sources:
+                self._loaded[text] = load(source)
+                self._sources[text] = source
+                self._visitors.append(text)
+                while len(self._visitors) > MOST_VISITORS_MODELS:
+                    oldest = self._visitors.pop(0)
+                    self._sources.pop(oldest, None)
+                    self._loaded.pop(oldest, None)
+        return text
+
+    def _runs_code(self, location: str) -> bool:
+        """Code runs where the host said so, or comes from an organisation whose models the host offers anyway."""
+        organisations = {
+            source.location.split("/")[0]
+            for source in self._sources.values()
+            if not source.is_folder and not source.visitors
+        }
+        return self._allow_any == "code" or location.split("/")[0] in organisations
 
     def get(self, title: str | None) -> Classifier:
         """The classifier of that title, the first one for None.
@@ -183,3 +182,15 @@ class ModelShelf:
                     self._failed[title] = (time.monotonic(), error)
                     raise
             return self._loaded[title]
+
+    def load_ahead(self) -> None:
+        """Load all of the host's models in the background, so that nobody waits for them; failures are said later."""
+
+        def work() -> None:
+            for title in self.titles:
+                try:
+                    self.get(title)
+                except ModelUnavailableError:
+                    continue
+
+        threading.Thread(target=work, daemon=True, name="load models").start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,16 @@ from PIL import Image
 
 from datasets_scripts.phantom import draw
 from datasets_scripts.taxonomy import TASKS, long_names, malignancy_groups
-from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
+from hub_models import (
+    EnsembleForLesionClassification,
+    EnsembleLesionConfig,
+    FusionForLesionClassification,
+    FusionLesionConfig,
+    LesionImageProcessor,
+    MobileNetForLesionClassification,
+    MobileNetLesionConfig,
+)
+from model_cards.manifest import write_manifest
 
 LABELS = TASKS["dermx"]
 START_TIMEOUT_S = 240.0  # importing torch, transformers and gradio on a busy machine
@@ -28,10 +39,48 @@ START_TIMEOUT_S = 240.0  # importing torch, transformers and gradio on a busy ma
 
 @dataclass
 class Page:
-    """A running page: where it is, and what it has printed."""
+    """A running page: where it is, what it has printed, where it keeps uploads, and its process."""
 
     url: str
     log: Path
+    uploads: Path
+    pid: int = 0
+
+
+PARTS = (
+    "classifier",
+    "model_loading",
+    "image_files",
+    "archives",
+    "answering",
+    "pictures",
+    "words",
+    "html_answer",
+    "html_views",
+    "many",
+    "html_tables",
+    "model_folder",
+    "html_about",
+    "similar",
+    "settings",
+    "temporary_files",
+    "example_pictures",
+    "desk",
+)
+
+
+@pytest.fixture(scope="module")
+def parts(repo_root: Path) -> Iterator[SimpleNamespace]:
+    """The page's modules, imported as the page imports them, and forgotten afterwards."""
+    folder = str(repo_root / "spaces" / "lesion_demo")
+    before = set(sys.modules)
+    sys.path.insert(0, folder)
+    modules: dict[str, ModuleType] = {name: importlib.import_module(name) for name in PARTS}
+    yield SimpleNamespace(**modules)
+    sys.path.remove(folder)
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +102,127 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.save_pretrained(folder)
     LesionImageProcessor(size={"height": 64, "width": 64}).save_pretrained(folder)
     return folder
+
+
+@dataclass
+class Trusted:
+    """A model whose trust is fitted by hand, so that it is known what it says of each drawing.
+
+    Attributes:
+        folder: its Hub folder.
+        pictures: state on the page -> a drawing that the model says that of.
+    """
+
+    folder: Path
+    pictures: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def trusted(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
+    """An ensemble of two random MobileNets; thresholds lie between four drawings: low, moderate, high, strange."""
+    home = tmp_path_factory.mktemp("trusted")
+    folder, labels = home / "tiny-ensemble", TASKS["ham10000"]
+    torch.manual_seed(3)
+    members = [{"backbone": "mobilenetv2_050", "backbone_kwargs": {}, "dropout": 0.2}] * 2
+    config = EnsembleLesionConfig(
+        id2label=dict(enumerate(labels)),
+        label_names=long_names(labels),
+        label_groups=malignancy_groups(labels),
+        image_size=64,
+        members=members,
+    )
+    model = EnsembleForLesionClassification(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if name.endswith("head.weight"):
+                value.mul_(8)
+    processor = LesionImageProcessor(size={"height": 64, "width": 64})
+    drawings = [(label, seed) for label in ("nv", "mel", "bcc", "vasc", "df", "random") for seed in range(2)]
+    pictures = [draw(*drawing).image for drawing in drawings]
+    model.set_trust(_trust(labels, low=0.0, moderate=0.0, strange=1e9))
+    answers = model.predict(**processor(images=pictures, return_tensors="pt"))
+    scores = [answer["ood_score"] for answer in answers]
+    strangest = max(range(len(scores)), key=scores.__getitem__)
+    rest = [number for number in range(len(scores)) if number != strangest]
+    doubts = {number: 1 - max(answers[number]["probabilities"].values()) for number in rest}
+    calm, middle, high = (sorted(rest, key=doubts.__getitem__)[place] for place in (0, len(rest) // 2, -1))
+    gate = (scores[strangest] + max(scores[number] for number in rest)) / 2
+    low, moderate = (doubts[calm] + doubts[middle]) / 2, (doubts[middle] + doubts[high]) / 2
+    assert doubts[calm] < low < doubts[middle] < moderate < doubts[high]
+    model.set_trust(_trust(labels, low=low, moderate=moderate, strange=gate))
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / "figures").mkdir()
+    pictures[0].save(folder / "figures" / "gate_test.png")
+    (folder / "README.md").write_text(CARD, encoding="utf-8")
+    write_manifest(folder)
+    chosen = {"low": calm, "moderate": middle, "high": high, "strange": strangest}
+    paths = {}
+    for name, number in chosen.items():
+        paths[name] = home / f"{name}.png"
+        pictures[number].save(paths[name])
+    return Trusted(folder, paths)
+
+
+CARD = """---
+license: apache-2.0
+---
+# A card of its own
+
+![gate](figures/gate_test.png)
+![from elsewhere](https://example.com/spy.png)
+<img src="https://example.com/spy2.png">
+"""
+
+
+def _trust(labels: list[str], low: float, moderate: float, strange: float) -> dict[str, Any]:
+    said = {"split": "calibration", "n": 10}
+    prior = [0.5 / (len(labels) - 1)] * len(labels)
+    prior[labels.index("nv")] = 0.5
+    return {
+        "temperature": {"kind": "scalar", "value": 1.0, **said},
+        "prior": {"value": prior, **said},
+        "ood": {
+            "detector": "energy", "threshold": strange, "acceptance": 0.95, "settings": {}, "buffers": {}, **said
+        },
+        "conformal": {"method": "lac", "alpha": 0.1, "qhat": [0.95] * len(labels), "settings": {}, **said},
+        "bands": {
+            "low": {"threshold": low, "risk": 0.05, "confidence": 0.9, **said},
+            "moderate": {"threshold": moderate, "risk": 0.2, "confidence": 0.9, **said},
+        },
+        "policy": {"max_set_size": len(labels)},
+        "fitted_for": {"inference": "plain", "preprocessing": {}},
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def fusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random fusion of picture and metadata, without trust."""
+    folder = tmp_path_factory.mktemp("fusion") / "tiny-fusion"
+    torch.manual_seed(1)
+    fields = ["age", "sex", "localization"]
+    config = FusionLesionConfig(
+        id2label=dict(enumerate(LABELS)),
+        label_names=long_names(LABELS),
+        label_groups=malignancy_groups(LABELS),
+        image_size=64,
+        backbone="mobilenetv2_050",
+        metadata_fields=fields,
+    )
+    FusionForLesionClassification(config).eval().save_pretrained(folder)
+    processor = LesionImageProcessor(
+        size={"height": 64, "width": 64}, metadata_fields=fields, model_input_names=["pixel_values", "metadata"]
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def page(start_page: Callable[..., Any], trusted: Trusted, model_folder: Path, fusion_folder: Path) -> Iterator[Page]:
+    """One page for all tests: the trusted model first, then a plain one, a fusion, and one that is gone."""
+    models = f"{trusted.folder},{model_folder},{fusion_folder},/nowhere/gone"
+    with start_page(models) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +263,7 @@ def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
         inherited = {
             k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_SERVER", "SPACE", "SYSTEM", "HF_"))
         }
-        page = Page(f"http://127.0.0.1:{port}", folder / "log.txt")
+        page = Page(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "uploads")
         with page.log.open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "spaces/lesion_demo/app.py"],
@@ -102,6 +272,7 @@ def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        page.pid = process.pid
         try:
             _wait(page, process)
             yield page

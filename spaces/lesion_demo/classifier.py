@@ -1,0 +1,152 @@
+"""A loaded model and what can be asked of it. Found out by looking, never by its name: any classifier will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+AT_RISK = ("malignant", "premalignant")
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from.
+
+    Attributes:
+        location: a folder, or an id ``organisation/name`` on the Hub.
+        revision: branch, tag or commit of the Hub repository; None for a folder or the default branch.
+        runs_code: whether the Python files beside the weights may run.
+        visitors: whether a visitor named it, and not the host.
+    """
+
+    location: str
+    revision: str | None = None
+    runs_code: bool = True
+    visitors: bool = False
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether it lies on this machine; what a visitor named never does."""
+        return not self.visitors and Path(self.location).is_dir()
+
+    @property
+    def title(self) -> str:
+        """What the page calls it: the last part of the location, with the revision."""
+        name = Path(self.location).resolve().name if self.is_folder else self.location.split("/")[-1]
+        return f"{name} @ {self.revision}" if self.revision else name
+
+    @property
+    def advice(self) -> str:
+        """What to do when it cannot be loaded."""
+        if self.visitors:
+            code = "" if self.runs_code else " Models that bring their own code are not run here."
+            return f"Check the id, and that it is an image classifier with safetensors weights.{code}"
+        return "Check that LESION_MODELS names a model folder or a Hub repository that this machine can reach."
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A loaded model with its image processor, in eval mode."""
+
+    source: ModelSource
+    model: Any
+    processor: Any
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Short class names in the order of the logits."""
+        names = {int(index): str(name) for index, name in self.model.config.id2label.items()}
+        return [names[index] for index in sorted(names)]
+
+    @cached_property
+    def long_names(self) -> dict[str, str]:
+        """Short name -> long name; the short one again where the model knows no other."""
+        known = getattr(self.model.config, "label_names", None) or {}
+        return {label: str(known.get(label, label)) for label in self.labels}
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Short name -> benign, premalignant or malignant; empty where the model knows no groups."""
+        return dict(getattr(self.model.config, "label_groups", None) or {})
+
+    @property
+    def image_size(self) -> int | None:
+        """Side of the square the model looks at, in pixels; None when it does not say."""
+        size = getattr(self.model.config, "image_size", None)
+        return size if isinstance(size, int) else None
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return self.source.title
+
+    @property
+    def knows_itself(self) -> bool:
+        """Whether it answers in words itself, as the models of Lesion Suite do."""
+        return hasattr(self.model, "predict")
+
+    @property
+    def trust(self) -> Mapping[str, Any]:
+        """What was fitted about how far it can be trusted; empty where nothing was."""
+        return dict(getattr(self.model.config, "trust", None) or {})
+
+    @property
+    def trust_is_fitted(self) -> bool:
+        """Whether all of trust was fitted, so that band, set and gate can be asked for."""
+        check = getattr(self.model, "check_trust_is_fitted", None)
+        if check is None:
+            return False
+        try:
+            check()
+        except RuntimeError:
+            return False
+        return True
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What its forward pass takes."""
+        return tuple(getattr(self.model, "input_names", ("pixel_values",)))
+
+    @property
+    def looks_at_pictures(self) -> bool:
+        """Whether the picture plays a part; a metadata-only model's answer would be the same without."""
+        return "pixel_values" in self.input_names
+
+    @property
+    def fields(self) -> dict[str, dict[str, Any]]:
+        """Metadata fields that it takes beside the picture, name -> vocabulary; empty where it takes none."""
+        known = getattr(self.processor, "metadata_fields", None) or {}
+        return dict(known) if "metadata" in self.input_names else {}
+
+    @property
+    def can_explain(self) -> bool:
+        """Whether it can show where it looked."""
+        methods = getattr(self.model, "explanation_methods", None)
+        return bool(methods()) if methods is not None else False
+
+    @property
+    def calibrated_share(self) -> float | None:
+        """Share of malignant and premalignant lesions where it was calibrated; None where that is not known."""
+        prior = (self.trust.get("prior") or {}).get("value")
+        if not prior or not self.knows_itself:
+            return None
+        share = sum(p for label, p in zip(self.labels, prior, strict=True) if self.groups.get(label) in AT_RISK)
+        return share if 0 < share < 1 else None
+
+    def prior_at(self, share: float) -> dict[str, float]:
+        """Class frequencies where that share of lesions is malignant or premalignant; within each part as calibrated.
+
+        Args:
+            share: in (0, 1).
+        """
+        was = self.calibrated_share
+        if was is None:
+            raise ValueError(f"how frequent the classes are is not known of {self.title}")
+        prior = {}
+        for label, p in zip(self.labels, self.trust["prior"]["value"], strict=True):
+            prior[label] = p * (share / was if self.groups.get(label) in AT_RISK else (1 - share) / (1 - was))
+        total = sum(prior.values())
+        return {label: p / total for label, p in prior.items()}

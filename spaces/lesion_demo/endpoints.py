@@ -1,0 +1,145 @@
+"""What programs may ask: typed endpoints with names that stay. The README documents them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+import tab_about
+import tab_similar
+from answering import Question
+from archives import list_entries
+from desk import SAID, Desk
+from gradio import FileData
+from image_files import ImageUnusableError
+from many import Row, as_table, look_at
+from model_loading import ModelUnavailableError
+from pictures import data_uri, heat_layer, heat_map
+from queueing import QUEUED_API
+from similar import Gallery, GalleryError
+from tab_compare import answers_of
+from tab_many import uploads
+from words import band_title, promise, state, why_declined
+
+
+def build(desk: Desk, gallery: Gallery | None, gallery_title: str | None) -> None:
+    """Add the endpoints to the page that is being built."""
+    endpoints = _Endpoints(desk, gallery, gallery_title)
+    gr.api(endpoints.predict, api_name="predict", **QUEUED_API)
+    gr.api(endpoints.explain, api_name="explain", **QUEUED_API)
+    gr.api(endpoints.predict_many, api_name="predict_many", **QUEUED_API)
+    gr.api(endpoints.compare, api_name="compare", **QUEUED_API)
+    gr.api(endpoints.models, api_name="models")
+    gr.api(endpoints.about, api_name="about")
+    if gallery is not None:
+        gr.api(endpoints.similar, api_name="similar", **QUEUED_API)
+
+
+class _Endpoints:
+    """The endpoints; what goes wrong becomes ``{"error": message}``, never a traceback."""
+
+    def __init__(self, desk: Desk, gallery: Gallery | None, gallery_title: str | None) -> None:
+        self._desk = desk
+        self._gallery = gallery
+        self._gallery_title = gallery_title
+
+    def predict(
+        self,
+        photo: FileData | None,
+        model: str | None = None,
+        prevalence: float | None = None,
+        age: float | None = None,
+        sex: str | None = None,
+        localization: str | None = None,
+    ) -> dict[str, Any]:
+        """Classify one picture: the answer of Lesion Suite's models with its thirteen keys, and `model`.
+
+        `prevalence`: share of malignant and premalignant lesions in 0.001 to 0.999; withdraws band and set.
+        Where `abstain` is true, show neither `predicted` nor `probabilities`.
+        """
+        if photo is None:
+            return {}
+        try:
+            image, looked, _ = self._desk.look(photo, model, _question(prevalence, age, sex, localization))
+        except SAID as error:
+            return {"error": str(error)}
+        self._desk.tidy(photo, image)
+        return looked.answer
+
+    def explain(
+        self,
+        photo: FileData,
+        model: str | None = None,
+        age: float | None = None,
+        sex: str | None = None,
+        localization: str | None = None,
+    ) -> dict[str, Any]:
+        """The answer in words, and a heat map (PNG as a data URI) of where the model looked; none where it declines."""
+        try:
+            image, looked, classifier = self._desk.look(photo, model, _question(None, age, sex, localization))
+        except SAID as error:
+            return {"error": str(error)}
+        self._desk.tidy(photo, image)
+        answer = looked.answer
+        declined = bool(answer.get("abstain"))
+        field = None if declined else heat_map(looked.inputs, classifier, str(answer["predicted"]))
+        return {
+            "model": classifier.title,
+            "state": state(answer),
+            "title": band_title(answer),
+            "words": why_declined(answer)
+            if declined
+            else promise(classifier.trust, state(answer)) or answer["message"],
+            "explained": None if field is None else answer["predicted"],
+            "heat_map": None if field is None else data_uri(heat_layer(field, field.shape[::-1]), "PNG"),
+        }
+
+    def predict_many(self, files: list[FileData], model: str | None = None) -> dict[str, Any]:
+        """Classify files and zip archives: `rows`, one a file, also for what cannot be read. Declined: no class."""
+        try:
+            entries = list_entries(*uploads(self._desk, files))
+            classifier = self._desk.shelf.get(model)
+            rows: list[Row] = [row for some in look_at(entries, classifier, self._desk.tidy_entry) for row in some]
+        except SAID as error:
+            return {"error": str(error)}
+        return {"model": classifier.title, "rows": as_table(rows, classifier.labels)}
+
+    def compare(self, photo: FileData, models: list[str] | None = None) -> dict[str, Any]:
+        """Ask several models about one picture: title -> answer, or `{"error": ...}`. None = all, at most four."""
+        try:
+            image = self._desk.open(photo)
+        except ImageUnusableError as error:
+            return {"error": str(error)}
+        told = answers_of(self._desk, image, models or self._desk.titles)
+        self._desk.tidy(photo, image)
+        return {title: {"error": answer} if isinstance(answer, str) else answer for _, answer, title in told}
+
+    def similar(self, photo: FileData) -> dict[str, Any]:
+        """The nearest known cases of the host's gallery; none where the model declines."""
+        assert self._gallery is not None
+        assert self._gallery_title is not None
+        try:
+            image = self._desk.open(photo)
+            cases = tab_similar.cases_of(self._desk, self._gallery, self._gallery_title, image)
+        except (*SAID, GalleryError) as error:
+            return {"error": str(error)}
+        self._desk.tidy(photo, image)
+        if isinstance(cases, str):
+            return {"declined": cases, "cases": []}
+        keys = ("label", "long_name", "distance", "license", "attribution")
+        return {"declined": None, "cases": [{key: getattr(case, key) for key in keys} for case in cases]}
+
+    def models(self) -> list[str]:
+        """The models on offer, as the other endpoints name them."""
+        return self._desk.titles
+
+    def about(self, model: str | None = None) -> dict[str, Any]:
+        """A model's labels, commit, metadata fields, and whether its files are what its manifest says."""
+        try:
+            return tab_about.facts(self._desk, model)
+        except ModelUnavailableError as error:
+            return {"error": str(error)}
+
+
+def _question(prevalence: float | None, age: Any, sex: Any, localization: Any) -> Question:
+    return Question(prevalence, {"age": age, "sex": sex, "localization": localization})

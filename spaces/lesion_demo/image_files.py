@@ -1,0 +1,171 @@
+"""From bytes that a stranger sent to pixels: told by content, bounded before it is decoded, nothing but pixels kept.
+
+A file's name says nothing here. What it is follows from its first bytes; whatever lies in it beside the pixels (EXIF,
+comments, a second file behind the first) is dropped with the file, because only the decoded pixels go on.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+LARGEST_FILE = 20_000_000  # bytes
+MOST_PIXELS = 40_000_000
+LONGEST_SIDE = 16_000
+SHORTEST_SIDE = 32
+ALLOWED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+GIVE = "Give a JPEG, PNG, WebP, BMP or TIFF picture."
+WHITE = (255, 255, 255, 255)
+# Modes of photographs; the others (floats, 32-bit numbers, CIE Lab) hold measurements.
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
+# What Pillow raises for files that are no image, or only the beginning of one.
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, IndexError, KeyError)
+_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+# First bytes of what people send by mistake or on purpose, and what to call it.
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"GIF8", "a GIF"),
+    (b"%PDF", "a PDF document"),
+    (b"PK\x03\x04", "a zip archive or an office document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a program"),
+    (b"\x00\x00\x01\x00", "an icon"),
+)
+_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+
+
+class ImageUnusableError(ValueError):
+    """An upload that the model cannot look at; the message is fit for the page, and names no file."""
+
+
+def kind_of(head: bytes) -> str | None:
+    """Which of ``ALLOWED`` a file is by its first 16 bytes; None for anything else."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WEBP"
+    if head[:4] in (b"II*\x00", b"MM\x00*"):
+        return "TIFF"
+    # Two letters are a weak sign: the size of the header that follows tells a bitmap from a text.
+    if (
+        head[:2] == b"BM"
+        and len(head) >= 16
+        and head[6:10] == b"\0\0\0\0"
+        and head[14] in (12, 40, 52, 56, 64, 108, 124)
+    ):
+        return "BMP"
+    return None
+
+
+def what_else(head: bytes) -> str:
+    """What to call a file that is no picture of ours, by its first bytes."""
+    for start, name in _OTHERS:
+        if head.startswith(start):
+            return name
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
+        return "a HEIC or AVIF picture"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<svg", b"<?xml")):
+        return "an SVG or XML file, which can hold programs"
+    if text.startswith((b"<!doctype", b"<html", b"<script", b"<")):
+        return "a web page"
+    return "no picture that is known here"
+
+
+def read_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+    """Decode a picture into upright 8-bit RGB that carries nothing else with it.
+
+    Args:
+        source: path of a file, or its bytes.
+
+    Returns:
+        A fresh RGB image: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
+
+    Raises:
+        ImageUnusableError: empty, too large, of another kind, damaged, animated, or beyond the pixel limits.
+    """
+    data = source if isinstance(source, bytes) else _bytes_of(source)
+    if not data:
+        raise ImageUnusableError("This file is empty. " + GIVE)
+    if len(data) > LARGEST_FILE:
+        raise ImageUnusableError(
+            f"This file has {len(data) / 1e6:.0f} MB; at most {LARGEST_FILE / 1e6:.0f} MB are taken. Make it smaller."
+        )
+    kind = kind_of(data[:16])
+    if kind is None:
+        raise ImageUnusableError(f"This file cannot be read as an image: it is {what_else(data[:64])}. {GIVE}")
+    try:
+        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+            _check_size(image)
+            image.load()
+            return _pixels_only(image)
+    except ImageUnusableError:
+        raise
+    except _BOMBS as error:
+        raise ImageUnusableError(_too_many()) from error
+    except _BROKEN as error:
+        raise ImageUnusableError(
+            "This file cannot be read as an image. It may be damaged or only partly uploaded. " + GIVE
+        ) from error
+
+
+def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+    """The file's bytes, one more than are allowed at most."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ImageUnusableError("This file is no longer there. Upload it again.") from error
+
+
+def _check_size(image: Image.Image) -> None:
+    """Refuse by what the header says, before a pixel is decoded."""
+    width, height = image.size
+    if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
+        raise ImageUnusableError(f"This picture has {width} x {height} pixels. {_too_many()}")
+    if min(width, height) < SHORTEST_SIDE:
+        raise ImageUnusableError(
+            f"This picture has {width} x {height} pixels; at least {SHORTEST_SIDE} on each side are needed to see "
+            "anything."
+        )
+    if getattr(image, "n_frames", 1) > 1:
+        raise ImageUnusableError("This file holds several pictures (an animation or pages). Give one picture a file.")
+    if image.mode not in MODES and not image.mode.startswith("I;16"):
+        raise ImageUnusableError(f"This file holds measurements rather than a picture (mode {image.mode}). {GIVE}")
+
+
+def _too_many() -> str:
+    return (
+        f"At most {MOST_PIXELS / 1e6:.0f} million pixels and {LONGEST_SIDE} on a side are taken: "
+        "make the picture smaller."
+    )
+
+
+def _pixels_only(image: Image.Image) -> Image.Image:
+    """Upright RGB, made from the pixels alone."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257.0).astype(np.uint8))
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, WHITE), image)
+    rgb = image.convert("RGB")
+    clean = Image.new("RGB", rgb.size)
+    clean.paste(rgb)
+    return clean
+
+
+def keep_only_pixels(path: str | os.PathLike[str], image: Image.Image) -> None:
+    """Replace an upload by its own pixels as PNG, in place: position, camera, comments and the rest are gone."""
+    target = Path(path)
+    beside = target.with_name(target.name + ".clean")
+    image.save(beside, "PNG", compress_level=1)
+    os.replace(beside, target)

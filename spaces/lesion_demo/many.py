@@ -1,0 +1,141 @@
+"""Many pictures through one model: a row each, also for those that cannot be read, and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from answering import classify_many
+from archives import Entry
+from classifier import Classifier
+from image_files import ImageUnusableError, read_image
+from pictures import thumbnail
+from PIL import Image
+
+AT_ONCE = 8  # pictures in one pass of the model: enough to keep two cores busy, little memory
+# Larger pictures than this are looked at one by one, so that no eight of them are in memory together.
+LARGE_PIXELS = 6_000_000
+# A spreadsheet takes a cell that begins with one of these for a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of a batch: its answer, or why there is none.
+
+    Attributes:
+        name: of the file.
+        answer: as ``classify`` gives it; None where the file could not be read.
+        error: what is wrong with the file; None where there is an answer.
+        picture: thumbnail as a data URI; empty where there is none.
+    """
+
+    name: str
+    answer: dict[str, Any] | None = None
+    error: str | None = None
+    picture: str = ""
+
+
+def look_at(
+    entries: Sequence[Entry], classifier: Classifier, after: Callable[[Entry, Image.Image | None], None] | None = None
+) -> Iterator[list[Row]]:
+    """Look at a batch: a few rows at a time, in the order of the entries. A file that cannot be read is a row too.
+
+    Args:
+        entries: the files.
+        classifier: which model.
+        after: is told of each file once it was read, with its pixels, or None where it was refused.
+    """
+    waiting: list[tuple[Entry, Image.Image | None, str | None]] = []
+    pixels = 0
+    for entry in entries:
+        try:
+            image, error = read_image(entry.read()), None
+            pixels += image.width * image.height
+        except ImageUnusableError as problem:
+            image, error = None, str(problem)
+        if after is not None:
+            after(entry, image)
+        waiting.append((entry, image, error))
+        if len(waiting) >= AT_ONCE or pixels > LARGE_PIXELS:
+            yield _rows(waiting, classifier)
+            waiting, pixels = [], 0
+    if waiting:
+        yield _rows(waiting, classifier)
+
+
+def _rows(waiting: list[tuple[Entry, Image.Image | None, str | None]], classifier: Classifier) -> list[Row]:
+    images = [image for _, image, _ in waiting if image is not None]
+    try:
+        answers: list[Any] = classify_many(images, classifier) if images else []
+    except ImageUnusableError:
+        answers = [_alone(image, classifier) for image in images]  # one of them spoils the batch: find out which
+    found = iter(answers)
+    rows = []
+    for entry, image, error in waiting:
+        answer = next(found) if image is not None else None
+        if isinstance(answer, str):
+            answer, error = None, answer
+        rows.append(Row(entry.name, answer, error, thumbnail(image) if image is not None else ""))
+    return rows
+
+
+def _alone(image: Image.Image, classifier: Classifier) -> dict[str, Any] | str:
+    try:
+        return classify_many([image], classifier)[0]
+    except ImageUnusableError as error:
+        return str(error)
+
+
+def as_table(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Rows as flat dictionaries of one set of keys. Of a declined picture no class, no probability."""
+    table = []
+    for row in rows:
+        answer = row.answer or {}
+        declined = bool(answer.get("abstain"))
+        told = {} if declined else answer
+        names = told.get("prediction_set")
+        table.append(
+            {
+                "image": row.name,
+                "declined": None if row.answer is None or answer.get("abstain") is None else declined,
+                "reason": "unreadable" if row.error else answer.get("reason"),
+                "predicted": told.get("predicted"),
+                "band": told.get("band"),
+                "prediction_set": None if names is None else " ".join(names),
+                "p_malignant": told.get("p_malignant"),
+                "predictive_entropy": told.get("predictive_entropy"),
+                "aleatoric": told.get("aleatoric"),
+                "epistemic": told.get("epistemic"),
+                "ood_score": answer.get("ood_score"),
+                "is_ood": answer.get("is_ood"),
+                **{f"p_{label}": (told.get("probabilities") or {}).get(label) for label in labels},
+                "model": answer.get("model"),
+                "error": row.error,
+            }
+        )
+    return table
+
+
+def as_csv(table: Sequence[dict[str, Any]]) -> str:
+    """A table as CSV; texts that a spreadsheet would run as a formula get a leading apostrophe."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(table[0]) if table else ["image"])
+    writer.writeheader()
+    for row in table:
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+    return buffer.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA) else text

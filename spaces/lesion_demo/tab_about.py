@@ -1,0 +1,60 @@
+"""The tab "About the model": what it is, whether it is unchanged, its figures, its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from desk import Desk
+from html_about import about
+from html_answer import message
+from model_folder import Check, card, check, commit_of, figures, folder_of, report
+from model_loading import ModelUnavailableError
+
+WAITING = '<section class="panel empty small-empty"><p>The model\'s files are being read and compared…</p></section>'
+
+
+def build(desk: Desk, tab: gr.Tab) -> None:
+    """Lay the tab out and wire it up; nothing is read before it is opened."""
+    model = gr.Dropdown(
+        desk.titles,
+        value=desk.titles[0] if desk.titles else None,
+        label="Model",
+        visible=len(desk.titles) > 1,
+        elem_id="about-model",
+    )
+    told = gr.HTML(WAITING, elem_id="about")
+    with gr.Accordion("Its card", open=True, elem_id="card-frame"):
+        text = gr.Markdown("", elem_id="card", sanitize_html=True, header_links=False)
+
+    def show(title: str | None) -> tuple[str, str]:
+        try:
+            classifier = desk.shelf.get(title)
+            folder = folder_of(classifier)
+        except ModelUnavailableError as error:
+            return message(str(error)), ""
+        return about(classifier, check(folder), report(folder), figures(folder)), card(folder) or "It has no card."
+
+    # No model works here, so it does not wait for those that do.
+    gr.on([tab.select, model.input], show, model, [told, text], api_visibility="private", show_progress="hidden")
+
+
+def facts(desk: Desk, title: str | None) -> dict[str, Any]:
+    """The same for programs: name, place, commit, and the comparison with the manifest.
+
+    Raises:
+        ModelUnavailableError: it cannot be loaded, or its files not fetched.
+    """
+    classifier = desk.shelf.get(title)
+    found: Check = check(folder_of(classifier))
+    return {
+        "model": classifier.title,
+        "revision": classifier.source.revision,
+        "commit": commit_of(classifier),
+        "labels": classifier.labels,
+        "long_names": classifier.long_names,
+        "fields": list(classifier.fields),
+        "trust_is_fitted": classifier.trust_is_fitted,
+        "manifest": found.verdict,
+        "problems": found.problems,
+    }

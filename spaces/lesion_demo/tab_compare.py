@@ -1,0 +1,74 @@
+"""The tab "Compare models": one picture, several models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from answering import Question, look
+from desk import SAID, Desk
+from html_answer import message
+from html_tables import comparison, no_comparison
+from image_files import ImageUnusableError
+from queueing import QUEUED
+from tab_one import photo_input
+
+MOST_MODELS = 4
+
+
+def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
+    """Lay the tab out and wire it up.
+
+    Args:
+        desk: models and uploads.
+        tab: this tab; when it is opened without a picture it takes over that of the first one.
+        first: the picture of the tab "One image".
+    """
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=280):
+            photo = photo_input("Picture of the lesion", "compare-photo", height=260)
+            models = gr.CheckboxGroup(
+                desk.titles,
+                value=desk.titles[:MOST_MODELS],
+                label=f"Models (at most {MOST_MODELS})",
+                elem_id="compare-models",
+            )
+        with gr.Column(scale=8, min_width=300):
+            result = gr.HTML(no_comparison(), elem_id="comparison")
+
+    def show(upload: str | None, titles: list[str]) -> Iterator[str]:
+        yield from _compare(desk, upload, titles)
+
+    run: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": result}
+    gr.on([photo.change, models.input], show, [photo, models], result, **run)
+
+    def take_over(mine: str | None, theirs: str | None) -> Any:
+        return theirs if mine is None and theirs is not None else gr.skip()
+
+    tab.select(take_over, [photo, first], photo, api_visibility="private", show_progress="hidden")
+
+
+def _compare(desk: Desk, photo: str | None, models: list[str]) -> Iterator[str]:
+    if photo is None or not models:
+        yield no_comparison()
+        return
+    try:
+        image = desk.open(photo)
+    except ImageUnusableError as error:
+        yield message(str(error))
+        return
+    yield comparison(answers_of(desk, image, models))
+    desk.tidy(photo, image)
+
+
+def answers_of(desk: Desk, image: Any, models: list[str]) -> list[tuple[Any, Any, str]]:
+    """Model, its answer or why there is none, and its title, for each model asked."""
+    told: list[tuple[Any, Any, str]] = []
+    for title in models[:MOST_MODELS]:
+        try:
+            classifier = desk.shelf.get(title)
+            told.append((classifier, look(image, classifier, Question()).answer, title))
+        except SAID as error:
+            told.append((None, str(error), title))
+    return told

@@ -1,0 +1,188 @@
+"""The tab "One image": a picture, what is known beside it, and the answer with everything behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+from answering import Question
+from classifier import Classifier
+from desk import SAID, Desk
+from example_pictures import PICK, Example, example_buttons
+from html_answer import answer_panel, empty, glossary, message, model_facts, spoken
+from html_views import views, waiting
+from model_loading import ModelUnavailableError
+from queueing import QUEUED
+
+LEAST_SHARE, MOST_SHARE = 0.5, 90.0  # percent
+UNKNOWN = "unknown"
+LOADING = '<p class="facts">The model is being loaded…</p>'
+
+
+def photo_input(label: str, elem_id: str, height: int = 340) -> gr.Image:
+    """A picture to drop, choose, paste or take; handed on as the file it is.
+
+    Gradio would open it itself otherwise, convert some formats, and answer a damaged file with a bare "Error".
+    """
+    photo = gr.Image(
+        type="filepath",
+        format="png",
+        image_mode=None,
+        sources=["upload", "webcam", "clipboard"],
+        webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": {"facingMode": "environment"}}),
+        buttons=[],
+        label=label,
+        placeholder="# Drop a picture here\nor click to choose one",
+        height=height,
+        elem_id=elem_id,
+    )
+    photo.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return photo
+
+
+def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
+    """Lay the tab out and wire it up; its picture, for other tabs to start from."""
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=5, min_width=300):
+            photo = photo_input("Picture of the lesion", "photo")
+            model = gr.Dropdown(
+                desk.titles,
+                value=desk.titles[0] if desk.titles else None,
+                label="Model",
+                visible=len(desk.titles) > 1 or desk.shelf.takes_any,
+                elem_id="model",
+            )
+            with gr.Row(visible=desk.shelf.takes_any, elem_classes="any"):
+                wanted = gr.Textbox(label="Or any model of the Hub", placeholder="organisation/name", elem_id="any-id")
+                fetch = gr.Button("Load", elem_id="any-load", scale=0, min_width=90)
+            facts = gr.HTML(LOADING if desk.titles else "", elem_id="facts")
+            fields = _fields()
+            shift = gr.Checkbox(False, label="Assume another prevalence", visible=False, elem_id="shift")
+            share = gr.Slider(
+                LEAST_SHARE,
+                MOST_SHARE,
+                value=10,
+                step=0.5,
+                label="Malignant or premalignant, in 100 lesions",
+                visible=False,
+                elem_id="share",
+                buttons=[],
+            )
+            shown_examples = gr.HTML(example_buttons(examples), js_on_load=PICK, elem_id="examples")
+        with gr.Column(scale=6, min_width=300):
+            panel = gr.HTML(empty(), elem_id="answer")
+            behind = gr.HTML("", elem_id="behind")
+            gr.HTML(glossary())
+    asked = [photo, model, shift, share, *fields]
+    handlers = _Handlers(desk, examples)
+    look: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": panel}
+    about = [facts, shift, share, *fields]
+    photo.change(handlers.look, asked, [panel, behind], **look)
+    shown_examples.click(handlers.pick, None, photo, api_visibility="private", show_progress="hidden")
+    switched = model.input(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
+    switched.then(handlers.look, asked, [panel, behind], **look)
+    fetched = fetch.click(
+        handlers.fetch, wanted, [model, facts], **QUEUED, show_progress="minimal", show_progress_on=facts
+    )
+    fetched.success(handlers.introduce, model, about, api_visibility="private", show_progress="hidden").then(
+        handlers.look, asked, [panel, behind], **look
+    )
+    shift.input(lambda on: gr.update(visible=on), shift, share, api_visibility="private", show_progress="hidden")
+    # Only what a visitor does asks again: a switch of the model sets these too.
+    again = [shift.input, share.release, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
+    gr.on(again, handlers.look_again, asked, [panel, behind], **{**look, "show_progress": "hidden"})
+    page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
+    return photo
+
+
+def _fields() -> list[Any]:
+    with gr.Row(elem_classes="fields"):
+        age = gr.Number(label="Age in years", visible=False, precision=0, elem_id="age", min_width=90)
+        sex = gr.Dropdown([UNKNOWN], value=UNKNOWN, label="Sex", visible=False, elem_id="sex", min_width=110)
+        site = gr.Dropdown([UNKNOWN], value=UNKNOWN, label="Site", visible=False, elem_id="site", min_width=140)
+    return [age, sex, site]
+
+
+class _Handlers:
+    """What happens on the tab's events."""
+
+    def __init__(self, desk: Desk, examples: list[Example]) -> None:
+        self._desk = desk
+        self._examples = examples
+
+    def pick(self, event: gr.EventData) -> Any:
+        """Take an example as if it had been uploaded."""
+        number = event._data.get("number") if isinstance(event._data, dict) else None
+        if not isinstance(number, int) or not 0 <= number < len(self._examples):
+            return gr.skip()
+        return self._desk.files.copy(self._examples[number].path)
+
+    def look(
+        self, photo: str | None, model: str | None, shift: bool, share: float, age: Any, sex: Any, site: Any
+    ) -> Iterator[tuple[Any, Any]]:
+        """The answer first, then what takes longer: where it looked, and what it was given."""
+        if photo is None:
+            yield empty(), ""
+            return
+        question = Question(share / 100 if shift else None, {"age": age, "sex": sex, "localization": site})
+        try:
+            image, looked, classifier = self._desk.look(photo, model, question)
+        except SAID as error:
+            yield message(str(error)), ""
+            return
+        panel = answer_panel(looked.answer, classifier)
+        said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
+        yield panel + said, waiting(bool(looked.answer.get("abstain")))
+        yield gr.skip(), views(image, looked, classifier)
+        self._desk.tidy(photo, image)
+
+    def look_again(self, *asked: Any) -> Iterator[tuple[Any, Any]]:
+        """The same for the same picture, without the waiting frame, so that nothing flickers."""
+        if asked[0] is None:
+            yield gr.skip(), gr.skip()
+            return
+        panel: Any = gr.skip()
+        behind: Any = gr.skip()
+        for step in self.look(*asked):
+            panel = step[0] if isinstance(step[0], str) else panel
+            behind = step[1]
+        yield panel, behind
+
+    def fetch(self, wanted: str) -> tuple[Any, Any]:
+        """Take in a model that the visitor named, and choose it."""
+        try:
+            title = self._desk.shelf.add(wanted or "")
+        except ModelUnavailableError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+        return gr.update(choices=self._desk.titles, value=title), gr.skip()
+
+    def introduce(self, model: str | None) -> list[Any]:
+        """The line about a model, and the controls that it has."""
+        classifier = self._desk.classifier(model)
+        if isinstance(classifier, str):
+            hidden = [gr.update(visible=False)] * 5
+            return [message(classifier), *hidden]
+        return [model_facts(classifier), *_prevalence(classifier), *_records(classifier)]
+
+
+def _prevalence(classifier: Classifier) -> list[Any]:
+    """Checkbox and slider, off, at the share of the calibration."""
+    share = classifier.calibrated_share
+    if share is None:
+        return [gr.update(visible=False, value=False), gr.update(visible=False)]
+    label = f"Assume another prevalence (calibrated at {100 * share:.0f} malignant or premalignant in 100 lesions)"
+    start = min(MOST_SHARE, max(LEAST_SHARE, round(200 * share) / 2))
+    return [gr.update(visible=True, value=False, label=label), gr.update(visible=False, value=start)]
+
+
+def _records(classifier: Classifier) -> list[Any]:
+    """Age, sex and site where the model takes them, all unknown."""
+    fields = classifier.fields
+    # No bounds here: the model's own sentence says what is wrong with an age.
+    updates = [gr.update(visible="age" in fields, value=None)]
+    for name in ("sex", "localization"):
+        values = list((fields.get(name) or {}).get("values", []))
+        updates.append(gr.update(visible=bool(values), choices=values or [UNKNOWN], value=UNKNOWN))
+    return updates

@@ -1,0 +1,98 @@
+"""The tab "Similar cases": known pictures that the model takes for alike. Only where the host gives a gallery."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import gradio as gr
+from answering import Question, look
+from desk import SAID, Desk
+from html_answer import message
+from queueing import QUEUED
+from similar import Case, Gallery, GalleryError
+from tab_one import photo_input
+from words import DECLINED, why_declined
+
+EMPTY = (
+    '<section class="panel empty small-empty"><p><b>Choose a picture.</b></p><p>The known cases nearest to it for the '
+    "model appear here, one a lesion, with what they turned out to be.</p></section>"
+)
+
+
+def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image) -> None:
+    """Lay the tab out and wire it up.
+
+    Args:
+        desk: models and uploads.
+        gallery: the known cases.
+        title: the model on offer that it was made with.
+        tab: this tab.
+        first: the picture of the tab "One image", taken over where this one is empty.
+    """
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=3, min_width=280):
+            photo = photo_input("Picture of the lesion", "similar-photo", height=260)
+            data = gallery.facts.get("dataset") or {}
+            gr.HTML(
+                f'<p class="small">{len(gallery.features)} cases of {escape(str(data.get("name")))}, split '
+                f"{escape(str(data.get('split')))}; licence {escape(gallery.licence)}. Distances are those of "
+                f"{escape(title)}.</p>"
+            )
+        with gr.Column(scale=8, min_width=300):
+            result = gr.HTML(EMPTY, elem_id="cases")
+
+    def show(upload: str | None) -> Iterator[str]:
+        if upload is None:
+            yield EMPTY
+            return
+        try:
+            image = desk.open(upload)
+            yield _shown(cases_of(desk, gallery, title, image))
+        except (*SAID, GalleryError) as error:
+            yield message(str(error))
+            return
+        desk.tidy(upload, image)
+
+    photo.change(show, photo, result, **QUEUED, show_progress="minimal", show_progress_on=result)
+
+    def take_over(mine: str | None, theirs: str | None) -> Any:
+        return theirs if mine is None and theirs is not None else gr.skip()
+
+    tab.select(take_over, [photo, first], photo, api_visibility="private", show_progress="hidden")
+
+
+def cases_of(desk: Desk, gallery: Gallery, title: str, image: Any) -> list[Case] | str:
+    """The nearest cases, or, where the model declines, why there are none."""
+    classifier = desk.shelf.get(title)
+    why_not = gallery.fits(classifier)
+    if why_not:
+        raise GalleryError(why_not)
+    answer = look(image, classifier, Question()).answer
+    if answer.get("abstain"):
+        return why_declined(answer)
+    return gallery.nearest(image, classifier, {})
+
+
+def _shown(cases: list[Case] | str) -> str:
+    if isinstance(cases, str):
+        return (
+            f'<section class="panel" data-state="declined"><h3>{DECLINED}</h3><p>{escape(cases)} So '
+            "nothing is shown as "
+            "similar to it.</p></section>"
+        )
+    items = ""
+    for case in cases:
+        source = ", ".join(escape(text) for text in (case.attribution, case.license) if text)
+        items += (
+            f'<li><img src="{case.picture}" alt="A case of {escape(case.long_name)}"><b>{escape(case.long_name)}</b>'
+            f'<br>distance {case.distance:.2f}<br><span class="small">{source}</span></li>'
+        )
+    return (
+        '<section class="panel" data-state="cases"><h3>Nearest known cases</h3><p class="small">Alike '
+        "to the model: 0 is "
+        "the same, 1 nothing in common. Pictures of the same lesion, or nearly the same picture, are left out. That "
+        "cases look alike does not make the diagnosis the same.</p>"
+        f'<ul class="cases">{items}</ul></section>'
+    )

@@ -1,0 +1,179 @@
+"""The page asked by programs: stable names and types, uploads that leave nothing behind, and a burst of requests."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+
+CLIENTS, REQUESTS = 10, 50
+
+
+@pytest.fixture(scope="module")
+def client(page: Any, tmp_path_factory: pytest.TempPathFactory) -> Client:
+    return Client(page.url, verbose=False, download_files=str(tmp_path_factory.mktemp("client")))
+
+
+def test_names_and_types_that_stay(client: Client) -> None:
+    named = client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    assert {name: [p["parameter_name"] for p in info["parameters"]] for name, info in named.items()} == {
+        "/predict": ["photo", "model", "prevalence", "age", "sex", "localization"],
+        "/explain": ["photo", "model", "age", "sex", "localization"],
+        "/predict_many": ["files", "model"],
+        "/compare": ["photo", "models"],
+        "/models": [],
+        "/about": ["model"],
+    }
+    optional = [p["parameter_has_default"] for p in named["/predict"]["parameters"]]
+    assert optional == [False, True, True, True, True, True]
+
+
+def test_predict(client: Client, trusted: Any, model_folder: Path, photo: Path, expected: dict[str, Any]) -> None:
+    answer = client.predict(handle_file(photo), model_folder.name, api_name="/predict")
+    assert set(answer) == {*expected, "model"}
+    assert answer["reason"] == "trust_not_asked"  # this model was never fitted
+    for key in ("probabilities", "p_malignant", "predictive_entropy"):
+        assert answer[key] == pytest.approx(expected[key], abs=1e-5)
+    first = client.predict(handle_file(trusted.pictures["low"]), None, api_name="/predict")
+    assert (first["model"], first["band"]) == (trusted.folder.name, "low")
+    assert client.predict(handle_file(trusted.pictures["low"]), api_name="/predict") == first
+    shifted = client.predict(handle_file(trusted.pictures["low"]), prevalence=0.9, api_name="/predict")
+    assert (shifted["band"], shifted["reason"]) == (None, "other_prior")
+    assert client.predict(handle_file(trusted.pictures["high"]), api_name="/predict")["abstain"] is True
+    record = {"age": 70, "sex": "male", "localization": "back"}
+    fused = client.predict(handle_file(photo), "tiny-fusion", **record, api_name="/predict")
+    assert (
+        fused["probabilities"]
+        != client.predict(handle_file(photo), "tiny-fusion", api_name="/predict")["probabilities"]
+    )
+    wrong = client.predict(handle_file(photo), "tiny-fusion", age=900, api_name="/predict")
+    assert set(wrong) == {"error"}
+    assert "age is 900" in wrong["error"]
+    assert "no model 'other'" in client.predict(handle_file(photo), "other", api_name="/predict")["error"]
+
+
+def test_the_other_endpoints(client: Client, trusted: Any, photo: Path) -> None:
+    low, high = (handle_file(trusted.pictures[state]) for state in ("low", "high"))
+    told = client.predict(low, api_name="/explain")
+    assert (told["state"], told["title"]) == ("low", "Low uncertainty")
+    assert told["words"].startswith("At most 5 %")
+    assert told["heat_map"].startswith("data:image/png;base64,")
+    told = client.predict(high, api_name="/explain")
+    assert (told["state"], told["explained"], told["heat_map"]) == ("declined", None, None)
+    rows = client.predict([low, high, handle_file(__file__)], api_name="/predict_many")["rows"]
+    assert [row["reason"] for row in rows] == ["answered", "high_uncertainty", "unreadable"]
+    assert rows[1]["predicted"] is None
+    both = client.predict(low, [trusted.folder.name, "gone"], api_name="/compare")
+    assert both[trusted.folder.name]["band"] == "low"
+    assert "there is no folder" in both["gone"]["error"]
+    assert client.predict(api_name="/models") == [trusted.folder.name, "tiny-derm-x", "tiny-fusion", "gone"]
+    about = client.predict(api_name="/about")
+    assert (about["manifest"], about["trust_is_fitted"], about["problems"]) == ("matches", True, [])
+
+
+def test_files_of_the_machine_are_not_looked_at(client: Client, trusted: Any, repo_root: Path) -> None:
+    """A path, as a text or dressed up as an upload, leads nowhere outside the folder of uploads."""
+    inside = repo_root / "spaces" / "lesion_demo" / "examples" / "drawn_nv.jpg"
+    for path in (str(inside), {"path": str(inside)}, f"{trusted.folder}/figures/gate_test.png"):
+        answer = client.predict(path, api_name="/predict")
+        assert "was not uploaded here" in answer["error"]
+    dressed = {"path": str(inside), "meta": {"_type": "gradio.FileData"}}
+    assert asked_raw(client.src.rstrip("/"), dressed).startswith("event: error")
+
+
+def asked_raw(url: str, photo: Any) -> str:
+    """What a program gets that does not upload as Gradio's own client would."""
+    event = httpx.post(f"{url}/gradio_api/call/predict", json={"data": [photo]}, timeout=60).json()["event_id"]
+    return httpx.get(f"{url}/gradio_api/call/predict/{event}", timeout=60).text
+
+
+def test_uploads_leave_nothing_but_pixels(client: Client, page: Any, tmp_path: Path, trusted: Any) -> None:
+    """EXIF is gone from the disk after the answer; a refused file is gone altogether; a turned photo is turned."""
+    secret = "48.2082 N 16.3738 E"
+    turned = tmp_path / "turned.png"
+    with Image.open(trusted.pictures["low"]) as image:
+        exif = Image.Exif()
+        exif[0x0112], exif[0x010E] = 6, secret  # to be shown turned by a quarter clockwise
+        image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
+    assert secret.encode() in turned.read_bytes()
+    upright = client.predict(handle_file(turned), api_name="/predict")
+    straight = client.predict(handle_file(trusted.pictures["low"]), api_name="/predict")
+    assert upright["probabilities"] == pytest.approx(straight["probabilities"], abs=1e-5)
+    refused = tmp_path / "refused.png"
+    refused.write_text(f"<svg>{secret}</svg>")
+    assert "SVG" in client.predict(handle_file(refused), api_name="/predict")["error"]
+    kept = [path for path in page.uploads.rglob("*") if path.is_file()]
+    assert kept
+    assert [path for path in kept if secret.encode() in path.read_bytes()] == []
+    assert "refused.png" not in {path.name for path in kept}
+    assert all(path.is_relative_to(next(page.uploads.glob("lesion-uploads-*"))) for path in kept)
+    assert page.log.read_text(errors="replace").count(secret) == 0
+
+
+def test_a_burst_is_served_or_politely_refused(page: Any, photo: Path, tmp_path: Path) -> None:
+    """Fifty requests of ten clients at once: each ends with an answer, or with a word that the queue is full."""
+    patient = {"timeout": 300}  # of the test machine's load, not of the page, is nothing to be said here
+    clients = [
+        Client(page.url, verbose=False, download_files=str(tmp_path), httpx_kwargs=patient) for _ in range(CLIENTS)
+    ]
+    answered: list[dict[str, Any]] = []
+    refused: list[str] = []
+
+    def burst(mine: Client) -> None:
+        jobs = [mine.submit(handle_file(photo), "tiny-derm-x", api_name="/predict") for _ in range(REQUESTS // CLIENTS)]
+        for job in jobs:
+            try:
+                answered.append(job.result(timeout=120))
+            except Exception as error:
+                refused.append(str(error))
+
+    process = psutil.Process(page.pid)
+    memory = []
+    for _ in range(2):  # the first round fills caches that stay
+        threads = [threading.Thread(target=burst, args=(mine,)) for mine in clients]
+        started = time.monotonic()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        memory.append(process.memory_info().rss / 1e6)
+    print(
+        f"{len(answered)} answered, {len(refused)} refused; RSS {memory}; last round {time.monotonic() - started:.1f} s"
+    )
+    assert len(answered) + len(refused) == 2 * REQUESTS, "none is lost"
+    assert all("probabilities" in answer for answer in answered)
+    assert len(answered) >= REQUESTS
+    assert all("full" in why.lower() for why in refused), refused[:1]
+    assert memory[1] - memory[0] < 60, "flat"
+
+
+def test_on_the_hub(
+    start_page: Callable[..., Any], model_folder: Path, photo: Path, repo_root: Path, tmp_path: Path
+) -> None:
+    """With the Hub's environment, and our own folder `spaces/` on the import path, where Gradio looks for a library."""
+    environment = {"SYSTEM": "spaces", "SPACE_ID": "someone/lesion-demo", "PYTHONPATH": str(repo_root)}
+    with start_page(str(model_folder), **environment) as running:
+        client = Client(running.url, verbose=False, download_files=str(tmp_path))
+        assert client.predict(handle_file(photo), None, api_name="/predict")["model"] == model_folder.name
+        uploads = list(running.uploads.glob("lesion-uploads-*"))
+        assert len(uploads) == 1
+    assert not uploads[0].exists(), "emptied at the end"
+
+
+def test_page_without_a_model_stays_up(start_page: Callable[..., Any], photo: Path, tmp_path: Path) -> None:
+    with start_page("") as running:
+        client = Client(running.url, verbose=False, download_files=str(tmp_path))
+        answer = client.predict(handle_file(photo), None, api_name="/predict")
+    assert set(answer) == {"error"}
+    assert "No model is set" in answer["error"]
+    assert "LESION_MODELS=" in answer["error"]
+    assert os.listdir(running.uploads) == []

@@ -1,0 +1,210 @@
+"""Files that strangers send: told by content, bounded, stripped of all but pixels; archives that try things."""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from hub_models.preprocess_lesion import to_rgb
+
+SECRET = b"taken at 48.2082 N 16.3738 E"
+
+
+def encoded(kind: str, size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any) -> bytes:
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds next to nothing."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_five_kinds_are_read_by_content(parts: Any, tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "misnamed.txt"
+    path.write_bytes(encoded(kind))
+    image = parts.image_files.read_image(path)
+    with Image.open(path) as wanted:
+        assert np.array_equal(np.asarray(image), np.asarray(wanted.convert("RGB")))
+    assert (image.mode, image.size, image.info) == ("RGB", (48, 40), {})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"no image", "no picture that is known"),
+        (b"\x89PNG\r\n\x1a\n", "may be damaged"),
+        (encoded("PNG")[:900], "may be damaged"),
+        (encoded("GIF", mode="P"), "it is a GIF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>', "SVG or XML"),
+        (b'\xef\xbb\xbf <?xml version="1.0"?><svg/>', "SVG or XML"),
+        (b"<!DOCTYPE html><script>alert(1)</script>", "a web page"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"PK\x03\x04 and more", "a zip archive"),
+        (b"BM is how this sentence begins, it is no bitmap", "no picture that is known"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"MZ\x90\0", "a program"),
+        (png_header(100_000, 100_000), "At most 40 million pixels"),
+        (png_header(7_000, 7_000), "7000 x 7000 pixels. At most 40 million"),
+        (png_header(20_000, 100), "16000 on a side"),
+        (encoded("PNG", size=(20, 500)), "at least 32 on each side"),
+        (encoded("TIFF", mode="F"), "measurements rather than a picture (mode F)"),
+        (encoded("PNG") + b"x" * 20_000_001, "at most 20 MB"),
+    ],
+    ids=range(19),
+)  # fmt: skip
+def test_everything_else_is_refused_in_words(parts: Any, content: bytes, said: str) -> None:
+    with pytest.raises(parts.image_files.ImageUnusableError, match=re.escape(said)):
+        parts.image_files.read_image(content)
+
+
+def test_pages_and_animations_are_refused(parts: Any) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    for kind in ("WEBP", "TIFF", "PNG"):
+        buffer = io.BytesIO()
+        frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
+        with pytest.raises(parts.image_files.ImageUnusableError, match="several pictures"):
+            parts.image_files.read_image(buffer.getvalue())
+
+
+def test_only_pixels_survive(parts: Any, tmp_path: Path) -> None:
+    """EXIF (but for the rotation), comments, text, and a whole page behind the last byte are gone."""
+    exif = Image.Exif()
+    exif[0x010E], exif[0x0112] = SECRET.decode(), 6
+    info = PngInfo()
+    info.add_text("Comment", SECRET.decode())
+    for content in (
+        encoded("JPEG", exif=exif, comment=SECRET) + b"<html><script>alert(1)</script>" + SECRET,
+        encoded("PNG", exif=exif, pnginfo=info) + b"PK\x03\x04" + SECRET,
+        encoded("WEBP", exif=exif, lossless=True),
+    ):
+        assert SECRET in content
+        path = tmp_path / "upload.jpg"
+        path.write_bytes(content)
+        image = parts.image_files.read_image(path)
+        assert image.size == (40, 48), "turned upright"
+        with Image.open(io.BytesIO(content)) as wanted:
+            assert np.array_equal(np.asarray(image), np.asarray(to_rgb(wanted)))
+        parts.image_files.keep_only_pixels(path, image)
+        kept = path.read_bytes()
+        assert SECRET not in kept
+        assert kept.endswith(b"IEND\xaeB`\x82")
+        with Image.open(path) as again:
+            assert not again.getexif()
+            assert np.array_equal(np.asarray(again), np.asarray(image))
+        assert [other.name for other in tmp_path.iterdir()] == ["upload.jpg"]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
+def test_every_mode_gives_the_processors_pixels(parts: Any, mode: str) -> None:
+    if mode == "I;16":
+        values = np.random.default_rng(1).integers(0, 65535, (40, 44), dtype=np.uint16)
+        buffer = io.BytesIO()
+        Image.fromarray(values).save(buffer, "PNG")
+        content = buffer.getvalue()
+    else:
+        content = encoded("TIFF" if mode == "CMYK" else "PNG", mode=mode)
+    with Image.open(io.BytesIO(content)) as image:
+        wanted = to_rgb(image)
+    assert np.array_equal(np.asarray(parts.image_files.read_image(content)), np.asarray(wanted))
+
+
+def zipped(path: Path, files: dict[str, bytes], kind: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_archives_are_read_where_they_lie(parts: Any, tmp_path: Path) -> None:
+    picture = encoded("PNG")
+    inner = {
+        "../../etc/evil.png": picture, "/root/a.png": picture, "c:\\x\\b.png": picture, "sub/.hidden.png": picture,
+        "__MACOSX/a.png": b"x", "text.txt": b"no image",
+    }  # fmt: skip
+    entries = parts.archives.list_entries([zipped(tmp_path / "some.zip", inner)])
+    assert sorted(entry.name for entry in entries) == ["a.png", "b.png", "evil.png", "text.txt"]
+    assert [entry.read() == picture for entry in entries].count(True) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["some.zip"], "nothing was unpacked"
+
+
+def test_links_in_archives_are_left_out(parts: Any, tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("link.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "links.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("a.png", encoded("PNG"))
+    entries = parts.archives.list_entries([tmp_path / "links.zip"])
+    assert [entry.name for entry in entries] == ["a.png"]
+
+
+def test_archives_that_try_things_are_refused(parts: Any, tmp_path: Path) -> None:
+    refused = parts.archives.BatchRefusedError
+    bomb = zipped(tmp_path / "bomb.zip", {"a.png": b"\0" * 9_000_000}, zipfile.ZIP_DEFLATED)
+    assert bomb.stat().st_size < 20_000
+    with pytest.raises(refused, match=r"bomb\.zip is packed far too tightly"):
+        parts.archives.list_entries([bomb])
+    with pytest.raises(refused, match="more than 200 files"):
+        parts.archives.list_entries([zipped(tmp_path / "many.zip", {f"{n}.png": b"x" for n in range(201)})])
+    with pytest.raises(refused, match="2001 entries; at most 2000"):
+        parts.archives.list_entries([zipped(tmp_path / "folders.zip", {f"{n}/": b"" for n in range(2001)})])
+    with pytest.raises(refused, match="no picture in this upload"):
+        parts.archives.list_entries([zipped(tmp_path / "empty.zip", {})])
+    broken = tmp_path / "broken.zip"
+    broken.write_bytes(zipped(tmp_path / "whole.zip", {"a.png": encoded("PNG")}).read_bytes()[:200])
+    with pytest.raises(refused, match=r"broken\.zip is no zip archive that can be read"):
+        parts.archives.list_entries([broken])
+
+
+def test_a_lying_archive_gives_no_more_than_an_image_may_have(parts: Any, tmp_path: Path) -> None:
+    """The sizes in an archive are the sender's word: what counts is what comes out."""
+    noise = np.random.default_rng(0).integers(0, 255, 24_000_000, dtype=np.uint8).tobytes()
+    entries = parts.archives.list_entries([zipped(tmp_path / "large.zip", {"a.png": noise})])
+    assert len(entries[0].read()) == parts.image_files.LARGEST_FILE + 1
+
+
+def test_the_folder_of_uploads_is_private_and_emptied(parts: Any, tmp_path: Path) -> None:
+    files = parts.temporary_files.TemporaryFiles(str(tmp_path))
+    assert files.folder.stat().st_mode & 0o777 == 0o700
+    inside, outside = files.folder / "a" / "x.png", tmp_path / "y.png"
+    inside.parent.mkdir()
+    for path in (inside, outside):
+        path.write_bytes(b"x")
+    link = files.folder / "link.png"
+    link.symlink_to(outside)
+    assert files.holds(inside)
+    assert not any(map(files.holds, (outside, link, files.folder / "gone.png", files.folder / ".." / "y.png")))
+    files.delete(outside)
+    assert outside.exists()
+    assert files.sweep(older_than_s=1000) == 0
+    assert files.sweep(older_than_s=-1) == 2
+    assert list(files.folder.iterdir()) == []
+    dead = tmp_path / f"{parts.temporary_files.PREFIX}999999999-x"
+    dead.mkdir()
+    parts.temporary_files.TemporaryFiles(str(tmp_path))
+    assert not dead.exists(), "what a killed process left"
+    assert files.folder.exists(), "what a living one uses"
+    files.remove()
+    assert not files.folder.exists()

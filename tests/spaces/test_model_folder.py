@@ -1,0 +1,144 @@
+"""What the page says about a model's folder: changed files, the card, figures; and the cases of a gallery."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from datasets_scripts.phantom import draw
+from model_cards.manifest import check_manifest
+
+
+def test_check_agrees_with_the_suites_own(parts: Any, trusted: Any, tmp_path: Path) -> None:
+    check, folder = parts.model_folder.check, tmp_path / "copy"
+    shutil.copytree(trusted.folder, folder)
+    (folder / "__pycache__").mkdir()
+    (folder / "__pycache__" / "x.pyc").write_bytes(b"x")
+    found = check(folder)
+    assert (found.verdict, found.problems) == ("matches", [])
+    assert found.files == len(json.loads((folder / "manifest.json").read_text())["files"])
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    (folder / "extra.py").write_text("x")
+    (folder / "figures" / "gate_test.png").unlink()
+    found = check(folder)
+    assert found.verdict == "differs"
+    assert sorted(found.problems) == [
+        "extra.py is not listed", "figures/gate_test.png is missing", "model.safetensors was changed",
+    ]  # fmt: skip
+    assert len(found.problems) == len(check_manifest(folder))
+    (folder / "manifest.json").write_text('{"schema_version": 9, "files": {}}')
+    assert check(folder).verdict == "unknown"
+    (folder / "manifest.json").unlink()
+    assert check(folder).problems == ["There is no manifest.json beside the weights."]
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(parts: Any, tmp_path: Path) -> None:
+    listed = {"../secret": {"sha256": "0", "size": 1}, "/etc/passwd": {"sha256": "0", "size": 1}}
+    (tmp_path / "manifest.json").write_text(json.dumps({"schema_version": 1, "files": listed}))
+    assert parts.model_folder.check(tmp_path).problems == [
+        "../secret is outside the folder", "/etc/passwd is outside the folder",
+    ]  # fmt: skip
+
+
+def test_card_shows_its_own_pictures_and_asks_nobody_else(parts: Any, trusted: Any) -> None:
+    text = parts.model_folder.card(trusted.folder)
+    assert text.startswith("# A card of its own")
+    assert "license:" not in text
+    assert "![gate](data:image/png;base64,iVBOR" in text
+    assert "example.com" not in text
+    assert "from elsewhere: picture not shown" in text
+    assert [caption for caption, _ in parts.model_folder.figures(trusted.folder)] == ["Gate, test split"]
+    for link in ("../x.png", "/etc/x.png", "https://example.com/x.png", "config.json"):
+        assert parts.model_folder.picture_uri(trusted.folder, link) is None
+
+
+def dhash_by_hand(image: Image.Image) -> str:
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=int)
+    bits = "".join("1" if grey[y, x + 1] > grey[y, x] else "0" for y in range(8) for x in range(8))
+    return f"{int(bits, 2):016x}"
+
+
+@pytest.fixture(scope="module")
+def gallery(parts: Any, trusted: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, list[Any]]:
+    """Twelve drawn cases of ten lesions, with the trusted model's features; the first is the query itself."""
+    classifier = parts.model_loading.load(parts.classifier.ModelSource(str(trusted.folder)))
+    query = parts.image_files.read_image(trusted.pictures["low"])
+    cases = [
+        (query, "L0"),
+        (draw("nv", 77).image, "L0"),
+        *((draw("bkl", 20 + n).image, f"L{n // 2 + 1}") for n in range(4)),
+    ]
+    cases += [(draw("mel", 30 + n).image, f"M{n}") for n in range(7)]
+    rows = []
+    for number, (image, lesion) in enumerate(cases):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=90)
+        rows.append(
+            {
+                "image_id": f"I{number}", "lesion_id": lesion, "group_id": lesion,
+                "label": "bkl" if lesion[0] == "L" else "mel",
+                "features": parts.similar.features_of(image, classifier, {}).astype(np.float16),
+                "thumbnail": buffer.getvalue(), "dhash": dhash_by_hand(image), "license": "CC0", "attribution": "drawn",
+            }
+        )  # fmt: skip
+    dim = len(rows[0]["features"])
+    folder = tmp_path_factory.mktemp("gallery")
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "features"}
+    flat = pa.array(np.concatenate([row["features"] for row in rows]), pa.float16())
+    columns["features"] = pa.FixedSizeListArray.from_arrays(flat, dim)
+    pq.write_table(pa.table(columns), folder / "gallery.parquet")
+    facts = {
+        "format_version": 1,
+        "model": {"name": trusted.folder.name, "title": "x", "commit": None},
+        "dataset": {"name": "drawn", "config_name": "grouped", "split": "train"},
+        "labels": {"bkl": "Keratosis", "mel": "Melanoma"},
+        "dim": dim, "similarity": "cosine", "n": len(rows), "license": "CC0", "created": "2026-01-01",
+        "command": "by hand",
+    }  # fmt: skip
+    (folder / "gallery.json").write_text(json.dumps(facts))
+    return folder, classifier, rows
+
+
+def test_nearest_cases(parts: Any, gallery: Any, trusted: Any) -> None:
+    folder, classifier, rows = gallery
+    known = parts.similar.Gallery(str(folder))
+    assert known.fits(classifier) is None
+    image = parts.image_files.read_image(trusted.pictures["low"])
+    unit = parts.similar.features_of(image, classifier, {})
+    assert float(np.linalg.norm(unit)) == pytest.approx(1.0, abs=1e-6)
+    cases = known.nearest(image, classifier, {})
+    distance = [1 - float(row["features"].astype(np.float32) @ unit) for row in rows]
+    assert distance[0] == pytest.approx(0, abs=1e-3), "the query itself lies in the gallery, and is not shown"
+    best: dict[str, float] = {}
+    for row, value in zip(rows, distance, strict=True):
+        best[row["lesion_id"]] = min(value, best.get(row["lesion_id"], 9.0))
+    wanted = sorted(value for lesion, value in best.items() if lesion != "L0")[:8]
+    assert [case.distance for case in cases] == pytest.approx(wanted, abs=1e-5)
+    assert {(case.license, case.attribution) for case in cases} == {("CC0", "drawn")}
+    assert {case.long_name for case in cases} <= {"Keratosis", "Melanoma"}
+
+
+def test_a_gallery_of_another_model_is_not_used(parts: Any, gallery: Any, tmp_path: Path) -> None:
+    folder, classifier, _ = gallery
+    shutil.copytree(folder, tmp_path / "other")
+    facts = json.loads((folder / "gallery.json").read_text())
+    facts["model"]["name"] = "somebody-elses"
+    (tmp_path / "other" / "gallery.json").write_text(json.dumps(facts))
+    other = parts.similar.Gallery(str(tmp_path / "other"))
+    assert other.title_among([classifier.source]) is None
+    assert "made with somebody-elses" in other.fits(classifier)
+    facts["format_version"] = 2
+    (tmp_path / "other" / "gallery.json").write_text(json.dumps(facts))
+    with pytest.raises(parts.similar.GalleryError, match="another layout"):
+        parts.similar.Gallery(str(tmp_path / "other"))

@@ -1,0 +1,143 @@
+"""Which models the page offers: reading the settings, loading, saying why not, and models that visitors name."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gradio
+import pytest
+import yaml
+
+
+def test_models_are_read_from_the_setting(parts: Any, tmp_path: Path) -> None:
+    odd = tmp_path / "a@b"
+    odd.mkdir()
+    sources = parts.model_loading.parse_models(f" org/one@v1.0 ,org/two,, {odd},org/two")
+    assert [(s.location, s.revision) for s in sources] == [("org/one", "v1.0"), ("org/two", None), (str(odd), None)]
+    assert [s.title for s in sources] == ["one @ v1.0", "two", "a@b"]
+    assert parts.model_loading.parse_models("") == []
+    for wrong in ("org/one@", "@v1"):
+        with pytest.raises(parts.model_loading.ModelSettingError, match=re.escape(repr(wrong))):
+            parts.model_loading.parse_models(wrong)
+
+
+def test_settings_that_cannot_be_understood_are_named(parts: Any, tmp_path: Path) -> None:
+    read, refused = parts.settings.read_settings, parts.model_loading.ModelSettingError
+    assert read({}) == parts.settings.Settings([], "no", None, None)
+    assert read({"LESION_ALLOW_ANY": "1"}).allow_any == "plain"
+    assert read({"LESION_ALLOW_ANY": "Code"}).allow_any == "code"
+    with pytest.raises(refused, match="LESION_ALLOW_ANY is 'yes'"):
+        read({"LESION_ALLOW_ANY": "yes"})
+    with pytest.raises(refused, match=r"LESION_EXAMPLES is .* holds examples\.json"):
+        read({"LESION_EXAMPLES": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ({"LESION_MODELS": "org/one@"}, "error: LESION_MODELS has the entry 'org/one@'"),
+        ({"LESION_GALLERY": "/nowhere/gallery"}, "error: LESION_GALLERY is '/nowhere/gallery'"),
+    ],
+)
+def test_command_refuses_a_setting_it_cannot_read(repo_root: Path, setting: dict[str, str], said: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "spaces/lesion_demo/app.py"],
+        cwd=repo_root,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1", **setting},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(said)
+
+
+def test_models_that_cannot_be_loaded_say_why(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else the client tries for half a minute
+    unknown, empty = tmp_path / "unknown", tmp_path / "empty"
+    unknown.mkdir()
+    empty.mkdir()
+    (unknown / "config.json").write_text(json.dumps({"model_type": "no_such_type"}))
+    shelf = parts.model_loading.ModelShelf(
+        parts.model_loading.parse_models(f"{unknown},{empty},{tmp_path}/gone,nobody/nothing")
+    )
+    for title in shelf.titles:
+        with pytest.raises(parts.model_loading.ModelUnavailableError, match=f"The model {title} could not be loaded: "):
+            shelf.get(title)
+    with pytest.raises(parts.model_loading.ModelUnavailableError, match="known models: unknown, empty, gone, nothing"):
+        shelf.get("other")
+    with pytest.raises(parts.model_loading.ModelUnavailableError, match="Start the page with LESION_MODELS="):
+        parts.model_loading.ModelShelf([]).get(None)
+
+
+def test_same_names_are_told_apart(parts: Any, tmp_path: Path) -> None:
+    for parent in ("a", "b"):
+        (tmp_path / parent / "model").mkdir(parents=True)
+    setting = f"{tmp_path}/a/model,{tmp_path}/b/model"
+    titles = parts.model_loading.ModelShelf(parts.model_loading.parse_models(setting)).titles
+    assert titles == ["model", f"{tmp_path}/b/model"]
+
+
+def test_visitors_models_are_loaded_only_where_the_host_lets_them(
+    parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Never a folder of the machine; code of strangers only where the host said so; two kept at most."""
+    asked: list[Any] = []
+    monkeypatch.setattr(parts.model_loading, "load", lambda source: asked.append(source) or source)
+    hosts = parts.model_loading.parse_models("ours/model")
+    refused = parts.model_loading.ModelUnavailableError
+    with pytest.raises(refused, match="its host only"):
+        parts.model_loading.ModelShelf(hosts).add("org/name")
+    shelf = parts.model_loading.ModelShelf(hosts, "plain")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "model").mkdir(parents=True)
+    for wrong in ("outputs/model", "/etc/passwd", "../../x", "name", "org/name/more", "a/b@../x", ""):
+        with pytest.raises(refused, match="is no id of the Hub"):
+            shelf.add(wrong)
+    assert shelf.add(" org/name@v1 ") == "org/name@v1"
+    shelf.add("ours/other")
+    shelf.add("third/model")
+    assert [(s.location, s.revision, s.runs_code) for s in asked] == [
+        ("org/name", "v1", False), ("ours/other", None, True), ("third/model", None, False),
+    ]  # fmt: skip
+    assert shelf.titles == ["model", "ours/other", "third/model"]
+    parts.model_loading.ModelShelf(hosts, "code").add("org/name")
+    assert asked[-1].runs_code
+
+
+def test_code_of_strangers_is_not_run(parts: Any, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "configuration_evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    config = {"model_type": "evil", "auto_map": {"AutoConfig": "configuration_evil.Evil"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(parts.model_loading.ModelUnavailableError, match="could not be loaded"):
+        parts.model_loading.load(parts.classifier.ModelSource(str(tmp_path), runs_code=False))
+    assert not ran.exists()
+    with pytest.raises(parts.model_loading.ModelUnavailableError, match="could not be loaded"):
+        parts.model_loading.load(parts.classifier.ModelSource(str(tmp_path)))
+    assert ran.exists(), "the host's own models bring their code"
+
+
+def test_front_matter_is_what_the_hub_needs(repo_root: Path) -> None:
+    folder = repo_root / "spaces" / "lesion_demo"
+    head = yaml.safe_load((folder / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert head["sdk"] == "gradio"
+    assert head["sdk_version"].split(".")[:2] == gradio.__version__.split(".")[:2]
+    assert (folder / head["app_file"]).is_file()
+    assert head["python_version"] == "3.11"
+    assert head["models"]
+    assert len(head["short_description"]) <= 60
+    needed = (folder / "requirements.txt").read_text(encoding="utf-8").split()
+    assert {re.split(">=", line)[0] for line in needed} >= {"gradio", "torch", "transformers", "timm", "pillow"}
+    assert all(re.fullmatch(r"[a-z_-]+>=[0-9.]+", line) for line in needed)
+    pinned = dict(
+        line.lower().split("==") for line in (repo_root / "constraints.txt").read_text().split() if "==" in line
+    )
+    for line in needed:
+        name, floor = line.split(">=")
+        have = tuple(int(part) for part in re.findall(r"\d+", pinned[name])[:3])
+        assert have >= tuple(int(part) for part in floor.split(".")), f"{line}, but constraints.txt has {pinned[name]}"

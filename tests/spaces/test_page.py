@@ -1,0 +1,313 @@
+"""The page in a real browser: started from the repository's root, as a user starts it; one page for all tests."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets_scripts.taxonomy import long_names
+from hub_models import EnsembleForLesionClassification, LesionImageProcessor
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+WAIT_MS = 120_000
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        why = f"no Chromium at {CHROMIUM}; install the package chromium"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def opened(browser: Any, url: str, width: int = 1200, height: int = 860, **options: Any) -> Iterator[Any]:
+    """A tab on the page; leaving it checks that no script failed and that nothing was asked of another server."""
+    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
+    tab = context.new_page()
+    tab.set_default_timeout(WAIT_MS)
+    faults: list[str] = []
+    outside: list[str] = []
+    tab.on("pageerror", lambda error: faults.append(str(error)))
+    tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    tab.on(
+        "request",
+        lambda asked: None if asked.url.startswith((url, "data:", "blob:", "ws:")) else outside.append(asked.url),
+    )
+    tab.goto(url)
+    tab.wait_for_selector("#photo input[type=file]", state="attached")
+    tab.wait_for_selector("#facts b")
+    yield tab
+    context.close()
+    assert faults == []
+    assert outside == []
+
+
+def upload(tab: Any, path: Path, then: str) -> None:
+    tab.set_input_files("#photo input[type=file]", str(path))
+    tab.wait_for_selector(f"#answer {then}")
+
+
+def clear(tab: Any) -> None:
+    tab.click("#photo button[aria-label='Remove Image']")
+    tab.wait_for_selector("#answer .panel.empty")
+
+
+def choose(tab: Any, where: str, title: str) -> None:
+    tab.click(f"{where} input")
+    tab.get_by_role("option", name=title, exact=True).click()
+
+
+def assert_notice_in_view(tab: Any) -> None:
+    notice = tab.locator("#notice")
+    assert "Not a medical device" in notice.inner_text()
+    box, size = notice.bounding_box(), tab.viewport_size
+    assert box["y"] >= 0
+    assert box["y"] + box["height"] <= size["height"] + 1
+
+
+def assert_shows(tab: Any, expected: dict[str, Any]) -> None:
+    """What can be read on the page is what the model says."""
+    names = long_names(expected["probabilities"])
+    assert tab.inner_text("#predicted") == names[expected["predicted"]]
+    rows = tab.eval_on_selector_all(
+        "#answer li.bar", "rows => rows.map(r => [r.dataset.label, +r.dataset.probability, r.innerText])"
+    )
+    assert {label: p for label, p, _ in rows} == pytest.approx(expected["probabilities"], abs=1e-5)
+    assert [p for _, p, _ in rows] == sorted((p for _, p, _ in rows), reverse=True)
+    for label, p, text in rows:
+        assert names[label] in text
+        assert f"{100 * p:.1f} %" in text or "< 0.1 %" in text or "> 99.9 %" in text
+    entropy, most = expected["predictive_entropy"], math.log(len(names))
+    assert float(tab.get_attribute("#entropy", "data-entropy")) == pytest.approx(entropy, abs=1e-5)
+    assert f"{100 * entropy / most:.0f} % of the maximum of {most:.2f} nats" in tab.inner_text("#entropy")
+    assert "malignant and premalignant" in tab.inner_text("#answer .risk")
+
+
+@pytest.fixture(scope="module")
+def said(trusted: Any) -> Callable[..., dict[str, Any]]:
+    """What the trusted model says in plain Python."""
+    model = EnsembleForLesionClassification.from_pretrained(trusted.folder).eval()
+    processor = LesionImageProcessor.from_pretrained(trusted.folder)
+
+    def ask(state: str) -> dict[str, Any]:
+        return model.predict(**processor(images=trusted.pictures[state], return_tensors="pt"))[0]
+
+    return ask
+
+
+def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., Any]) -> None:
+    """Band first, the promise behind it, the class; heat map with its slider; prevalence withdraws the promise."""
+    with opened(browser, page.url) as tab:
+        assert_notice_in_view(tab)
+        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        assert_shows(tab, said("low"))
+        band, headline = tab.locator("#band").bounding_box(), tab.locator("#predicted").bounding_box()
+        assert 0 < band["y"] < headline["y"]
+        assert band["y"] + band["height"] < 860, "seen without scrolling"
+        assert "Low uncertainty" in tab.inner_text("#band h2")
+        assert "At most 5 % of such answers are expected to be wrong, with 90 % confidence" in tab.inner_text("#band")
+        assert tab.locator("#set li").count() == len(said("low")["prediction_set"])
+        assert tab.get_attribute("#gate", "data-ood") == "false"
+        tab.wait_for_function("document.querySelector('#live').textContent.startsWith('Low uncertainty. Most likely')")
+
+        tab.wait_for_selector("#heat")
+        tab.locator("[data-opacity]").focus()
+        tab.keyboard.press("Home")
+        assert tab.eval_on_selector("#heat .layer", "layer => layer.style.opacity") == "0"
+        assert tab.inner_text("#heat output") == "0 %"
+        assert tab.locator("#preprocessing img").count() == 2
+
+        tab.click("#shift input")
+        tab.wait_for_selector("#answer [data-state=none]")
+        assert "withdrawn" in tab.inner_text("#band")
+        assert tab.locator("#set").count() == 0
+        tab.click("#shift input")
+        tab.wait_for_selector("#answer [data-state=low]")
+        assert_shows(tab, said("low"))
+        tab.mouse.wheel(0, 5000)
+        assert_notice_in_view(tab)
+        tab.click("#meaning summary")
+        assert "not for one picture" in tab.inner_text("#meaning")
+
+
+def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None:
+    names = list(long_names(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")).values())
+    with opened(browser, page.url) as tab:
+        for state, why in (("strange", "unlike the lesion pictures"), ("high", "less sure of this picture")):
+            upload(tab, trusted.pictures["low"], then="[data-state=low]")
+            tab.wait_for_selector("#heat")
+            clear(tab)
+            upload(tab, trusted.pictures[state], then="[data-state=declined]")
+            assert tab.inner_text("#declined") == "The model declines to answer"
+            assert why in tab.inner_text("#band")
+            tab.wait_for_selector("#preprocessing")
+            seen = tab.inner_text("#answer") + tab.inner_text("#behind") + tab.inner_text("#live")
+            assert not any(name in seen for name in names)
+            assert tab.locator("#answer .bar, #heat, .layer, #predicted, #set").count() == 0
+            # The slider does not talk it round.
+            tab.click("#shift input")
+            tab.wait_for_timeout(1500)
+            assert tab.locator("#answer [data-state=declined]").count() == 1
+            tab.click("#shift input")
+            clear(tab)
+
+
+def test_errors_are_said_on_the_page(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
+    """Damaged, renamed and huge files; a model that is gone, and back; an age that there is not."""
+    broken, html = tmp_path / "broken.png", tmp_path / "page.png"
+    broken.write_bytes(trusted.pictures["low"].read_bytes()[:9000])
+    html.write_text("<!doctype html><script>document.title = 'owned'</script>")
+    with opened(browser, page.url) as tab:
+        for path, why in ((broken, "may be damaged"), (html, "it is a web page")):
+            upload(tab, path, then=".panel.message")
+            assert why in tab.inner_text("#answer")
+            tab.wait_for_function("document.querySelector('#live').textContent.startsWith('No answer.')")
+            clear(tab)
+        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        choose(tab, "#model", "gone")
+        tab.wait_for_selector("#answer .panel.message")
+        assert "there is no folder /nowhere/gone" in tab.inner_text("#answer")
+        choose(tab, "#model", "tiny-fusion")
+        tab.wait_for_selector("#answer [data-state=none]")
+        assert "never measured how far this model can be trusted" in tab.inner_text("#band")
+        tab.fill("#age input", "900")
+        tab.press("#age input", "Enter")
+        tab.wait_for_selector("#answer .panel.message")
+        assert "age is 900" in tab.inner_text("#answer")
+        choose(tab, "#model", trusted.folder.name)
+        tab.wait_for_selector("#answer [data-state=low]")
+        assert not tab.is_visible("#age")
+    log = page.log.read_text(errors="replace")
+    assert "Traceback" not in log
+    assert not any(path.name in log for path in (broken, html, *trusted.pictures.values())), "names are not logged"
+
+
+def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
+    """An archive and loose files, one of them broken: a table that sorts, and the same as CSV."""
+    archive, broken = tmp_path / "some.zip", tmp_path / "broken.jpg"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for state in ("low", "high", "strange"):
+            zipped.write(trusted.pictures[state], f"folder/{state}.png")
+    broken.write_bytes(b"no image")
+    with opened(browser, page.url) as tab:
+        tab.get_by_role("tab", name="Many").click()
+        files = [str(path) for path in (archive, broken, trusted.pictures["moderate"])]
+        tab.set_input_files("#files input[type=file]", files)
+        tab.wait_for_selector("#many [data-done=true]")
+        assert "2 answered, 2 declined, 1 not readable" in tab.inner_text("#many .summary")
+
+        def column(number: int) -> list[str]:
+            return tab.eval_on_selector_all(
+                "#many tbody tr", f"rows => rows.map(r => r.cells[{number}].innerText.trim())"
+            )
+
+        assert column(1) == ["high.png", "low.png", "strange.png", "broken.jpg", "moderate.png"]
+        tab.locator("#many th button", has_text="Band").press("Enter")
+        assert column(2) == ["low", "moderate", "declined", "declined", "not readable"]
+        tab.locator("#many th button", has_text="File").press("Enter")
+        tab.locator("#many th button", has_text="File").press("Enter")
+        assert column(1) == sorted(column(1), reverse=True)
+        assert tab.locator("#many th[aria-sort=descending]").inner_text().startswith("File")
+        assert tab.locator("#many tbody img").count() == 4
+        with tab.expect_download() as download:
+            tab.click("#csv")
+        rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+        assert [row["image"] for row in rows] == ["high.png", "low.png", "strange.png", "broken.jpg", "moderate.png"]
+        assert [row["predicted"] != "" for row in rows] == [False, True, False, False, True]
+        assert tab.get_attribute("#csv", "href") == "data:text/csv;base64," + base64.b64encode(
+            Path(download.value.path()).read_bytes()
+        ).decode("ascii")
+
+
+def test_models_side_by_side_and_about(browser: Any, page: Any, trusted: Any) -> None:
+    """The picture of the first tab is taken over; a model that is gone says so among the others."""
+    with opened(browser, page.url) as tab:
+        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        tab.get_by_role("tab", name="Compare").click()
+        tab.wait_for_selector(".cards")
+        states = tab.eval_on_selector_all(".cards .card", "cards => cards.map(c => c.dataset.state)")
+        assert states == ["low", "none", "none", "error"]
+        assert "1 could not be asked" in tab.inner_text("#agreement")
+        assert "At most 5 %" in tab.inner_text(".cards")
+        tab.get_by_role("tab", name="About").click()
+        tab.wait_for_selector("#manifest[data-verdict=matches]")
+        tab.wait_for_selector("#card h1")
+        assert "A card of its own" in tab.inner_text("#card")
+        assert tab.eval_on_selector("#card img", "image => image.complete && image.naturalWidth") == 200
+        assert tab.locator("#figures img").count() == 1
+        choose(tab, "#about-model", "tiny-derm-x")
+        tab.wait_for_selector("#manifest[data-verdict=unknown]")
+
+
+def test_phone_dark_keyboard(browser: Any, page: Any) -> None:
+    """390 pixels wide, dark: nothing sticks out on any tab, the answer comes into view, all controls have names."""
+    with opened(browser, page.url, width=390, height=844, color_scheme="dark") as tab:
+        tab.locator("[data-example='0']").focus()
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector("#answer .panel.answer")
+        tab.wait_for_selector("#preprocessing")
+        tab.wait_for_function("document.querySelector('#band').getBoundingClientRect().top < 500")
+        for name in ("One image", "Many", "Compare", "About"):
+            tab.get_by_role("tab", name=name).click()
+            tab.wait_for_timeout(400)
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
+            assert_notice_in_view(tab)
+            nameless = tab.evaluate(
+                """() => [...document.querySelectorAll('button, input, select, textarea, a[href]')]
+                .filter(e => e.offsetParent && e.type !== 'file')
+                .filter(e => !(e.innerText.trim() || e.getAttribute('aria-label') || e.getAttribute('title')
+                    || e.labels?.length || e.getAttribute('aria-labelledby')))
+                .map(e => e.outerHTML.slice(0, 120))"""
+            )
+            assert nameless == [], name
+        assert tab.evaluate("document.documentElement.lang") == "en"
+        background = tab.evaluate("getComputedStyle(document.querySelector('.panel')).backgroundColor")
+        assert background != "rgb(255, 255, 255)"
+
+
+@pytest.mark.real
+def test_released_model_declines_clothing(
+    browser: Any, start_page: Callable[..., Any], repo_root: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """The released model: drawn cloth and a photo of clothing are declined, within two seconds once it is loaded."""
+    clothing = tmp_path / "picture.jpg"
+    shutil.copyfile(sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[0], clothing)
+    released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
+    with start_page(str(released)) as running, opened(browser, running.url) as tab:
+        upload(tab, clothing, then="[data-state=declined]")
+        assert "unlike the lesion pictures" in tab.inner_text("#band")
+        assert tab.get_attribute("#gate", "data-ood") == "true"
+        clear(tab)
+        tab.click("[data-example='5']")
+        tab.wait_for_selector("#answer [data-state=declined]")
+        tab.click("[data-example='0']")
+        tab.wait_for_selector("#answer [data-state=low]")
+        assert "At most 5 % of such answers" in tab.inner_text("#band")
