@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 DEMO := outputs/demo
 # Two workers, one test file to a worker: files share costly fixtures (a trained model, a built dataset).
 PYTEST_ARGS ?= -n 2 --dist loadfile
-MODEL ?= hub_models/released/derm-x-mobilenetv2-ham7
+MODEL ?= hub_models/released/derm-x-mobilenetv2-ham7,hub_models/released/isic-skin-lesion-uncertainty
 
 .PHONY: help setup demo test lint space clean
 
@@ -14,7 +14,7 @@ help:
 	@echo "make demo   set up, then archive -> dataset -> model -> report -> card -> local publish -> prediction, on drawn phantoms"
 	@echo "make test   set up, then every test (LESION_DATA_DIR and LESION_WEIGHTS_DIR add the real-data tests)"
 	@echo "make setup  the set-up alone (a virtual environment in $(VENV), versions pinned by constraints.txt)"
-	@echo "make space  the Space on the released model (MODEL=folder-or-repo to show another)"
+	@echo "make space  the Space on the released models (MODEL=folder-or-repo,... to show others)"
 	@echo "make lint   ruff, mypy"
 
 setup: $(STAMP)

@@ -10,6 +10,13 @@
     figure.querySelector('output').textContent = `${slider.value} %`;
   });
 
+  // A file that was refused has no picture to show: no torn one either.
+  const seen = (shown) => (event) => {
+    if (event.target.matches && event.target.matches('.image-frame img')) event.target.style.visibility = shown;
+  };
+  document.addEventListener('error', seen('hidden'), true);
+  document.addEventListener('load', seen('visible'), true);
+
   const keyOf = (row, column) => row.cells[column].dataset.key ?? row.cells[column].textContent.trim();
   const compare = (a, b) => {
     if (a === '' || b === '') return (a === '') - (b === ''); // what is not known goes last, whichever way
@@ -38,7 +45,7 @@
     if (!panel || !panel.offsetParent) return;
     const top = panel.getBoundingClientRect().top;
     const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-    if (top > window.innerHeight * 0.75) panel.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
+    if (top > window.innerHeight * 0.4) panel.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
   };
 
   // A live region has to be there before its text changes, so the answers' own elements cannot be one.

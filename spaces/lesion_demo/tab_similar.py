@@ -82,17 +82,20 @@ def _shown(cases: list[Case] | str) -> str:
             "nothing is shown as "
             "similar to it.</p></section>"
         )
+    sources = [", ".join(text for text in (case.attribution, case.license) if text) for case in cases]
+    alike = len(set(sources)) == 1
     items = ""
-    for case in cases:
-        source = ", ".join(escape(text) for text in (case.attribution, case.license) if text)
+    for case, source in zip(cases, sources, strict=True):
+        own = "" if alike else f'<br><span class="small">{escape(source)}</span>'
         items += (
             f'<li><img src="{case.picture}" alt="A case of {escape(case.long_name)}"><b>{escape(case.long_name)}</b>'
-            f'<br>distance {case.distance:.2f}<br><span class="small">{source}</span></li>'
+            f"<br>distance {case.distance:.2f}{own}</li>"
         )
+    credit = f'<p class="small credit">All pictures: {escape(sources[0])}.</p>' if alike else ""
     return (
         '<section class="panel" data-state="cases"><h3>Nearest known cases</h3><p class="small">Alike '
         "to the model: 0 is "
         "the same, 1 nothing in common. Pictures of the same lesion, or nearly the same picture, are left out. That "
         "cases look alike does not make the diagnosis the same.</p>"
-        f'<ul class="cases">{items}</ul></section>'
+        f'<ul class="cases">{items}</ul>{credit}</section>'
     )
