@@ -18,6 +18,8 @@ COMMANDS = [
     "model_cards.build",
     "model_cards.verify",
     "model_cards.publish",
+    "trainers.autoencoding.compare",
+    "trainers.autoencoding.sheet",
     "trainers.export_published",
     "trainers.import_published",
     "trainers.isic2017_results",
