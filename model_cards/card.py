@@ -101,6 +101,7 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         "labels": label_rows(node),
         "inputs": input_names(node),
         "reads": READS[tuple(input_names(node))],
+        "steps": steps_before(node),
         "malignant": [row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
     }
     if only_imported(node):
@@ -119,7 +120,6 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
             **shared,
             **case,
             recipe=recipe,
-            steps=steps_before(node),
             figures=check_figures(node, files),
             corrupted=check_figures(node["robustness"], files) if "robustness" in node else [],
             explained=check_figures(node["explanations"], files) if "explanations" in node else [],

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RELEASED = ROOT / "hub_models" / "released"
 MODELS = ("derm-x-mobilenetv2-ham7", "isic-skin-lesion-uncertainty")
 PHOTO = ROOT / "spaces" / "lesion_demo" / "examples" / "drawn_bcc.jpg"
-CLIENTS, REQUESTS, REPEATS = 10, 50, 10
+CLIENTS, REQUESTS, REPEATS, BURSTS = 10, 50, 10, 8
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def measure(url: str, process: psutil.Process, started: float, folder: str) -> N
         took = f"{statistics.median(times):.2f} ({max(times):.2f}) s, CPU {each:.2f} s"
         rows.append((f"Answer and heat map, {name}, with upload: median (longest) of {REPEATS}", took))
     rows.append(("Memory (RSS), both models loaded", f"{process.memory_info().rss / 1e6:.0f} MB"))
-    for number in (1, 2, 3):
+    for number in range(1, BURSTS + 1):
         answered, refused, seconds = burst(url, folder)
         memory = f"{process.memory_info().rss / 1e6:.0f} MB"
         lost = REQUESTS - answered - refused

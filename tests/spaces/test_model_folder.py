@@ -142,3 +142,5 @@ def test_a_gallery_of_another_model_is_not_used(parts: Any, gallery: Any, tmp_pa
     (tmp_path / "other" / "gallery.json").write_text(json.dumps(facts))
     with pytest.raises(parts.similar.GalleryError, match="another layout"):
         parts.similar.Gallery(str(tmp_path / "other"))
+    with pytest.raises(parts.similar.GalleryError, match=r"LESION_GALLERY is '.*', which holds no gallery"):
+        parts.similar.Gallery(str(tmp_path))

@@ -37,23 +37,16 @@ def test_settings_that_cannot_be_understood_are_named(parts: Any, tmp_path: Path
         read({"LESION_EXAMPLES": str(tmp_path)})
 
 
-@pytest.mark.parametrize(
-    ("setting", "said"),
-    [
-        ({"LESION_MODELS": "org/one@"}, "error: LESION_MODELS has the entry 'org/one@'"),
-        ({"LESION_GALLERY": "/nowhere/gallery"}, "error: LESION_GALLERY is '/nowhere/gallery'"),
-    ],
-)
-def test_command_refuses_a_setting_it_cannot_read(repo_root: Path, setting: dict[str, str], said: str) -> None:
+def test_command_refuses_a_setting_it_cannot_read(repo_root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "spaces/lesion_demo/app.py"],
         cwd=repo_root,
-        env={"PATH": "", "HF_HUB_OFFLINE": "1", **setting},
+        env={"PATH": "", "HF_HUB_OFFLINE": "1", "LESION_MODELS": "org/one@"},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr.strip().splitlines()[-1].startswith(said)
+    assert done.stderr.strip().splitlines()[-1].startswith("error: LESION_MODELS has the entry 'org/one@'")
 
 
 def test_models_that_cannot_be_loaded_say_why(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
