@@ -44,12 +44,13 @@ from desk import Desk  # noqa: E402
 from example_pictures import OWN, read_examples  # noqa: E402
 from html_answer import notice  # noqa: E402
 from model_loading import ModelSettingError, ModelShelf  # noqa: E402
-from queueing import MOST_WAITING  # noqa: E402
+from queueing import MOST_SESSIONS, MOST_WAITING, log_no_values  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from similar import Gallery, GalleryError  # noqa: E402
 
 # Warnings of Pillow and others name files, and no name of an upload belongs into a log.
 warnings.filterwarnings("ignore")
+log_no_values()
 
 
 def build_page(desk: Desk, settings: Settings) -> gr.Blocks:
@@ -99,5 +100,6 @@ if __name__ == "__main__":
         footer_links=[],
         max_file_size=LARGEST_ARCHIVE,
         ssr_mode=False,
+        state_session_capacity=MOST_SESSIONS,
         favicon_path=str(Path(__file__).with_name("favicon.svg")),
     )

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RELEASED = ROOT / "hub_models" / "released"
 MODELS = ("derm-x-mobilenetv2-ham7", "isic-skin-lesion-uncertainty")
 PHOTO = ROOT / "spaces" / "lesion_demo" / "examples" / "drawn_bcc.jpg"
-CLIENTS, REQUESTS, REPEATS, BURSTS = 10, 50, 10, 8
+CLIENTS, REQUESTS, REPEATS, BURSTS = 10, 50, 10, 14
 
 
 def main() -> None:

@@ -80,19 +80,25 @@ def test_the_other_endpoints(client: Client, trusted: Any, photo: Path) -> None:
     assert (about["manifest"], about["trust_is_fitted"], about["problems"]) == ("matches", True, [])
 
 
-def test_files_of_the_machine_are_not_looked_at(client: Client, trusted: Any, repo_root: Path) -> None:
+def test_files_of_the_machine_are_not_looked_at(client: Client, page: Any, trusted: Any, repo_root: Path) -> None:
     """A path, as a text or dressed up as an upload, leads nowhere outside the folder of uploads."""
     inside = repo_root / "spaces" / "lesion_demo" / "examples" / "drawn_nv.jpg"
     for path in (str(inside), {"path": str(inside)}, f"{trusted.folder}/figures/gate_test.png"):
         answer = client.predict(path, api_name="/predict")
         assert "was not uploaded here" in answer["error"]
     dressed = {"path": str(inside), "meta": {"_type": "gradio.FileData"}}
-    assert asked_raw(client.src.rstrip("/"), dressed).startswith("event: error")
+    url = client.src.rstrip("/")
+    assert asked_raw(url, [dressed, None, None, None, None, None]).startswith("event: error")
+    assert asked_raw(url, [dressed]).startswith("event: error")
+    log = page.log.read_text(errors="replace")
+    assert "InvalidPathError" in log
+    assert "A request failed" in log
+    assert inside.name not in log
 
 
-def asked_raw(url: str, photo: Any) -> str:
+def asked_raw(url: str, data: list[Any]) -> str:
     """What a program gets that does not upload as Gradio's own client would."""
-    event = httpx.post(f"{url}/gradio_api/call/predict", json={"data": [photo]}, timeout=60).json()["event_id"]
+    event = httpx.post(f"{url}/gradio_api/call/predict", json={"data": data}, timeout=60).json()["event_id"]
     return httpx.get(f"{url}/gradio_api/call/predict/{event}", timeout=60).text
 
 

@@ -185,6 +185,7 @@ def test_errors_are_said_on_the_page(browser: Any, page: Any, trusted: Any, tmp_
     broken, html = tmp_path / "broken.png", tmp_path / "page.png"
     broken.write_bytes(trusted.pictures["low"].read_bytes()[:9000])
     html.write_text("<!doctype html><script>document.title = 'owned'</script>")
+    earlier = len(page.log.read_text(errors="replace"))
     with opened(browser, page.url) as tab:
         for path, why in ((broken, "may be damaged"), (html, "it is a web page")):
             upload(tab, path, then=".panel.message")
@@ -207,6 +208,7 @@ def test_errors_are_said_on_the_page(browser: Any, page: Any, trusted: Any, tmp_
         assert not tab.is_visible("#age")
     log = page.log.read_text(errors="replace")
     assert "Traceback" not in log
+    assert "A request failed" not in log[earlier:]
     assert not any(path.name in log for path in (broken, html, *trusted.pictures.values())), "names are not logged"
 
 

@@ -101,8 +101,10 @@ def test_every_number_follows_from_the_stored_reconstructions(trained_autoencode
     assert again == report["evaluation"]["test"]
     assert found.periods == [2, 4]
     assert report["evaluation"]["test"]["denoising"]["noisy"]["value"] == pytest.approx(20, abs=1)  # deviation 0.1
-    # Eight numbers of 8 bits each are nearly as good as eight of 32.
-    assert 0 <= np.mean(found.scores["psnr"] - found.scores["psnr_8bit"]) < 0.5
+    # Eight numbers of 8 bits each are nearly as good as eight of 32; of a model this raw, sometimes better.
+    lost = found.scores["psnr"] - found.scores["psnr_8bit"]
+    assert np.any(lost != 0)
+    assert abs(np.mean(lost)) < 0.5
 
 
 def test_reconstructions_are_those_of_the_stored_weights(trained_autoencoder: Path, phantom_dataset: Path) -> None:
