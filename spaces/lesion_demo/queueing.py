@@ -1,4 +1,4 @@
-"""One model works at a time: with two cores, two at once would each take twice as long and twice the memory."""
+"""Requests: one model works at a time (two at once would each take twice as long), and what is logged of a failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import gradio.queueing
+import gradio.routes
 
 MOST_WAITING = 40  # requests in the queue; more are refused politely, at once
 # Gradio keeps about 3 MB a visitor, long after they left, and 10,000 of them; nothing of ours is in there.
@@ -18,8 +19,9 @@ QUEUED_API: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 def log_no_values() -> None:
-    """Let Gradio's queue log where an error arose and its kind, not its message, which can name a visitor's files."""
-    gradio.queueing.traceback = SimpleNamespace(print_exc=_print_frames)  # type: ignore[attr-defined]
+    """Let Gradio log where an error arose and its kind, not its message, which can name a visitor's files."""
+    for module in (gradio.queueing, gradio.routes):
+        vars(module)["traceback"] = SimpleNamespace(print_exc=_print_frames)
 
 
 def _print_frames() -> None:
