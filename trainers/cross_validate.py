@@ -39,6 +39,7 @@ from trainers.judging import judge, write_report
 from trainers.pooling import Fold, FoldError, check_alike, fold_values, metric_table, pool, pooled_report, summary
 from trainers.predictions import PredictionsError, read_predictions, write_predictions
 
+NO_CLASSIFIER = "train_autoencoder.py"
 HERE = Path(__file__).resolve().parent
 STATE = "cross_validate.json"
 PREDICTIONS = "predictions_test.parquet"
@@ -274,15 +275,18 @@ def shown(path: Path) -> str:
 
 
 def find_script(text: str) -> Path:
-    """A train script by its path or its name.
+    """A classifier's train script by its path or its name.
 
     Raises:
-        UserError: neither.
+        UserError: neither, or the autoencoder's, which predicts nothing that could be pooled.
     """
     for path in (Path(text), HERE / f"train_{text}.py", HERE / f"{text}.py"):
-        if path.is_file() and path.suffix == ".py":
+        if path.is_file() and path.suffix == ".py" and path.name != NO_CLASSIFIER:
             return path
-    known = ", ".join(sorted(path.stem.removeprefix("train_") for path in HERE.glob("train_*.py")))
+    scripts = {path.name for path in HERE.glob("train_*.py")} - {NO_CLASSIFIER}
+    known = ", ".join(sorted(name.removeprefix("train_").removesuffix(".py") for name in scripts))
+    if Path(text).stem.removeprefix("train_") == "autoencoder":
+        raise UserError(f"train script {text!r} predicts no class, so folds cannot be pooled: give one of {known}")
     raise UserError(f"train script {text!r} does not exist: give a train_*.py, or one of {known}")
 
 

@@ -12,7 +12,9 @@ import shutil
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser
+from model_cards.autoencoder import is_autoencoder
 from model_cards.card import ReportError, read_report
+from model_cards.report_view import ReportNode
 from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.explanations import explanations_section
 from trainers.explaining.table import explanations_file, read_table
@@ -34,8 +36,9 @@ def rebuild(folder: Path, replicates: int) -> None:
     except (ReportError, PredictionsError) as error:
         raise UserError(str(error)) from error
     if "model" not in report or "trust" not in report or report.get("kind"):
-        kind = str(report.get("kind", "report")).replace("_", " ")
-        raise UserError(f"{folder} holds a {kind}, not one model: give a model's folder, such as one of its folds")
+        kind = "autoencoder" if is_autoencoder(ReportNode(report)) else str(report.get("kind", "report"))
+        named = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('_', ' ')}"
+        raise UserError(f"{folder} holds {named}, not one classifier: give a model's folder, such as one of its folds")
     if not predictions:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
     samples = read_samples(predictions.get("test"), samples_file(folder, "test"))

@@ -295,6 +295,10 @@ def test_wrong_commands_are_refused(tmp_path: Path, quiet_env: dict[str, str]) -
     out = ["--output_dir", str(tmp_path / "cv")]
     for words, named in (
         (["no_such_net", *out], "'no_such_net' does not exist: give a train_*.py, or one of "),
+        (
+            ["autoencoder", *out],
+            "train script 'autoencoder' predicts no class, so folds cannot be pooled: give one of ",
+        ),
         (["mobilenet", *out, "--folds", "1"], "--folds 1"),
         (["mobilenet", *out, "--bootstrap_replicates", "0"], "--bootstrap_replicates 0"),
         (["mobilenet", *out, "--config_name", "grouped"], "--config_name is set for each fold"),

@@ -30,6 +30,7 @@ from trainers.autoencoding.runner import augment, run, shape_values
 from trainers.autoencoding.trainer import AutoencoderTrainer, with_noise
 from trainers.data import load_splits
 from trainers.errors import DatasetError, UserError
+from trainers.rebuild import rebuild
 
 Command = Callable[..., list[str]]
 Env = dict[str, str]
@@ -105,6 +106,13 @@ def test_every_number_follows_from_the_stored_reconstructions(trained_autoencode
     lost = found.scores["psnr"] - found.scores["psnr_8bit"]
     assert np.any(lost != 0)
     assert abs(np.mean(lost)) < 0.5
+
+
+def test_it_is_no_classifier_to_rebuild(trained_autoencoder: Path) -> None:
+    before = (trained_autoencoder / "report.json").read_bytes()
+    with pytest.raises(UserError, match="holds an autoencoder, not one classifier"):
+        rebuild(trained_autoencoder, 50)
+    assert (trained_autoencoder / "report.json").read_bytes() == before
 
 
 def test_reconstructions_are_those_of_the_stored_weights(trained_autoencoder: Path, phantom_dataset: Path) -> None:
