@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 AT_RISK = ("malignant", "premalignant")
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,16 @@ class ModelSource:
         return not self.visitors and Path(self.location).is_dir()
 
     @property
+    def name(self) -> str:
+        """The last part of the location."""
+        return Path(self.location).resolve().name if self.is_folder else self.location.split("/")[-1]
+
+    @property
     def title(self) -> str:
-        """What the page calls it: the last part of the location, with the revision."""
-        name = Path(self.location).resolve().name if self.is_folder else self.location.split("/")[-1]
-        return f"{name} @ {self.revision}" if self.revision else name
+        """What the page calls it: its name, with the revision; of a full commit the first eight digits."""
+        if not self.revision:
+            return self.name
+        return f"{self.name} @ {self.revision[:8] if COMMIT.fullmatch(self.revision) else self.revision}"
 
     @property
     def advice(self) -> str:
@@ -49,11 +57,12 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Classifier:
-    """A loaded model with its image processor, in eval mode."""
+    """A loaded model with its image processor, in eval mode; ``commit``: of the Hub, None of a folder."""
 
     source: ModelSource
     model: Any
     processor: Any
+    commit: str | None = None
 
     @cached_property
     def labels(self) -> list[str]:

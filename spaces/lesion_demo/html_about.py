@@ -7,7 +7,7 @@ from typing import Any
 
 from classifier import Classifier
 from html_answer import shape
-from model_folder import MOST_PROBLEMS, Check, commit_of
+from model_folder import MOST_PROBLEMS, Check
 
 
 def about(classifier: Classifier, found: Check, report: dict[str, Any], figures: list[tuple[str, str]]) -> str:
@@ -26,7 +26,7 @@ def _facts(classifier: Classifier, report: dict[str, Any]) -> str:
         "Model": model.get("title") or classifier.title,
         "From": "a folder of this machine" if classifier.source.is_folder else classifier.source.location,
         "Revision": classifier.source.revision,
-        "Commit on the Hub": commit_of(classifier),
+        "Commit on the Hub": classifier.commit,
         "Made": provenance.get("created"),
         "Code at commit": provenance.get("git_commit"),
         "Architecture": f"{type(classifier.model).__name__}, {model.get('backbone') or ''}".rstrip(", "),

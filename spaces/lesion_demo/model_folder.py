@@ -57,7 +57,7 @@ def folder_of(classifier: Classifier) -> Path:
     source = classifier.source
     if source.is_folder:
         return Path(source.location)
-    revision = commit_of(classifier) or source.revision
+    revision = classifier.commit or source.revision
     try:
         return Path(huggingface_hub.snapshot_download(source.location, revision=revision))
     except (OSError, ValueError) as error:
@@ -65,12 +65,6 @@ def folder_of(classifier: Classifier) -> Path:
             return Path(huggingface_hub.snapshot_download(source.location, revision=revision, local_files_only=True))
         except (OSError, ValueError):
             raise ModelUnavailableError(f"The files of {source.title} cannot be fetched from the Hub.") from error
-
-
-def commit_of(classifier: Classifier) -> str | None:
-    """The commit of the Hub that the model was loaded from; None for a folder."""
-    commit = getattr(classifier.model.config, "_commit_hash", None)
-    return str(commit) if commit and not classifier.source.is_folder else None
 
 
 def check(folder: Path) -> Check:

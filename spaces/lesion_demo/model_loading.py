@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from classifier import Classifier, ModelSource
+from classifier import COMMIT, Classifier, ModelSource
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -79,11 +80,21 @@ def load(source: ModelSource) -> Classifier:
         model = AutoModelForImageClassification.from_pretrained(source.location, **options, **weights)
         processor = AutoImageProcessor.from_pretrained(source.location, **options)
         model.eval()
-        return Classifier(source, model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return Classifier(source, model.to(device), processor, _commit_of(source))
     except _LOADING_FAILS as error:
         raise ModelUnavailableError(
             f"The model {source.title} could not be loaded: {_first_sentence(error)} {source.advice}"
         ) from error
+
+
+def _commit_of(source: ModelSource) -> str | None:
+    """The full commit of what was just loaded from the Hub: the name of its folder in the Hub client's cache."""
+    if source.is_folder:
+        return None
+    config = try_to_load_from_cache(source.location, "config.json", revision=source.revision)
+    commit = Path(config).parent.name if isinstance(config, str) else source.revision or ""
+    return commit if COMMIT.fullmatch(commit) else None
 
 
 def _first_sentence(error: BaseException) -> str:
@@ -157,8 +168,15 @@ class ModelShelf:
         }
         return self._allow_any == "code" or location.split("/")[0] in organisations
 
+    def _known_as(self, asked: str | None) -> str:
+        """The title of the model asked for: by title, or by name or id where that is of one model alone."""
+        if asked is None or asked in self._sources:
+            return asked or self.titles[0]
+        titles = [title for title, source in self._sources.items() if asked in (source.name, source.location)]
+        return titles[0] if len(titles) == 1 else asked
+
     def get(self, title: str | None) -> Classifier:
-        """The classifier of that title, the first one for None.
+        """The classifier of that title (or of that name or id, where there is one of it), the first one for None.
 
         Raises:
             ModelUnavailableError: there is no such model, or it cannot be loaded.
@@ -167,8 +185,7 @@ class ModelShelf:
             raise ModelUnavailableError(
                 "No model is set. Start the page with LESION_MODELS=DIR_OR_REPO[@REVISION] in its environment."
             )
-        if title is None:
-            title = self.titles[0]
+        title = self._known_as(title)
         if title not in self._sources:
             raise ModelUnavailableError(f"There is no model {title!r} here; known models: {', '.join(self.titles)}.")
         with self._lock:

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 import torch
 from answering import prepare
 from classifier import Classifier, ModelSource
-from model_folder import commit_of
 from PIL import Image
 
 FORMAT_VERSION = 1
@@ -106,7 +105,7 @@ class Gallery:
         name = classifier.source.location.rstrip("/").split("/")[-1]
         if self.model_name not in (name, classifier.title):
             return f"The gallery was made with {self.model_name}; distances of another model's features mean nothing."
-        made_at, commit = (self.facts.get("model") or {}).get("commit"), commit_of(classifier)
+        made_at, commit = (self.facts.get("model") or {}).get("commit"), classifier.commit
         if made_at and commit and made_at != commit:
             return f"The gallery was made with another version of {self.model_name} (commit {made_at[:12]})."
         return None

@@ -8,7 +8,7 @@ import gradio as gr
 from desk import Desk
 from html_about import about
 from html_answer import message
-from model_folder import Check, card, check, commit_of, figures, folder_of, report
+from model_folder import Check, card, check, figures, folder_of, report
 from model_loading import ModelUnavailableError
 
 WAITING = '<section class="panel empty small-empty"><p>The model\'s files are being read and compared…</p></section>'
@@ -50,7 +50,7 @@ def facts(desk: Desk, title: str | None) -> dict[str, Any]:
     return {
         "model": classifier.title,
         "revision": classifier.source.revision,
-        "commit": commit_of(classifier),
+        "commit": classifier.commit,
         "labels": classifier.labels,
         "long_names": classifier.long_names,
         "fields": list(classifier.fields),

@@ -13,6 +13,8 @@ import httpx
 import psutil
 import pytest
 from gradio_client import Client, handle_file
+from hub_server import LoopbackHub
+from huggingface_hub import HfApi
 from PIL import Image
 
 CLIENTS, REQUESTS = 10, 50
@@ -173,6 +175,27 @@ def test_on_the_hub(
         uploads = list(running.uploads.glob("lesion-uploads-*"))
         assert len(uploads) == 1
     assert not uploads[0].exists(), "emptied at the end"
+
+
+def test_models_of_the_hub_say_their_commit(
+    hub: LoopbackHub, start_page: Callable[..., Any], trusted: Any, photo: Path, tmp_path: Path
+) -> None:
+    """Pinned or not, and although `main` moves on while the page stands; asked for by title, name or id."""
+    api = HfApi(endpoint=hub.endpoint, token=hub.token)
+    for name in ("org/pinned", "org/moving"):
+        api.create_repo(name)
+        api.upload_folder(repo_id=name, folder_path=trusted.folder)
+    commits = {name: str(api.model_info(name).sha) for name in ("org/pinned", "org/moving")}
+    environment = hub.client_env(tmp_path, HF_HUB_OFFLINE="0")
+    with start_page(f"org/pinned@{commits['org/pinned']},org/moving", **environment) as running:
+        client = Client(running.url, verbose=False, download_files=str(tmp_path))
+        assert client.predict(api_name="/models") == [f"pinned @ {commits['org/pinned'][:8]}", "moving"]
+        told = {name: client.predict(handle_file(photo), name, api_name="/predict") for name in commits}
+        assert [answer["model"] for answer in told.values()] == client.predict(api_name="/models")
+        api.upload_file(repo_id="org/moving", path_in_repo="LATER.md", path_or_fileobj=b"later")
+        for name, commit in commits.items():
+            about = client.predict(name.split("/")[1], api_name="/about")
+            assert (about["commit"], about["manifest"], about["problems"]) == (commit, "matches", [])
 
 
 def test_page_without_a_model_stays_up(start_page: Callable[..., Any], photo: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def test_models_are_read_from_the_setting(parts: Any, tmp_path: Path) -> None:
     sources = parts.model_loading.parse_models(f" org/one@v1.0 ,org/two,, {odd},org/two")
     assert [(s.location, s.revision) for s in sources] == [("org/one", "v1.0"), ("org/two", None), (str(odd), None)]
     assert [s.title for s in sources] == ["one @ v1.0", "two", "a@b"]
+    assert parts.model_loading.parse_models(f"org/one@{'0123456789' * 4}")[0].title == "one @ 01234567"
     assert parts.model_loading.parse_models("") == []
     for wrong in ("org/one@", "@v1"):
         with pytest.raises(parts.model_loading.ModelSettingError, match=re.escape(repr(wrong))):
