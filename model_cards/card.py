@@ -30,7 +30,7 @@ REPORT_VERSION = 1
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 4
+CARD_LAYOUT = 5
 LOOKS = "looks at one picture of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
@@ -44,6 +44,7 @@ STEPS = {
     "do_lesion_crop": "lesion crop",
     "do_colour_constancy": "colour constancy",
 }
+OFF_BECAUSE = ": none of them made Derm-X better (three seeds each; the table is in the suite's README)"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -186,12 +187,15 @@ def label_rows(report: ReportNode) -> list[dict[str, str]]:
 def steps_before(report: ReportNode) -> str:
     """Which steps the image processor takes before the resize, ``hair removal off, ...``; empty where it is not known.
 
+    Where all are off it says why that is their default: what `trainers.compare` found of Derm-X stands in the README.
+
     Trust holds for one preprocessing alone, so a report with fitted trust knows it; a switch that it lacks is off.
     """
     settings = raw(optional(report["trust"]["fitted_for"], "preprocessing")) if is_fitted(report) else {}
     if "do_resize" not in settings:
         return ""
-    return ", ".join(f"{name} {'on' if settings.get(switch) else 'off'}" for switch, name in STEPS.items())
+    said = ", ".join(f"{name} {'on' if settings.get(switch) else 'off'}" for switch, name in STEPS.items())
+    return said if any(settings.get(switch) for switch in STEPS) else f"{said}{OFF_BECAUSE}"
 
 
 def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
@@ -107,8 +108,13 @@ def _band(answer: Mapping[str, Any], classifier: Classifier) -> str:
     scale = f'<ol class="steps" aria-label="The three bands">{steps}</ol>' if name in _STEPS else ""
     return (
         f'<div class="band {escape(name)}" id="band">{shape(name if name in _SHAPES else "none")}'
-        f'<div><p class="eyebrow">{eyebrow}</p>{heading}<p class="promise">{escape(said)}</p>{scale}</div></div>'
+        f'<div><p class="eyebrow">{eyebrow}</p>{heading}<p class="promise">{_unbroken(said)}</p>{scale}</div></div>'
     )
+
+
+def _unbroken(text: str) -> str:
+    """Text, escaped, in which no line ends between a number and its percent sign."""
+    return re.sub(r"([\d.]+ %)", r'<span class="whole">\1</span>', escape(text))
 
 
 def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:

@@ -36,7 +36,7 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
             photo = photo_input("Picture of the lesion", "similar-photo", height=260)
             data = gallery.facts.get("dataset") or {}
             gr.HTML(
-                f'<p class="small">{len(gallery.features)} cases of {escape(str(data.get("name")))}, split '
+                f'<p class="small">{len(gallery.features):,} cases of {escape(str(data.get("name")))}, split '
                 f"{escape(str(data.get('split')))}; licence {escape(gallery.licence)}. Distances are those of "
                 f"{escape(title)}.</p>"
             )
@@ -79,8 +79,7 @@ def _shown(cases: list[Case] | str) -> str:
     if isinstance(cases, str):
         return (
             f'<section class="panel" data-state="declined"><h3>{DECLINED}</h3><p>{escape(cases)} So '
-            "nothing is shown as "
-            "similar to it.</p></section>"
+            "nothing is shown as similar to it.</p></section>"
         )
     sources = [", ".join(text for text in (case.attribution, case.license) if text) for case in cases]
     alike = len(set(sources)) == 1
@@ -93,9 +92,8 @@ def _shown(cases: list[Case] | str) -> str:
         )
     credit = f'<p class="small credit">All pictures: {escape(sources[0])}.</p>' if alike else ""
     return (
-        '<section class="panel" data-state="cases"><h3>Nearest known cases</h3><p class="small">Alike '
-        "to the model: 0 is "
-        "the same, 1 nothing in common. Pictures of the same lesion, or nearly the same picture, are left out. That "
-        "cases look alike does not make the diagnosis the same.</p>"
+        '<section class="panel" data-state="cases"><h3>Nearest known cases</h3><p class="small">Alike to the model: '
+        "0 is the same, 1 nothing in common. Pictures of the same lesion, or nearly the same picture, are left out. "
+        "That cases look alike does not make the diagnosis the same.</p>"
         f'<ul class="cases">{items}</ul>{credit}</section>'
     )
