@@ -79,16 +79,21 @@ def test_four_states(parts: Any, trusted: Any, sure: Any) -> None:
     assert parts.answering.classify(opened(parts, trusted, "strange"), sure)["reason"] == "out_of_distribution"
 
 
+def read_aloud(html: str) -> str:
+    return re.sub(r"<[^>]*>", "", html)
+
+
 def test_promise_is_said_in_the_models_own_numbers(parts: Any, trusted: Any, sure: Any) -> None:
     low = parts.html_answer.answer_panel(parts.answering.classify(opened(parts, trusted, "low"), sure), sure)
     assert (
         "At most 5 % of such answers are expected to be wrong, with 90 % confidence, on lesions like those it was "
         "calibrated on."
-    ) in low
+    ) in read_aloud(low)
+    assert '<span class="whole">90 %</span>' in low, "no line ends before a percent sign"
     assert low.index("Low uncertainty") < low.index("Most likely class") < low.index("Probabilities")
     assert "Meant to hold the true class in 90 of 100 lesions" in low
     panel = parts.html_answer.answer_panel(parts.answering.classify(opened(parts, trusted, "moderate"), sure), sure)
-    assert "At most 20 % of answers in the low and moderate bands together" in panel
+    assert "At most 20 % of answers in the low and moderate bands together" in read_aloud(panel)
     for part in ("aleatoric", "epistemic"):
         nats = float(re.search(rf'data-part="{part}" data-nats="([\d.]+)"', panel)[1])  # type: ignore[index]
         assert nats == pytest.approx(said_of(trusted, "moderate")[part], abs=1e-6)
