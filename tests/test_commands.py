@@ -24,6 +24,7 @@ COMMANDS = [
     "trainers.import_published",
     "trainers.isic2017_results",
     "trainers.rebuild",
+    "trainers.release",
     "trainers.cross_validate",
     "trainers.compare",
     "trainers.demo",

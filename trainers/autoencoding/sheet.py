@@ -1,7 +1,7 @@
 """A sheet of drawn phantoms and what autoencoders make of them: a picture that may be shown anywhere.
 
-``python -m trainers.autoencoding.sheet A [B ...] --out FILE.png`` draws one phantom a class and has each finished
-autoencoder press it into its codes and draw it again. No photograph is looked at.
+``python -m trainers.autoencoding.sheet A [B ...] --out FILE.png`` draws one phantom a class (``--classes``: of these)
+and has each finished autoencoder press it into its codes and draw it again. No photograph is looked at.
 """
 
 from __future__ import annotations
@@ -85,14 +85,18 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+", metavar="DIR", help="folders of finished autoencoders")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write; must not exist yet")
     parser.add_argument("--seed", type=int, default=0, help="which phantoms are drawn (default: %(default)s)")
+    parser.add_argument(
+        "--classes", nargs="+", default=list(PHANTOM_LABELS), choices=PHANTOM_LABELS, metavar="NAME",
+        help=f"of {', '.join(PHANTOM_LABELS)} (default: all)",
+    )  # fmt: skip
     given = parser.parse_args()
     if given.out.exists():
         raise UserError(f"--out {str(given.out)!r} exists already: choose another name or delete it")
     if given.seed < 0:
         raise UserError(f"--seed {given.seed}: give 0 or more")
     models = [load(path) for path in given.models]
-    images = [draw(label, given.seed).image for label in PHANTOM_LABELS]
-    figure = draw_sheet(images, list(PHANTOM_LABELS), models)
+    images = [draw(label, given.seed).image for label in given.classes]
+    figure = draw_sheet(images, given.classes, models)
     partial = given.out.with_name(given.out.name + ".partial")
     with style.context(LOOK):
         figure.savefig(partial, dpi=DPI, format="png", metadata={"Software": None})

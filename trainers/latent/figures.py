@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 from trainers.evaluation.figures import BLUE, FAINT, GREEN, INK, LOOK, ORANGE, QUIET
 from trainers.latent.look import ClassLook
@@ -100,7 +101,7 @@ def draw_quality(judged: Mapping[str, Mapping[str, Mapping[str, Any]]], title: s
         axes.set_axisbelow(True)
         axes.set_xlabel(f"{name} over the classes")
         axes.tick_params(axis="y", length=0)
-        axes.margins(x=0.14)  # room for the numbers beside the intervals
+        axes.margins(x=0.07)
     k = next(iter(next(iter(judged.values())).values()))["knn"]["k"]
     left.set_title(f"Class told by the {k} nearest other lesions")
     right.set_title("Silhouette")
@@ -182,12 +183,14 @@ def _mark(
     axes.plot(chance["value"], at, "|", color=INK, markersize=11, markeredgewidth=1.4)
     axes.annotate(
         f"{number['value']:.2f}".replace("-", MINUS),
-        (number.get("high") or number["value"], at),
-        xytext=(6, 0),
+        (number["value"], at),
+        xytext=(0, 5),
         textcoords="offset points",
-        va="center",
+        ha="center",
+        va="bottom",
         fontsize=8.5,
         color=INK,
+        path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
 
 
