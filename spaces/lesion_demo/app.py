@@ -15,6 +15,7 @@ import sys
 import warnings
 from pathlib import Path
 
+from memory import give_memory_back
 from temporary_files import TemporaryFiles
 
 # Before Gradio is imported, which reads where its temporary files go.
@@ -24,6 +25,7 @@ FILES = TemporaryFiles(os.environ.get("GRADIO_TEMP_DIR"))
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if __name__ == "__main__":
     FILES.adopt_process()
+    give_memory_back()
 
 # Gradio does `import spaces` for the Hub's library of that name. With the repository's root on the import path it would
 # find the repository's own folder, and fail on the Hub. None makes that import fail, which Gradio takes as "not there".

@@ -161,7 +161,7 @@ def test_a_burst_is_served_or_politely_refused(page: Any, photo: Path, tmp_path:
     assert all("probabilities" in answer for answer in answered)
     assert len(answered) >= REQUESTS
     assert all("full" in why.lower() for why in refused), refused[:1]
-    assert memory[1] - memory[0] < 60, "flat"
+    assert memory[1] - memory[0] < 30, "flat"
 
 
 def test_on_the_hub(
