@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -89,7 +90,7 @@ def without_places(content: dict[str, Any], named: str) -> dict[str, Any]:
                 text = text.replace(f"{json.dumps(place)[1:-1]}/", f"${name}/")
     for place in {str(Path.cwd()), str(Path.home())} - {"/"}:
         if (at := text.find(f"{json.dumps(place)[1:-1]}/")) >= 0:
-            told = text[at : at + 80].split('"')[0]
+            told = re.split(r'["\s]', text[at:], maxsplit=1)[0]
             raise UserError(
                 f"{named} names a place of this machine ({told}): set {' or '.join(VARIABLES)} to its folder, or train "
                 "and fit with paths relative to the folder that you work in"
