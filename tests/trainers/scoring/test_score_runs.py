@@ -75,7 +75,7 @@ def test_a_stopped_run_goes_on_where_it_was(
 def test_several_processes_and_a_kill_change_nothing(ours: Path, images: Path, tmp_path: Path, run: Run) -> None:
     many = tmp_path / "many"
     many.mkdir()
-    for number in range(600):
+    for number in range(2400):  # enough that the kill below comes before the end, however late
         os.link(images / f"i0{number % 7}.png", many / f"{number:04d}.png")
     words = ["--model", str(ours), "--images", str(many), "--batch_size", "8"]
     assert run(*words, "--out", tmp_path / "one")[0] == 0
@@ -91,11 +91,11 @@ def test_several_processes_and_a_kill_change_nothing(ours: Path, images: Path, t
         time.sleep(0.01)
     running.kill()
     running.wait()
-    assert 0 < len(list(parts.glob("*.parquet"))) < 5
+    assert 0 < len(list(parts.glob("*.parquet"))) < 19  # of 128 images each
     assert not (tmp_path / "killed").exists()
     # The workers see within a batch that the process that started them is gone.
     assert run(*killed)[0] == 0
-    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["images_of_earlier_runs"] >= 600 - 4 * 128
+    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["images_of_earlier_runs"] >= 2400 - 18 * 128
     assert (tmp_path / "killed" / "answers.csv").read_bytes() == (tmp_path / "one" / "answers.csv").read_bytes()
 
 
