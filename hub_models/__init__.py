@@ -20,7 +20,7 @@ from .configuration_mobilenet import MobileNetLesionConfig
 from .configuration_resnet import ResNetLesionConfig
 from .configuration_vit import ViTLesionConfig
 from .explain_lesion import ExplanationError, LesionExplanation
-from .image_processing_lesion import LesionImageProcessor
+from .image_processing_lesion import LesionImageProcessor, SwitchError
 from .metadata_lesion import (
     STANDARD_FIELDS,
     MetadataFieldsError,
@@ -115,6 +115,7 @@ __all__ = [
     "RecordError",
     "ResNetForLesionClassification",
     "ResNetLesionConfig",
+    "SwitchError",
     "TrustNotFittedError",
     "UnknownBackboneError",
     "UnreadableImageError",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 from lesion_trust_tester import fitted
+from transformers import BatchFeature
 
 from hub_models import ExplanationError, PixelShapeError
 
@@ -158,6 +159,54 @@ class ExplainTester:
             assert torch.equal(model.explain(**ours, method=method).heat_maps, heat)
             torch.testing.assert_close(answers.pop(), logits)
         assert answers == []
+
+    def test_two_threads_explain_a_model_in_train_mode(self) -> None:
+        """One is in the middle of its pass while the other ends: batch norm must not learn, nor dropout fall."""
+        model, inputs = self.model(dropout=0.3), self.inputs(2)
+        method = self.explanations[0]
+        expected = model.explain(**inputs, method=method).heat_maps
+        model.train()
+        before = left_behind(model)
+        seen: list[bool] = []
+
+        def interrupted(*args: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                other = threading.Thread(target=lambda: model.explain(**self.inputs(3, seed=9), method=method))
+                other.start()
+                other.join()
+                seen.append(any(module.training for module in model.modules()))
+            return classify(*args)
+
+        classify, model.classify = model.classify, interrupted
+        try:
+            assert torch.equal(model.explain(**inputs, method=method).heat_maps, expected)
+        finally:
+            del model.classify
+        assert seen == [False], "the other one put it back into train mode too early"
+        assert left_behind(model) == before
+
+    def test_features_may_be_given_whole_or_as_pixels(self) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        for method in self.explanations:
+            expected = model.explain(**inputs, method=method).heat_maps
+            labelled = BatchFeature({**inputs, "labels": torch.tensor([0, 1])})
+            assert torch.equal(model.explain(labelled, method=method).heat_maps, expected)
+            rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
+            assert torch.equal(model.explain(inputs["pixel_values"], method=method, **rest).heat_maps, expected)
+
+    def test_what_is_no_picture_is_one_clear_error(self) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        pixels = inputs["pixel_values"]
+        torn = torch.where(torch.arange(pixels.shape[-1]) == 3, torch.nan, pixels)
+        wrong = {
+            "pixel_values is a ndarray, not a tensor; .*return_tensors='pt'": pixels.numpy(),
+            "pixel_values has no row": pixels[:0],
+            rf"pixel_values has {2 * 3 * pixels.shape[-2]} values that are no finite number": torn,
+        }
+        for method in self.explanations:
+            for said, value in wrong.items():
+                with pytest.raises(ExplanationError, match=said):
+                    model.explain(**{**inputs, "pixel_values": value}, method=method)
 
     def test_pictures_with_nothing_in_them_and_small_ones(self) -> None:
         model, inputs = self.model(), self.inputs(2)

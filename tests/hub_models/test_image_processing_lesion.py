@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hub_models import LesionImageProcessor, MissingOpenCVError, PixelValueError
 from hub_models import preprocess_lesion as preprocess
 from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import remove_hair
-from hub_models.image_processing_lesion import PREPARED
+from hub_models.image_processing_lesion import PREPARED, SwitchError
 from hub_models.preprocess_lesion import constant_colour
 
 SIZE = 48
@@ -225,6 +226,47 @@ def test_an_empty_picture_is_named() -> None:
 def test_an_unknown_switch_is_refused() -> None:
     with pytest.raises(TypeError, match="do_hair"):
         processor()(picture(0), do_hair=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("do_hair_removal", "false", "do_hair_removal is 'false'; give true or false, without quotation marks"),
+        ("do_resize", 1, "do_resize is 1; give true or false"),
+        ("do_hair", True, "do_hair is no setting .* do_hair_removal, do_lesion_crop, do_colour_constancy"),
+    ],
+)
+def test_a_saved_switch_that_is_none_is_refused(name: str, value: Any, said: str, tmp_path: Path) -> None:
+    processor().save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(SwitchError, match=said):
+        AutoImageProcessor.from_pretrained(tmp_path)
+    with pytest.raises(SwitchError, match=said):
+        processor(**{name: value})
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_steps_run_on_as_many_threads_as_torch_does(threads: int, monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    steps = {"do_hair_removal": True, "do_lesion_crop": True, "do_colour_constancy": True}
+    built = processor(**steps)
+    pictures = [haired_lesion(), *(picture(number) for number in range(7))]
+    used: set[int] = set()
+    together = threading.Barrier(threads)
+
+    def prepare(image: Any, **switches: Any) -> Image.Image:
+        if threading.get_ident() not in used:
+            used.add(threading.get_ident())
+            together.wait(timeout=60)  # for the others: they do run at the same time
+        return LesionImageProcessor.prepare(built, image, **switches)
+
+    monkeypatch.setattr(built, "prepare", prepare)
+    got = built(pictures, return_tensors="np")["pixel_values"]
+    assert len(used) == threads
+    monkeypatch.undo()
+    assert np.array_equal(got, np.concatenate([built(one, return_tensors="np")["pixel_values"] for one in pictures]))
+    assert np.array_equal(got[1:], built(pictures[1:], return_tensors="np")["pixel_values"]), "in the order given"
 
 
 # -------------------------------------------------- saving, and the switches
