@@ -38,6 +38,7 @@ from trainers.evaluation.tables import write_tables
 from trainers.judging import judge, write_report
 from trainers.pooling import Fold, FoldError, check_alike, fold_values, metric_table, pool, pooled_report, summary
 from trainers.predictions import PredictionsError, read_predictions, write_predictions
+from trainers.whole_folder import check_empty
 
 NO_CLASSIFIER = "train_autoencoder.py"
 HERE = Path(__file__).resolve().parent
@@ -133,8 +134,7 @@ def prepare(plan: Plan) -> None:
     Raises:
         OutputError: the finished folder is not empty, or the working folder is of something else.
     """
-    if plan.out.exists() and (not plan.out.is_dir() or any(plan.out.iterdir())):
-        raise OutputError(f"the output folder {shown(plan.out)} is not empty: choose another --output_dir or delete it")
+    check_empty(plan.out)
     asked = {"script": plan.script.name, "options": plan.options}
     state = plan.partial / STATE
     if plan.partial.exists():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trainers.errors import OutputError
 
 
 def check_empty(out: Path, option: str = "--output_dir") -> None:
-    """Refuse a folder that holds something.
+    """Refuse a folder that holds something, or that cannot be made: before the work, not after it.
 
     Args:
         out: absent, or an empty folder.
@@ -21,8 +22,26 @@ def check_empty(out: Path, option: str = "--output_dir") -> None:
     Raises:
         OutputError: names the folder and the mend.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise OutputError(f"the output folder {str(out)!r} is not empty: choose another {option} or delete it")
+    with suppress(OSError):  # check_writable says what is wrong with it
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise OutputError(f"the output folder {str(out)!r} is not empty: choose another {option} or delete it")
+    check_writable(out, option)
+
+
+def check_writable(out: Path, option: str) -> None:
+    """Try whether something can be made in the folder nearest to ``out`` that there is; nothing is left behind.
+
+    Raises:
+        OutputError: names the place, what the system says of it, and the mend.
+    """
+    folder = Path(os.path.abspath(out)).parent
+    try:
+        while not os.path.lexists(folder):
+            folder = folder.parent
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"{str(out)!r} cannot be written ({error.strerror}): choose another {option}") from error
 
 
 def beside(out: Path) -> Path:

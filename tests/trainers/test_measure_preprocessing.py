@@ -95,6 +95,7 @@ def test_the_command_writes_every_number(ham10000: Path, tmp_path: Path, monkeyp
     assert 0 < crop["box_iou"]["q50"] <= crop["box_iou_without_margin"]["q95"] <= 1
     assert said["hair_on_phantoms"]["64x48"]["bare_pictures"] == 8
     assert said["hair_drawn_on_real_images"]["images_looked_at"] == 6
+    assert 0 <= said["hair_drawn_on_real_images"]["on_those_with_hair_of_their_own"]["pictures"] < 6
     assert set(said["milliseconds_median"]) == {"64x48", "96x72"}
     assert all(ms > 0 for row in said["milliseconds_median"].values() for ms in row.values())
     assert not list(tmp_path.glob(".*"))
@@ -106,7 +107,7 @@ def test_limit_spreads_over_the_whole(ham10000: Path) -> None:
     assert len(command.ham10000_pairs(ham10000, 99)) == 6
 
 
-@pytest.mark.parametrize("fault", ["no masks", "no image", "sizes", "broken", "there"])
+@pytest.mark.parametrize("fault", ["no masks", "no image", "sizes", "broken", "there", "nowhere"])
 def test_a_mistake_is_one_line(fault: str, ham10000: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     out, photo = tmp_path / "numbers.json", ham10000 / "HAM10000_images_part_1" / "ISIC_0000000.jpg"
     monkeypatch.setattr(command, "PHANTOM_SIZES", ((64, 48),))
@@ -116,6 +117,7 @@ def test_a_mistake_is_one_line(fault: str, ham10000: Path, tmp_path: Path, monke
         "sizes": "have the sizes (20, 30) and (150, 200)",
         "broken": "cannot be opened as an image",
         "there": "is there already",
+        "nowhere": "cannot be written (No such file or directory): choose another --out",
     }[fault]
     if fault == "no masks":
         (ham10000 / command.MASKS).rename(tmp_path / "elsewhere")
@@ -125,6 +127,8 @@ def test_a_mistake_is_one_line(fault: str, ham10000: Path, tmp_path: Path, monke
         Image.new("RGB", (30, 20)).save(photo)
     elif fault == "broken":
         photo.write_bytes(b"nothing")
+    elif fault == "nowhere":
+        out = Path("/proc/nowhere.json")
     else:
         out.write_text("mine")
     with pytest.raises(SystemExit) as stopped:
