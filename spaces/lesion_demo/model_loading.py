@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -16,6 +17,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 RETRY_AFTER_S = 30.0  # a model that failed to load is not tried again sooner
 MOST_VISITORS_MODELS = 2  # kept in memory of those that visitors named; the oldest goes first
+# A path of the machine, from its root; "and/or" is none, nor a link.
+_PATH = re.compile(r"(?<![\w:/.<])(?:/[\w.@+-](?:[\w.@+ -]*[\w.@+-])?)+/?")
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}(@[\w./-]{1,100})?")
 
 # What a folder or repository that is no usable model makes transformers, timm, torch or its own code raise.
@@ -69,7 +72,7 @@ def load(source: ModelSource) -> Classifier:
     """
     if source.location.startswith(("/", ".", "~")) and not source.is_folder:
         raise ModelUnavailableError(
-            f"The model {source.title} could not be loaded: there is no folder {source.location}. Check LESION_MODELS."
+            f"The model {source.title} could not be loaded: its folder is not there. Check LESION_MODELS."
         )
     options: dict[str, Any] = {"trust_remote_code": source.runs_code}
     if source.revision:
@@ -84,7 +87,7 @@ def load(source: ModelSource) -> Classifier:
         return Classifier(source, model.to(device), processor, _commit_of(source))
     except _LOADING_FAILS as error:
         raise ModelUnavailableError(
-            f"The model {source.title} could not be loaded: {_first_sentence(error)} {source.advice}"
+            f"The model {source.title} could not be loaded: {_without_paths(_first_sentence(error))} {source.advice}"
         ) from error
 
 
@@ -105,6 +108,11 @@ def _first_sentence(error: BaseException) -> str:
     return text if text.endswith((".", "!", "?")) else text + "."
 
 
+def _without_paths(text: str) -> str:
+    """An error as visitors may read it: of the machine's paths the last part alone."""
+    return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
+
+
 class ModelShelf:
     """The models on offer by title, each loaded when it is first asked for and then kept.
 
@@ -116,8 +124,10 @@ class ModelShelf:
     def __init__(self, sources: list[ModelSource], allow_any: str = "no") -> None:
         self._sources: dict[str, ModelSource] = {}
         for source in sources:
-            # Two folders of one name are told apart by their whole location.
-            self._sources[source.location if source.title in self._sources else source.title] = source
+            title, number = source.title, 2
+            while title in self._sources:  # two folders of one name; their paths are nobody's business
+                title, number = f"{source.title} ({number})", number + 1
+            self._sources[title] = source
         self._allow_any = allow_any
         self._visitors: list[str] = []
         self._loaded: dict[str, Classifier] = {}
@@ -181,13 +191,17 @@ class ModelShelf:
         Raises:
             ModelUnavailableError: there is no such model, or it cannot be loaded.
         """
+        if title is not None and not isinstance(title, str):
+            raise ModelUnavailableError(f"model is {repr(title)[:100]}; give one name, not {type(title).__name__}.")
         if not self._sources:
             raise ModelUnavailableError(
                 "No model is set. Start the page with LESION_MODELS=DIR_OR_REPO[@REVISION] in its environment."
             )
         title = self._known_as(title)
         if title not in self._sources:
-            raise ModelUnavailableError(f"There is no model {title!r} here; known models: {', '.join(self.titles)}.")
+            raise ModelUnavailableError(
+                f"There is no model {title[:100]!r} here; known models: {', '.join(self.titles)}."
+            )
         with self._lock:
             if title not in self._loaded:
                 when, failure = self._failed.get(title, (-RETRY_AFTER_S, None))
@@ -197,6 +211,8 @@ class ModelShelf:
                     self._loaded[title] = load(self._sources[title])
                 except ModelUnavailableError as error:
                     self._failed[title] = (time.monotonic(), error)
+                    if not self._sources[title].visitors:
+                        print(f"{error} It is set as {self._sources[title].location}", file=sys.stderr)
                     raise
             return self._loaded[title]
 

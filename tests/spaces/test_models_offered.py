@@ -50,7 +50,9 @@ def test_command_refuses_a_setting_it_cannot_read(repo_root: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("error: LESION_MODELS has the entry 'org/one@'")
 
 
-def test_models_that_cannot_be_loaded_say_why(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_cannot_be_loaded_say_why(
+    parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else the client tries for half a minute
     unknown, empty = tmp_path / "unknown", tmp_path / "empty"
     unknown.mkdir()
@@ -60,12 +62,25 @@ def test_models_that_cannot_be_loaded_say_why(parts: Any, tmp_path: Path, monkey
         parts.model_loading.parse_models(f"{unknown},{empty},{tmp_path}/gone,nobody/nothing")
     )
     for title in shelf.titles:
-        with pytest.raises(parts.model_loading.ModelUnavailableError, match=f"The model {title} could not be loaded: "):
+        with pytest.raises(parts.model_loading.ModelUnavailableError) as failure:
             shelf.get(title)
+        assert str(failure.value).startswith(f"The model {title} could not be loaded: ")
+        assert str(tmp_path) not in str(failure.value), "where the host keeps its models is nobody's business"
+        assert tmp_path.name not in str(failure.value)
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/gone" in said, "the host's log says it"
     with pytest.raises(parts.model_loading.ModelUnavailableError, match="known models: unknown, empty, gone, nothing"):
         shelf.get("other")
     with pytest.raises(parts.model_loading.ModelUnavailableError, match="Start the page with LESION_MODELS="):
         parts.model_loading.ModelShelf([]).get(None)
+
+
+def test_of_paths_visitors_read_the_last_part_alone(parts: Any) -> None:
+    without = parts.model_loading._without_paths
+    assert without("/srv/my models/x does not have config.json.") == "x does not have config.json."
+    assert without("No file at '/root/.cache/hub/a-b/snap_1' here") == "No file at 'snap_1' here"
+    for text in ("See https://huggingface.co/org/name/tree/main or org/name", "and/or 3 / 4"):
+        assert without(text) == text
 
 
 def test_same_names_are_told_apart(parts: Any, tmp_path: Path) -> None:
@@ -73,7 +88,7 @@ def test_same_names_are_told_apart(parts: Any, tmp_path: Path) -> None:
         (tmp_path / parent / "model").mkdir(parents=True)
     setting = f"{tmp_path}/a/model,{tmp_path}/b/model"
     titles = parts.model_loading.ModelShelf(parts.model_loading.parse_models(setting)).titles
-    assert titles == ["model", f"{tmp_path}/b/model"]
+    assert titles == ["model", "model (2)"]
 
 
 def test_visitors_models_are_loaded_only_where_the_host_lets_them(
