@@ -46,9 +46,12 @@ from desk import Desk  # noqa: E402
 from example_pictures import OWN, read_examples  # noqa: E402
 from html_answer import notice  # noqa: E402
 from model_loading import ModelSettingError, ModelShelf  # noqa: E402
-from queueing import MOST_SESSIONS, MOST_WAITING, log_no_values  # noqa: E402
+from queueing import MOST_SESSIONS, MOST_WAITING  # noqa: E402
+from quiet_log import log_no_values  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from similar import Gallery, GalleryError  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
+from upload_limit import UploadLimit  # noqa: E402
 
 # Warnings of Pillow and others name files, and no name of an upload belongs into a log.
 warnings.filterwarnings("ignore")
@@ -104,4 +107,5 @@ if __name__ == "__main__":
         ssr_mode=False,
         state_session_capacity=MOST_SESSIONS,
         favicon_path=str(Path(__file__).with_name("favicon.svg")),
+        app_kwargs={"middleware": [Middleware(UploadLimit, files=FILES)]},
     )

@@ -6,15 +6,17 @@ that a path in an archive leads nowhere and a bomb has nothing to blow up.
 
 from __future__ import annotations
 
+import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from image_files import LARGEST_FILE, ImageUnusableError
+from image_files import LARGEST_FILE, ImageUnusableError, too_large
 
 MOST_IMAGES = 200
 MOST_MEMBERS = 2_000  # entries of an archive, folders and hidden files among them
@@ -23,6 +25,10 @@ LARGEST_UNPACKED = 600_000_000  # bytes, of all members together
 # Deflate cannot do better than about 1030; pictures, packed already, stay near 1.
 HIGHEST_RATIO = 200.0
 LONGEST_NAME = 80
+LONGEST_PATH = 160  # of a file in an archive, with its folders
+# What zipfile and its decompressors raise for bytes that are no archive, or a damaged, locked or unknown one.
+_DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, RuntimeError, ValueError,
+            ArithmeticError, LookupError, MemoryError)  # fmt: skip
 
 
 class BatchRefusedError(ValueError):
@@ -34,7 +40,7 @@ class Entry:
     """One file of a batch.
 
     Attributes:
-        name: what to call it on the page: the last part of its path, shortened.
+        name: what to call it on the page: the last part of its path, shortened; in an archive with its folders there.
         source: a path on the disk, or None where it lies in an archive.
         archive: the archive that it lies in.
         member: its entry there.
@@ -46,21 +52,25 @@ class Entry:
     member: zipfile.ZipInfo | None = None
 
     def read(self) -> bytes:
-        """Its bytes, at most one more than an image may have.
+        """The bytes of a file in an archive.
 
         Raises:
-            ImageUnusableError: it cannot be read or unpacked, or unpacks to far more than it should.
+            ImageUnusableError: it cannot be unpacked, or would have more bytes than an image may.
         """
+        assert self.archive is not None
+        assert self.member is not None
+        # What the archive says is a stranger's word, but zipfile gives no more than that.
+        if self.member.file_size > LARGEST_FILE:
+            raise ImageUnusableError(too_large(self.member.file_size))
         try:
-            if self.source is not None:
-                with self.source.open("rb") as file:
-                    return file.read(LARGEST_FILE + 1)
-            assert self.archive is not None
-            assert self.member is not None
             with zipfile.ZipFile(self.archive) as archive, archive.open(self.member) as file:
                 return file.read(LARGEST_FILE + 1)
-        except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            why = "it is locked by a password" if "password" in str(error) else "the archive is damaged here"
+        except _DAMAGED as error:
+            why = "the archive is damaged here"
+            if isinstance(error, NotImplementedError):
+                why = "it is packed in a way that is not known here"
+            elif "password" in str(error):
+                why = "it is locked by a password"
             raise ImageUnusableError(f"This file cannot be unpacked: {why}.") from error
 
 
@@ -75,10 +85,11 @@ def list_entries(paths: Sequence[str | os.PathLike[str]], names: Sequence[str] |
         BatchRefusedError: nothing in it, too many files, an archive that is damaged or a bomb.
     """
     entries: list[Entry] = []
+    several = sum(_is_archive(Path(path)) for path in paths) > 1
     for number, path in enumerate(map(Path, paths)):
         name = names[number] if names is not None else path.name
         if _is_archive(path):
-            entries.extend(_members(path, name))
+            entries.extend(_members(path, name, f"{short(name)}/" if several else ""))
         else:
             entries.append(Entry(short(name), source=path))
         if len(entries) > MOST_IMAGES:
@@ -97,14 +108,14 @@ def _is_archive(path: Path) -> bool:
         return False
 
 
-def _members(path: Path, name: str) -> Iterator[Entry]:
-    """The files of an archive, in the order of their paths."""
+def _members(path: Path, name: str, under: str) -> Iterator[Entry]:
+    """The files of an archive, in the order of their paths; ``under`` stands before each name."""
     if path.stat().st_size > LARGEST_ARCHIVE:
         raise BatchRefusedError(f"{short(name)} is larger than {LARGEST_ARCHIVE / 1e6:.0f} MB; split it.")
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+    except _DAMAGED as error:
         raise BatchRefusedError(f"{short(name)} is no zip archive that can be read. Pack it again.") from error
     if len(infos) > MOST_MEMBERS:
         raise BatchRefusedError(f"{short(name)} has {len(infos)} entries; at most {MOST_MEMBERS} are taken.")
@@ -117,7 +128,7 @@ def _members(path: Path, name: str) -> Iterator[Entry]:
             continue  # a link leads out of the archive, and is no picture
         if info.file_size > HIGHEST_RATIO * max(info.compress_size, 1):
             raise BatchRefusedError(f"{short(name)} is packed far too tightly to hold pictures; it is not opened.")
-        yield Entry(short(info.filename), archive=path, member=info)
+        yield Entry(within(under + info.filename), archive=path, member=info)
 
 
 def _hidden(path: str) -> bool:
@@ -127,6 +138,17 @@ def _hidden(path: str) -> bool:
 
 def short(name: str) -> str:
     """The last part of a path of any system, printable and shortened; its folders are left out on purpose."""
-    last = name.replace("\\", "/").rstrip("/").rpartition("/")[2] or "file"
-    printable = "".join(c if c.isprintable() else "?" for c in last)
-    return printable if len(printable) <= LONGEST_NAME else printable[: LONGEST_NAME - 3] + "..."
+    last = _printable(name.replace("\\", "/").rstrip("/").rpartition("/")[2] or "file")
+    return last if len(last) <= LONGEST_NAME else last[: LONGEST_NAME - 3] + "..."
+
+
+def within(path: str) -> str:
+    """A file's path inside an archive, to tell two of one name apart: relative, printable, its end where it is long."""
+    *folders, last = path.replace("\\", "/").rstrip("/").split("/")
+    parts = [_printable(part) for part in folders if part not in ("", ".", "..") and part[1:] != ":"]
+    whole = "/".join([*parts, short(last)])
+    return whole if len(whole) <= LONGEST_PATH else "..." + whole[3 - LONGEST_PATH :]
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

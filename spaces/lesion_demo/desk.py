@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from answering import Looked, Question, QuestionError, look
-from archives import BatchRefusedError, Entry
+from archives import BatchRefusedError, Entry, list_entries
 from classifier import Classifier
-from image_files import ImageUnusableError, keep_only_pixels, read_image
+from image_files import GIVE, LARGEST_FILE, ImageUnusableError, keep_only_pixels, read_image
 from model_loading import ModelShelf, ModelUnavailableError
 from PIL import Image
 from temporary_files import TemporaryFiles
@@ -44,37 +46,87 @@ class Desk:
         Raises:
             ImageUnusableError: it was not uploaded here, or is no picture that is taken.
         """
+        if upload is None:
+            raise ImageUnusableError("No picture was given. " + GIVE)
         path = path_of(upload)
         if path is None or not self.files.holds(path):
             raise ImageUnusableError("This file was not uploaded here, or is no longer kept. Upload it again.")
         try:
-            return read_image(path)
+            # A phone's JPEG of 3 MB has 20 as the PNG that is left of it.
+            return read_image(path, math.inf if self.files.is_rewritten(path) else LARGEST_FILE)
         except ImageUnusableError:
             self.files.delete(path)
             raise
 
-    def tidy(self, upload: Any, image: Image.Image) -> None:
-        """Leave only the pixels of an upload on the disk."""
-        path = path_of(upload)
-        if path is not None and self.files.holds(path):
-            keep_only_pixels(path, image)
+    @contextlib.contextmanager
+    def opened(self, upload: Any) -> Iterator[Image.Image]:
+        """The same for as long as it is asked about; whatever comes of that, only pixels are left on the disk.
 
-    def tidy_entry(self, entry: Entry, image: Image.Image | None) -> None:
-        """The same for a file of a batch; a refused one is deleted. Archives stay as they are until they are swept."""
-        if entry.source is not None and image is None:
-            self.files.delete(entry.source)
-        elif entry.source is not None and image is not None:
-            self.tidy(entry.source, image)
+        Raises:
+            ImageUnusableError: as :meth:`open` does.
+        """
+        image = self.open(upload)
+        try:
+            yield image
+        finally:
+            self._tidy(str(path_of(upload)), image)
 
-    def look(self, upload: Any, model: str | None, question: Question) -> tuple[Image.Image, Looked, Classifier]:
-        """Open an upload and ask a model about it.
+    def _tidy(self, path: str, image: Image.Image) -> None:
+        if not self.files.holds(path) or self.files.is_rewritten(path):
+            return
+        try:
+            self.files.remember_rewritten(keep_only_pixels(path, image))
+        except OSError:  # a full disk, say: better no picture than one with its place and date
+            self.files.delete(path)
+
+    @contextlib.contextmanager
+    def batch(self, files: Any) -> Iterator[list[Entry]]:
+        """The files of a batch for as long as they are asked about; a refused batch is deleted.
+
+        Afterwards loose files that nobody came to look at are gone. Archives stay as they are until they are swept.
+
+        Raises:
+            ImageUnusableError, BatchRefusedError: a file was not uploaded here; the batch is empty, too large, a bomb.
+        """
+        several = files if isinstance(files, (list, tuple)) else [files]
+        paths = [path_of(file) for file in several]
+        if not all(path is not None and self.files.holds(path) for path in paths):
+            raise ImageUnusableError("These files were not uploaded here, or are no longer kept. Upload them again.")
+        try:
+            entries = list_entries([str(path) for path in paths], [name_of(file) for file in several])
+        except BatchRefusedError:
+            self.forget(several)
+            raise
+        try:
+            yield entries
+        finally:
+            self.forget([entry.source for entry in entries if entry.source is not None])
+
+    def open_entry(self, entry: Entry) -> Image.Image:
+        """The pixels of a file of a batch, of which nothing else is left unless it lies in an archive.
+
+        Raises:
+            ImageUnusableError: it is no picture that is taken.
+        """
+        if entry.source is None:
+            return read_image(entry.read())
+        with self.opened(entry.source) as image:
+            return image
+
+    def forget(self, files: Sequence[Any]) -> None:
+        """Delete uploads of which more than pixels is there."""
+        for path in map(path_of, files):
+            if path is not None and not self.files.is_rewritten(path):
+                self.files.delete(path)
+
+    def look(self, image: Image.Image, model: str | None, question: Question) -> tuple[Looked, Classifier]:
+        """Ask a model about a picture.
 
         Raises:
             ImageUnusableError, QuestionError, ModelUnavailableError: there is no answer; the message says why.
         """
-        image = self.open(upload)
         classifier = self.shelf.get(model)
-        return image, look(image, classifier, question), classifier
+        return look(image, classifier, question), classifier
 
     def classifier(self, model: str | None) -> Classifier | str:
         """A model, or why there is none."""

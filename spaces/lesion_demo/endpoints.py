@@ -7,18 +7,16 @@ from typing import Any
 import gradio as gr
 import tab_about
 import tab_similar
-from answering import Question
-from archives import list_entries
+from answering import Question, QuestionError
+from classifier import Classifier
 from desk import SAID, Desk
 from gradio import FileData
-from image_files import ImageUnusableError
 from many import Row, as_table, look_at
 from model_loading import ModelUnavailableError
 from pictures import data_uri, heat_layer, heat_map
-from queueing import QUEUED_API
+from queueing import QUEUED_API, QUEUED_API_BATCH, in_turn
 from similar import Gallery, GalleryError
-from tab_compare import answers_of
-from tab_many import uploads
+from tab_compare import MOST_MODELS, answers_of
 from words import band_title, promise, state, why_declined
 
 
@@ -27,7 +25,7 @@ def build(desk: Desk, gallery: Gallery | None, gallery_title: str | None) -> Non
     endpoints = _Endpoints(desk, gallery, gallery_title)
     gr.api(endpoints.predict, api_name="predict", **QUEUED_API)
     gr.api(endpoints.explain, api_name="explain", **QUEUED_API)
-    gr.api(endpoints.predict_many, api_name="predict_many", **QUEUED_API)
+    gr.api(endpoints.predict_many, api_name="predict_many", **QUEUED_API_BATCH)
     gr.api(endpoints.compare, api_name="compare", **QUEUED_API)
     gr.api(endpoints.models, api_name="models")
     gr.api(endpoints.about, api_name="about")
@@ -43,6 +41,7 @@ class _Endpoints:
         self._gallery = gallery
         self._gallery_title = gallery_title
 
+    @in_turn
     def predict(
         self,
         photo: FileData | None,
@@ -57,18 +56,16 @@ class _Endpoints:
         `prevalence`: share of malignant and premalignant lesions in 0.001 to 0.999; withdraws band and set.
         Where `abstain` is true, show neither `predicted` nor `probabilities`.
         """
-        if photo is None:
-            return {}
         try:
-            image, looked, _ = self._desk.look(photo, model, _question(prevalence, age, sex, localization))
+            with self._desk.opened(photo) as image:
+                return self._desk.look(image, model, _question(prevalence, age, sex, localization))[0].answer
         except SAID as error:
             return {"error": str(error)}
-        self._desk.tidy(photo, image)
-        return looked.answer
 
+    @in_turn
     def explain(
         self,
-        photo: FileData,
+        photo: FileData | None,
         model: str | None = None,
         age: float | None = None,
         sex: str | None = None,
@@ -76,10 +73,10 @@ class _Endpoints:
     ) -> dict[str, Any]:
         """The answer in words, and a heat map (PNG as a data URI) of where the model looked; none where it declines."""
         try:
-            image, looked, classifier = self._desk.look(photo, model, _question(None, age, sex, localization))
+            with self._desk.opened(photo) as image:
+                looked, classifier = self._desk.look(image, model, _question(None, age, sex, localization))
         except SAID as error:
             return {"error": str(error)}
-        self._desk.tidy(photo, image)
         answer = looked.answer
         declined = bool(answer.get("abstain"))
         field = None if declined else heat_map(looked.inputs, classifier, str(answer["predicted"]))
@@ -97,33 +94,41 @@ class _Endpoints:
     def predict_many(self, files: list[FileData], model: str | None = None) -> dict[str, Any]:
         """Classify files and zip archives: `rows`, one a file, also for what cannot be read. Declined: no class."""
         try:
-            entries = list_entries(*uploads(self._desk, files))
-            classifier = self._desk.shelf.get(model)
-            rows: list[Row] = [row for some in look_at(entries, classifier, self._desk.tidy_entry) for row in some]
+            with self._desk.batch(files) as entries:
+                classifier = self._model_of_batch(model, files)
+                rows: list[Row] = [row for some in look_at(entries, classifier, self._desk.open_entry) for row in some]
         except SAID as error:
             return {"error": str(error)}
         return {"model": classifier.title, "rows": as_table(rows, classifier.labels)}
 
-    def compare(self, photo: FileData, models: list[str] | None = None) -> dict[str, Any]:
-        """Ask several models about one picture: title -> answer, or `{"error": ...}`. None = all, at most four."""
+    def _model_of_batch(self, model: str | None, files: Any) -> Classifier:
+        """The model, or no file is kept: a program asks again with the files, archives among them."""
         try:
-            image = self._desk.open(photo)
-        except ImageUnusableError as error:
+            return self._desk.shelf.get(model)
+        except ModelUnavailableError:
+            self._desk.forget(files if isinstance(files, list) else [files])
+            raise
+
+    @in_turn
+    def compare(self, photo: FileData | None, models: list[str] | None = None) -> dict[str, Any]:
+        """Ask up to four models about one picture: title -> answer, or `{"error": ...}`. None = the first four."""
+        try:
+            with self._desk.opened(photo) as image:
+                told = answers_of(self._desk, image, _several(models, self._desk.titles))
+        except SAID as error:
             return {"error": str(error)}
-        told = answers_of(self._desk, image, models or self._desk.titles)
-        self._desk.tidy(photo, image)
         return {title: {"error": answer} if isinstance(answer, str) else answer for _, answer, title in told}
 
-    def similar(self, photo: FileData) -> dict[str, Any]:
+    @in_turn
+    def similar(self, photo: FileData | None) -> dict[str, Any]:
         """The nearest known cases of the host's gallery; none where the model declines."""
         assert self._gallery is not None
         assert self._gallery_title is not None
         try:
-            image = self._desk.open(photo)
-            cases = tab_similar.cases_of(self._desk, self._gallery, self._gallery_title, image)
+            with self._desk.opened(photo) as image:
+                cases = tab_similar.cases_of(self._desk, self._gallery, self._gallery_title, image)
         except (*SAID, GalleryError) as error:
             return {"error": str(error)}
-        self._desk.tidy(photo, image)
         if isinstance(cases, str):
             return {"declined": cases, "cases": []}
         keys = ("label", "long_name", "distance", "license", "attribution")
@@ -143,3 +148,18 @@ class _Endpoints:
 
 def _question(prevalence: float | None, age: Any, sex: Any, localization: Any) -> Question:
     return Question(prevalence, {"age": age, "sex": sex, "localization": localization})
+
+
+def _several(models: Any, offered: list[str]) -> list[str]:
+    """The models to compare.
+
+    Raises:
+        QuestionError: they are no list of names, or too many.
+    """
+    if models is None or models == []:
+        return offered[:MOST_MODELS]
+    if not isinstance(models, list) or not all(isinstance(name, str) for name in models):
+        raise QuestionError(f"models is {repr(models)[:100]}; give a list of names of /models.")
+    if len(models) > MOST_MODELS:
+        raise QuestionError(f"models has {len(models)} names; at most {MOST_MODELS} are compared at a time.")
+    return models

@@ -6,7 +6,9 @@ comments, a second file behind the first) is dropped with the file, because only
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import os
 import struct
 import zlib
@@ -25,7 +27,8 @@ WHITE = (255, 255, 255, 255)
 # Modes of photographs; the others (floats, 32-bit numbers, CIE Lab) hold measurements.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
 # What Pillow raises for files that are no image, or only the beginning of one.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, IndexError, KeyError)
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, MemoryError, LookupError, TypeError,
+           ArithmeticError, RuntimeError)  # fmt: skip
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # First bytes of what people send by mistake or on purpose, and what to call it.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
@@ -80,11 +83,12 @@ def what_else(head: bytes) -> str:
     return "no picture that is known here"
 
 
-def read_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
+def read_image(source: str | os.PathLike[str] | bytes, most: float = LARGEST_FILE) -> Image.Image:
     """Decode a picture into upright 8-bit RGB that carries nothing else with it.
 
     Args:
         source: path of a file, or its bytes.
+        most: bytes that are taken; infinite for what :func:`keep_only_pixels` wrote, whose pixels are counted already.
 
     Returns:
         A fresh RGB image: EXIF rotation applied, transparency laid on white, 16 bits scaled to 8.
@@ -92,13 +96,11 @@ def read_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
     Raises:
         ImageUnusableError: empty, too large, of another kind, damaged, animated, or beyond the pixel limits.
     """
-    data = source if isinstance(source, bytes) else _bytes_of(source)
+    data = source if isinstance(source, bytes) else _bytes_of(source, most)
     if not data:
         raise ImageUnusableError("This file is empty. " + GIVE)
-    if len(data) > LARGEST_FILE:
-        raise ImageUnusableError(
-            f"This file has {len(data) / 1e6:.0f} MB; at most {LARGEST_FILE / 1e6:.0f} MB are taken. Make it smaller."
-        )
+    if len(data) > most:
+        raise ImageUnusableError(too_large(len(data)))
     kind = kind_of(data[:16])
     if kind is None:
         raise ImageUnusableError(f"This file cannot be read as an image: it is {what_else(data[:64])}. {GIVE}")
@@ -117,11 +119,22 @@ def read_image(source: str | os.PathLike[str] | bytes) -> Image.Image:
         ) from error
 
 
-def _bytes_of(path: str | os.PathLike[str]) -> bytes:
-    """The file's bytes, one more than are allowed at most."""
+def too_large(size: int) -> str:
+    """What is said of a file of so many bytes, never rounded down to the limit itself."""
+    return (
+        f"This file has {math.ceil(size / 1e5) / 10:.1f} MB; at most {LARGEST_FILE / 1e6:.0f} MB are taken. "
+        "Make it smaller."
+    )
+
+
+def _bytes_of(path: str | os.PathLike[str], most: float) -> bytes:
+    """The file's bytes; none of a file that has too many."""
     try:
         with Path(path).open("rb") as file:
-            return file.read(LARGEST_FILE + 1)
+            size = os.fstat(file.fileno()).st_size
+            if size > most:
+                raise ImageUnusableError(too_large(size))
+            return file.read()
     except OSError as error:
         raise ImageUnusableError("This file is no longer there. Upload it again.") from error
 
@@ -136,7 +149,8 @@ def _check_size(image: Image.Image) -> None:
             f"This picture has {width} x {height} pixels; at least {SHORTEST_SIDE} on each side are needed to see "
             "anything."
         )
-    if getattr(image, "n_frames", 1) > 1:
+    # A camera's MPO is a JPEG, with a preview or a gain map behind the picture itself, which is the first.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise ImageUnusableError("This file holds several pictures (an animation or pages). Give one picture a file.")
     if image.mode not in MODES and not image.mode.startswith("I;16"):
         raise ImageUnusableError(f"This file holds measurements rather than a picture (mode {image.mode}). {GIVE}")
@@ -163,9 +177,23 @@ def _pixels_only(image: Image.Image) -> Image.Image:
     return clean
 
 
-def keep_only_pixels(path: str | os.PathLike[str], image: Image.Image) -> None:
-    """Replace an upload by its own pixels as PNG, in place: position, camera, comments and the rest are gone."""
+def keep_only_pixels(path: str | os.PathLike[str], image: Image.Image) -> str:
+    """Replace an upload by its own pixels as PNG, in place: position, camera, comments and the rest are gone.
+
+    Returns:
+        The SHA-256 of the file that was written, to know it again.
+
+    Raises:
+        OSError: it cannot be written; what was there is left, and nothing beside it.
+    """
     target = Path(path)
-    beside = target.with_name(target.name + ".clean")
-    image.save(beside, "PNG", compress_level=1)
-    os.replace(beside, target)
+    beside = target.with_name(f"{os.urandom(8).hex()}.clean")
+    try:
+        image.save(beside, "PNG", compress_level=1)
+        with beside.open("rb") as file:
+            written = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(beside, target)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+    return written

@@ -11,13 +11,20 @@ from typing import Any
 from answering import classify_many
 from archives import Entry
 from classifier import Classifier
-from image_files import ImageUnusableError, read_image
+from image_files import ImageUnusableError
 from pictures import thumbnail
 from PIL import Image
+from queueing import in_turn
 
 AT_ONCE = 8  # pictures in one pass of the model: enough to keep two cores busy, little memory
 # Larger pictures than this are looked at one by one, so that no eight of them are in memory together.
 LARGE_PIXELS = 6_000_000
+# A batch is worked at for minutes, not hours: 200 photographs of 6 million, or 30 of the largest there may be.
+MOST_PIXELS_TOGETHER = 1_200_000_000
+TOO_MANY_TOGETHER = (
+    f"It was not looked at: the pictures before it have {MOST_PIXELS_TOGETHER / 1e6:,.0f} million pixels together, and "
+    "no more are taken at a time. Give it again with the next ones."
+)
 # A spreadsheet takes a cell that begins with one of these for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -39,26 +46,32 @@ class Row:
     picture: str = ""
 
 
+@in_turn
 def look_at(
-    entries: Sequence[Entry], classifier: Classifier, after: Callable[[Entry, Image.Image | None], None] | None = None
+    entries: Sequence[Entry], classifier: Classifier, read: Callable[[Entry], Image.Image]
 ) -> Iterator[list[Row]]:
     """Look at a batch: a few rows at a time, in the order of the entries. A file that cannot be read is a row too.
+
+    Between those few rows others have their turn.
 
     Args:
         entries: the files.
         classifier: which model.
-        after: is told of each file once it was read, with its pixels, or None where it was refused.
+        read: the pixels of a file, or an ImageUnusableError.
     """
     waiting: list[tuple[Entry, Image.Image | None, str | None]] = []
-    pixels = 0
+    pixels = together = 0
     for entry in entries:
-        try:
-            image, error = read_image(entry.read()), None
-            pixels += image.width * image.height
-        except ImageUnusableError as problem:
-            image, error = None, str(problem)
-        if after is not None:
-            after(entry, image)
+        image, error = None, None
+        if together >= MOST_PIXELS_TOGETHER:
+            error = TOO_MANY_TOGETHER
+        else:
+            try:
+                image = read(entry)
+                pixels += image.width * image.height
+                together += image.width * image.height
+            except ImageUnusableError as problem:
+                error = str(problem)
         waiting.append((entry, image, error))
         if len(waiting) >= AT_ONCE or pixels > LARGE_PIXELS:
             yield _rows(waiting, classifier)

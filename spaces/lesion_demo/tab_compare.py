@@ -11,7 +11,7 @@ from desk import SAID, Desk
 from html_answer import message
 from html_tables import comparison, no_comparison
 from image_files import ImageUnusableError
-from queueing import QUEUED
+from queueing import QUEUED, in_turn
 from tab_one import photo_input
 
 MOST_MODELS = 4
@@ -49,17 +49,16 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
     tab.select(take_over, [photo, first], photo, api_visibility="private", show_progress="hidden")
 
 
+@in_turn
 def _compare(desk: Desk, photo: str | None, models: list[str]) -> Iterator[str]:
     if photo is None or not models:
         yield no_comparison()
         return
     try:
-        image = desk.open(photo)
+        with desk.opened(photo) as image:
+            yield comparison(answers_of(desk, image, models))
     except ImageUnusableError as error:
         yield message(str(error))
-        return
-    yield comparison(answers_of(desk, image, models))
-    desk.tidy(photo, image)
 
 
 def answers_of(desk: Desk, image: Any, models: list[str]) -> list[tuple[Any, Any, str]]:

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
-from archives import LARGEST_ARCHIVE, MOST_IMAGES, list_entries
-from desk import SAID, Desk, name_of, path_of
+from archives import LARGEST_ARCHIVE, MOST_IMAGES
+from desk import SAID, Desk
 from html_answer import message
 from html_tables import no_files, table
-from image_files import LARGEST_FILE, ImageUnusableError
+from image_files import LARGEST_FILE
 from many import Row, as_csv, as_table, look_at
-from queueing import QUEUED
+from queueing import QUEUED_BATCH
 
 
 def build(desk: Desk) -> None:
@@ -47,7 +47,7 @@ def build(desk: Desk) -> None:
     def show(uploaded: Any, title: str | None) -> Iterator[str]:
         yield from _look(desk, uploaded, title)
 
-    gr.on([files.change, model.input], show, [files, model], result, **QUEUED, show_progress="hidden")
+    gr.on([files.change, model.input], show, [files, model], result, **QUEUED_BATCH, show_progress="hidden")
 
 
 def _look(desk: Desk, files: Any, model: str | None) -> Iterator[str]:
@@ -57,27 +57,14 @@ def _look(desk: Desk, files: Any, model: str | None) -> Iterator[str]:
         return
     rows: list[Row] = []
     try:
-        entries = list_entries(*uploads(desk, files))
-        classifier = desk.shelf.get(model)
-        yield table(rows, classifier, len(entries))
-        for some in look_at(entries, classifier, desk.tidy_entry):
-            rows.extend(some)
-            if len(rows) < len(entries):
-                yield table(rows, classifier, len(entries))
+        with desk.batch(files) as entries:
+            classifier = desk.shelf.get(model)
+            yield table(rows, classifier, len(entries))
+            for some in look_at(entries, classifier, desk.open_entry):
+                rows.extend(some)
+                if len(rows) < len(entries):
+                    yield table(rows, classifier, len(entries))
     except SAID as error:
         yield message(str(error))
         return
     yield table(rows, classifier, len(entries), as_csv(as_table(rows, classifier.labels)))
-
-
-def uploads(desk: Desk, files: Any) -> tuple[list[str], list[str]]:
-    """Paths and names of what was uploaded.
-
-    Raises:
-        ImageUnusableError: a path that was not uploaded here.
-    """
-    several = files if isinstance(files, (list, tuple)) else [files]
-    paths = [path_of(file) for file in several]
-    if not all(path is not None and desk.files.holds(path) for path in paths):
-        raise ImageUnusableError("These files were not uploaded here, or are no longer kept. Upload them again.")
-    return [str(path) for path in paths], [name_of(file) for file in several]

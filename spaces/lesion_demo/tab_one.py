@@ -14,7 +14,7 @@ from example_pictures import PICK, Example, example_buttons
 from html_answer import answer_panel, empty, glossary, message, model_facts, spoken
 from html_views import views, waiting
 from model_loading import ModelUnavailableError
-from queueing import QUEUED
+from queueing import QUEUED, in_turn
 
 LEAST_SHARE, MOST_SHARE = 0.5, 90.0  # percent
 UNKNOWN = "unknown"
@@ -119,6 +119,7 @@ class _Handlers:
             return gr.skip()
         return self._desk.files.copy(self._examples[number].path)
 
+    @in_turn
     def look(
         self, photo: str | None, model: str | None, shift: bool, share: float, age: Any, sex: Any, site: Any
     ) -> Iterator[tuple[Any, Any]]:
@@ -128,15 +129,14 @@ class _Handlers:
             return
         question = Question(share / 100 if shift else None, {"age": age, "sex": sex, "localization": site})
         try:
-            image, looked, classifier = self._desk.look(photo, model, question)
+            with self._desk.opened(photo) as image:
+                looked, classifier = self._desk.look(image, model, question)
+                panel = answer_panel(looked.answer, classifier)
+                said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
+                yield panel + said, waiting(bool(looked.answer.get("abstain")))
+                yield gr.skip(), views(image, looked, classifier)
         except SAID as error:
             yield message(str(error)), ""
-            return
-        panel = answer_panel(looked.answer, classifier)
-        said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
-        yield panel + said, waiting(bool(looked.answer.get("abstain")))
-        yield gr.skip(), views(image, looked, classifier)
-        self._desk.tidy(photo, image)
 
     def look_again(self, *asked: Any) -> Iterator[tuple[Any, Any]]:
         """The same for the same picture, without the waiting frame, so that nothing flickers."""

@@ -10,7 +10,7 @@ import gradio as gr
 from answering import Question, look
 from desk import SAID, Desk
 from html_answer import message
-from queueing import QUEUED
+from queueing import QUEUED, in_turn
 from similar import Case, Gallery, GalleryError
 from tab_one import photo_input
 from words import DECLINED, why_declined
@@ -43,17 +43,16 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
         with gr.Column(scale=8, min_width=300):
             result = gr.HTML(EMPTY, elem_id="cases")
 
+    @in_turn
     def show(upload: str | None) -> Iterator[str]:
         if upload is None:
             yield EMPTY
             return
         try:
-            image = desk.open(upload)
-            yield _shown(cases_of(desk, gallery, title, image))
+            with desk.opened(upload) as image:
+                yield _shown(cases_of(desk, gallery, title, image))
         except (*SAID, GalleryError) as error:
             yield message(str(error))
-            return
-        desk.tidy(upload, image)
 
     photo.change(show, photo, result, **QUEUED, show_progress="minimal", show_progress_on=result)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import hashlib
 import os
 import shutil
 import signal
@@ -11,12 +12,17 @@ import tempfile
 import threading
 import time
 import uuid
+from collections import deque
 from pathlib import Path
 from types import FrameType
 
 PREFIX = "lesion-uploads-"
 KEEP_S = 1800.0  # an upload is deleted so many seconds after it was last written
 SWEEP_EVERY_S = 300.0
+MOST_KEPT = 2_000_000_000  # bytes of all visitors' uploads together
+SAFE_S = 600.0  # an upload younger than this is not deleted to make room for another
+MOST_REWRITTEN = 10_000  # the newest files that the page wrote itself; of older ones none is kept
+_OF_THIS_PROCESS: set[str] = set()  # names of folders
 
 
 class TemporaryFiles:
@@ -31,6 +37,8 @@ class TemporaryFiles:
         base.mkdir(parents=True, exist_ok=True)
         _remove_orphans(base)
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base)).resolve()
+        _OF_THIS_PROCESS.add(self.folder.name)
+        self._rewritten: deque[str] = deque(maxlen=MOST_REWRITTEN)
 
     def adopt_process(self) -> None:
         """Make this the folder for all temporary files of the process, and empty it when the process ends."""
@@ -60,6 +68,33 @@ class TemporaryFiles:
             with contextlib.suppress(OSError):
                 Path(path).unlink()
 
+    def remember_rewritten(self, sha256: str) -> None:
+        """Note that a file is no visitor's any more: the page itself wrote it, from pixels alone."""
+        self._rewritten.append(sha256)
+
+    def is_rewritten(self, path: str | os.PathLike[str]) -> bool:
+        """Whether the page wrote what lies there. By content, for Gradio copies a file that has changed elsewhere."""
+        try:
+            with Path(path).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() in self._rewritten
+        except OSError:
+            return False
+
+    def make_room(self, wanted: int) -> bool:
+        """Whether so many bytes more may come; the oldest uploads are deleted for them, though no recent one."""
+        found = []
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                if path.is_file() and not path.is_symlink():
+                    found.append((path.stat().st_mtime, path.stat().st_size, path))
+        kept = sum(size for _, size, _ in found)
+        for when, size, path in sorted(found):
+            if kept + wanted <= MOST_KEPT or when > time.time() - SAFE_S:
+                break
+            self.delete(path)
+            kept -= size
+        return kept + wanted <= MOST_KEPT
+
     def sweep(self, older_than_s: float = KEEP_S) -> int:
         """Delete files last written longer ago than this, in seconds; how many there were."""
         limit, gone = time.time() - older_than_s, 0
@@ -87,10 +122,14 @@ class TemporaryFiles:
 
 
 def _remove_orphans(base: Path) -> None:
-    """Delete what processes left behind that were killed and could not."""
+    """Delete what processes left behind that were killed and could not.
+
+    In a container every start has the same number, so one's own on a folder that one did not make is a dead one's.
+    """
     for folder in base.glob(f"{PREFIX}*"):
         pid = folder.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        mine = pid == str(os.getpid())
+        if folder.name not in _OF_THIS_PROCESS and pid.isdigit() and (mine or not _alive(int(pid))):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pytest
 from gradio_client import Client, handle_file
@@ -76,7 +79,7 @@ def test_the_other_endpoints(client: Client, trusted: Any, photo: Path) -> None:
     assert rows[1]["predicted"] is None
     both = client.predict(low, [trusted.folder.name, "gone"], api_name="/compare")
     assert both[trusted.folder.name]["band"] == "low"
-    assert "there is no folder" in both["gone"]["error"]
+    assert both["gone"]["error"].startswith("The model gone could not be loaded: its folder is not there.")
     assert client.predict(api_name="/models") == [trusted.folder.name, "tiny-derm-x", "tiny-fusion", "gone"]
     about = client.predict(api_name="/about")
     assert (about["manifest"], about["trust_is_fitted"], about["problems"]) == ("matches", True, [])
@@ -92,10 +95,42 @@ def test_files_of_the_machine_are_not_looked_at(client: Client, page: Any, trust
     url = client.src.rstrip("/")
     assert asked_raw(url, [dressed, None, None, None, None, None]).startswith("event: error")
     assert asked_raw(url, [dressed]).startswith("event: error")
+    # A path that no system takes breaks a route of Gradio's own, and Uvicorn writes what it was.
+    assert httpx.get(f"{url}/static/{inside.name * 50}", timeout=60).status_code == 500
+    deadline = time.monotonic() + 60  # it writes after it has answered
+    broken = re.compile(r"Exception in ASGI application\n( .*\n)+OSError\n")
+    while not broken.search(page.log.read_text(errors="replace")) and time.monotonic() < deadline:
+        time.sleep(0.2)
     log = page.log.read_text(errors="replace")
+    assert broken.search(log)
     assert "InvalidPathError" in log
     assert "A request failed" in log
     assert inside.name not in log
+
+
+def test_questions_that_cannot_be_asked_are_answered_in_words(client: Client, trusted: Any, photo: Path) -> None:
+    """None of these may end in a bare "internal error", or in a stream that breaks and leaves the client waiting."""
+
+    def told(*asked: Any, name: str, **more: Any) -> str:
+        answer = client.submit(*asked, api_name=name, **more).result(timeout=240)
+        assert set(answer) == {"error"}, answer
+        return str(answer["error"])
+
+    picture = handle_file(photo)
+    for name in ("/predict", "/explain", "/compare"):
+        assert told(None, name=name).startswith("No picture was given.")
+    for name, given in (("/predict", picture), ("/explain", picture), ("/predict_many", [picture])):
+        assert told(given, ["tiny-derm-x"], name=name) == "model is ['tiny-derm-x']; give one name, not list."
+    for models in ([None], [5], "tiny-derm-x", {"a": 1}):
+        assert told(picture, models, name="/compare") == f"models is {models!r}; give a list of names of /models."
+    assert told(picture, ["tiny-derm-x"] * 5, name="/compare").startswith("models has 5 names; at most 4")
+    assert told(model=["gone"], name="/about").startswith("model is ['gone']; give one name")
+    assert set(client.predict(picture, api_name="/compare")) == {
+        trusted.folder.name,
+        "tiny-derm-x",
+        "tiny-fusion",
+        "gone",
+    }
 
 
 def asked_raw(url: str, data: list[Any]) -> str:
@@ -125,6 +160,59 @@ def test_uploads_leave_nothing_but_pixels(client: Client, page: Any, tmp_path: P
     assert "refused.png" not in {path.name for path in kept}
     assert all(path.is_relative_to(next(page.uploads.glob("lesion-uploads-*"))) for path in kept)
     assert page.log.read_text(errors="replace").count(secret) == 0
+
+
+def test_a_question_without_an_answer_leaves_nothing_either(
+    client: Client, page: Any, tmp_path: Path, trusted: Any
+) -> None:
+    """Whatever is wrong with the question: no file keeps its EXIF, and a refused batch is gone altogether."""
+
+    def told(name: str) -> tuple[bytes, Any]:
+        secret = f"48.2082 N {name}"
+        with Image.open(trusted.pictures["low"]) as image:
+            exif = Image.Exif()
+            exif[0x010E] = secret
+            image.save(tmp_path / f"{name}.jpg", exif=exif)
+        return secret.encode(), handle_file(tmp_path / f"{name}.jpg")
+
+    def left() -> list[bytes]:
+        return [path.read_bytes() for path in page.uploads.rglob("*") if path.is_file()]
+
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("48.2082 N bomb.png", b"\0" * 9_000_000)
+    fused = {"model": "tiny-fusion"}
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("/predict", {"model": "nope"}), ("/predict", {"model": "gone"}), ("/predict", {"prevalence": 5}),
+        ("/predict", {**fused, "age": 900}), ("/explain", {"model": "nope"}), ("/compare", {"models": ["nope"]}),
+        ("/compare", {"models": [5]}),
+    ]  # fmt: skip
+    for number, (endpoint, more) in enumerate(asked):
+        secret, picture = told(f"{number}")
+        answer = client.predict(picture, api_name=endpoint, **more)
+        assert "error" in (answer.get("nope") or answer), (endpoint, more)
+        assert not any(secret in content for content in left()), (endpoint, more)
+    for model, more_files in (("nope", []), ("gone", []), (None, [handle_file(bomb)])):
+        secret, picture = told(f"batch {model}")
+        assert "error" in client.predict([picture, *more_files], model, api_name="/predict_many")
+        assert not any(secret in content for content in left()), model
+    assert not any(b"48.2082 N bomb" in content for content in left())
+
+
+def test_a_large_photograph_is_asked_about_more_than_once(client: Client, tmp_path: Path) -> None:
+    """What is left of it has more bytes than an upload may have."""
+    noise = np.random.default_rng(0).integers(0, 255, (2600, 2700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "phone.jpg", quality=80)
+    with (tmp_path / "phone.jpg").open("rb") as file:
+        url = f"{client.src.rstrip('/')}/gradio_api/upload"
+        path = httpx.post(url, files={"files": ("phone.jpg", file)}, timeout=240).json()[0]
+    uploaded = {"path": path, "orig_name": "phone.jpg", "meta": {"_type": "gradio.FileData"}}
+    first = client.predict(uploaded, "tiny-derm-x", api_name="/predict")
+    assert Path(path).stat().st_size > 20_000_000
+    assert client.predict(uploaded, "tiny-derm-x", api_name="/predict") == first
+    assert client.predict(uploaded, ["tiny-derm-x"], api_name="/compare") == {"tiny-derm-x": first}
+    rows = client.predict([uploaded], "tiny-derm-x", api_name="/predict_many")["rows"]
+    assert rows[0]["predicted"] == first["predicted"]
 
 
 def test_a_burst_is_served_or_politely_refused(page: Any, photo: Path, tmp_path: Path) -> None:

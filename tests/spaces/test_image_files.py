@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import os
 import re
 import struct
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -71,7 +74,7 @@ def test_five_kinds_are_read_by_content(parts: Any, tmp_path: Path, kind: str) -
         (png_header(20_000, 100), "16000 on a side"),
         (encoded("PNG", size=(20, 500)), "at least 32 on each side"),
         (encoded("TIFF", mode="F"), "measurements rather than a picture (mode F)"),
-        (encoded("PNG") + b"x" * 20_000_001, "at most 20 MB"),
+        (encoded("PNG") + b"x" * 23_450_000, "has 23.5 MB; at most 20 MB"),
     ],
     ids=range(19),
 )  # fmt: skip
@@ -87,6 +90,49 @@ def test_pages_and_animations_are_refused(parts: Any) -> None:
         frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
         with pytest.raises(parts.image_files.ImageUnusableError, match="several pictures"):
             parts.image_files.read_image(buffer.getvalue())
+
+
+def test_a_cameras_mpo_is_its_first_picture(parts: Any) -> None:
+    """Phones write JPEGs with a second one (a preview, a gain map) behind the picture."""
+    frames = [Image.new("RGB", (40, 48), colour) for colour in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "MPO", save_all=True, append_images=frames[1:])
+    with Image.open(io.BytesIO(buffer.getvalue())) as both:
+        assert (both.format, both.n_frames) == ("MPO", 2)
+    image = parts.image_files.read_image(buffer.getvalue())
+    assert image.size == (40, 48)
+    assert np.asarray(image).reshape(-1, 3).mean(0) == pytest.approx([254, 0, 0], abs=1)
+
+
+def test_a_large_file_is_told_its_true_size(parts: Any, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(encoded("PNG") + b"x" * 31_000_000)
+    with pytest.raises(parts.image_files.ImageUnusableError, match=r"has 31\.1 MB; at most 20 MB"):
+        parts.image_files.read_image(path)
+
+
+def test_what_the_page_wrote_itself_is_no_upload_that_is_too_large(parts: Any, tmp_path: Path) -> None:
+    """Noise has 21 MB as the PNG that is left of it, and more than one question is asked about a picture."""
+    files = parts.temporary_files.TemporaryFiles(str(tmp_path))
+    desk = parts.desk.Desk(parts.model_loading.ModelShelf([]), files)
+    noise = np.random.default_rng(0).integers(0, 255, (2600, 2700, 3), dtype=np.uint8)
+    upload, copied = files.folder / "phone.jpg", files.folder / "copied.jpg"
+    Image.fromarray(noise).save(upload, "JPEG", quality=80)
+    with desk.opened(upload) as first:
+        assert upload.stat().st_size < parts.image_files.LARGEST_FILE
+    assert upload.stat().st_size > parts.image_files.LARGEST_FILE
+    copied.write_bytes(upload.read_bytes())  # Gradio copies a file whose content is new
+    for path in (upload, copied):
+        with desk.opened(path) as again:
+            assert again.tobytes() == first.tobytes()
+    entry = parts.archives.list_entries([upload])[0]
+    assert desk.open_entry(entry).size == (2700, 2600)
+    # A visitor's own file of that size is refused as before, and deleted.
+    upload.write_bytes(upload.read_bytes() + b"x")
+    with pytest.raises(parts.image_files.ImageUnusableError, match="at most 20 MB"), desk.opened(upload):
+        pass
+    assert not upload.exists()
+    files.remove()
 
 
 def test_only_pixels_survive(parts: Any, tmp_path: Path) -> None:
@@ -107,8 +153,9 @@ def test_only_pixels_survive(parts: Any, tmp_path: Path) -> None:
         assert image.size == (40, 48), "turned upright"
         with Image.open(io.BytesIO(content)) as wanted:
             assert np.array_equal(np.asarray(image), np.asarray(to_rgb(wanted)))
-        parts.image_files.keep_only_pixels(path, image)
+        digest = parts.image_files.keep_only_pixels(path, image)
         kept = path.read_bytes()
+        assert digest == hashlib.sha256(kept).hexdigest()
         assert SECRET not in kept
         assert kept.endswith(b"IEND\xaeB`\x82")
         with Image.open(path) as again:
@@ -145,9 +192,57 @@ def test_archives_are_read_where_they_lie(parts: Any, tmp_path: Path) -> None:
         "__MACOSX/a.png": b"x", "text.txt": b"no image",
     }  # fmt: skip
     entries = parts.archives.list_entries([zipped(tmp_path / "some.zip", inner)])
-    assert sorted(entry.name for entry in entries) == ["a.png", "b.png", "evil.png", "text.txt"]
+    assert sorted(entry.name for entry in entries) == ["etc/evil.png", "root/a.png", "text.txt", "x/b.png"]
     assert [entry.read() == picture for entry in entries].count(True) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["some.zip"], "nothing was unpacked"
+
+
+def test_files_of_one_name_are_told_apart(parts: Any, tmp_path: Path) -> None:
+    """By their folders in the archive, and by the archive where there are several; what cannot be printed is not."""
+    inner = dict.fromkeys(("left/b.png", "right/b.png", "a\nb/\u202ec.png", f"{'x' * 200}/d/e.png"), b"x")
+    one = zipped(tmp_path / "one.zip", inner)
+    names = [entry.name for entry in parts.archives.list_entries([one])]
+    long = parts.archives.LONGEST_PATH
+    assert names == ["a?b/?c.png", "left/b.png", "right/b.png", "..." + ("x" * 200 + "/d/e.png")[3 - long :]]
+    assert len(names[-1]) == long
+    two = zipped(tmp_path / "two.zip", {"left/b.png": b"x"})
+    loose = tmp_path / "folder" / "b.png"
+    names = [entry.name for entry in parts.archives.list_entries([one, loose, two])]
+    assert names[1] == "one.zip/left/b.png"
+    assert names[-2:] == ["b.png", "two.zip/left/b.png"]
+
+
+def damaged_archives() -> dict[str, bytes]:
+    """Archives of two files, the first of which is damaged, locked, or packed in a way that nobody knows."""
+    found = {}
+    noise = np.random.default_rng(0).integers(0, 255, 3000, dtype=np.uint8).tobytes()
+    for name, kind in (("lzma", zipfile.ZIP_LZMA), ("bzip2", zipfile.ZIP_BZIP2), ("deflate", zipfile.ZIP_DEFLATED)):
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", kind) as archive:
+            archive.writestr("a.png", noise)
+            archive.writestr("b.png", encoded("PNG"))
+        whole = buffer.getvalue()
+        found[name] = whole[:60] + b"\xff" * 40 + whole[100:]
+        entry = whole.index(b"PK\1\2")  # the first file in the list at the end
+        found[f"{name} header"] = whole[:35] + b"\xff" * 9 + whole[44:]
+        found[f"{name} name"] = whole[:6] + b"\0\x08" + whole[8:30] + b"\xff\xfe" + whole[32:]
+        found[f"{name} place"] = whole[: entry + 42] + b"\xff\xff\xff\x7f" + whole[entry + 46 :]
+        found[f"{name} method"] = whole[: entry + 10] + b"\x63\0" + whole[entry + 12 :]
+        locked = bytearray(whole)
+        locked[6] |= 1
+        locked[entry + 8] |= 1
+        found[f"{name} locked"] = bytes(locked)
+    return found
+
+
+@pytest.mark.parametrize("name", list(damaged_archives()))
+def test_a_damaged_file_in_an_archive_is_a_row(parts: Any, tmp_path: Path, name: str) -> None:
+    path = tmp_path / "some.zip"
+    path.write_bytes(damaged_archives()[name])
+    first, second = parts.archives.list_entries([path])
+    with pytest.raises(parts.image_files.ImageUnusableError, match=r"cannot be unpacked: (it|the archive) is"):
+        first.read()
+    assert parts.image_files.read_image(second.read()).size == (48, 40)
 
 
 def test_links_in_archives_are_left_out(parts: Any, tmp_path: Path) -> None:
@@ -181,8 +276,12 @@ def test_archives_that_try_things_are_refused(parts: Any, tmp_path: Path) -> Non
 def test_a_lying_archive_gives_no_more_than_an_image_may_have(parts: Any, tmp_path: Path) -> None:
     """The sizes in an archive are the sender's word: what counts is what comes out."""
     noise = np.random.default_rng(0).integers(0, 255, 24_000_000, dtype=np.uint8).tobytes()
-    entries = parts.archives.list_entries([zipped(tmp_path / "large.zip", {"a.png": noise})])
-    assert len(entries[0].read()) == parts.image_files.LARGEST_FILE + 1
+    entry = parts.archives.list_entries([zipped(tmp_path / "large.zip", {"a.png": noise})])[0]
+    with pytest.raises(parts.image_files.ImageUnusableError, match=r"has 24\.0 MB; at most 20 MB"):
+        entry.read()
+    entry.member.file_size = 1000
+    with pytest.raises(parts.image_files.ImageUnusableError, match="the archive is damaged here"):
+        entry.read()
 
 
 def test_the_folder_of_uploads_is_private_and_emptied(parts: Any, tmp_path: Path) -> None:
@@ -205,6 +304,25 @@ def test_the_folder_of_uploads_is_private_and_emptied(parts: Any, tmp_path: Path
     dead.mkdir()
     parts.temporary_files.TemporaryFiles(str(tmp_path))
     assert not dead.exists(), "what a killed process left"
+    reborn = tmp_path / f"{parts.temporary_files.PREFIX}{os.getpid()}-x"
+    reborn.mkdir()
+    parts.temporary_files.TemporaryFiles(str(tmp_path))
+    assert not reborn.exists(), "in a container every start has the same number"
     assert files.folder.exists(), "what a living one uses"
     files.remove()
     assert not files.folder.exists()
+
+
+def test_room_is_made_of_the_oldest_uploads(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.temporary_files, "MOST_KEPT", 100)
+    files = parts.temporary_files.TemporaryFiles(str(tmp_path))
+    for name, age in (("oldest", 900), ("old", 800), ("young", 5)):
+        (files.folder / name).write_bytes(b"x" * 30)
+        os.utime(files.folder / name, (time.time() - age,) * 2)
+    assert files.make_room(10)
+    assert len(list(files.folder.iterdir())) == 3
+    assert files.make_room(30)
+    assert {path.name for path in files.folder.iterdir()} == {"old", "young"}
+    assert not files.make_room(80), "what was just uploaded is not deleted for others"
+    assert [path.name for path in files.folder.iterdir()] == ["young"]
+    files.remove()
