@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+
 AT_RISK = ("malignant", "premalignant")
+REPORT = "report.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -80,6 +84,27 @@ class Classifier:
     def groups(self) -> dict[str, str]:
         """Short name -> benign, premalignant or malignant; empty where the model knows no groups."""
         return dict(getattr(self.model.config, "label_groups", None) or {})
+
+    @property
+    def at_risk_name(self) -> str:
+        """What its classes at risk are called together: "malignant or premalignant", or the one group that it knows."""
+        known = [group for group in AT_RISK if group in self.groups.values()]
+        return " or ".join(known or AT_RISK)
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The report beside its weights; empty where there is none that can be read."""
+        place, revision = self.source.location, self.commit or self.source.revision
+        try:
+            path = (
+                f"{place}/{REPORT}"
+                if self.source.is_folder
+                else huggingface_hub.hf_hub_download(place, REPORT, revision=revision)
+            )
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     @property
     def image_size(self) -> int | None:

@@ -59,19 +59,20 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
 
 
 def example_buttons(examples: list[Example]) -> str:
-    """Buttons with thumbnail and caption; a click gives the example's number."""
+    """Buttons with thumbnail and caption, each with its source unless they share one; a click gives its number."""
     if not examples:
         return ""
+    sources = [example.attribution.rstrip(".") for example in examples]
+    alike = len(set(sources)) == 1
     buttons = "".join(
-        f'<li><button type="button" data-example="{number}" title="{escape(example.attribution)}">'
-        f'<img src="{example.picture}" alt="" width="72" height="72"><span>{escape(example.caption)}'
-        "</span></button></li>"
-        for number, example in enumerate(examples)
+        f'<li><button type="button" data-example="{number}"><img src="{example.picture}" alt="" width="72" height="72">'
+        f"<span>{escape(example.caption)}</span></button>"
+        f"{'' if alike else f'<p class=source>{escape(source)}</p>'}</li>"
+        for number, (example, source) in enumerate(zip(examples, sources, strict=True))
     )
-    sources = ". ".join(dict.fromkeys(escape(example.attribution.rstrip(".")) for example in examples))
     return (
         '<p class="label" id="examples-label">Or try one of these</p><ul class="examples" '
-        f'aria-labelledby="examples-label">{buttons}</ul><p class="small">{sources}.</p>'
+        f'aria-labelledby="examples-label">{buttons}</ul>{f"<p class=small>{escape(sources[0])}.</p>" if alike else ""}'
     )
 
 

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from html import escape
 from typing import Any
 
 from classifier import Classifier
-from html_answer import shape
+from html_band import shape
 from model_folder import MOST_PROBLEMS, Check
 
+# What the parts of a Creative Commons licence's name ask for.
+_CONDITIONS = {"by": "attribution", "nc": "non-commercial", "sa": "share alike", "nd": "no derivatives"}
 
-def about(classifier: Classifier, found: Check, report: dict[str, Any], figures: list[tuple[str, str]]) -> str:
-    """Everything about a model but its card."""
-    return f'<section class="panel about">{_facts(classifier, report)}{_verdict(found)}</section>' + (
-        f'<section class="panel about more"><h3>Figures of its report</h3>{_figures(figures)}</section>'
-        if figures
-        else ""
-    )
+
+def about(classifier: Classifier, found: Check) -> str:
+    """What a model is, and whether its files are unchanged."""
+    return f'<section class="panel about">{_facts(classifier, classifier.report)}{_verdict(found)}</section>'
+
+
+def day(moment: Any) -> str | None:
+    """Make "21 November 2026" of "2026-11-21T01:45:01Z"; what is no date stays as it is."""
+    try:
+        found = datetime.fromisoformat(str(moment))
+    except ValueError:
+        return str(moment) if moment else None
+    return f"{found.day} {found:%B %Y}"
+
+
+def licence(name: Any) -> str | None:
+    """Make "CC BY-NC 4.0 (attribution, non-commercial)" of "cc-by-nc-4.0", and "Apache 2.0" of "apache-2.0"."""
+    if not name:
+        return None
+    kind, *parts = str(name).split("-")
+    version = parts.pop() if parts and parts[-1][:1].isdigit() else ""
+    if kind != "cc" or not parts or not set(parts) <= set(_CONDITIONS):
+        words = [part.upper() if len(part) <= 3 else part.capitalize() for part in (kind, *parts)]
+        return " ".join(filter(None, [*words, version]))
+    asked = ", ".join(_CONDITIONS[part] for part in parts)
+    return f"CC {'-'.join(parts).upper()} {version} ({asked})"
 
 
 def _facts(classifier: Classifier, report: dict[str, Any]) -> str:
@@ -25,14 +47,16 @@ def _facts(classifier: Classifier, report: dict[str, Any]) -> str:
     rows = {
         "Model": model.get("title") or classifier.title,
         "From": "a folder of this machine" if classifier.source.is_folder else classifier.source.location,
+        "Version": model.get("version"),
         "Revision": classifier.source.revision,
         "Commit on the Hub": classifier.commit,
-        "Made": provenance.get("created"),
+        "Made": day(provenance.get("created")),
+        "Lesion Suite": provenance.get("suite_version") or (provenance.get("packages") or {}).get("lesion-suite"),
         "Code at commit": provenance.get("git_commit"),
         "Architecture": f"{type(classifier.model).__name__}, {model.get('backbone') or ''}".rstrip(", "),
         "Parameters": f"{size() / 1e6:.1f} million" if callable(size) else None,
         "Classes": ", ".join(classifier.long_names.values()),
-        "Licence": model.get("license"),
+        "Licence": licence(model.get("license")),
         "Trust": "fitted: temperature, gate, prediction sets and bands"
         if classifier.trust_is_fitted
         else "never fitted: it cannot decline",
@@ -43,7 +67,7 @@ def _facts(classifier: Classifier, report: dict[str, Any]) -> str:
 
 def _verdict(found: Check) -> str:
     words = {
-        "matches": ("good", "low", "Unchanged: every file is what its manifest says"),
+        "matches": ("good", "tick", "Unchanged: every file is what its manifest says"),
         "differs": ("bad", "high", "Changed: files differ from the manifest"),
         "unknown": ("open", "none", "Cannot be checked"),
     }
@@ -59,10 +83,16 @@ def _verdict(found: Check) -> str:
     )
 
 
-def _figures(figures: list[tuple[str, str]]) -> str:
+def report_figures(figures: list[tuple[str, str]]) -> str:
+    """The report's figures, each to be enlarged by a click; nothing where there are none."""
     items = "".join(
-        f'<figure><img src="{uri}" alt="{escape(caption)}" loading="lazy"><figcaption>{escape(caption)}'
-        "</figcaption></figure>"
+        f'<figure><button type="button" data-enlarge aria-label="Enlarge: {escape(caption)}"><img src="{uri}" '
+        f'alt="{escape(caption)}" loading="lazy"></button><figcaption>{escape(caption)}</figcaption></figure>'
         for caption, uri in figures
     )
-    return f'<div class="figures" id="figures">{items}</div>'
+    if not items:
+        return ""
+    return (
+        '<section class="panel about"><h3>Figures of its report</h3><p class="small">Choose one to enlarge it.</p>'
+        f'<div class="figures" id="figures">{items}</div></section>'
+    )

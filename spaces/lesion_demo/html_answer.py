@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from html import escape
 from typing import Any
 
 from answering import entropy_share
 from classifier import AT_RISK, Classifier
+from html_band import band, clash_box, shape
 from words import (
     GLOSSARY,
     NOT_A_DEVICE,
     PRIVACY,
     WHAT_TO_DO,
     band_title,
+    clash,
     percent,
-    promise,
     set_promise,
     state,
     why_declined,
-    why_no_promise,
 )
-
-# One shape a band, so that it is read without colours: ticked disc, waved diamond, barred octagon, dashed ring.
-_SHAPES = {
-    "low": '<circle cx="32" cy="32" r="28"/><path class="mark" d="M19 33l9 9 18-20"/>',
-    "moderate": '<path d="M32 3l29 29-29 29L3 32z"/><path class="mark" d="M18 34c5-9 9-9 14-2s9 7 14-2"/>',
-    "high": '<path d="M20 3h24l17 17v24L44 61H20L3 44V20z"/><path class="mark" d="M18 32h28"/>',
-    "none": '<circle class="open" cx="32" cy="32" r="27"/><path class="ink" d="M20 32h24"/>',
-}
-_SHAPES["declined"] = _SHAPES["high"]
-_STEPS = ("low", "moderate", "high")
-
-
-def shape(name: str) -> str:
-    """The sign of a band, for the eye only: the word stands beside it."""
-    return f'<svg class="sign" viewBox="0 0 64 64" aria-hidden="true" focusable="false">{_SHAPES[name]}</svg>'
 
 
 def notice() -> str:
@@ -47,22 +31,20 @@ def notice() -> str:
 
 
 def empty() -> str:
-    """What stands where the answer will be."""
+    """What stands where the answer will be; no section, so that Gradio does not make the one out of the other."""
     return (
-        '<section class="panel empty" data-state="empty"><div class="signs" aria-hidden="true">'
+        '<div class="panel empty" data-state="empty"><div class="signs" aria-hidden="true">'
         f"{shape('low')}{shape('moderate')}{shape('high')}</div>"
         "<p><b>Choose a picture, and the answer appears here.</b></p>"
-        "<p>First how sure the model is, then what it sees. It may also decline.</p>"
-        f'<p class="small">{PRIVACY}</p></section>'
+        "<p>First how uncertain the model is, then what it sees. It may also decline.</p>"
+        f'<p class="small">{PRIVACY}</p></div>'
     )
 
 
-def message(text: str) -> str:
-    """A plain message in the place of the answer."""
-    return (
-        '<section class="panel message" role="alert" data-state="error"><h2>No answer</h2>'
-        f"<p>{escape(text)}</p><p hidden data-spoken>No answer. {escape(text)}</p></section>"
-    )
+def message(text: str, title: str = "No answer", spoken: bool = True) -> str:
+    """A plain message in the place of the answer; ``spoken`` to screen readers as well, unless others do that."""
+    aloud = f"<p hidden data-spoken>{title}. {escape(text)}</p>" if spoken else ""
+    return f'<section class="panel message" data-state="error"><h2>{title}</h2><p>{escape(text)}</p>{aloud}</section>'
 
 
 def answer_panel(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -71,10 +53,10 @@ def answer_panel(answer: Mapping[str, Any], classifier: Classifier) -> str:
     if name == "declined":
         return (
             '<section class="panel answer declined" data-state="declined">'
-            f"{_band(answer, classifier)}{gate(answer, classifier)}<h3>What you can do</h3>"
+            f"{band(answer, classifier)}{gate(answer, classifier)}<h3>What you can do</h3>"
             f'<ul class="advice">{"".join(f"<li>{text}</li>" for text in WHAT_TO_DO)}</ul></section>'
         )
-    parts = (_band, headline, bars, prediction_set, uncertainty, gate, _limits)
+    parts = (band, headline, clash_box, bars, prediction_set, uncertainty, gate, _limits)
     body = "".join(part(answer, classifier) for part in parts)
     return f'<section class="panel answer" data-state="{escape(name)}">{body}</section>'
 
@@ -84,37 +66,9 @@ def spoken(answer: Mapping[str, Any], classifier: Classifier) -> str:
     if answer.get("abstain"):
         return f"{band_title(answer)}. {why_declined(answer)}"
     long_name = classifier.long_names.get(str(answer["predicted"]), str(answer["predicted"]))
-    return f"{band_title(answer)}. Most likely class: {long_name}, {percent(max(answer['probabilities'].values()))}."
-
-
-def _band(answer: Mapping[str, Any], classifier: Classifier) -> str:
-    """Sign, word and promise; the first thing to be seen."""
-    name = state(answer)
-    if name == "declined":
-        said, eyebrow, heading = (
-            why_declined(answer),
-            "No class is given",
-            f'<h2 id="declined">{band_title(answer)}</h2>',
-        )
-    elif name == "none":
-        said, eyebrow, heading = why_no_promise(answer), "How sure is it?", f"<h2>{band_title(answer)}</h2>"
-    else:
-        said = promise(classifier.trust, name) or str(answer.get("message") or "")
-        eyebrow, heading = "How sure is it?", f"<h2>{escape(band_title(answer))}</h2>"
-    steps = ""
-    for step in _STEPS:
-        now = ' class="now" aria-current="true"' if step == name else ""
-        steps += f"<li{now}>{step}{', declines' if step == 'high' else ''}</li>"
-    scale = f'<ol class="steps" aria-label="The three bands">{steps}</ol>' if name in _STEPS else ""
-    return (
-        f'<div class="band {escape(name)}" id="band">{shape(name if name in _SHAPES else "none")}'
-        f'<div><p class="eyebrow">{eyebrow}</p>{heading}<p class="promise">{_unbroken(said)}</p>{scale}</div></div>'
-    )
-
-
-def _unbroken(text: str) -> str:
-    """Text, escaped, in which no line ends between a number and its percent sign."""
-    return re.sub(r"([\d.]+ %)", r'<span class="whole">\1</span>', escape(text))
+    likely = f"Most likely class: {long_name}, {percent(max(answer['probabilities'].values()))}."
+    against = clash(answer, classifier.long_names)
+    return f"{band_title(answer)}. {likely}{f' But {against[0]}: {against[1]}' if against else ''}"
 
 
 def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -125,7 +79,8 @@ def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
     code = "" if classifier.long_names[label] == label else f" <code>{escape(label)}</code>"
     at_risk = answer.get("p_malignant")
     several = sum(group in AT_RISK for group in classifier.groups.values()) > 1
-    together = "All malignant and premalignant classes together" if several else "Probability of malignant"
+    name = classifier.at_risk_name
+    together = f"All {name.replace(' or ', ' and ')} classes together" if several else f"Probability of {name}"
     risk = "" if at_risk is None else f'<p class="risk">{together}: <b>{escape(percent(at_risk))}</b></p>'
     return (
         '<div class="headline"><p class="eyebrow">Most likely class</p>'
@@ -158,7 +113,7 @@ def prediction_set(answer: Mapping[str, Any], classifier: Classifier) -> str:
     if names is None:
         return ""
     chips = "".join(f"<li>{escape(classifier.long_names[label])}</li>" for label in names)
-    said = set_promise(classifier.trust) or ""
+    said = set_promise(classifier.trust, classifier.long_names) or ""
     return (
         f'<h4>Prediction set <span class="small">cannot be ruled out</span></h4><ul class="set" id="set">{chips}</ul>'
         f'<p class="small">{escape(said)}</p>'
@@ -246,7 +201,8 @@ def glossary() -> str:
 
 def model_facts(classifier: Classifier) -> str:
     """One line about the model: how many classes, the size it looks at, whether it can decline."""
-    size = f", looks at {classifier.image_size} × {classifier.image_size} pixels" if classifier.image_size else ""
+    side = classifier.image_size if classifier.looks_at_pictures else None
+    size = f", looks at {side} × {side} pixels" if side else ""
     trust = "calibrated, may decline" if classifier.trust_is_fitted else "never calibrated for trust, cannot decline"
     blind = "" if classifier.looks_at_pictures else " It looks at age, sex and site alone, not at the picture."
     return (

@@ -1,4 +1,4 @@
-"""Where the model looked, and what it was given, as HTML; and a place of the same size while that is being made."""
+"""Where the model looked, and what it was given, as HTML, with a place of the same size meanwhile."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ SWITCHES = (
 )
 
 
-def waiting(declined: bool) -> str:
-    """An empty frame of about the size of what comes, so that nothing jumps."""
-    frames = '<div class="frame"></div>' * 2
-    heat = "" if declined else '<h3>Where the model looked</h3><div class="frame wide"></div>'
-    return (
-        f'<section class="panel views waiting" aria-busy="true">{heat}<h3>What the model was given'
-        f'</h3><div class="pair">{frames}</div></section>'
-    )
+def waiting(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
+    """Empty frames of the very size of what comes, with the same words around them, so that nothing jumps."""
+    heat = ""
+    if not looked.answer.get("abstain"):
+        heat = _no_heat(classifier)
+        if classifier.can_explain and classifier.looks_at_pictures:
+            name = escape(classifier.long_names[str(looked.answer["predicted"])])
+            heat = _heat_frame(image.size, "", f"What {name} drew on; {_NOT_AN_OUTLINE}", waiting=True)
+    side = classifier.image_size
+    given = _pair(image, "", "", (side, side), classifier) if side and classifier.looks_at_pictures else ""
+    return f'<section class="panel views waiting" aria-busy="true">{heat}{given}</section>' if heat or given else ""
 
 
 def views(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
@@ -38,25 +41,38 @@ def _heat(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
     target = str(looked.answer["predicted"])
     field = heat_map(looked.inputs, classifier, target)
     if field is None:
-        why = (
-            "This model brings no way to show where it looked."
-            if classifier.looks_at_pictures
-            else "This model looks at age, sex and site alone; there is no picture to show."
-        )
-        return f'<h3>Where the model looked</h3><p class="small" id="no-heat">{why}</p>'
+        return _no_heat(classifier)
     base = shown(prepared(image, classifier))
     name = escape(classifier.long_names[target])
     nothing = " <b>Nothing in the picture spoke for it: the map is empty.</b>" if float(np.max(field)) == 0.0 else ""
-    return (
-        '<h3>Where the model looked</h3><figure class="heat" id="heat">'
-        f'<div class="stack" style="aspect-ratio:{base.width}/{base.height}">'
+    pictures = (
         f'<img src="{data_uri(base)}" alt="The picture">'
         f'<img class="layer" src="{data_uri(heat_layer(field, base.size), "PNG")}" alt="Heat map of where the model '
-        f'looked for {name}" style="opacity:.6"></div>'
-        '<label class="opacity"><span>Heat map</span><input type="range" min="0" max="100" value="60" '
+        f'looked for {name}" style="opacity:.6">'
+    )
+    return _heat_frame(base.size, pictures, f"What {name} drew on; {_NOT_AN_OUTLINE}{nothing}")
+
+
+_NOT_AN_OUTLINE = "brighter means more. It is not the outline of the lesion."
+
+
+def _no_heat(classifier: Classifier) -> str:
+    why = (
+        "This model brings no way to show where it looked."
+        if classifier.looks_at_pictures
+        else "This model looks at age, sex and site alone; there is no picture to show."
+    )
+    return f'<h3>Where the model looked</h3><p class="small" id="no-heat">{why}</p>'
+
+
+def _heat_frame(size: tuple[int, int], pictures: str, words: str, waiting: bool = False) -> str:
+    own_id, off = ("", " disabled") if waiting else (' id="heat"', "")
+    return (
+        f'<h3>Where the model looked</h3><figure class="heat"{own_id}><div class="stack" '
+        f'style="aspect-ratio:{size[0]}/{size[1]}">{pictures}</div>'
+        f'<label class="opacity"><span>Heat map</span><input type="range" min="0" max="100" value="60"{off} '
         'data-opacity aria-label="Opacity of the heat map in percent"><output>60 %</output></label>'
-        f"<figcaption>What {name} drew on; brighter means more. It is not the outline of the lesion.{nothing}"
-        "</figcaption></figure>"
+        f"<figcaption>{words}</figcaption></figure>"
     )
 
 
@@ -64,16 +80,23 @@ def _preprocessing(image: Image.Image, looked: Looked, classifier: Classifier) -
     seen = as_seen(looked.inputs, classifier)
     if seen is None:
         return ""
+    uploaded = f'<img src="{data_uri(shown(image, 420))}" alt="The picture as uploaded">'
+    given = f'<img src="{data_uri(seen)}" alt="The picture as the model sees it">'
+    return _pair(image, uploaded, given, seen.size, classifier, ' id="preprocessing"')
+
+
+def _pair(
+    image: Image.Image, uploaded: str, given: str, size: tuple[int, int], classifier: Classifier, own_id: str = ""
+) -> str:
     processor = classifier.processor
     done = [text for name, text in SWITCHES if getattr(processor, name, False)]
     known = any(hasattr(processor, name) for name, _ in SWITCHES)
     steps = ", ".join(done) if done else ("no hair removal, crop or colour correction" if known else "")
-    squashed = f"resized to {seen.width} × {seen.height} pixels"
+    squashed = f"resized to {size[0]} × {size[1]} pixels"
     return (
-        '<h3>What the model was given</h3><div class="pair" id="preprocessing">'
-        f'<figure><div class="frame"><img src="{data_uri(shown(image, 420))}" alt="The picture as uploaded"></div>'
+        f'<h3>What the model was given</h3><div class="pair"{own_id}><figure><div class="frame">{uploaded}</div>'
         f"<figcaption>Uploaded, {image.width} × {image.height} pixels</figcaption></figure>"
-        f'<figure><div class="frame"><img src="{data_uri(seen)}" alt="The picture as the model sees it"></div>'
+        f'<figure><div class="frame">{given}</div>'
         f"<figcaption>Given to the model: {escape('; '.join(filter(None, [squashed, steps])))}"
         "</figcaption></figure></div>"
     )

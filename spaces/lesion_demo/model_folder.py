@@ -18,7 +18,7 @@ import huggingface_hub
 from classifier import Classifier
 from model_loading import ModelUnavailableError
 
-MANIFEST, CARD, REPORT = "manifest.json", "README.md", "report.json"
+MANIFEST, CARD = "manifest.json", "README.md"
 SCHEMA_VERSION = 1
 # The Hub writes .gitattributes itself; the folders hold what git, the Hub's client and Python keep for themselves.
 NOT_LISTED = {MANIFEST, ".gitattributes"}
@@ -28,6 +28,8 @@ LARGEST_FIGURE = 3 * 1024 * 1024  # bytes
 MOST_PROBLEMS = 12
 SPLITS = ("test", "validation", "calibration")
 _IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
+# A link to another place of the card itself: headings have no ids on the page.
+_ANCHOR = re.compile(r"(?<!!)\[([^\]]+)\]\(#[^)\s]*\)")
 _HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 
 
@@ -108,7 +110,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def card(folder: Path) -> str | None:
-    """The card as Markdown: no front matter, the folder's pictures put in, others left out; None where it has none."""
+    """The card as Markdown: no front matter, no anchors, its own pictures put in; None where it has none."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -122,7 +124,7 @@ def card(folder: Path) -> str | None:
         return f"![{found[1]}]({uri})" if uri else f"*({found[1]}: picture not shown)*"
 
     # A picture from elsewhere would tell another server who reads this page.
-    return _HTML_IMAGE.sub("", _IMAGE.sub(put_in, text)).strip()
+    return _HTML_IMAGE.sub("", _IMAGE.sub(put_in, _ANCHOR.sub(r"“\1”", text))).strip()
 
 
 def picture_uri(folder: Path, link: str) -> str | None:
@@ -151,12 +153,3 @@ def figures(folder: Path) -> list[tuple[str, str]]:
             caption = f"{name}, {split} split" if of_split else path.stem
             found.append((caption.replace("_", " ").capitalize(), uri))
     return found
-
-
-def report(folder: Path) -> dict[str, Any]:
-    """The model's report; empty where there is none that can be read."""
-    try:
-        content = json.loads((folder / REPORT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}

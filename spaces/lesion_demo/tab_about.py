@@ -6,9 +6,9 @@ from typing import Any
 
 import gradio as gr
 from desk import Desk
-from html_about import about
+from html_about import about, report_figures
 from html_answer import message
-from model_folder import Check, card, check, figures, folder_of, report
+from model_folder import Check, card, check, figures, folder_of
 from model_loading import ModelUnavailableError
 
 WAITING = '<section class="panel empty small-empty"><p>The model\'s files are being read and compared…</p></section>'
@@ -24,19 +24,28 @@ def build(desk: Desk, tab: gr.Tab) -> None:
         elem_id="about-model",
     )
     told = gr.HTML(WAITING, elem_id="about")
-    with gr.Accordion("Its card", open=True, elem_id="card-frame"):
+    with gr.Accordion("Its model card, whole", open=False, elem_id="card-frame", visible=False) as fold:
         text = gr.Markdown("", elem_id="card", sanitize_html=True, header_links=False)
+    pictures = gr.HTML("", elem_id="report-figures")
 
-    def show(title: str | None) -> tuple[str, str]:
+    def show(title: str | None) -> tuple[str, Any, str, str]:
         try:
             classifier = desk.shelf.get(title)
             folder = folder_of(classifier)
         except ModelUnavailableError as error:
-            return message(str(error)), ""
-        return about(classifier, check(folder), report(folder), figures(folder)), card(folder) or "It has no card."
+            return message(str(error), "No model"), gr.update(visible=False), "", ""
+        told_of_it, written = about(classifier, check(folder)), card(folder)
+        return told_of_it, gr.update(visible=written is not None), written or "", report_figures(figures(folder))
 
     # No model works here, so it does not wait for those that do.
-    gr.on([tab.select, model.input], show, model, [told, text], api_visibility="private", show_progress="hidden")
+    gr.on(
+        [tab.select, model.input],
+        show,
+        model,
+        [told, fold, text, pictures],
+        api_visibility="private",
+        show_progress="hidden",
+    )
 
 
 def facts(desk: Desk, title: str | None) -> dict[str, Any]:

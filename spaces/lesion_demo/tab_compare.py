@@ -9,7 +9,7 @@ import gradio as gr
 from answering import Question, look
 from desk import SAID, Desk
 from html_answer import message
-from html_tables import comparison, no_comparison
+from html_compare import comparison, no_comparison
 from image_files import ImageUnusableError
 from queueing import QUEUED, in_turn
 from tab_one import photo_input
@@ -31,11 +31,12 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
             models = gr.CheckboxGroup(
                 desk.titles,
                 value=desk.titles[:MOST_MODELS],
-                label=f"Models (at most {MOST_MODELS})",
+                label=f"Models (at most {MOST_MODELS} at once)",
+                visible=bool(desk.titles),
                 elem_id="compare-models",
             )
         with gr.Column(scale=8, min_width=300):
-            result = gr.HTML(no_comparison(), elem_id="comparison")
+            result = gr.HTML(no_comparison(len(desk.titles)), elem_id="comparison")
 
     def show(upload: str | None, titles: list[str]) -> Iterator[str]:
         yield from _compare(desk, upload, titles)
@@ -52,7 +53,7 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
 @in_turn
 def _compare(desk: Desk, photo: str | None, models: list[str]) -> Iterator[str]:
     if photo is None or not models:
-        yield no_comparison()
+        yield no_comparison(len(desk.titles))
         return
     try:
         with desk.opened(photo) as image:

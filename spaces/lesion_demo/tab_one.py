@@ -16,7 +16,7 @@ from html_views import views, waiting
 from model_loading import ModelUnavailableError
 from queueing import QUEUED, in_turn
 
-LEAST_SHARE, MOST_SHARE = 0.5, 90.0  # percent
+LEAST_SHARE, MOST_SHARE, SHARE_STEP = 0.1, 99.9, 0.1  # percent
 UNKNOWN = "unknown"
 LOADING = '<p class="facts">The model is being loaded…</p>'
 
@@ -57,19 +57,11 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
             with gr.Row(visible=desk.shelf.takes_any, elem_classes="any"):
                 wanted = gr.Textbox(label="Or any model of the Hub", placeholder="organisation/name", elem_id="any-id")
                 fetch = gr.Button("Load", elem_id="any-load", scale=0, min_width=90)
+            fetched = gr.HTML("", visible=desk.shelf.takes_any, elem_id="any-said")
             facts = gr.HTML(LOADING if desk.titles else "", elem_id="facts")
             fields = _fields()
             shift = gr.Checkbox(False, label="Assume another prevalence", visible=False, elem_id="shift")
-            share = gr.Slider(
-                LEAST_SHARE,
-                MOST_SHARE,
-                value=10,
-                step=0.5,
-                label="Malignant or premalignant, in 100 lesions",
-                visible=False,
-                elem_id="share",
-                buttons=[],
-            )
+            share = _share()
             shown_examples = gr.HTML(example_buttons(examples), js_on_load=PICK, elem_id="examples")
         with gr.Column(scale=6, min_width=300):
             panel = gr.HTML(empty(), elem_id="answer")
@@ -81,20 +73,37 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     about = [facts, shift, share, *fields]
     photo.change(handlers.look, asked, [panel, behind], **look)
     shown_examples.click(handlers.pick, None, photo, api_visibility="private", show_progress="hidden")
-    switched = model.input(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
-    switched.then(handlers.look, asked, [panel, behind], **look)
-    fetched = fetch.click(
-        handlers.fetch, wanted, [model, facts], **QUEUED, show_progress="minimal", show_progress_on=facts
-    )
-    fetched.success(handlers.introduce, model, about, api_visibility="private", show_progress="hidden").then(
+    # The model that was chosen, or taken in by name: where that fails it stays as it is, and so does all below.
+    model.change(handlers.introduce, model, about, api_visibility="private", show_progress="hidden").then(
         handlers.look, asked, [panel, behind], **look
     )
+    progress: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": facts}
+    gr.on([fetch.click, wanted.submit], handlers.fetch, wanted, [model, fetched], **QUEUED, **progress)
     shift.input(lambda on: gr.update(visible=on), shift, share, api_visibility="private", show_progress="hidden")
-    # Only what a visitor does asks again: a switch of the model sets these too.
-    again = [shift.input, share.release, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
-    gr.on(again, handlers.look_again, asked, [panel, behind], **{**look, "show_progress": "hidden"})
+    # Only what a visitor does asks again: a switch of the model sets these too. Of a slider on the move, by mouse, keys
+    # or number, the last place counts, and one request at a time.
+    again = [shift.input, share.input, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
+    quiet = {**look, "show_progress": "hidden", "trigger_mode": "always_last"}
+    gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
     page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
     return photo
+
+
+def _share() -> gr.Slider:
+    return gr.Slider(
+        LEAST_SHARE,
+        MOST_SHARE,
+        value=10,
+        step=SHARE_STEP,
+        label=_share_label("malignant or premalignant"),
+        visible=False,
+        elem_id="share",
+        buttons=[],
+    )
+
+
+def _share_label(at_risk: str) -> str:
+    return f"{at_risk.capitalize()}, in 100 lesions"
 
 
 def _fields() -> list[Any]:
@@ -121,19 +130,20 @@ class _Handlers:
 
     @in_turn
     def look(
-        self, photo: str | None, model: str | None, shift: bool, share: float, age: Any, sex: Any, site: Any
+        self, photo: str | None, model: str | None, shift: bool, share: Any, age: Any, sex: Any, site: Any
     ) -> Iterator[tuple[Any, Any]]:
         """The answer first, then what takes longer: where it looked, and what it was given."""
         if photo is None:
             yield empty(), ""
             return
-        question = Question(share / 100 if shift else None, {"age": age, "sex": sex, "localization": site})
+        assumed = _assumed(share, self._desk.classifier(model)) if shift else None
+        question = Question(assumed, {"age": age, "sex": sex, "localization": site})
         try:
             with self._desk.opened(photo) as image:
                 looked, classifier = self._desk.look(image, model, question)
                 panel = answer_panel(looked.answer, classifier)
                 said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
-                yield panel + said, waiting(bool(looked.answer.get("abstain")))
+                yield panel + said, waiting(image, looked, classifier)
                 yield gr.skip(), views(image, looked, classifier)
         except SAID as error:
             yield message(str(error)), ""
@@ -150,31 +160,48 @@ class _Handlers:
             behind = step[1]
         yield panel, behind
 
-    def fetch(self, wanted: str) -> tuple[Any, Any]:
-        """Take in a model that the visitor named, and choose it."""
+    def fetch(self, wanted: str) -> tuple[Any, str]:
+        """Take in a model that the visitor named, and choose it; else say why not, and leave all else as it is."""
         try:
             title = self._desk.shelf.add(wanted or "")
         except ModelUnavailableError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
-        return gr.update(choices=self._desk.titles, value=title), gr.skip()
+            return gr.skip(), message(str(error), "Not loaded")
+        return gr.update(choices=self._desk.titles, value=title), ""
 
     def introduce(self, model: str | None) -> list[Any]:
         """The line about a model, and the controls that it has."""
         classifier = self._desk.classifier(model)
         if isinstance(classifier, str):
             hidden = [gr.update(visible=False)] * 5
-            return [message(classifier), *hidden]
+            return [message(classifier, "No model"), *hidden]
         return [model_facts(classifier), *_prevalence(classifier), *_records(classifier)]
+
+
+def _assumed(share: Any, classifier: Classifier | str) -> float | None:
+    """The share that is asked for; None at that of the calibration, where band and set hold."""
+    home = None if isinstance(classifier, str) else classifier.calibrated_share
+    if home is None or isinstance(share, bool) or not isinstance(share, (int, float)):
+        return None
+    percent = min(MOST_SHARE, max(LEAST_SHARE, float(share)))
+    return None if abs(percent - _start(home)) < SHARE_STEP / 2 else round(percent / 100, 6)
+
+
+def _start(home: float) -> float:
+    """A share in percent, at the nearest step of the slider."""
+    return round(min(MOST_SHARE, max(LEAST_SHARE, 100 * home)), 1)
 
 
 def _prevalence(classifier: Classifier) -> list[Any]:
     """Checkbox and slider, off, at the share of the calibration."""
-    share = classifier.calibrated_share
-    if share is None:
+    home = classifier.calibrated_share
+    if home is None:
         return [gr.update(visible=False, value=False), gr.update(visible=False)]
-    label = f"Assume another prevalence (calibrated at {100 * share:.0f} malignant or premalignant in 100 lesions)"
-    start = min(MOST_SHARE, max(LEAST_SHARE, round(200 * share) / 2))
-    return [gr.update(visible=True, value=False, label=label), gr.update(visible=False, value=start)]
+    name, start = classifier.at_risk_name, _start(home)
+    label = f"Assume another prevalence (calibrated at {start:g} {name} in 100 lesions)"
+    return [
+        gr.update(visible=True, value=False, label=label),
+        gr.update(visible=False, value=start, label=_share_label(name)),
+    ]
 
 
 def _records(classifier: Classifier) -> list[Any]:

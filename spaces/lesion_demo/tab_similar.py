@@ -87,12 +87,12 @@ def _shown(cases: list[Case] | str) -> str:
         own = "" if alike else f'<br><span class="small">{escape(source)}</span>'
         items += (
             f'<li><img src="{case.picture}" alt="A case of {escape(case.long_name)}"><b>{escape(case.long_name)}</b>'
-            f"<br>distance {case.distance:.2f}{own}</li>"
+            f"<br>distance {case.distance:.3f}{own}</li>"
         )
     credit = f'<p class="small credit">All pictures: {escape(sources[0])}.</p>' if alike else ""
     return (
         '<section class="panel" data-state="cases"><h3>Nearest known cases</h3><p class="small">Alike to the model: '
-        "0 is the same, 1 nothing in common. Pictures of the same lesion, or nearly the same picture, are left out. "
-        "That cases look alike does not make the diagnosis the same.</p>"
+        "distance 0 is the same; the larger, the less alike (at most 2). Pictures of the same lesion, or nearly the "
+        "same picture, are left out. That cases look alike does not make the diagnosis the same.</p>"
         f'<ul class="cases">{items}</ul>{credit}</section>'
     )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from measured import Measured
 
 BAND_TITLES = {"low": "Low uncertainty", "moderate": "Moderate uncertainty", "high": "High uncertainty"}
 DECLINED = "The model declines to answer"
@@ -45,10 +47,12 @@ PRIVACY = (
 GLOSSARY = (
     (
         "Band",
-        "How sure the model is, in three steps. Behind low and moderate stands a promise that was tested on lesions "
-        "which the model never learned from: at most so many of such answers are wrong. It holds on average, over "
-        "lesions like those; not for one picture, and not for another camera or another clinic. In the high band the "
-        "model declines.",
+        "How uncertain the model is, in three steps; low uncertainty is not low risk: a melanoma can be named with "
+        "little doubt, and missed with little doubt. Behind low and moderate stands a promise that was tested on "
+        "lesions which the model never learned from: at most so many of such answers are wrong. It holds on average, "
+        "over lesions like those; not for one picture, and not for another camera or another clinic. What was "
+        "measured of this band alone stands below it where the model's report has it. In the high band the model "
+        "declines.",
     ),
     (
         "Probabilities",
@@ -57,8 +61,10 @@ GLOSSARY = (
     ),
     (
         "Prediction set",
-        "The classes that cannot be ruled out. Over many lesions the true class is in the set as often as promised. A "
-        "set of one is a clear answer; a large one says that the picture does not decide.",
+        "The classes that cannot be ruled out. Over many lesions the true class is in the set as often as promised, "
+        "and outside it in the others. A set of one class is therefore no certainty; a large one says that the picture "
+        "does not decide. Classes have limits of their own, so the set can leave out the most likely class and hold a "
+        "rarer one: then the page says so.",
     ),
     (
         "In the picture, between the members",
@@ -106,13 +112,54 @@ def promise(trust: Mapping[str, Any], band: str) -> str | None:
     )
 
 
-def set_promise(trust: Mapping[str, Any]) -> str | None:
-    """How often a prediction set holds the true class; None where that is not known."""
-    alpha = (trust.get("conformal") or {}).get("alpha")
+def what_was_measured(found: Measured, band: str, at_risk: str) -> str:
+    """The same as it came out on lesions that nothing was fitted on, for this band alone.
+
+    Args:
+        found: from the model's report.
+        band: ``low`` or ``moderate``.
+        at_risk: what the classes at risk are called.
+    """
+    alone = "" if band == "low" else " alone"
+    said = f"Measured on the {found.split} split: {percent(found.wrong)} of the answers in this band{alone} were wrong."
+    if found.missed is None:
+        return said
+    of_all = "" if found.missed_of_all is None else f": {percent(found.missed_of_all)} of all such lesions"
+    return f"{said} Of the {at_risk} lesions in it, {percent(found.missed)} were called benign{of_all}."
+
+
+def set_promise(trust: Mapping[str, Any], long_names: Mapping[str, str]) -> str | None:
+    """How often a prediction set holds the true class, and of which classes not; None where that is not known."""
+    fitted = trust.get("conformal") or {}
+    alpha = fitted.get("alpha")
     if alpha is None:
         return None
-    of = "of each class, " if (trust.get("conformal") or {}).get("class_conditional") else ""
-    return f"Meant to hold the true class in {(1 - alpha) * 100:g} of 100 lesions {of}on average.".replace(" ,", ",")
+    of = " of each class" if fitted.get("class_conditional") else ""
+    said = f"Meant to hold the true class in {(1 - alpha) * 100:g} of 100 lesions{of}, on average"
+    without = [long_names.get(label, label) for label in fitted.get("without_own_promise") or []]
+    if of and without:
+        own = "its" if len(without) == 1 else "their"
+        return f"{said}. Not so for {in_a_row(without)}, with too few calibration lesions for a promise of {own} own."
+    return f"{said}."
+
+
+def clash(answer: Mapping[str, Any], long_names: Mapping[str, str]) -> tuple[str, str] | None:
+    """Heading and sentence where the prediction set leaves out the class that is named; None where it does not."""
+    names, label = answer.get("prediction_set"), answer.get("predicted")
+    if not names or label in names or answer.get("abstain"):
+        return None
+    held, named = in_a_row([long_names.get(name, name) for name in names]), long_names.get(str(label), str(label))
+    return (
+        f"{held} cannot be ruled out",
+        f"The prediction set, which is what was promised, leaves out the most likely class and holds {held}. Each "
+        f"class has a limit of its own, and {percent(answer['probabilities'][label])} is too little for {named}. Do "
+        f"not read this answer as “{named}”.",
+    )
+
+
+def in_a_row(names: Sequence[str]) -> str:
+    """["a", "b", "c"] -> "a, b and c"."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def why_declined(answer: Mapping[str, Any]) -> str:

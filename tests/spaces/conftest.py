@@ -32,6 +32,7 @@ from hub_models import (
     MobileNetLesionConfig,
 )
 from model_cards.manifest import write_manifest
+from tests.spaces.in_browser import ARGUMENTS, CHROMIUM
 
 LABELS = TASKS["dermx"]
 START_TIMEOUT_S = 240.0  # importing torch, transformers and gradio on a busy machine
@@ -49,16 +50,19 @@ class Page:
 
 PARTS = (
     "classifier",
+    "measured",
     "model_loading",
     "image_files",
     "archives",
     "answering",
     "pictures",
     "words",
+    "html_band",
     "html_answer",
     "html_views",
     "many",
     "html_tables",
+    "html_compare",
     "model_folder",
     "html_about",
     "similar",
@@ -169,6 +173,7 @@ license: apache-2.0
 ---
 # A card of its own
 
+See its [limits](#limits).
 ![gate](figures/gate_test.png)
 ![from elsewhere](https://example.com/spy.png)
 <img src="https://example.com/spy2.png">
@@ -294,3 +299,19 @@ def _wait(page: Page, process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.3)
     pytest.fail(f"the page did not start; it printed:\n{page.log.read_text(errors='replace')}")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    if not CHROMIUM.exists():
+        why = f"no Chromium at {CHROMIUM}; install the package chromium"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield chromium
+        chromium.close()

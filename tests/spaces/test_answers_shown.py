@@ -111,7 +111,7 @@ def test_of_a_declined_picture_no_class_is_seen(parts: Any, trusted: Any, sure: 
         parts.html_answer.spoken(looked.answer, sure),
         parts.html_views.views(image, looked, sure),
         parts.html_tables.table([row], sure, 1, "image"),
-        parts.html_tables.comparison([(sure, looked.answer, sure.title)]),
+        parts.html_compare.comparison([(sure, looked.answer, sure.title)]),
     ]
     for text in texts:
         assert "decline" in text or "views" in text
@@ -212,12 +212,14 @@ def test_agreement_is_said_in_a_sentence(parts: Any) -> None:
     def told(label: str, abstain: bool = False, labels: str = "ab") -> dict[str, Any]:
         return {"predicted": label, "abstain": abstain, "probabilities": dict.fromkeys(labels, 0.5)}
 
-    say = parts.html_tables.agreement
+    say = parts.html_compare.agreement
     a, b, other = told("a"), told("b"), told("x", labels="xyz")
     declined = told("a", abstain=True)
     assert say([("m", a), ("n", a)], "mn") == "They name the same class."
     assert say([("m", a), ("n", b)], "mn").startswith("They name different classes")
-    assert say([("m", a), ("n", other)], "mn").startswith("Those that answer know different classes")
+    assert say([("m", a), ("n", other)], "mn").endswith("different classes; compare nothing but whether they answer.")
+    groups = [("m", {**a, "p_malignant": 0.1}), ("n", {**other, "p_malignant": 0.2})]
+    assert say(groups, "mn").endswith("know different classes; compare what they say of malignancy.")
     assert say([("m", a), ("n", declined)], "mn") == "n declined. Only m answers."
     assert say([("m", declined), ("n", declined)], "mn") == "All decline."
     assert say([("m", a), ("n", a)], "mno") == "They name the same class. 1 could not be asked."
@@ -245,8 +247,8 @@ def test_text_from_outside_cannot_break_the_page(parts: Any) -> None:
         parts.html_answer.model_facts(classifier),
         parts.html_answer.message(evil),
         parts.html_tables.table([row, parts.many.Row(evil, error=evil)], classifier, 2, "x"),
-        parts.html_tables.comparison([(classifier, answer, evil), (None, evil, evil)]),
-        parts.html_about.about(classifier, check, {"model": {"title": evil}}, []),
+        parts.html_compare.comparison([(classifier, answer, evil), (None, evil, evil)]),
+        parts.html_about.about(classifier, check),
     ):
         assert "<img src=x" not in html
         assert "&lt;img" in html

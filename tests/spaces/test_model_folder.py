@@ -58,6 +58,7 @@ def test_card_shows_its_own_pictures_and_asks_nobody_else(parts: Any, trusted: A
     assert "![gate](data:image/png;base64,iVBOR" in text
     assert "example.com" not in text
     assert "from elsewhere: picture not shown" in text
+    assert "See its “limits”." in text, "headings have no ids on the page, so links to them are plain words"
     assert [caption for caption, _ in parts.model_folder.figures(trusted.folder)] == ["Gate, test split"]
     for link in ("../x.png", "/etc/x.png", "https://example.com/x.png", "config.json"):
         assert parts.model_folder.picture_uri(trusted.folder, link) is None

@@ -1,0 +1,103 @@
+"""Several models side by side as HTML, and what they have in common. Pure; everything from outside is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from classifier import Classifier
+from html_answer import bars, headline, message, prediction_set
+from html_band import clash_box, shape, what_stands_behind
+from words import BAND_TITLES, in_a_row, percent, state
+
+Told = tuple[Classifier | None, Mapping[str, Any] | str, str]
+
+
+def no_comparison(models: int = 2) -> str:
+    """What stands where the comparison will be.
+
+    Args:
+        models: on offer.
+    """
+    wanted = {0: "No model is set, so there is nothing to compare.", 1: "Only one model is on offer here."}
+    first = wanted.get(models, "Choose a picture and at least two models.")
+    rest = "" if models < 2 else "<p>Each answers for itself, or declines; what they agree on is said above them.</p>"
+    return f'<section class="panel empty small-empty"><p><b>{first}</b></p>{rest}</section>'
+
+
+def comparison(answers: Sequence[Told]) -> str:
+    """Models side by side.
+
+    Args:
+        answers: model (None where it could not be loaded), its answer or why there is none, and its title.
+    """
+    cards = "".join(_card(classifier, answer, title) for classifier, answer, title in answers)
+    said = agreement([(title, answer) for _, answer, title in answers if not isinstance(answer, str)], answers)
+    return (
+        f'<section class="comparison"><div class="agreement panel" id="agreement"><p>{escape(said)}</p>'
+        f'{_common(answers)}</div><p hidden data-spoken>{escape(said)}</p><div class="cards">{cards}</div></section>'
+    )
+
+
+def _common(answers: Sequence[Told]) -> str:
+    """What can be compared across different classes: the probability of all that is at risk, a row a model."""
+    rows = [
+        (title, classifier.at_risk_name, float(answer["p_malignant"]))
+        for classifier, answer, title in answers
+        if classifier is not None
+        and not isinstance(answer, str)
+        and not answer.get("abstain")
+        and answer.get("p_malignant") is not None
+    ]
+    if len(rows) < 2:
+        return ""
+    items = "".join(
+        f"<li><span>{escape(title)}: {escape(name)}</span><b>{escape(percent(p))}</b></li>" for title, name, p in rows
+    )
+    return f'<ul class="common" aria-label="Probability of malignancy">{items}</ul>'
+
+
+def _card(classifier: Classifier | None, answer: Mapping[str, Any] | str, title: str) -> str:
+    name = f'<h3 class="model-name">{escape(title)}</h3>'
+    if classifier is None or isinstance(answer, str):
+        return f'<article class="card panel" data-state="error">{name}{message(str(answer), spoken=False)}</article>'
+    kind = state(answer)
+    if kind == "declined":
+        heading, rest = "Declines to answer", ""
+    else:
+        heading = BAND_TITLES.get(kind, "No promise")
+        parts = (headline, clash_box, lambda a, c: bars(a, c, most=4), prediction_set)
+        rest = "".join(part(answer, classifier) for part in parts)
+    # The page's ids belong to the first tab.
+    rest = rest.replace(' id="predicted"', "").replace(' id="set"', "")
+    return (
+        f'<article class="card panel" data-state="{escape(kind)}" data-model="{escape(title)}">{name}'
+        f'<div class="band {escape(kind)}">{shape(kind)}<div><h4>{escape(heading)}</h4>'
+        f"{what_stands_behind(answer, classifier)}</div></div>{rest}</article>"
+    )
+
+
+def agreement(told: Sequence[tuple[str, Mapping[str, Any]]], everyone: Sequence[Any]) -> str:
+    """What the models have in common, in a sentence; classes of different vocabularies are not compared."""
+    answered = [(title, answer) for title, answer in told if not answer.get("abstain")]
+    declined = [title for title, answer in told if answer.get("abstain")]
+    failed = len(everyone) - len(told)
+    parts = []
+    if declined:
+        parts.append("All decline." if len(declined) == len(told) > 1 else f"{in_a_row(declined)} declined.")
+    if len(answered) > 1:
+        vocabularies = {tuple(answer["probabilities"]) for _, answer in answered}
+        if len(vocabularies) > 1:
+            groups_known = sum(answer.get("p_malignant") is not None for _, answer in answered) > 1
+            what = "what they say of malignancy" if groups_known else "nothing but whether they answer"
+            parts.append(f"Those that answer know different classes; compare {what}.")
+        elif len({answer["predicted"] for _, answer in answered}) == 1:
+            parts.append("Those that answer name the same class." if declined else "They name the same class.")
+        else:
+            parts.append("They name different classes: do not read more into any one of them.")
+    elif len(answered) == 1 and len(told) > 1:
+        parts.append(f"Only {answered[0][0]} answers.")
+    if failed:
+        parts.append(f"{failed} could not be asked.")
+    return " ".join(parts) or "One model alone; choose another to compare with."
