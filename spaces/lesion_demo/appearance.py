@@ -11,8 +11,11 @@ HEADER = (
     "<p>One close-up of a skin lesion in; a class with its uncertainty out, or a plain “I decline”.</p></header>"
 )
 _HERE = Path(__file__).parent
-# Runs in the browser before anything else; see there.
-HEAD = f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>"
+# Run in the browser before anything else; see there. The fixed notice must not hide what has the keyboard's focus.
+SCRIPTS = ("page.js", "page_pictures.js")
+HEAD = "<style>html { scroll-padding-bottom: 130px; }</style>" + "".join(
+    f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS
+)
 STYLES = ("style.css", "style_answer.css", "style_tables.css")
 
 
@@ -55,4 +58,8 @@ THEME = gr.themes.Base(
     block_label_border_width="0px",
     block_label_text_color="*neutral_600",
     block_label_text_color_dark="*neutral_400",
+    link_text_color="*primary_700",
+    link_text_color_dark="*primary_300",
+    link_text_color_hover="*primary_900",
+    link_text_color_hover_dark="*primary_200",
 )

@@ -1,4 +1,4 @@
-// What the page does without asking the server: opacity of the heat map, sorting of tables, speaking to screen readers.
+// What the page does without asking the server: heat map's opacity, sorting, large figures, scrolling, speaking.
 (() => {
   document.documentElement.lang = 'en';
 
@@ -10,45 +10,70 @@
     figure.querySelector('output').textContent = `${slider.value} %`;
   });
 
-  // A file that was refused has no picture to show: no torn one either.
-  const seen = (shown) => (event) => {
-    if (event.target.matches && event.target.matches('.image-frame img')) event.target.style.visibility = shown;
-  };
-  document.addEventListener('error', seen('hidden'), true);
-  document.addEventListener('load', seen('visible'), true);
+  // A number that is still being typed, or out of bounds, is none yet; Gradio would answer it with an "Error" over all.
+  document.addEventListener('input', (event) => {
+    const number = event.target;
+    if (!number.matches?.('#share input[type=number]')) return;
+    const [least, most] = [number.min, number.max].map(Number);
+    if (number.value === '' || number.value < least || number.value > most) event.stopImmediatePropagation();
+  }, true);
 
-  const keyOf = (row, column) => row.cells[column].dataset.key ?? row.cells[column].textContent.trim();
-  const compare = (a, b) => {
-    if (a === '' || b === '') return (a === '') - (b === ''); // what is not known goes last, whichever way
-    const [x, y] = [Number(a), Number(b)];
-    return Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+  // A cell that a row does not have counts as empty, and what is empty goes last, whichever way.
+  const keyOf = (row, column) => {
+    const cell = row.cells[column];
+    return cell ? (cell.dataset.key ?? cell.textContent.trim()) : '';
   };
+  const compare = (a, b, kind) =>
+    kind === 'number' ? Number(a) - Number(b) : a.localeCompare(b, 'en', { numeric: true, sensitivity: 'base' });
   document.addEventListener('click', (event) => {
     const button = event.target.closest && event.target.closest('th button[data-sort]');
     if (!button) return;
     const head = button.closest('th');
     const table = head.closest('table');
-    const down = head.getAttribute('aria-sort') === 'ascending';
+    const way = head.getAttribute('aria-sort') === 'ascending' ? -1 : 1;
     const rows = [...table.tBodies[0].rows];
     rows.sort((a, b) => {
       const [x, y] = [keyOf(a, head.cellIndex), keyOf(b, head.cellIndex)];
-      return x === '' || y === '' || !down ? compare(x, y) : compare(y, x);
+      return x === '' || y === '' ? (x === '') - (y === '') : way * compare(x, y, button.dataset.sort);
     });
     table.tBodies[0].append(...rows);
     table.querySelectorAll('th[aria-sort]').forEach((other) => other.setAttribute('aria-sort', 'none'));
-    head.setAttribute('aria-sort', down ? 'descending' : 'ascending');
+    head.setAttribute('aria-sort', way < 0 ? 'descending' : 'ascending');
   });
 
-  // On a phone the answer stands below the examples: bring it into view once it is there.
+  // A figure, as large as the window.
+  document.addEventListener('click', (event) => {
+    const button = event.target.closest && event.target.closest('button[data-enlarge]');
+    if (!button) return;
+    const large = document.createElement('dialog');
+    large.className = 'large-figure';
+    const picture = button.querySelector('img').cloneNode();
+    const close = document.createElement('button');
+    close.type = 'button';
+    close.textContent = 'Close';
+    large.append(close, picture);
+    document.querySelector('.gradio-container').append(large);
+    large.addEventListener('click', () => large.close());
+    large.addEventListener('close', () => large.remove());
+    large.showModal();
+  });
+
+  // On a phone the answer stands below the examples: bring it into view, once for each new picture.
+  let seen = null;
   const show = () => {
     const panel = document.querySelector('#answer .panel.answer, #answer .panel.message');
-    if (!panel || !panel.offsetParent) return;
+    const picture = document.querySelector('#photo img')?.src ?? null;
+    if (!panel) seen = null;
+    if (!panel || !panel.offsetParent || picture === seen) return;
+    seen = picture;
     const top = panel.getBoundingClientRect().top;
     const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
     if (top > window.innerHeight * 0.4) panel.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
   };
 
-  // A live region has to be there before its text changes, so the answers' own elements cannot be one.
+  // A live region has to be there before its text changes, so the answers' own elements cannot be one. It says what
+  // has just changed in the tab in view; what changes elsewhere is not said, neither then nor later.
+  const places = ['#answer', '#facts', '#any-said', '#many', '#comparison', '#cases', '#about', '.picture-said'];
   const speak = () => {
     const live = document.createElement('div');
     live.id = 'live';
@@ -56,14 +81,18 @@
     live.setAttribute('role', 'status');
     live.setAttribute('aria-live', 'polite');
     document.body.append(live);
-    let last = '';
-    new MutationObserver(() => {
-      const said = [...document.querySelectorAll('[data-spoken]')].map((one) => one.textContent).join(' ');
-      if (said !== last) {
-        last = said;
-        live.textContent = said;
-        show();
+    const last = {};
+    new MutationObserver((changes) => {
+      if (changes.every((change) => live.contains(change.target))) return;
+      for (const name of places) {
+        const place = [...document.querySelectorAll(name)].find((one) => one.offsetParent) ?? document.querySelector(name);
+        const said = [...(place?.querySelectorAll('[data-spoken]') ?? [])].map((one) => one.textContent).join(' ');
+        if (said === (last[name] ?? '')) continue;
+        if (live.textContent === last[name]) live.textContent = '';
+        last[name] = said;
+        if (said && place.offsetParent) live.textContent = said;
       }
+      show();
     }).observe(document.body, { childList: true, subtree: true, characterData: true });
   };
   if (document.body) speak();

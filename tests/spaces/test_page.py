@@ -6,11 +6,9 @@ import base64
 import csv
 import io
 import math
-import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,79 +16,9 @@ import pytest
 
 from datasets_scripts.taxonomy import long_names
 from hub_models import EnsembleForLesionClassification, LesionImageProcessor
+from tests.spaces.in_browser import assert_notice_in_view, choose, clear, opened, upload
 
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
-WAIT_MS = 120_000
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        why = f"no Chromium at {CHROMIUM}; install the package chromium"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield chromium
-        chromium.close()
-
-
-@contextmanager
-def opened(browser: Any, url: str, width: int = 1200, height: int = 860, **options: Any) -> Iterator[Any]:
-    """A tab on the page; leaving it checks that no script failed and that nothing was asked of another server."""
-    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
-    tab = context.new_page()
-    tab.set_default_timeout(WAIT_MS)
-    faults: list[str] = []
-    outside: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
-    tab.on(
-        "request",
-        lambda asked: None if asked.url.startswith((url, "data:", "blob:", "ws:")) else outside.append(asked.url),
-    )
-    tab.goto(url)
-    tab.wait_for_selector("#photo input[type=file]", state="attached")
-    tab.wait_for_selector("#facts b")
-    yield tab
-    context.close()
-    assert faults == []
-    assert outside == []
-
-
-def upload(tab: Any, path: Path, then: str) -> None:
-    tab.set_input_files("#photo input[type=file]", str(path))
-    tab.wait_for_selector(f"#answer {then}")
-
-
-def clear(tab: Any) -> None:
-    tab.click("#photo button[aria-label='Remove Image']")
-    tab.wait_for_selector("#answer .panel.empty")
-
-
-def choose(tab: Any, where: str, title: str) -> None:
-    tab.click(f"{where} input")
-    tab.get_by_role("option", name=title, exact=True).click()
-
-
-def assert_notice_in_view(tab: Any) -> None:
-    notice = tab.locator("#notice")
-    assert "Not a medical device" in notice.inner_text()
-    box, size = notice.bounding_box(), tab.viewport_size
-    assert box["y"] >= 0
-    assert box["y"] + box["height"] <= size["height"] + 1
 
 
 def assert_shows(tab: Any, expected: dict[str, Any]) -> None:
@@ -145,10 +73,24 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         assert tab.inner_text("#heat output") == "0 %"
         assert tab.locator("#preprocessing img").count() == 2
 
+        before = assumed(tab)
         tab.click("#shift input")
+        tab.wait_for_selector("#share input[type=range]")
+        tab.wait_for_timeout(1500)
+        assert tab.locator("#answer [data-state=low]").count() == 1, "ticked alone, it assumes no other prevalence"
+        assert assumed(tab) == before
+        tab.locator("#share input[type=range]").focus()
+        tab.keyboard.press("End")
         tab.wait_for_selector("#answer [data-state=none]")
         assert "withdrawn" in tab.inner_text("#band")
         assert tab.locator("#set").count() == 0
+        tab.wait_for_function(f"{RISK} > {before + 0.01}")
+        tab.fill("#share input[type=number]", "0.5")
+        tab.press("#share input[type=number]", "Enter")
+        tab.wait_for_function(f"{RISK} < {before}")
+        tab.fill("#share input[type=number]", "500")
+        tab.wait_for_timeout(800)
+        assert tab.locator(".toast-body").count() == 0, "a number that is none is not asked"
         tab.click("#shift input")
         tab.wait_for_selector("#answer [data-state=low]")
         assert_shows(tab, said("low"))
@@ -156,6 +98,18 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         assert_notice_in_view(tab)
         tab.click("#meaning summary")
         assert "not for one picture" in tab.inner_text("#meaning")
+
+
+AT_RISK = ("akiec", "bcc", "mel")
+RISK = (
+    f"[...document.querySelectorAll('#answer li.bar')].filter(r => {list(AT_RISK)}.includes(r.dataset.label))"
+    ".reduce((sum, r) => sum + Number(r.dataset.probability), 0)"
+)
+
+
+def assumed(tab: Any) -> float:
+    """The probability of all that is at risk, as the page shows it."""
+    return float(tab.evaluate(RISK))
 
 
 def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None:
@@ -235,7 +189,7 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
         names = ["folder/high.png", "folder/low.png", "folder/strange.png", "broken.jpg", "moderate.png"]
         assert column(1) == names
         tab.locator("#many th button", has_text="Band").press("Enter")
-        assert column(2) == ["low", "moderate", "declined", "declined", "not readable"]
+        assert column(2) == ["low uncertainty", "moderate uncertainty", "declined", "declined", "not readable"]
         tab.locator("#many th button", has_text="File").press("Enter")
         tab.locator("#many th button", has_text="File").press("Enter")
         assert column(1) == sorted(column(1), reverse=True)
@@ -263,6 +217,12 @@ def test_models_side_by_side_and_about(browser: Any, page: Any, trusted: Any) ->
         assert "At most 5 %" in tab.inner_text(".cards")
         tab.get_by_role("tab", name="About").click()
         tab.wait_for_selector("#manifest[data-verdict=matches]")
+        assert not tab.is_visible("#card h1"), "folded away"
+        tab.locator("#figures button").click()
+        tab.wait_for_selector("dialog img")
+        tab.keyboard.press("Escape")
+        tab.wait_for_selector("dialog", state="detached")
+        tab.click("#card-frame button")
         tab.wait_for_selector("#card h1")
         assert "A card of its own" in tab.inner_text("#card")
         assert tab.eval_on_selector("#card img", "image => image.complete && image.naturalWidth") == 200
@@ -301,7 +261,7 @@ def test_phone_dark_keyboard(browser: Any, page: Any) -> None:
 def test_released_model_declines_clothing(
     browser: Any, start_page: Callable[..., Any], repo_root: Path, data_dir: Path, tmp_path: Path
 ) -> None:
-    """The released model: drawn cloth and a photo of clothing are declined, within two seconds once it is loaded."""
+    """The released model: drawn cloth and a photo of clothing are declined; a drawn lesion is answered."""
     clothing = tmp_path / "picture.jpg"
     shutil.copyfile(sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[0], clothing)
     released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
