@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ SCHEMA_VERSION = 1
 PAGE_NAME, REPORT_NAME, POINTS_NAME = "map.html", "report.json", "points.parquet"
 # Small enough that a page of thousands of them still opens.
 THUMBNAIL_QUALITY = 60
+# Values of plain pixels in all: comparing them takes some ten copies of 4 bytes each, that is 5 GB.
+MOST_PIXEL_VALUES = 2**27
 
 
 @dataclass(frozen=True)
@@ -117,13 +120,20 @@ def check_split(cases: Cases, settings: Settings) -> None:
     """Refuse a split of which no map, or no number, can be made.
 
     Raises:
-        UserError: fewer than two classes, too few images for the perplexity, or for the neighbours.
+        UserError: fewer than two classes, too few images for the perplexity, or for the neighbours; more plain pixels
+            than memory may hold.
     """
     present = [name for name, count in cases.counts().items() if count]
     if len(present) < 2:
         raise UserError(
             f"the split {cases.split!r} of {cases.splits.name!r} holds {len(present)} class ({', '.join(present)}): "
             "clusters need two or more; choose other --splits"
+        )
+    if 3 * settings.pixels**2 * len(cases) > MOST_PIXEL_VALUES:
+        most = math.isqrt(MOST_PIXEL_VALUES // (3 * len(cases)))
+        raise UserError(
+            f"--pixels {settings.pixels} makes more values of {len(cases)} images than can be compared in memory: "
+            f"choose at most {most}"
         )
     check_perplexity(settings.perplexity, len(cases), f"the split {cases.split!r}")
     check_k(cases.group_id, settings.k, f"the split {cases.split!r}")

@@ -75,6 +75,7 @@ def test_from_a_dataset_to_numbers_charts_and_a_page(
         (["--splits", "tset"], r"no split 'tset': choose among train, validation"),
         (["--perplexity", "24", "--splits", "test"], r"--perplexity 24 .* 24 images of the split 'test'"),
         (["--k", "30", "--splits", "test"], r"30 neighbours of other lesions .* of the split 'test'"),
+        (["--pixels", "3000", "--splits", "test"], r"--pixels 3000 .* of 24 images .*: choose at most 1365"),
         (["--config_name", "nope"], r"has no config 'nope'"),
         (["--autoencoder", "nowhere"], r"--autoencoder 'nowhere' is neither"),
     ],
