@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -59,20 +60,22 @@ def _listed(folder: Path) -> list[dict[str, Any]]:
 
 
 def example_buttons(examples: list[Example]) -> str:
-    """Buttons with thumbnail and caption, each with its source unless they share one; a click gives its number."""
+    """Buttons with thumbnail and caption, each with its source unless most share it; a click gives its number."""
     if not examples:
         return ""
     sources = [example.attribution.rstrip(".") for example in examples]
-    alike = len(set(sources)) == 1
+    common, times = Counter(sources).most_common(1)[0]
     buttons = "".join(
         f'<li><button type="button" data-example="{number}"><img src="{example.picture}" alt="" width="72" height="72">'
         f"<span>{escape(example.caption)}</span></button>"
-        f"{'' if alike else f'<p class=source>{escape(source)}</p>'}</li>"
+        f"{'' if source == common and times > 1 else f'<p class=source>{escape(source)}</p>'}</li>"
         for number, (example, source) in enumerate(zip(examples, sources, strict=True))
     )
+    whose = "" if times == len(sources) else "Those without a name below them: "
+    last = f'<p class="small">{whose}{escape(common)}.</p>' if times > 1 else ""
     return (
         '<p class="label" id="examples-label">Or try one of these</p><ul class="examples" '
-        f'aria-labelledby="examples-label">{buttons}</ul>{f"<p class=small>{escape(sources[0])}.</p>" if alike else ""}'
+        f'aria-labelledby="examples-label">{buttons}</ul>{last}'
     )
 
 

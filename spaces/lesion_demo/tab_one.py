@@ -77,6 +77,7 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     model.change(handlers.introduce, model, about, api_visibility="private", show_progress="hidden").then(
         handlers.look, asked, [panel, behind], **look
     )
+    model.input(lambda: "", None, fetched, api_visibility="private", show_progress="hidden")
     progress: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": facts}
     gr.on([fetch.click, wanted.submit], handlers.fetch, wanted, [model, fetched], **QUEUED, **progress)
     shift.input(lambda on: gr.update(visible=on), shift, share, api_visibility="private", show_progress="hidden")

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 from answering import Question, look
 from desk import SAID, Desk
+from html_about import licence
 from html_answer import message
 from queueing import QUEUED, in_turn
 from similar import Case, Gallery, GalleryError
@@ -37,8 +38,8 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
             data = gallery.facts.get("dataset") or {}
             gr.HTML(
                 f'<p class="small">{len(gallery.features):,} cases of {escape(str(data.get("name")))}, split '
-                f"{escape(str(data.get('split')))}; licence {escape(gallery.licence)}. Distances are those of "
-                f"{escape(title)}.</p>"
+                f"{escape(str(data.get('split')))}; licence {escape(licence(gallery.licence) or '')}. "
+                f"Distances are those of {escape(title)}.</p>"
             )
         with gr.Column(scale=8, min_width=300):
             result = gr.HTML(EMPTY, elem_id="cases")
@@ -80,7 +81,7 @@ def _shown(cases: list[Case] | str) -> str:
             f'<section class="panel" data-state="declined"><h3>{DECLINED}</h3><p>{escape(cases)} So '
             "nothing is shown as similar to it.</p></section>"
         )
-    sources = [", ".join(text for text in (case.attribution, case.license) if text) for case in cases]
+    sources = [", ".join(text for text in (case.attribution, licence(case.license)) if text) for case in cases]
     alike = len(set(sources)) == 1
     items = ""
     for case, source in zip(cases, sources, strict=True):

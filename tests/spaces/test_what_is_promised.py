@@ -167,6 +167,9 @@ def test_each_picture_of_a_host_has_its_own_source(parts: Any, tmp_path: Path) -
     apart, alike = buttons([one, two]), buttons([one, one])
     assert apart.index("Ann, CC0") < apart.index('data-example="1"') < apart.index("Bob, CC BY")
     assert alike.count("Ann, CC0") == 1
+    mixed = buttons([one, two, one])
+    assert mixed.count("Bob, CC BY") == 1
+    assert mixed.endswith("Those without a name below them: Ann, CC0.</p>")
 
 
 def test_what_a_model_does_not_look_at_is_not_claimed(parts: Any, trusted: Any) -> None:
