@@ -97,12 +97,13 @@ def analyse(study: Study, settings: Settings, step: Callable[[str], object] = la
     noise = fit_noise(study)
     order = diagnostics.order_of(study)
     decimals = decimals_for(float(np.nanstd(study.residuals())) / 2)
-    patients, spreads = patient_table(study, settings, noise, models["random_effects"], order, decimals)
+    drift = diagnostics.baseline_drift(study, settings.confidence)
+    patients, spreads = patient_table(study, settings, noise, models["random_effects"], drift["drifts"], decimals)
     step("diagnostics")
     whole = models["random_effects"] if isinstance(models["random_effects"], MixedFit) else models["random_intercept"]
     found = {
         "order": order,
-        "baseline_drift": diagnostics.baseline_drift(study, settings.confidence),
+        "baseline_drift": drift,
         "autocorrelation": {"rho_reml": None if noise is None else noise.rho, "by_lag": autocorrelations(study)},
         "models": {name: described(fit) for name, fit in models.items()},
         "residuals": diagnostics.residuals_of(study, whole) if isinstance(whole, MixedFit) else None,

@@ -42,10 +42,18 @@ def order_of(study: Study) -> list[dict[str, Any]]:
         shares = later_shares(study, index)
         known = shares[np.isfinite(shares)]
         share = float(known.mean()) if len(known) else None
-        distance = abs((0.5 if share is None else share) - 0.5) + 0.5
-        confounded = "fully" if distance >= ALWAYS else "mostly" if distance >= MOSTLY else "no"
-        found.append({"treatment": name, "later_share": share, "confounded": confounded})
+        found.append({"treatment": name, "later_share": share, "confounded": confounded_by(share)})
     return found
+
+
+def confounded_by(later_share: float | None) -> str:
+    """``fully`` where treated days were always (or never) the later ones, ``mostly``, or ``no``; of a study or patient.
+
+    Args:
+        later_share: as :func:`later_shares` gives it, 0 to 1; None = unknown, which is ``no``.
+    """
+    distance = abs((0.5 if later_share is None else later_share) - 0.5) + 0.5
+    return "fully" if distance >= ALWAYS else "mostly" if distance >= MOSTLY else "no"
 
 
 def baseline_drift(study: Study, confidence: float) -> dict[str, Any]:

@@ -74,9 +74,15 @@ def patient_level(study: Study, treatment: int, confidence: float) -> Estimate:
     if len(found) < 2:
         return Estimate(withheld=lacking(len(found)))
     error = float(found.std(ddof=1)) / math.sqrt(len(found))
-    if error <= 1e-9 * max(float(np.abs(study.severity).max()), 1e-300):
+    if alike(study, found):
         return Estimate(withheld="all patients differ by the same number, their spread is unknown")
     return interval(float(found.mean()), error, len(found) - 1, confidence)
+
+
+def alike(study: Study, found: np.ndarray) -> bool:
+    """Whether two or more differences (M,) are the same number but for rounding, which leaves their spread unknown."""
+    error = float(found.std(ddof=1)) / math.sqrt(len(found))
+    return error <= 1e-9 * max(float(np.abs(study.severity).max()), 1e-300)
 
 
 def lacking(pairs: int) -> str:

@@ -22,6 +22,7 @@ from scipy.special import ndtr
 
 BETTER, UNCLEAR, WORSE = "better", "no clear change", "worse"
 PRIOR_WIDTH = 5.0  # scale of tau's prior, in standard deviations of a day
+CAVEAT = "Whether the treatment or the passing of time did it cannot be told from this."
 GRID = 400  # values of tau, of equal prior mass
 
 
@@ -35,7 +36,8 @@ class Shrunken:
         high: (P,) upper ends.
         p_better: (P,) probability of an effect below ``-relevant``.
         p_worse: (P,) probability of an effect above ``relevant``.
-        spread: posterior median of tau, the standard deviation of patients' own effects.
+        spread: posterior median of tau, the standard deviation of patients' own effects; with the three that follow
+            None for a single patient, who says nothing of others: there the prior alone would speak.
         spread_low: lower end of its interval.
         spread_high: upper end.
         next_better: probability that a further patient of the same kind has an effect below ``-relevant``.
@@ -46,10 +48,10 @@ class Shrunken:
     high: np.ndarray
     p_better: np.ndarray
     p_worse: np.ndarray
-    spread: float
-    spread_low: float
-    spread_high: float
-    next_better: float
+    spread: float | None
+    spread_low: float | None
+    spread_high: float | None
+    next_better: float | None
 
 
 def shrink(
@@ -77,7 +79,9 @@ def shrink(
     tail = (1 - confidence) / 2
     ends = [[_quantile(share, weights, m, s) for m, s in zip(means, sds, strict=True)] for share in (tail, 1 - tail)]
     cumulated = np.cumsum(weights)
-    spreads = [float(tau[min(int(np.searchsorted(cumulated, at)), GRID - 1)]) for at in (0.5, tail, 1 - tail)]
+    spreads: list[float | None] = [None] * 3
+    if len(found) > 1:
+        spreads = [float(tau[min(int(np.searchsorted(cumulated, at)), GRID - 1)]) for at in (0.5, tail, 1 - tail)]
     next_sd = np.sqrt(tau**2 + 1 / precision)
     return Shrunken(
         mean=means @ weights,
@@ -88,7 +92,7 @@ def shrink(
         spread=spreads[0],
         spread_low=spreads[1],
         spread_high=spreads[2],
-        next_better=float(ndtr((-relevant - centre) / next_sd) @ weights),
+        next_better=float(ndtr((-relevant - centre) / next_sd) @ weights) if len(found) > 1 else None,
     )
 
 
@@ -123,11 +127,14 @@ def sentence(
     chances: tuple[float, float],
     said: str,
     *,
+    difference: float | None = None,
+    moves: bool = False,
+    in_time: bool = False,
     relevant: float = 0.0,
     decimals: int = 1,
     confidence: float = 0.95,
 ) -> str:
-    """One plain sentence for the patient; it says what was seen, not what caused it.
+    """One plain sentence for the patient; it says what was estimated, not what caused it.
 
     Args:
         treatment: its name.
@@ -135,20 +142,36 @@ def sentence(
         estimate: mean, low and high of the patient's own effect, in points.
         chances: probabilities of better and worse.
         said: the verdict.
+        difference: of the patient's own means, in points; named where its sign is not that of the estimate.
+        moves: severity moved during the baseline already: nobody is told better or worse, and why is told.
+        in_time: the patient had the treatment (nearly) always later, or earlier, than the baseline.
         relevant: the smallest effect that matters, in points.
         decimals: of the points.
         confidence: of the interval.
     """
     mean, low, high = (change(points, decimals) for points in estimate)
-    seen = f"severity about {mean} than during {baseline} ({100 * confidence:g} % interval: {low} to {high})"
+    ends = f"{100 * confidence:g} % interval: {low} to {high}"
+    seen = f"severity about {mean} than during {baseline} ({ends})"
+    if difference is not None and difference * estimate[0] < 0:
+        days = change(difference, decimals)
+        seen = f"your days: {days} than during {baseline}; drawn towards all patients: {mean} ({ends})"
     least = f"more than {relevant:g} points " if relevant else ""
     lower, higher = (
         f"{least}{way}: {percent(chance)}" for way, chance in zip(("lower", "higher"), chances, strict=True)
     )
+    start = (
+        "if nothing else changed with time, probability that it was" if moves or in_time else "probability that it was"
+    )
     if said == UNCLEAR:
-        return f"No clear change during {treatment}: {seen}; probability that it was {lower}, {higher}."
-    word, chance = ("Better", lower) if said == BETTER else ("Worse", higher)
-    return f"{word} during {treatment}: {seen}; probability that it was {chance}."
+        text = f"No clear change during {treatment}: {seen}; {start} {lower}, {higher}."
+    else:
+        word, chance = ("Better", lower) if said == BETTER else ("Worse", higher)
+        if moves:
+            word = "Lower" if said == BETTER else "Higher"
+        text = f"{word} during {treatment}: {seen}; {start} {chance}."
+    if moves:
+        text += f" Severity moved during {baseline} already, so this may be that drift going on."
+    return text + (f" {CAVEAT}" if in_time else "")
 
 
 def decimals_for(spread: float) -> int:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from trainers.longitudinal.days import DayNoise, difference_variance
+from trainers.longitudinal.diagnostics import confounded_by, later_shares
 from trainers.longitudinal.mixed import MixedFit
-from trainers.longitudinal.patient_means import differences
+from trainers.longitudinal.patient_means import alike, differences
 from trainers.longitudinal.patients import PRIOR_WIDTH, Shrunken, sentence, shrink, verdict
 from trainers.longitudinal.study import Study
 
@@ -70,13 +71,16 @@ def patients_of(
 
     Returns:
         Their indices (M,), the standard errors (M,) of their differences in points, and the shrunken estimates; the
-        latter two None where days say nothing about their noise, or M is 0.
+        latter two None where days say nothing about their noise, or M is 0, the last also where all differ by the same
+        number: patients' spread, by which they are drawn towards each other, is unknown then.
     """
     found = differences(study, treatment)
     who = np.flatnonzero(np.isfinite(found))
     if noise is None or not len(who):
         return who, None, None
     errors = noise.patient_sd[who] * np.sqrt(difference_variance(study, treatment, noise.rho)[who])
+    if len(who) > 1 and alike(study, found[who]):
+        return who, errors, None
     return who, errors, shrink(found[who], errors, PRIOR_WIDTH * noise.sd, confidence, relevant)
 
 
@@ -85,19 +89,41 @@ def patient_table(
     settings: Settings,
     noise: DayNoise | None,
     model: MixedFit | str,
-    order: list[dict[str, Any]],
+    drifts: bool,
     decimals: int,
 ) -> tuple[list[PatientEffect], dict[str, Shrunken | None]]:
-    """Every patient with days under a treatment and the baseline, and how far patients differ."""
+    """Every patient with days under a treatment and the baseline, and how far patients differ.
+
+    Args:
+        study: what was read.
+        settings: what was asked for.
+        noise: of days, None where they say nothing about it.
+        model: the mixed model with random effects, or why there is none.
+        drifts: severity moved during the baseline already.
+        decimals: of the points.
+    """
     counts, rows = study.cell_counts(), []
     spreads: dict[str, Shrunken | None] = {}
     blups = model.responses if isinstance(model, MixedFit) else None
     for index, name in enumerate(study.treatments[1:], 1):
         found = differences(study, index)
         who, errors, spreads[name] = patients_of(study, index, noise, settings.confidence, settings.relevant)
-        later = order[index - 1]
+        # A patient has one order, whatever lot or design gave the others: time and treatment are told apart, if at all,
+        # within the patient.
+        later = later_shares(study, index)
         for place, patient in enumerate(who.tolist()):
-            told = _told(spreads[name], place, (name, study.treatments[0]), settings, later, decimals)
+            told = _withheld(noise)
+            if (shrunken := spreads[name]) is not None:
+                told = _told(
+                    shrunken,
+                    place,
+                    (name, study.treatments[0]),
+                    settings,
+                    difference=float(found[patient]),
+                    moves=drifts,
+                    in_time=confounded_by(float(later[patient])) != "no",
+                    decimals=decimals,
+                )
             rows.append(
                 PatientEffect(
                     patient=study.patients[patient],
@@ -113,30 +139,21 @@ def patient_table(
     return rows, spreads
 
 
-def _told(
-    found: Shrunken | None,
-    place: int,
-    names: tuple[str, str],
-    settings: Settings,
-    order: dict[str, Any],
-    decimals: int,
-) -> dict[str, Any]:
-    """What one patient is told about one treatment."""
-    if found is None:
-        why = "Nothing can be said of this patient alone: how much days vary is unknown, no two of one phase differ."
-        return {"shrunken": None, "p_better": None, "p_worse": None, "verdict": "", "sentence": why}
+def _withheld(noise: DayNoise | None) -> dict[str, Any]:
+    """What a patient is told where nothing was estimated."""
+    why = "how much days vary is unknown, no two of one phase differ"
+    if noise is not None:
+        why = "all patients differ by the same number, how far patients differ is unknown"
+    said = f"Nothing can be said of this patient alone: {why}."
+    return {"shrunken": None, "p_better": None, "p_worse": None, "verdict": "", "sentence": said}
+
+
+def _told(found: Shrunken, place: int, names: tuple[str, str], settings: Settings, **about: Any) -> dict[str, Any]:
+    """What one patient is told about one treatment; ``about`` as :func:`sentence` takes it."""
     estimate = (float(found.mean[place]), float(found.low[place]), float(found.high[place]))
     chances = (float(found.p_better[place]), float(found.p_worse[place]))
     said = verdict(*chances, settings.sure)
     text = sentence(
-        *names,
-        estimate,
-        chances,
-        said,
-        relevant=settings.relevant,
-        decimals=decimals,
-        confidence=settings.confidence,
+        *names, estimate, chances, said, relevant=settings.relevant, confidence=settings.confidence, **about
     )
-    if order["confounded"] != "no":
-        text += " Whether the treatment or the passing of time did it cannot be told from this."
     return {"shrunken": estimate, "p_better": chances[0], "p_worse": chances[1], "verdict": said, "sentence": text}

@@ -236,17 +236,25 @@ def _patients(analysis: Analysis) -> list[str]:
     lines = [
         f"Better means a probability of at least {settings.sure:g} that the patient's own severity is {better} in the "
         "long run; worse is the same of higher. The estimate is drawn towards that of all patients, the more the less "
-        "the patient's days say. The sentence says what was seen, not what caused it.",
+        "the patient's days say; where the patient's own days point the other way, the sentence says both. It never "
+        "says what caused a change. A patient has one order of treatments, drawn by lot or not: where that puts a "
+        "treatment before or behind the baseline, the sentence says that time may have done it.",
         "",
     ]
     for name, found in analysis.spreads.items():
-        if found is not None:
-            d = analysis.decimals
+        if found is None:
+            continue
+        if found.spread is None or found.next_better is None:
             lines.append(
-                f"- {safe(name)}: patients' own effects differ by {found.spread:.{d}f} points (standard deviation; "
-                f"{found.spread_low:.{d}f} to {found.spread_high:.{d}f}); a further patient of this kind would have a "
-                f"{better} severity with a probability of {percent(found.next_better)}."
+                f"- {safe(name)}: too few patients had it to say how far patients differ, or of a further one."
             )
+            continue
+        d = analysis.decimals
+        lines.append(
+            f"- {safe(name)}: patients' own effects differ by {found.spread:.{d}f} points (standard deviation; "
+            f"{found.spread_low:.{d}f} to {found.spread_high:.{d}f}); a further patient of this kind would have a "
+            f"{better} severity with a probability of {percent(found.next_better)}."
+        )
     lines += ["", "| patient | treatment | what the days say |", "|---|---|---|"]
     rows = analysis.patients[:MOST_SENTENCES]
     lines += [f"| {safe(row.patient)} | {safe(row.treatment)} | {safe(row.sentence)} |" for row in rows]

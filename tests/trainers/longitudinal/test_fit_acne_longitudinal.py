@@ -111,7 +111,74 @@ def test_an_order_by_lot_and_independent_days_are_not_warned_of(tmp_path: Path, 
     assert "Read this first" not in readme
     assert "The first 60 of 80; `patients.csv` holds all." in readme
     assert len(rows_of(tmp_path / "out" / "patients.csv")) == 80
-    assert "passing of time" not in (tmp_path / "out" / "patients.csv").read_text()
+    # Lots balance the study, never a patient: whose cream came before or behind the baseline cannot tell it from time.
+    for row in rows_of(tmp_path / "out" / "patients.csv"):
+        assert row["sentence"].endswith(
+            " Whether the treatment or the passing of time did it cannot be told from this."
+        )
+        assert "; if nothing else changed with time, probability that it was " in row["sentence"]
+
+
+def test_a_patient_with_treatment_and_baseline_in_turns_is_not_warned_of_time(
+    tmp_path: Path, write: Callable[..., Path], run: Run
+) -> None:
+    rng = np.random.default_rng(4)
+    turns = {"a": "BCCB", "b": "CBBC", "c": "BBCC", "d": "CCBB"}
+    names = {"B": "Baseline", "C": "Cream"}
+    rows = [
+        (who, 10 * phase + day, names[letter], round(50 - 8 * (letter == "C") + float(rng.normal(0, 2)), 2))
+        for who, letters in turns.items()
+        for phase, letter in enumerate(letters)
+        for day in range(10)
+    ]
+    assert run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")[0] == 0
+    said = {row["patient"]: row["sentence"] for row in rows_of(tmp_path / "out" / "patients.csv")}
+    assert ["passing of time" in said[who] for who in "abcd"] == [False, False, True, True]
+    assert ["if nothing else changed" in said[who] for who in "abcd"] == [False, False, True, True]
+
+
+def test_where_severity_drifts_nobody_is_told_better_or_worse(tmp_path: Path, run: Run) -> None:
+    """An audit's study: p02's antibiotics helped by 6.6 points, came last, and the trend made them look harmful."""
+    write_simulated(simulate(Design(order="random", patients=8, trend=0.3), 5), tmp_path / "s.csv")
+    code, _, warned = run("--data", tmp_path / "s.csv", "--out", tmp_path / "out")
+    assert code == 0
+    assert "severity moved during Baseline already" in warned
+    rows = rows_of(tmp_path / "out" / "patients.csv")
+    for row in rows:
+        assert row["sentence"].startswith(("Higher during ", "Lower during ", "No clear change during "))
+        assert " Severity moved during Baseline already, so this may be that drift going on." in row["sentence"]
+    told = next(row for row in rows if (row["patient"], row["treatment"]) == ("p02", "Antibiotics"))
+    assert told["sentence"].startswith("Higher during Antibiotics: ")
+    assert "if nothing else changed with time, probability that it was higher: over 99 %" in told["sentence"]
+
+
+def test_differences_that_are_all_one_number_tell_nobody_anything(
+    tmp_path: Path, write: Callable[..., Path], run: Run
+) -> None:
+    rows = [
+        (f"p{number}", 10 * phase + day, name, 40 + number - 5 * phase + (day % 3))
+        for number in range(5)
+        for phase, name in enumerate(("Baseline", "Cream"))
+        for day in range(9)
+    ]
+    code, said, _ = run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")
+    assert code == 0
+    assert "withheld: all patients differ by the same number" in said
+    for row in rows_of(tmp_path / "out" / "patients.csv"):
+        assert (row["verdict"], row["p_better"], row["shrunken"]) == ("", "", "")
+        assert row["sentence"].startswith("Nothing can be said of this patient alone: all patients differ by the same")
+
+
+def test_a_treatment_of_one_patient_says_nothing_of_further_ones(
+    tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
+) -> None:
+    rows = [row for row in balanced_rows() if row[2] != "B" or row[0] == "p3"]
+    assert run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")[0] == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert set(report["differences_between_patients"]["B"].values()) == {None}
+    assert None not in report["differences_between_patients"]["A"].values()
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "- B: too few patients had it to say how far patients differ" in readme
 
 
 def test_options_are_heard(

@@ -21,6 +21,7 @@ ERRORS = np.array([1.0, 2.0, 0.8, 1.5, 3.0])
 
 def test_one_patient_is_not_drawn_anywhere() -> None:
     result = shrink(np.array([-3.0]), np.array([2.0]), scale=5.0)
+    assert (result.spread, result.spread_low, result.spread_high, result.next_better) == (None,) * 4
     assert result.mean == pytest.approx([-3])
     assert (result.low[0], result.high[0]) == (
         pytest.approx(-3 - 1.96 * 2, abs=1e-3),
@@ -98,6 +99,28 @@ def test_sentences_say_what_was_seen() -> None:
     said = sentence("Gel", "Before", (6.0, 3.0, 9.0), (0.0, 0.98), "worse", relevant=2.0)
     assert said.startswith("Worse during Gel: severity about 6.0 higher than during Before")
     assert said.endswith("; probability that it was more than 2 points higher: 98 %.")
+
+
+def test_an_estimate_against_the_patients_own_days_is_told_as_both() -> None:
+    said = sentence("Gel", "Before", (-0.9, -3.0, 1.2), (0.8, 0.2), "no clear change", difference=0.4)
+    assert said == (
+        "No clear change during Gel: your days: 0.4 higher than during Before; drawn towards all patients: 0.9 lower "
+        "(95 % interval: 3.0 lower to 1.2 higher); probability that it was lower: 80 %, higher: 20 %."
+    )
+    assert "your days" not in sentence("Gel", "Before", (-0.9, -3.0, 1.2), (0.8, 0.2), "no clear change", difference=-2)
+
+
+def test_time_is_named_where_it_may_have_done_it() -> None:
+    given = ("Gel", "Before", (-5.0, -8.0, -2.0), (0.999, 0.001), "better")
+    late = sentence(*given, in_time=True)
+    assert late.startswith("Better during Gel: ")
+    assert late.endswith(
+        "; if nothing else changed with time, probability that it was lower: over 99 %. "
+        "Whether the treatment or the passing of time did it cannot be told from this."
+    )
+    drifting = sentence(*given, moves=True)
+    assert drifting.startswith("Lower during Gel: ")
+    assert drifting.endswith("Severity moved during Before already, so this may be that drift going on.")
 
 
 def test_numbers_in_words() -> None:
