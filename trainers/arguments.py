@@ -191,13 +191,15 @@ class LesionTrainingArguments(TrainingArguments):
     dataloader_persistent_workers: bool = field(default=True)
 
     def __post_init__(self) -> None:
-        """As transformers; refuses a layer decay that no run could mean.
+        """As transformers; refuses a layer decay, or a length, that no run could mean.
 
         Raises:
             UserError: names the value and what it may be.
         """
         if not 0.0 < self.layer_decay <= 1.0:
             raise UserError(f"layer_decay {self.layer_decay!r}: give a factor in (0, 1]; 1 switches it off")
+        if not (self.num_train_epochs > 0 or self.max_steps > 0):
+            raise UserError(f"num_train_epochs {self.num_train_epochs!r}: give more than 0, or max_steps instead")
         super().__post_init__()
 
 

@@ -19,11 +19,12 @@ from hub_models import LesionConfig, LesionImageProcessor
 from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
 from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
 from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.evaluation.trainer_metrics import trainer_metrics
+from trainers.evaluation.trainer_metrics import TRAINER_METRICS, trainer_metrics
 from trainers.finish import Finished, finish
 from trainers.losses import make_loss
 from trainers.provenance import audit_leaks, provenance
 from trainers.trainer_lesion import COMPLETE_FILE, LesionTrainer, newest_checkpoint
+from trainers.training_log import settle_metric, training_section
 from trainers.whole_folder import beside, check_empty
 
 
@@ -69,6 +70,7 @@ def train(
     Raises:
         UserError: as :func:`run`.
     """
+    settle_metric(training, TRAINER_METRICS)
     out, partial = prepare_output(training)
     first = training.process_index == 0
     set_seed(training.seed)
@@ -220,33 +222,3 @@ def build_trainer(
         train_sampler=EpochSampler(train.labels, options.sampling, training.seed),
         ema_decay=options.ema_decay,
     )
-
-
-def training_section(trainer: LesionTrainer) -> dict[str, Any]:
-    """The ``training`` section of ``report.json``, from the Trainer's log and clock."""
-    epochs: dict[int, dict[str, Any]] = {}
-    for entry in trainer.state.log_history:
-        if "loss" not in entry and "eval_loss" not in entry:
-            continue
-        row = epochs.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
-        names = {"loss": "train_loss", "learning_rate": "learning_rate"}
-        row.update({names[k]: v for k, v in entry.items() if k in names})
-        row.update(
-            {k: v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(("runtime", "per_second"))}
-        )
-    history = [epochs[key] for key in sorted(epochs)]
-    best = max(history, key=lambda row: row.get("eval_macro_f1", -1.0))
-    seconds = trainer.clock.seconds
-    seen = len(trainer.train_sampler) * len(history)
-    return {
-        "epochs": len(history),
-        "best_epoch": best["epoch"],
-        "metric": "macro_f1",
-        "best_metric": best["eval_macro_f1"],
-        "kept_epoch": best["epoch"] if trainer.args.load_best_model_at_end else history[-1]["epoch"],
-        "kept_because": "best validation macro_f1" if trainer.args.load_best_model_at_end else "the last, by recipe",
-        "train_seconds": round(seconds, 1),
-        "images_per_second": round(seen / seconds, 2) if seconds else None,
-        "peak_memory_bytes": trainer.clock.peak_memory_bytes,
-        "history": history,
-    }

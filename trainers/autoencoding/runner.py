@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torchvision.transforms import v2
 from transformers import EarlyStoppingCallback, set_seed
@@ -18,11 +17,12 @@ from trainers.arguments import LesionTrainingArguments, parse
 from trainers.autoencoding.finish import Finished, finish
 from trainers.autoencoding.losses import PerceptualDistance, ReconstructionLoss
 from trainers.autoencoding.options import AutoencoderArguments
-from trainers.autoencoding.trainer import AutoencoderTrainer, reconstruction_metrics
+from trainers.autoencoding.trainer import SCORES, AutoencoderTrainer, reconstruction_metrics
 from trainers.data import AUGMENTATIONS, EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
 from trainers.errors import DatasetError, UserError, report_user_errors
 from trainers.provenance import audit_leaks, provenance
 from trainers.runner import end_processes, last_checkpoint, prepare_output, print_recipe
+from trainers.training_log import settle_metric, training_section
 
 TURNS = "turns"
 METRIC = "psnr"
@@ -56,10 +56,11 @@ def settle(training: LesionTrainingArguments) -> None:
     """Put PSNR where the suite's defaults name a classifier's metric.
 
     Raises:
-        UserError: an option that needs what an autoencoder has not.
+        UserError: an option that needs what an autoencoder has not; a metric that there is not.
     """
     if training.metric_for_best_model == "macro_f1":
         training.metric_for_best_model = METRIC
+    settle_metric(training, tuple(SCORES))
     if training.layer_decay != 1.0:
         raise UserError(f"layer_decay {training.layer_decay!r}: an autoencoder has no pretrained layers; leave it out")
 
@@ -193,40 +194,3 @@ def build_trainer(
         ema_decay=options.ema_decay,
         noise_std=options.noise_std,
     )
-
-
-def training_section(trainer: AutoencoderTrainer) -> dict[str, Any]:
-    """The ``training`` section of ``report.json``, from the Trainer's log and clock."""
-    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
-    kept_by_metric = trainer.args.load_best_model_at_end
-    history = epoch_rows(trainer.state.log_history)
-    sign = 1.0 if trainer.args.greater_is_better else -1.0
-    values = [sign * row.get(f"eval_{metric}", -np.inf * sign) for row in history]
-    best = history[int(np.argmax(values))]
-    seconds = trainer.clock.seconds
-    seen = len(trainer.train_sampler) * len(history)
-    return {
-        "epochs": len(history),
-        "best_epoch": best["epoch"],
-        "metric": metric,
-        "best_metric": best[f"eval_{metric}"],
-        "kept_epoch": best["epoch"] if kept_by_metric else history[-1]["epoch"],
-        "kept_because": f"best validation {metric}" if kept_by_metric else "the last, by recipe",
-        "train_seconds": round(seconds, 1),
-        "images_per_second": round(seen / seconds, 2) if seconds else None,
-        "peak_memory_bytes": trainer.clock.peak_memory_bytes,
-        "history": history,
-    }
-
-
-def epoch_rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an epoch: ``epoch, train_loss, learning_rate`` and what the validation split gave."""
-    rows: dict[int, dict[str, Any]] = {}
-    names = {"loss": "train_loss", "learning_rate": "learning_rate"}
-    for entry in log:
-        if "loss" not in entry and "eval_loss" not in entry:
-            continue
-        row = rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
-        row.update({names[key]: value for key, value in entry.items() if key in names})
-        row.update({k: v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(("runtime", "second"))})
-    return [rows[key] for key in sorted(rows)]

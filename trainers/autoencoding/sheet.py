@@ -27,6 +27,7 @@ from model_cards.card import ReportError, read_report
 from trainers.autoencoding.losses import psnr
 from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.figures import DPI, FAINT, INK, LOOK
+from trainers.whole_folder import check_writable
 
 
 def load(path: Path) -> tuple[str, Any, Any]:
@@ -92,11 +93,13 @@ def main() -> None:
     given = parser.parse_args()
     if given.out.exists():
         raise UserError(f"--out {str(given.out)!r} exists already: choose another name or delete it")
+    check_writable(given.out, "--out")
     if given.seed < 0:
         raise UserError(f"--seed {given.seed}: give 0 or more")
     models = [load(path) for path in given.models]
     images = [draw(label, given.seed).image for label in given.classes]
     figure = draw_sheet(images, given.classes, models)
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     partial = given.out.with_name(given.out.name + ".partial")
     with style.context(LOOK):
         figure.savefig(partial, dpi=DPI, format="png", metadata={"Software": None})

@@ -33,6 +33,10 @@ def load_module(name: str) -> evaluate.EvaluationModule:
     return evaluate.load(str(folder), keep_in_memory=True)
 
 
+# What ``trainer_metrics`` gives.
+TRAINER_METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "nll")
+
+
 def trainer_metrics(labels: Sequence[str]) -> Callable[[EvalPrediction], dict[str, float]]:
     """Make the Trainer's ``compute_metrics``.
 

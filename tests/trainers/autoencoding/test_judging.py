@@ -158,7 +158,7 @@ def test_the_compare_command(
     for name, seed, size in (("a", 0, 4), ("b", 1, 6)):
         (tmp_path / name).mkdir()
         write_reconstructions(invented(seed=seed, code_size=size), tmp_path / name / "reconstructions_test.parquet")
-    out = tmp_path / "compared.json"
+    out = tmp_path / "new" / "compared.json"  # a folder that it makes
     words = [str(tmp_path / "a"), str(tmp_path / "b"), "--replicates", "50", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["compare", *words])
     comparing.main()

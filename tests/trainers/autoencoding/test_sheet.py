@@ -24,8 +24,8 @@ def test_a_sheet_shows_every_class_through_every_model(
     one, two = tmp_path / "one.png", tmp_path / "two.png"
     call(monkeypatch, trained_autoencoder, "--out", one)
     call(monkeypatch, trained_autoencoder, trained_autoencoder, "--out", two)
-    call(monkeypatch, trained_autoencoder, "--out", tmp_path / "few.png", "--classes", "mel", "nv")
-    assert Image.open(tmp_path / "few.png").width < Image.open(one).width / 3
+    call(monkeypatch, trained_autoencoder, "--out", tmp_path / "new" / "few.png", "--classes", "mel", "nv")
+    assert Image.open(tmp_path / "new" / "few.png").width < Image.open(one).width / 3
     with pytest.raises(SystemExit):
         call(monkeypatch, trained_autoencoder, "--out", tmp_path / "no.png", "--classes", "melanoma")
     widths, heights = zip(*(Image.open(path).size for path in (one, two)), strict=True)

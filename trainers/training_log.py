@@ -1,0 +1,65 @@
+"""What a training run tells of itself: its epochs, the one that was kept and why, its speed and memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trainers.arguments import LesionTrainingArguments
+from trainers.errors import UserError
+
+# Of the validation split; the smaller, the better.
+LOWER_IS_BETTER = ("loss", "nll")
+
+
+def settle_metric(training: LesionTrainingArguments, known: Sequence[str]) -> None:
+    """Check the metric that chooses the epoch, before the first one, and set its direction.
+
+    Args:
+        training: ``metric_for_best_model`` with or without ``eval_``; ``greater_is_better`` is set.
+        known: what ``compute_metrics`` gives; the loss is always there.
+
+    Raises:
+        UserError: no such metric.
+    """
+    metric = str(training.metric_for_best_model).removeprefix("eval_")
+    if metric not in (*known, "loss"):
+        raise UserError(f"metric_for_best_model {metric!r} is unknown: choose one of {', '.join((*known, 'loss'))}")
+    training.greater_is_better = metric not in LOWER_IS_BETTER
+
+
+def training_section(trainer: Any) -> dict[str, Any]:
+    """The ``training`` section of ``report.json``, from the Trainer's log and clock."""
+    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
+    kept_by_metric = trainer.args.load_best_model_at_end
+    history = epoch_rows(trainer.state.log_history)
+    judged = [row for row in history if f"eval_{metric}" in row]
+    choose = max if trainer.args.greater_is_better else min
+    best = choose(judged, key=lambda row: float(row[f"eval_{metric}"]))
+    seconds = trainer.clock.seconds
+    seen = len(trainer.train_sampler) * len(history)
+    return {
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "metric": metric,
+        "best_metric": best[f"eval_{metric}"],
+        "kept_epoch": best["epoch"] if kept_by_metric else history[-1]["epoch"],
+        "kept_because": f"best validation {metric}" if kept_by_metric else "the last, by recipe",
+        "train_seconds": round(seconds, 1),
+        "images_per_second": round(seen / seconds, 2) if seconds else None,
+        "peak_memory_bytes": trainer.clock.peak_memory_bytes,
+        "history": history,
+    }
+
+
+def epoch_rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row an epoch: ``epoch, train_loss, learning_rate`` and what the validation split gave."""
+    rows: dict[int, dict[str, Any]] = {}
+    names = {"loss": "train_loss", "learning_rate": "learning_rate"}
+    for entry in log:
+        if "loss" not in entry and "eval_loss" not in entry:
+            continue
+        row = rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
+        row.update({names[key]: value for key, value in entry.items() if key in names})
+        row.update({k: v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(("runtime", "second"))})
+    return [rows[key] for key in sorted(rows)]
