@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import re
 from collections.abc import Collection, Sequence
+from itertools import pairwise
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import UNKNOWN
@@ -18,36 +20,121 @@ class MetadataError(UserError):
     """A table that lacks something, contradicts itself, or names an image that is not there."""
 
 
-def read_table(content: bytes, where: str) -> tuple[list[str], list[dict[str, str]]]:
-    """Read a comma- or tab-separated table with a header.
+def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple[list[str], list[dict[str, str]]]:
+    """Read a table with a header, separated by commas, tabs, or semicolons.
+
+    Columns without a name behind the last named one, as spreadsheets write them, must be empty and are left out.
 
     Args:
         content: the file's bytes, UTF-8, with or without a byte order mark.
         where: the file's name for messages.
+        mend: what to do about a row that is no row of a table.
 
     Returns:
         The columns, and the rows, their values stripped; a value that a short row lacks is empty.
 
     Raises:
-        MetadataError: not text, or no table.
+        MetadataError: not UTF-8 text, or no table: a column twice (whatever its capitals), a row with more cells than
+            the header, a quote that does not close, a line break within a cell.
     """
+    text = _decoded(content, where)
+    delimiter = delimiter_of(text)
+    lines = text.splitlines()
+    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    rows: list[dict[str, str]] = []
+    columns: list[str] = []
+    before = 0
     try:
-        lines = content.decode("utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise MetadataError(f"{where} is not UTF-8 text ({error.reason}); {AS_PUBLISHED}") from error
-    header = lines[0] if lines else ""
-    table = csv.DictReader(lines, delimiter="\t" if header.count("\t") > header.count(",") else ",")
-    try:
-        columns = [column.strip() for column in table.fieldnames or []]
-        table.fieldnames = columns
-        return columns, [{column: (record[column] or "").strip() for column in columns} for record in table]
+        for cells in table:
+            line, first, before = table.line_num, before + 1, table.line_num
+            if first != line:
+                raise MetadataError(
+                    f"{where}, line {line}: a cell goes on from line {first}: take out the line break within it, or "
+                    f"the stray quote in line {first}"
+                )
+            cells = [cell.strip() for cell in cells]
+            if columns and any(cells[len(columns) :]):
+                raise MetadataError(f"{where}, line {line} {_too_long(cells, columns, delimiter)}")
+            if not columns:
+                columns = _checked_header(cells, where)
+            elif cells:
+                filled = cells + [""] * (len(columns) - len(cells))
+                rows.append(dict(zip(columns, filled, strict=False)))
     except csv.Error as error:
-        raise MetadataError(f"{where}, line {table.line_num}: {error}; {AS_PUBLISHED}") from error
+        raise MetadataError(f"{where}, line {table.line_num}: {error}; {mend}") from error
+    return columns, rows
+
+
+def delimiter_of(text: str) -> str:
+    """What separates the cells of a table: the most frequent of tab, semicolon and comma in its header."""
+    header = text.split("\n", 1)[0]
+    return max((",", "\t", ";"), key=header.count)  # the comma where none is there
 
 
 def columns_of(content: bytes, where: str) -> list[str]:
-    """The columns of a table, without reading on; raises as :func:`read_table`."""
-    return read_table(content.split(b"\n", 1)[0], where)[0]
+    """The columns of a table, as they stand, without reading on.
+
+    Raises:
+        MetadataError: not UTF-8 text, or a header that is none.
+    """
+    header = _decoded(content.split(b"\n", 1)[0], where).splitlines()[:1]
+    try:
+        cells = next(csv.reader(header, delimiter=delimiter_of(header[0])), []) if header else []
+    except csv.Error as error:
+        raise MetadataError(f"{where}, line 1: {error}; {AS_PUBLISHED}") from error
+    return [cell.strip() for cell in cells]
+
+
+def _decoded(content: bytes, where: str) -> str:
+    try:
+        text = content.decode("utf-8-sig")
+        reason = "it holds the byte 0" if "\0" in text else ""
+    except UnicodeDecodeError as error:
+        reason = error.reason
+    if reason:
+        raise MetadataError(f"{where} is not UTF-8 text ({reason}): save it as CSV UTF-8")
+    return text
+
+
+def _checked_header(cells: list[str], where: str) -> list[str]:
+    while cells and not cells[-1]:
+        cells = cells[:-1]
+    seen: dict[str, str] = {}
+    for name in filter(None, cells):
+        if name.casefold() in seen:
+            both = dict.fromkeys((seen[name.casefold()], name))
+            raise MetadataError(
+                f"{where} has the column {' and '.join(map(shortly, both))} twice: give each column once"
+            )
+        seen[name.casefold()] = name
+    return cells
+
+
+def _too_long(cells: list[str], columns: list[str], delimiter: str) -> str:
+    """Why a row has more cells than the header, in words, with the mend."""
+    said = f"has {len(cells)} cells, the header {len(columns)} columns"
+    if delimiter == "," and len(cells) == len(columns) + 1:
+        # The last such pair: days stand before what is measured.
+        pairs = [pair for pair in pairwise(cells) if all(re.fullmatch(r"-?[0-9]+", cell) for cell in pair)]
+        if pairs:
+            left, right = pairs[-1]
+            return f"{said}: write a decimal point, {left}.{right} instead of {left},{right}"
+    return f"{said}: take out what is too much, or put a cell that holds the separator in quotes"
+
+
+def is_gap(value: str) -> bool:
+    """Whether a cell says that nothing is known: empty, NA, NaN, none, null, unknown."""
+    return value.lower() in _NOT_KNOWN
+
+
+def clipped(value: str, most: int) -> str:
+    """A text for a message, the middle left out of what is longer than ``most`` characters."""
+    return value if len(value) <= most else f"{value[: most // 2]}...{value[-(most // 4) :]}"
+
+
+def shortly(value: str) -> str:
+    """A value for a message: quoted, clipped to 40 characters, one line whatever it holds."""
+    return repr(clipped(value, 40))
 
 
 def check_columns(columns: Collection[str], required: Sequence[str], where: str) -> None:
@@ -79,7 +166,7 @@ def check_present(image_ids: Sequence[str], present: Collection[str], source: st
 
 def known(value: str) -> str:
     """The value in lower case; ``unknown`` for the many spellings of a gap."""
-    return UNKNOWN if value.lower() in _NOT_KNOWN else value.lower()
+    return UNKNOWN if is_gap(value) else value.lower()
 
 
 def sex(value: str) -> str:
@@ -93,7 +180,7 @@ def age(value: str, image_id: str) -> float | None:
     Raises:
         MetadataError: neither a gap nor a number of years from 0 to 120.
     """
-    if value.lower() in _NOT_KNOWN:
+    if is_gap(value):
         return None
     try:
         years = float(value)

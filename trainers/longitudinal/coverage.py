@@ -27,8 +27,9 @@ from trainers.longitudinal.analysis import METHODS, MODELS, Settings, effect_tab
 from trainers.longitudinal.days import fit_noise
 from trainers.longitudinal.mixed import MixedFit, NotConvergedError, fit_mixed
 from trainers.longitudinal.patients import BETTER, WORSE, verdict
+from trainers.longitudinal.rows import Day
 from trainers.longitudinal.shrinking import patients_of
-from trainers.longitudinal.study import Day, Study, assemble
+from trainers.longitudinal.study import Study, assemble
 
 PLAIN = Design(autocorrelation=0.0, response_sd=0.0)
 SETTINGS = {

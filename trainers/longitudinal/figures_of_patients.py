@@ -15,11 +15,12 @@ from scipy.stats import norm
 from trainers.evaluation.figures import BLUE, FAINT, INK, LOOK, ORANGE, QUIET
 from trainers.longitudinal.analysis import Analysis
 from trainers.longitudinal.mixed import MixedFit
-from trainers.longitudinal.patients import BETTER, UNCLEAR, WORSE
+from trainers.longitudinal.patients import BETTER, HIGHER, LOWER, UNCLEAR, WORSE
 from trainers.longitudinal.shrinking import PatientEffect
 
 # Colour and marker of each verdict: the markers point to where severity went.
 VERDICTS = {BETTER: (BLUE, "v"), UNCLEAR: (QUIET, "o"), WORSE: (ORANGE, "^")}
+DRIFTING = {LOWER: (QUIET, "v"), UNCLEAR: (QUIET, "o"), HIGHER: (QUIET, "^")}
 HOLLOW: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "markeredgecolor": INK}
 MOST_NAMES = 40  # patients whose names and plain differences are drawn
 
@@ -57,7 +58,9 @@ def draw_patients(analysis: Analysis) -> Figure:
         axes.set_xlabel(f"Change against {analysis.study.treatments[0]}, points")
     handles = [
         Line2D([], [], color=colour, marker=marker, markersize=6, linewidth=1.8, label=said)
-        for said, (colour, marker) in VERDICTS.items()
+        for said, (colour, marker) in (
+            DRIFTING if analysis.diagnostics["baseline_drift"]["drifts"] else VERDICTS
+        ).items()
     ]
     if most <= MOST_NAMES:
         handles.append(Line2D([], [], label="plain difference", markersize=4.5, linestyle="none", **HOLLOW))
@@ -68,7 +71,7 @@ def draw_patients(analysis: Analysis) -> Figure:
 def _patient(axes: Axes, place: int, row: PatientEffect, crowded: bool) -> None:
     if row.shrunken is None:
         return
-    colour, marker = VERDICTS[row.verdict]
+    colour, marker = {**VERDICTS, **DRIFTING}[row.verdict]
     mean, low, high = row.shrunken
     if crowded:
         axes.plot([low, high], [place, place], color=colour, linewidth=0.7, alpha=0.55, zorder=2)

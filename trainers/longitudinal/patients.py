@@ -21,6 +21,8 @@ from scipy.optimize import brentq
 from scipy.special import ndtr
 
 BETTER, UNCLEAR, WORSE = "better", "no clear change", "worse"
+# What stands for better and worse where severity drifts by itself: seen, but no credit or blame of a treatment.
+LOWER, HIGHER = "lower", "higher"
 PRIOR_WIDTH = 5.0  # scale of tau's prior, in standard deviations of a day
 CAVEAT = "Whether the treatment or the passing of time did it cannot be told from this."
 GRID = 400  # values of tau, of equal prior mass
@@ -103,9 +105,13 @@ def _quantile(share: float, weights: np.ndarray, means: np.ndarray, sds: np.ndar
     return float(brentq(lambda at: float(ndtr((at - means) / sds) @ weights) - share, low, high))
 
 
-def verdict(p_better: float, p_worse: float, sure: float) -> str:
-    """``better`` or ``worse`` where its probability reaches ``sure``, else ``no clear change``."""
-    return BETTER if p_better >= sure else WORSE if p_worse >= sure else UNCLEAR
+def verdict(p_better: float, p_worse: float, sure: float, *, moves: bool = False) -> str:
+    """``better`` or ``worse`` where its probability reaches ``sure``, else ``no clear change``.
+
+    With ``moves`` (severity moved during the baseline already) ``lower`` and ``higher`` instead.
+    """
+    down, up = (LOWER, HIGHER) if moves else (BETTER, WORSE)
+    return down if p_better >= sure else up if p_worse >= sure else UNCLEAR
 
 
 def percent(share: float) -> str:
@@ -143,7 +149,7 @@ def sentence(
         chances: probabilities of better and worse.
         said: the verdict.
         difference: of the patient's own means, in points; named where its sign is not that of the estimate.
-        moves: severity moved during the baseline already: nobody is told better or worse, and why is told.
+        moves: severity moved during the baseline already, which is told.
         in_time: the patient had the treatment (nearly) always later, or earlier, than the baseline.
         relevant: the smallest effect that matters, in points.
         decimals: of the points.
@@ -165,10 +171,8 @@ def sentence(
     if said == UNCLEAR:
         text = f"No clear change during {treatment}: {seen}; {start} {lower}, {higher}."
     else:
-        word, chance = ("Better", lower) if said == BETTER else ("Worse", higher)
-        if moves:
-            word = "Lower" if said == BETTER else "Higher"
-        text = f"{word} during {treatment}: {seen}; {start} {chance}."
+        chance = lower if said in (BETTER, LOWER) else higher
+        text = f"{said.capitalize()} during {treatment}: {seen}; {start} {chance}."
     if moves:
         text += f" Severity moved during {baseline} already, so this may be that drift going on."
     return text + (f" {CAVEAT}" if in_time else "")

@@ -24,7 +24,8 @@ from pathlib import Path
 
 from datasets_scripts.command import OneLineParser
 from trainers.errors import UserError, report_user_errors
-from trainers.longitudinal.study import COLUMNS, MEANING, Day, parse_day
+from trainers.longitudinal.rows import COLUMNS, Day, parse_day
+from trainers.longitudinal.study import MEANING
 
 ANSWERS, SUMMARY = "answers.parquet", "summary.json"
 CAVEAT = "no validated severity score; a change of it need not be a change of the skin"

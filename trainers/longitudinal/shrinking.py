@@ -45,7 +45,7 @@ class PatientEffect:
         shrunken: posterior mean, low and high, in points; None where withheld.
         p_better: probability of an effect below ``-relevant``.
         p_worse: probability of an effect above ``relevant``.
-        verdict: better, no clear change, worse; empty where withheld.
+        verdict: better, no clear change, worse; lower and higher where severity drifts; empty where withheld.
         sentence: for the patient.
         blup: the prediction of the mixed model with random effects, in points; None where that is withheld.
     """
@@ -152,7 +152,7 @@ def _told(found: Shrunken, place: int, names: tuple[str, str], settings: Setting
     """What one patient is told about one treatment; ``about`` as :func:`sentence` takes it."""
     estimate = (float(found.mean[place]), float(found.low[place]), float(found.high[place]))
     chances = (float(found.p_better[place]), float(found.p_worse[place]))
-    said = verdict(*chances, settings.sure)
+    said = verdict(*chances, settings.sure, moves=about["moves"])
     text = sentence(
         *names, estimate, chances, said, relevant=settings.relevant, confidence=settings.confidence, **about
     )

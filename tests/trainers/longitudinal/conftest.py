@@ -13,7 +13,8 @@ import pytest
 from datasets_scripts.simulate_acne import Design, simulate
 from trainers import fit_acne_longitudinal
 from trainers.errors import report_user_errors
-from trainers.longitudinal.study import Day, Study, assemble
+from trainers.longitudinal.rows import Day
+from trainers.longitudinal.study import Study, assemble
 
 HEADER = "patient,day,treatment,severity"
 

@@ -83,6 +83,7 @@ def test_verdicts() -> None:
     assert verdict(0.975, 0.025, 0.975) == "better"
     assert verdict(0.02, 0.98, 0.975) == "worse"
     assert verdict(0.97, 0.03, 0.975) == "no clear change"
+    assert [verdict(p, 1 - p, 0.975, moves=True) for p in (0.98, 0.5, 0.02)] == ["lower", "no clear change", "higher"]
 
 
 def test_sentences_say_what_was_seen() -> None:
@@ -118,7 +119,7 @@ def test_time_is_named_where_it_may_have_done_it() -> None:
         "; if nothing else changed with time, probability that it was lower: over 99 %. "
         "Whether the treatment or the passing of time did it cannot be told from this."
     )
-    drifting = sentence(*given, moves=True)
+    drifting = sentence(*given[:4], "lower", moves=True)
     assert drifting.startswith("Lower during Gel: ")
     assert drifting.endswith("Severity moved during Before already, so this may be that drift going on.")
 

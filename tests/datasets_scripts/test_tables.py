@@ -1,0 +1,61 @@
+"""Tables: which separators are read, and which rows are no rows of a table."""
+
+from __future__ import annotations
+
+import pytest
+
+from datasets_scripts.sources.tables import MetadataError, columns_of, is_gap, read_table, shortly
+
+
+@pytest.mark.parametrize("separator", [",", "\t", ";"])
+def test_a_table_is_read_with_each_separator(separator: str) -> None:
+    text = '\ufeffa, b ,c\n1,2\n\n x ,"y", z ,,\n'.replace(",", separator)
+    columns, rows = read_table(text.encode(), "t.csv")
+    assert columns == ["a", "b", "c"]
+    assert rows == [{"a": "1", "b": "2", "c": ""}, {"a": "x", "b": "y", "c": "z"}]
+    assert columns_of(text.encode(), "t.csv") == columns
+
+
+def test_a_quoted_separator_and_a_quote_within_a_cell_stay_text() -> None:
+    _, rows = read_table(b'a,b\n"1,5",5" wide\n"say ""x""",2\n', "t.csv")
+    assert rows == [{"a": "1,5", "b": '5" wide'}, {"a": 'say "x"', "b": "2"}]
+
+
+def test_columns_without_a_name_are_left_out_where_they_are_empty() -> None:
+    assert read_table(b"a,b,,\n1,2,,\n", "t.csv") == (["a", "b"], [{"a": "1", "b": "2"}])
+    # An index, as pandas writes it.
+    assert read_table(b",a\n0,5\n", "t.csv")[1] == [{"": "0", "a": "5"}]
+    with pytest.raises(MetadataError, match="line 2 has 4 cells, the header 2 columns: take out"):
+        read_table(b"a,b,,\n1,2,x,\n", "t.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"p,d,s\nP1,1,2\nP1,40,3,5\n", "t.csv, line 3 has 4 cells, the header 3 columns: write a decimal point, 3.5"),
+        (b"p,s\nP1,40,3\n", "write a decimal point, 40.3 instead of 40,3"),
+        (b"p,s\nP1,40,good, really\n", "put a cell that holds the separator in quotes"),
+        (b'a,b\n1,"open\n2,3\n4,5\n', "unexpected end of data"),
+        (b'a,b\n1,"open\n2,"closed\n', "expected after"),
+        (b'a,b\n1,"two\nlines"\n', "line 3: a cell goes on from line 2: take out the line break"),
+        (b"a,b,a\n1,2,3\n", "t.csv has the column 'a' twice: give each column once"),
+        (b"Day,b,day\n1,2,3\n", "t.csv has the column 'Day' and 'day' twice"),
+        (
+            "a,b\n\xe4,1\n".encode("latin-1"),
+            "t.csv is not UTF-8 text (invalid continuation byte): save it as CSV UTF-8",
+        ),
+        ("a,b\n1,2\n".encode("utf-16"), "save it as CSV UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16-le"), "is not UTF-8 text (it holds the byte 0): save it as CSV UTF-8"),
+    ],
+)
+def test_what_is_no_table_is_refused(content: bytes, said: str) -> None:
+    with pytest.raises(MetadataError) as raised:
+        read_table(content, "t.csv")
+    assert said in str(raised.value)
+
+
+def test_gaps_and_values_in_messages() -> None:
+    assert all(map(is_gap, ("", "NA", "n/a", "NaN", "null", "None", "unknown")))
+    assert not is_gap("0")
+    assert shortly("x\ny") == r"'x\ny'"
+    assert len(shortly("x" * 10_000)) < 50
