@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from .conformal_lesion import sets_and_bands
+from .explain_lesion import in_eval_mode
 from .preprocess_lesion import SWITCHES
 from .trust_lesion import (
     OTHER_INFERENCE,
@@ -148,12 +149,15 @@ class LesionAnswers:
             InferenceError: unknown, or not possible for this model.
         """
         model: Any = self
-        was_training, give_early = self.training, model.give_early
-        model.eval()
-        try:
+        with in_eval_mode(model):
             if inference == "plain":
                 return model(**inputs, return_dict=True)
-            model.give_early = True
+            return self._infer_several(inputs, inference, samples, seed)
+
+    def _infer_several(self, inputs: Mapping[str, torch.Tensor], inference: str, samples: int, seed: int) -> Any:
+        model: Any = self
+        give_early, model.give_early = model.give_early, True
+        try:
             output = model(**inputs, return_dict=True)
             if inference == "tta":
                 raw = self._views(inputs, output.raw_logits)
@@ -169,7 +173,6 @@ class LesionAnswers:
             return several
         finally:
             model.give_early = give_early
-            model.train(was_training)
 
     def sample_head(self, features: torch.Tensor, samples: int, seed: int) -> torch.Tensor:
         """MC dropout on the head alone: the backbone ran once, what follows it is drawn again and again.
@@ -225,17 +228,16 @@ class LesionAnswers:
                 f"{samples} samples of a model that has {len(dropouts)} layers of dropout to sample; give at least 1 "
                 "of each."
             )
-        was_training = self.training
-        model.eval()
         devices = [self.device] if self.device.type == "cuda" else []
-        try:
-            with torch.random.fork_rng(devices=devices), torch.inference_mode():
-                torch.manual_seed(seed)
+        with in_eval_mode(model), torch.random.fork_rng(devices=devices), torch.inference_mode():
+            torch.manual_seed(seed)
+            try:
                 for module in dropouts:
                     module.train()
                 passes = [forward().float() for _ in range(samples)]
-        finally:
-            model.train(was_training)
+            finally:
+                for module in dropouts:
+                    module.eval()
         return torch.stack([logits[:, None] if logits.ndim == 2 else logits for logits in passes], dim=2)
 
     def _views(self, inputs: Mapping[str, torch.Tensor], plain: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,7 +75,8 @@ def roll_out(so_far: torch.Tensor | None, attention: torch.Tensor) -> torch.Tens
 def to_heat(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Raw maps (N, h, w) -> heat maps (N, H, W) in [0, 1]: ReLU, enlarged bilinearly, divided by their own maximum.
 
-    A map without a positive value stays 0 everywhere: there is nothing to scale.
+    A map without a positive value stays 0 everywhere: there is nothing to scale. Pytorch-grad-cam also takes a map's
+    minimum off, and is equal but for that.
     """
     heat = functional.interpolate(maps.clamp(min=0)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     peak = heat.amax(dim=(1, 2), keepdim=True)
@@ -104,6 +106,8 @@ GRADIENT_METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     "hires_cam": hires_cam,
 }
 ROLLOUT = "attention_rollout"
+# Arguments of ``forward`` that say nothing about the picture.
+NOT_SEEN = ("labels", "return_dict")
 
 
 class LesionExplanations:
@@ -119,7 +123,13 @@ class LesionExplanations:
         return [*gradients, ROLLOUT] if model.attentions() else gradients
 
     def explain(
-        self, *, target: Target | None = None, method: str = "grad_cam", **inputs: torch.Tensor | None
+        self,
+        features: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
+        /,
+        *,
+        target: Target | None = None,
+        method: str = "grad_cam",
+        **inputs: torch.Tensor | None,
     ) -> LesionExplanation:
         """Show where the model looked, in eval mode.
 
@@ -129,6 +139,7 @@ class LesionExplanations:
         attention (N, heads, T, T) in memory at a time; it says what the class token gathered, whatever the class.
 
         Args:
+            features: what the image processor returns, or ``pixel_values`` alone; or give them by name.
             target: the class to explain, by index or short name, one for all or one an image; None = the predicted one.
             method: ``grad_cam`` (Selvaraju et al. 2017), ``hires_cam`` (Draelos and Carin 2020), both also on the
                 tokens of a transformer; ``attention_rollout`` (Abnar and Zuidema 2020) for transformers only.
@@ -138,7 +149,7 @@ class LesionExplanations:
             Heat maps (N, H, W), their spread over members, and the class that they explain.
 
         Raises:
-            ExplanationError: no such method, or not for this model; a class that there is not; no picture.
+            ExplanationError: no such method, or not for this model; no such class; no picture, or none of numbers.
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
         """
         model: Any = self
@@ -146,16 +157,13 @@ class LesionExplanations:
         if method not in methods:
             what = f"choose one of {', '.join(methods)}" if methods else "it looks at no picture and has none"
             raise ExplanationError(f"method is {method!r}, which {type(self).__name__} does not have: {what}.")
-        if inputs.get("pixel_values") is None:
-            raise ExplanationError("pixel_values is None; give (N, 3, H, W), as the image processor returns them.")
+        received = check_inputs({**named(features), **inputs})
         # The caller may be in inference mode, where no gradient can be had, nor of a tensor that was made there.
         with torch.inference_mode(False), torch.no_grad(), in_eval_mode(model):
             given = {
-                name: value.clone() if value.is_inference() else value.detach()
-                for name, value in inputs.items()
-                if value is not None and name != "labels"
+                name: (value.clone() if value.is_inference() else value.detach()).to(self.device)
+                for name, value in received.items()
             }
-            given = {name: value.to(self.device) for name, value in given.items()}
             height, width = model.check_pixels(given["pixel_values"]).shape[-2:]
             size = (int(height), int(width))
             if method == ROLLOUT:
@@ -172,17 +180,63 @@ class LesionExplanations:
             return LesionExplanation(heat.mean(dim=0), spread, classes, method)
 
 
+def named(features: Any) -> dict[str, Any]:
+    """What ``explain`` was given without a name, by name: a mapping as it is, anything else as the pixels."""
+    if features is None:
+        return {}
+    return dict(features) if isinstance(features, Mapping) else {"pixel_values": features}
+
+
+def check_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """What of the inputs ``forward`` takes beside labels: tensors of numbers, at least one picture.
+
+    Raises:
+        ExplanationError: no picture, no tensor, or a value that is no number.
+    """
+    given = {name: value for name, value in inputs.items() if value is not None and name not in NOT_SEEN}
+    if "pixel_values" not in given:
+        raise ExplanationError("pixel_values is None; give (N, 3, H, W), as the image processor returns them.")
+    for name, value in given.items():
+        if not isinstance(value, torch.Tensor):
+            raise ExplanationError(
+                f"{name} is a {type(value).__name__}, not a tensor; call the image processor with return_tensors='pt'."
+            )
+        if value.ndim and not len(value):
+            raise ExplanationError(f"{name} has no row; give at least one picture.")
+        if not bool(torch.isfinite(value).all()):
+            wrong = int((~torch.isfinite(value)).sum())
+            raise ExplanationError(
+                f"{name} has {wrong} values that are no finite number; give what the processor does."
+            )
+    return given
+
+
+# Models in eval mode for a while, with how many callers want it so and the modules to put back into train mode.
+BORROWED: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
+BORROWING = threading.Lock()
+
+
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and afterwards each as it was, also where they were not all the same."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
+    """Every module in eval mode, and afterwards each as it was, also where they were not all the same.
+
+    Several threads may want it at once: the last one out puts back what the first one found.
+    """
+    with BORROWING:
+        callers, training = BORROWED.get(model) or (0, [module for module in model.modules() if module.training])
+        for module in training:
+            module.training = False
+        BORROWED[model] = callers + 1, training
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with BORROWING:
+            callers, training = BORROWED.pop(model)
+            if callers > 1:
+                BORROWED[model] = callers - 1, training
+            else:
+                for module in training:
+                    module.training = True
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Hair removal: find thin, long, straight dark (or light) structures, and paint them over with their surroundings.
+"""Hair removal: find thin, long, straight dark structures, and paint them over with their surroundings.
 
 Needs OpenCV. Every length is a share of the image's shorter side, so an image and its enlargement lose the same hairs.
 No state is kept between calls: threads may share these functions.
@@ -44,7 +44,7 @@ RED_OF_GREEN = 0.75  # of what a hair takes from green, it takes this share at l
 BLUE_OF_RED = 0.45  # and of what it takes from red, this share from blue
 
 
-def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
+def hair_mask(rgb: np.ndarray) -> np.ndarray:
     """Find hairs: thin, long, straight structures, darker than the lines that run beside them.
 
     A black-hat transform brings out what is thin and dark (DullRazor: Lee et al. 1997, Comput Biol Med 27). Of it stays
@@ -54,7 +54,6 @@ def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
 
     Args:
         rgb: (H, W, 3) uint8.
-        light: look for light hairs instead of dark ones.
 
     Returns:
         (H, W) uint8, 255 on hair and 0 elsewhere; all zero when no hair is found.
@@ -66,7 +65,7 @@ def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
     height, width = rgb.shape[:2]
     if min(height, width) < SMALLEST_FOR_HAIR:
         return np.zeros((height, width), np.uint8)
-    small = reduced(255 - rgb if light else rgb, DETECT_SIDE)
+    small = reduced(rgb, DETECT_SIDE)
     side = min(small.shape[:2])
     colours = small.astype(np.float32)
     tone = RED_SHARE * colours[..., 0] + (1 - RED_SHARE) * cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
@@ -85,12 +84,11 @@ def hair_mask(rgb: np.ndarray, light: bool = False) -> np.ndarray:
         (diagonals(stats) >= HAIR_LENGTH * side)
         & (np.bincount(parts.ravel(), contrast.ravel(), number) / area >= HAIR_CONTRAST)
         & (np.bincount(parts.ravel(), share.ravel(), number) / area >= RUN_SHARE)
+        & takes_all_colours(small, parts, number)
     )
-    if not light:
-        hair &= takes_all_colours(small, parts, number)
     hair[0] = False  # part 0 is the background
     mask = np.where(hair[parts], 255, 0).astype(np.uint8)
-    return mask if mask.shape == (height, width) else refined(mask, 255 - rgb if light else rgb)
+    return mask if mask.shape == (height, width) else refined(mask, rgb)
 
 
 def takes_all_colours(rgb: np.ndarray, parts: np.ndarray, number: int) -> np.ndarray:
@@ -189,15 +187,14 @@ def diagonals(stats: np.ndarray) -> np.ndarray:
     return np.hypot(stats[:, cv2.CC_STAT_WIDTH], stats[:, cv2.CC_STAT_HEIGHT])
 
 
-def remove_hair(rgb: np.ndarray, light: bool = False) -> np.ndarray:
-    """Paint detected hairs over with their surroundings (Telea 2004, J Graph Tools 9, inpainting).
+def remove_hair(rgb: np.ndarray) -> np.ndarray:
+    """Paint dark hairs over with their surroundings (Telea 2004, J Graph Tools 9, inpainting).
 
     Large images are painted at a shorter side of 450 pixels and only the hairs are taken from there; every other pixel
     stays as it was.
 
     Args:
         rgb: (H, W, 3) uint8.
-        light: paint light hairs over, too, after the dark ones.
 
     Returns:
         (H, W, 3) uint8; the very same pixels when no hair is found.
@@ -205,8 +202,7 @@ def remove_hair(rgb: np.ndarray, light: bool = False) -> np.ndarray:
     Raises:
         MissingOpenCVError: OpenCV is not installed.
     """
-    painted = painted_over(rgb, hair_mask(rgb))
-    return painted_over(painted, hair_mask(painted, light=True)) if light else painted
+    return painted_over(rgb, hair_mask(rgb))
 
 
 def painted_over(rgb: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -10,6 +10,8 @@ processor with these switches off (:data:`PREPARED`), so that a model never sees
 import json
 import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,11 +52,15 @@ NEED_OPENCV = ("do_hair_removal", "do_lesion_crop")
 REMOTE = ("http://", "https://", "data:image/")
 
 
+class SwitchError(ValueError):
+    """A switch of the image processor that is neither on nor off, or unknown."""
+
+
 class LesionImageProcessorKwargs(ImagesKwargs, total=False):
     """The processor's own switches beside those of transformers.
 
     Attributes:
-        do_hair_removal: paint dark hairs over before the crop and the resize; needs OpenCV.
+        do_hair_removal: paint dark hairs over before the crop and the resize, light ones stay; needs OpenCV.
         do_lesion_crop: crop to the lesion's bounding box with a margin before the resize; needs OpenCV.
         do_colour_constancy: take the cast of the light off, by shades of grey, after the two; needs no OpenCV.
         metadata_fields: the fields of a record that become ``metadata``, with their vocabulary; None = none do. Set on
@@ -84,6 +90,7 @@ class LesionImageProcessor(PilBackend):
         MissingOpenCVError: a switch needs OpenCV and it is not installed (on construction and on each call).
         UnreadableImageError: a file is cut short, damaged or no image.
         PixelValueError: an array is no image.
+        SwitchError: a switch, as saved or as given, is neither true nor false, or is none that there is.
     """
 
     valid_kwargs = LesionImageProcessorKwargs
@@ -104,6 +111,7 @@ class LesionImageProcessor(PilBackend):
     model_input_names = ["pixel_values"]
 
     def __init__(self, **kwargs: Any) -> None:
+        check_switches(kwargs)
         super().__init__(**kwargs)
         self._switches()
         check_inputs(self.model_input_names, self.metadata_fields)
@@ -155,6 +163,21 @@ class LesionImageProcessor(PilBackend):
             as_torch = str(getattr(kwargs.get("return_tensors"), "value", kwargs.get("return_tensors"))) == "pt"
             features["metadata"] = torch.from_numpy(rows) if as_torch else rows
         return features
+
+    def _prepare_image_like_inputs(self, images: Any, *args: Any, expected_ndims: int = 3, **kwargs: Any) -> list[Any]:
+        """As transformers does, but on as many threads as torch has where a step is on: OpenCV lets others run.
+
+        Workers of a DataLoader have one.
+        """
+        on = self._switches(**{name: kwargs.get(name) for name in PREPARED})
+        pictures: Any = []
+        if any(on.values()):
+            pictures = self._prepare_images_structure(images, expected_ndims=expected_ndims)
+        threads = min(len(pictures), torch.get_num_threads())
+        if threads < 2 or isinstance(pictures[0], (list, tuple)):
+            return super()._prepare_image_like_inputs(images, *args, expected_ndims=expected_ndims, **kwargs)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(partial(self.process_image, *args, **kwargs), pictures))
 
     def encode(self, records: list[Mapping[str, Any]]) -> np.ndarray:
         """Check records and encode them: (N, M) float32, M = 0 for a model that looks at no metadata.
@@ -213,6 +236,21 @@ class LesionImageProcessor(PilBackend):
             if on[name]:
                 require_opencv(name)
         return on
+
+
+def check_switches(settings: Mapping[str, Any]) -> None:
+    """Check that ``do_...`` settings of a processor are true or false (None = the default), and known.
+
+    Raises:
+        SwitchError: names the setting, its value and the mend. ``"false"`` in a file would otherwise mean on.
+    """
+    for name, value in settings.items():
+        if not name.startswith("do_"):
+            continue
+        if name not in LesionImageProcessor.valid_kwargs.__annotations__ and name not in ImagesKwargs.__annotations__:
+            raise SwitchError(f"{name} is no setting of this image processor; its own are {', '.join(PREPARED)}.")
+        if not (value is None or isinstance(value, bool)):
+            raise SwitchError(f"{name} is {value!r}; give true or false, without quotation marks.")
 
 
 def as_records(images: Any) -> list[Mapping[str, Any]] | None:
