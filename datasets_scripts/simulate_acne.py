@@ -30,6 +30,8 @@ ORDERS = ("fixed", "random")
 COLUMNS = ("patient", "day", "treatment", "severity")
 SIMULATED = "Simulated, no patient exists"
 LOWEST, HIGHEST = 0.0, 100.0  # points; what the default study stays within
+LARGEST = 1e4  # points of any number that is put in; sums of such have all their digits
+MOST_DAYS = 1_000_000  # of all patients and treatments
 
 
 class SimulationError(UserError):
@@ -41,7 +43,7 @@ class Design:
     """What is simulated.
 
     Attributes:
-        patients: how many, >= 1.
+        patients: how many, >= 1; with all their days at most :data:`MOST_DAYS`.
         days: of each treatment of each patient, >= 1.
         effects: treatment -> mean change against baseline over all patients, in points.
         level: mean severity at baseline, in points.
@@ -71,13 +73,34 @@ class Design:
     def __post_init__(self) -> None:
         shortest = self.days if self.shortest is None else self.shortest
         numbers = (self.level, self.patient_sd, self.response_sd, self.noise_sd, self.trend, *self.effects.values())
+        names = [name.casefold() for name in (BASELINE, *self.effects)]
+        total = self.patients * self.days * len(names)
         checks = (
             (self.patients >= 1, f"{self.patients} patients: give at least 1"),
             (self.days >= 1, f"{self.days} days a treatment: give at least 1"),
             (1 <= shortest <= self.days, f"the shortest phase of {shortest} days: give 1 to {self.days}, the longest"),
             (bool(self.effects), "no treatment beside the baseline: give at least one effect"),
-            (BASELINE not in self.effects, f"an effect of {BASELINE!r}: it is what the others are compared with"),
+            (names[0] not in names[1:], f"an effect of {BASELINE!r}: it is what the others are compared with"),
+            (
+                len(set(names)) == len(names),
+                f"the treatments {', '.join(self.effects)} differ by capitals alone: give each another name",
+            ),
+            (
+                total <= MOST_DAYS,
+                f"{self.patients} patients of {self.days} days a treatment are {total:,} days: give fewer, "
+                f"{MOST_DAYS:,} at most",
+            ),
             (all(map(math.isfinite, numbers)), f"a number that is not finite among {numbers}: give finite ones"),
+            (
+                max(map(abs, numbers)) <= LARGEST,
+                f"a number beyond {LARGEST:,.0f} points among {', '.join(f'{number:g}' for number in numbers)}: give a "
+                "smaller one",
+            ),
+            (
+                abs(self.trend) * self.days * len(names) <= LARGEST,
+                f"a trend of {self.trend:g} points a day over {self.days * len(names)} days: give a smaller one, "
+                f"{LARGEST:,.0f} points in all at most",
+            ),
             (
                 min(self.patient_sd, self.response_sd, self.noise_sd) >= 0,
                 "a standard deviation below 0: give 0 or more",

@@ -106,6 +106,7 @@ def analyse(study: Study, settings: Settings, step: Callable[[str], object] = la
         "baseline_drift": drift,
         "autocorrelation": {"rho_reml": None if noise is None else noise.rho, "by_lag": autocorrelations(study)},
         "models": {name: described(fit) for name, fit in models.items()},
+        "far_off": diagnostics.far_off(study),
         "residuals": diagnostics.residuals_of(study, whole) if isinstance(whole, MixedFit) else None,
         **diagnostics.gaps(study),
     }
@@ -195,6 +196,7 @@ def warnings_of(
             f"severity moved during {study.treatments[0]} already, by {drift['points_a_week']:+.2g} points a week "
             f"({drift['low']:.2g} to {drift['high']:.2g}): {what}"
         )
+    said += diagnostics.far_off_warnings(found["far_off"])
     for name, fit in models.items():
         if isinstance(fit, str):
             also = " and random_effects_t" if name == "random_effects" else ""

@@ -17,6 +17,9 @@ ALWAYS, MOSTLY = 0.95, 0.75
 DRIFT_DAYS = 5  # baseline days that a patient's own slope needs
 FEW_PATIENTS = 6
 AUTOCORRELATED = 0.2
+# A day is far off beyond this many robust standard deviations of days about the median of their phase.
+FAR_OFF, PHASE_DAYS = 6.0, 3
+MOST_FAR = 5  # of them that a warning names
 
 
 def later_shares(study: Study, treatment: int) -> np.ndarray:
@@ -100,6 +103,51 @@ def residuals_of(study: Study, fit: MixedFit) -> dict[str, Any]:
         "excess_kurtosis": None if flat else float(kurtosis(fit.residuals)),
         "largest_in_sd": None if flat else float(np.abs(fit.residuals).max()) / sd,
     }
+
+
+def far_off(study: Study) -> list[dict[str, Any]]:
+    """Days far from the other days of the same patient and treatment: often a slip of the pen.
+
+    The yardstick is robust (1.4826 median absolute deviations from the median of a phase of :data:`PHASE_DAYS` days or
+    more; 1.2533 mean ones where half the days do not differ), for a large slip would hide itself in an ordinary one.
+
+    Returns:
+        ``patient``, ``day``, ``treatment``, ``severity`` in points, ``in_sd`` (how many standard deviations off), the
+        farthest first.
+    """
+    deviations = np.full(len(study.severity), np.nan)
+    for patient, kind in np.unique(np.column_stack([study.patient, study.treatment]), axis=0):
+        rows = (study.patient == patient) & (study.treatment == kind)
+        if int(rows.sum()) >= PHASE_DAYS:
+            deviations[rows] = study.severity[rows] - np.median(study.severity[rows])
+    away = np.abs(deviations)
+    known = away[np.isfinite(away)]
+    if not len(known) or not known.any():
+        return []
+    sd = 1.4826 * float(np.median(known)) or 1.2533 * float(known.mean())
+    found = np.flatnonzero(np.nan_to_num(away) > FAR_OFF * sd)
+    return [
+        {
+            "patient": study.patients[study.patient[row]],
+            "day": int(study.day[row]),
+            "treatment": study.treatments[study.treatment[row]],
+            "severity": float(study.severity[row]),
+            "in_sd": float(away[row]) / sd,
+        }
+        for row in found[np.argsort(-away[found], kind="stable")].tolist()
+    ]
+
+
+def far_off_warnings(found: list[dict[str, Any]]) -> list[str]:
+    """One line that names the days of :func:`far_off`, the farthest first; none without any."""
+    if not found:
+        return []
+    named = ", ".join(f"{row['patient']!r} on day {row['day']} ({row['severity']:g})" for row in found[:MOST_FAR])
+    more = f" and {len(found) - MOST_FAR:,} more" if len(found) > MOST_FAR else ""
+    return [
+        f"far from the other days of the same patient and treatment, by more than {FAR_OFF:g} standard deviations: "
+        f"{named}{more}; a slip of the pen moves every number, so check these days"
+    ]
 
 
 def gaps(study: Study) -> dict[str, Any]:

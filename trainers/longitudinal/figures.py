@@ -20,6 +20,7 @@ from scipy.stats import gaussian_kde
 from trainers.evaluation.figures import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, QUIET, save_figure
 from trainers.longitudinal.analysis import DEFAULT, METHODS, Analysis, Effect
 from trainers.longitudinal.figures_of_patients import draw_checks, draw_patients
+from trainers.longitudinal.labels import with_labels
 from trainers.longitudinal.study import Study
 
 # The baseline is grey, as the thing compared with; no orange, which means worse in the patients' chart.
@@ -45,7 +46,9 @@ def draw_all(analysis: Analysis, folder: Path) -> list[dict[str, str]]:
         ``[{"file": "figures/....png", "caption": "..."}]`` in the order of the README.
     """
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    study, confidence = analysis.study, f"{100 * analysis.settings.confidence:g} %"
+    baseline, confidence = analysis.study.treatments[0], f"{100 * analysis.settings.confidence:g} %"
+    analysis = with_labels(analysis)
+    study = analysis.study
     shown = min(len(study.patients), MOST_PANELS)
     some = "" if shown == len(study.patients) else f" The first {shown} of {len(study.patients)} patients are drawn."
     drawn = [
@@ -53,7 +56,7 @@ def draw_all(analysis: Analysis, folder: Path) -> list[dict[str, str]]:
             draw_effects(analysis),
             folder,
             "effects.png",
-            f"Effect of each treatment against {study.treatments[0]} with {confidence} intervals, by each method. Left "
+            f"Effect of each treatment against {baseline} with {confidence} intervals, by each method. Left "
             "of the dashed line severity was lower. The default stands out; the others are for comparison.",
         ),
         save_figure(

@@ -26,6 +26,7 @@ from datasets_scripts.command import OneLineParser
 from trainers.errors import UserError, report_user_errors
 from trainers.longitudinal.rows import COLUMNS, Day, parse_day
 from trainers.longitudinal.study import MEANING
+from trainers.whole_folder import check_writable
 
 ANSWERS, SUMMARY = "answers.parquet", "summary.json"
 CAVEAT = "no validated severity score; a change of it need not be a change of the skin"
@@ -200,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SeverityError(f"--out {str(given.out)!r} exists already: choose another or delete it")
     if not given.out.absolute().parent.is_dir():
         raise SeverityError(f"--out {str(given.out)!r}: its folder does not exist, create it first")
+    check_writable(given.out, "--out")
     grades = {given.label: 100.0} if given.label is not None else parse_grades(given.grades)
     scored = read_scores(given.scores, grades, given.keep_declined)
     days, images = join(scored, given.visits)

@@ -80,6 +80,9 @@ def test_the_command_prints_the_tables(tmp_path: Path, run: Callable[..., tuple[
         (["--patients", "1"], "--patients 1: give 2 or more"),
         (["--seed", "-1"], "--seed -1: give 0 or more"),
         (["--out", "no/where.json"], "its folder does not exist"),
+        (["--out", "/"], "--out '/' is a folder: name a file, for example '/coverage.json'"),
+        (["--out", "/proc/c.json"], "'/proc/c.json' cannot be written"),
+        (["--patients", "1000000"], "1000000 patients of 28 days a treatment are 84,000,000 days: give fewer"),
         (["--methods", "magic"], "invalid choice: 'magic'"),
     ],
 )

@@ -11,6 +11,8 @@ import pytest
 from datasets_scripts.simulate_acne import Design, simulate
 from trainers.longitudinal.diagnostics import (
     baseline_drift,
+    far_off,
+    far_off_warnings,
     gaps,
     later_shares,
     order_of,
@@ -106,3 +108,33 @@ def test_residuals_and_gaps(balanced: Study, study: Callable[..., Study], balanc
     assert there["days_by_treatment"] == {"Baseline": 72, "A": 72, "B": 72}
     assert there["patients_by_treatment"] == {"Baseline": 8, "A": 8, "B": 8}
     assert there["rows_without_severity"] == 1
+
+
+def test_a_slip_of_the_pen_is_named_however_large(
+    study: Callable[..., Study], balanced_rows: Callable[..., Any]
+) -> None:
+    rows = balanced_rows()
+    assert far_off(study(rows)) == []
+    assert far_off_warnings([]) == []
+    rows[5] = (*rows[5][:3], 100000.0)
+    rows[100] = (*rows[100][:3], rows[100][3] + 40)
+    found = far_off(study(rows))
+    assert [(row["patient"], row["day"], row["treatment"]) for row in found] == [
+        ("p0", 5, "Baseline"),
+        (rows[100][0], rows[100][1], rows[100][2]),
+    ]
+    assert found[0]["severity"] == 100000
+    assert found[1]["in_sd"] == pytest.approx(40 / 3, rel=0.3)
+    (warning,) = far_off_warnings(found)
+    assert "'p0' on day 5 (100000), " in warning
+    (many,) = far_off_warnings(found * 4)
+    assert many.count(" on day ") == 5
+    assert " and 3 more; " in many
+    # Where most days do not differ at all the yardstick is another one.
+    names = ("Baseline", "A")
+    flat = [(who, day, names[day // 20], 40.0 + 900 * (day == 7)) for who in "ab" for day in range(40)]
+    assert [row["day"] for row in far_off(study(flat))] == [7, 7]
+
+
+def test_simulated_days_are_not_far_off(study: Callable[..., Study]) -> None:
+    assert not any(far_off(study(simulate(Design(autocorrelation=0.8, missing=0.3), seed).rows)) for seed in range(20))

@@ -21,6 +21,7 @@ from trainers.longitudinal.figures import (
     draw_trajectories,
 )
 from trainers.longitudinal.figures_of_patients import draw_checks, draw_patients
+from trainers.longitudinal.labels import labels
 from trainers.longitudinal.patient_means import Estimate
 from trainers.longitudinal.study import Study
 
@@ -97,6 +98,20 @@ def test_checks_and_distributions_hold_the_days(analysis: Analysis, simulated: S
     axes = draw_distributions(simulated).axes[0]
     joined = [line.get_ydata() for line in axes.lines if len(line.get_ydata()) == 3]
     assert np.array(joined) == pytest.approx(simulated.cell_means())
+
+
+def test_labels_are_short_plain_and_different() -> None:
+    long = "x" * 40
+    names = ["$a$", "_b", "\u5c0f", "c\x00d", long, long + "x", "p01"]
+    assert labels(names) == [
+        r"\$a\$",
+        " _b",
+        "no. 3",
+        "c d",
+        "x" * 15 + "\u2026" + "x" * 8,
+        "x" * 15 + "\u2026" + "x" * 8 + " (6)",
+        "p01",
+    ]
 
 
 def test_the_same_study_gives_the_same_bytes(analysis: Analysis, tmp_path: Path) -> None:

@@ -268,6 +268,34 @@ def test_an_effect_without_pairs_is_withheld_by_every_method(
     assert "| C\\|&lt;new> |" in (tmp_path / "out" / "effects.md").read_text()
 
 
+@pytest.mark.filterwarnings("error")
+def test_names_of_any_kind_are_drawn(
+    tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
+) -> None:
+    """A name is no formula, may be longer than a chart is wide, and in a script that the font lacks."""
+    names = {"p0": r"$\frac$", "p1": "$5", "p2": "x" * 300, "p3": "x" * 299 + "y", "p4": "\u5c0f\u6797", "p5": "_p5"}
+    kinds = {"Baseline": r"$\nothing$", "A": "\u8f6f\u818f", "B": "a very long name of a treatment " * 8 + "$x^$"}
+    rows = [(names.get(who, who), day, kinds[kind], value) for who, day, kind, value in balanced_rows()]
+    words = ["--baseline", r"$\nothing$", "--out", tmp_path / "out"]
+    code, _, error = run("--data", write(tmp_path / "s.csv", rows), *words)
+    assert code == 0
+    assert [line for line in error.splitlines() if not line.startswith("warning: ")] == []
+    assert len(list((tmp_path / "out" / "figures").iterdir())) == 5
+    assert {row["patient"] for row in rows_of(tmp_path / "out" / "patients.csv")} == {row[0] for row in rows}
+
+
+def test_a_slip_of_the_pen_is_warned_of(
+    tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
+) -> None:
+    rows = balanced_rows()
+    rows[40] = (*rows[40][:3], 100000)
+    code, _, error = run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")
+    assert code == 0
+    assert f"'p1' on day {rows[40][1]} (100000); a slip of the pen" in error
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["severity"] for row in report["diagnostics"]["far_off"]] == [100000]
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
