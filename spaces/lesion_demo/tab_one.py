@@ -71,7 +71,6 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     handlers = _Handlers(desk, examples)
     look: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": panel}
     about = [facts, shift, share, *fields]
-    photo.change(handlers.look, asked, [panel, behind], **look)
     shown_examples.click(handlers.pick, None, photo, api_visibility="private", show_progress="hidden")
     # The model that was chosen, or taken in by name: where that fails it stays as it is, and so does all below.
     model.change(handlers.introduce, model, about, api_visibility="private", show_progress="hidden").then(
@@ -85,7 +84,9 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     # or number, the last place counts, and one request at a time.
     again = [shift.input, share.input, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
     quiet = {**look, "show_progress": "hidden", "trigger_mode": "always_last"}
-    gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
+    late = gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
+    # What was asked about the picture before has nothing to say any more: it may come in after this one's answer.
+    photo.change(handlers.look, asked, [panel, behind], cancels=[late], **look)
     page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
     return photo
 
