@@ -18,7 +18,7 @@ DRIFT_DAYS = 5  # baseline days that a patient's own slope needs
 FEW_PATIENTS = 6
 AUTOCORRELATED = 0.2
 # A day is far off beyond this many robust standard deviations of days about the median of their phase.
-FAR_OFF, PHASE_DAYS = 6.0, 3
+FAR_OFF, PHASE_DAYS, FEW_OFF = 6.0, 3, 5
 MOST_FAR = 5  # of them that a warning names
 
 
@@ -109,7 +109,8 @@ def far_off(study: Study) -> list[dict[str, Any]]:
     """Days far from the other days of the same patient and treatment: often a slip of the pen.
 
     The yardstick is robust (1.4826 median absolute deviations from the median of a phase of :data:`PHASE_DAYS` days or
-    more; 1.2533 mean ones where half the days do not differ), for a large slip would hide itself in an ordinary one.
+    more), for a large slip would hide itself in an ordinary one. Where half the days do not differ it is 1.2533 mean
+    deviations, or, if larger, 1.4826 medians of the deviations that are not 0, of :data:`FEW_OFF` or more.
 
     Returns:
         ``patient``, ``day``, ``treatment``, ``severity`` in points, ``in_sd`` (how many standard deviations off), the
@@ -124,7 +125,10 @@ def far_off(study: Study) -> list[dict[str, Any]]:
     known = away[np.isfinite(away)]
     if not len(known) or not known.any():
         return []
-    sd = 1.4826 * float(np.median(known)) or 1.2533 * float(known.mean())
+    sd = 1.4826 * float(np.median(known))
+    if sd == 0:  # most days do not differ: counts near 0, or a flat line
+        some = known[known > 0]
+        sd = max(1.2533 * float(known.mean()), 1.4826 * float(np.median(some)) if len(some) >= FEW_OFF else 0.0)
     found = np.flatnonzero(np.nan_to_num(away) > FAR_OFF * sd)
     return [
         {

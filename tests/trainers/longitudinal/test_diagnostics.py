@@ -134,6 +134,8 @@ def test_a_slip_of_the_pen_is_named_however_large(
     names = ("Baseline", "A")
     flat = [(who, day, names[day // 20], 40.0 + 900 * (day == 7)) for who in "ab" for day in range(40)]
     assert [row["day"] for row in far_off(study(flat))] == [7, 7]
+    few = [(who, day, names[day // 20], float(day % 9 == 4) + (day == 13)) for who in "ab" for day in range(40)]
+    assert far_off(study(few)) == []
 
 
 def test_simulated_days_are_not_far_off(study: Callable[..., Study]) -> None:
