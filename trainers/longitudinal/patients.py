@@ -174,7 +174,7 @@ def sentence(
         chance = lower if said in (BETTER, LOWER) else higher
         text = f"{said.capitalize()} during {treatment}: {seen}; {start} {chance}."
     if moves:
-        text += f" Severity moved during {baseline} already, so this may be that drift going on."
+        text += f" Severity moved during {baseline} already; that drift is part of this number."
     return text + (f" {CAVEAT}" if in_time else "")
 
 

@@ -235,7 +235,9 @@ def _patients(analysis: Analysis) -> list[str]:
     better = f"lower by more than {settings.relevant:g} points" if settings.relevant else "lower"
     lines = [
         f"Better means a probability of at least {settings.sure:g} that the patient's own severity is {better} in the "
-        "long run; worse is the same of higher. The estimate is drawn towards that of all patients, the more the less "
+        "long run; worse is the same of higher. Where severity drifts during the baseline already they are called "
+        "lower and higher: what was seen, with no word on the treatment. "
+        "The estimate is drawn towards that of all patients, the more the less "
         "the patient's days say; where the patient's own days point the other way, the sentence says both. It never "
         "says what caused a change. A patient has one order of treatments, drawn by lot or not: where that puts a "
         "treatment before or behind the baseline, the sentence says that time may have done it.",

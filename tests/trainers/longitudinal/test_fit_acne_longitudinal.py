@@ -147,7 +147,7 @@ def test_where_severity_drifts_nobody_is_told_better_or_worse(tmp_path: Path, ru
     assert {row["verdict"] for row in rows} == {"lower", "no clear change", "higher"}
     for row in rows:
         assert row["sentence"].startswith(f"{row['verdict'].capitalize()} during ")
-        assert " Severity moved during Baseline already, so this may be that drift going on." in row["sentence"]
+        assert " Severity moved during Baseline already; that drift is part of this number." in row["sentence"]
     told = next(row for row in rows if (row["patient"], row["treatment"]) == ("p02", "Antibiotics"))
     assert told["sentence"].startswith("Higher during Antibiotics: ")
     assert "if nothing else changed with time, probability that it was higher: over 99 %" in told["sentence"]

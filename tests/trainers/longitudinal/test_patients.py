@@ -121,7 +121,7 @@ def test_time_is_named_where_it_may_have_done_it() -> None:
     )
     drifting = sentence(*given[:4], "lower", moves=True)
     assert drifting.startswith("Lower during Gel: ")
-    assert drifting.endswith("Severity moved during Before already, so this may be that drift going on.")
+    assert drifting.endswith("Severity moved during Before already; that drift is part of this number.")
 
 
 def test_numbers_in_words() -> None:
