@@ -108,9 +108,9 @@ def test_days_that_alternate_count_as_independent(study: Callable[..., Study]) -
 
 
 def test_without_two_days_that_differ_nothing_is_known(study: Callable[..., Study]) -> None:
-    one = [(who, day, name, x) for who, x in (("a", 1.0), ("b", 5.0)) for day, name in ((1, "Baseline"), (2, "A"))]
+    one = [("a", 1, "Baseline", 1.0), ("a", 2, "A", 2.0), ("b", 1, "Baseline", 5.0), ("b", 2, "A", 9.0)]
     assert fit_noise(study(one)) is None
-    assert fit_noise(study([*one, ("a", 3, "A", 1.0), ("b", 3, "A", 5.0)])) is None
+    assert fit_noise(study([*one, ("a", 3, "A", 2.0), ("b", 3, "A", 9.0)])) is None
 
 
 def test_autocorrelation_by_lag_by_hand(study: Callable[..., Study]) -> None:

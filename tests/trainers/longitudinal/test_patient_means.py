@@ -50,7 +50,9 @@ def test_every_patient_counts_once_however_long_the_phases(study: Callable[..., 
 
 def test_patients_who_all_differ_alike_leave_the_spread_unknown(study: Callable[..., Study]) -> None:
     rows = [
-        (who, day, name, x + day) for who, x in (("a", 1.1), ("b", 7.3)) for day, name in ((1, "Baseline"), (2, "A"))
+        (who, day, "Baseline" if day < 3 else "A", x + day)
+        for who, x in (("a", 1.1), ("b", 7.3))
+        for day in (1, 2, 3, 4)
     ]
     found = patient_level(study(rows), 1, 0.95)
     assert found.estimate is None
