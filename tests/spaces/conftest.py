@@ -301,9 +301,9 @@ def _wait(page: Page, process: subprocess.Popen[bytes]) -> None:
     pytest.fail(f"the page did not start; it printed:\n{page.log.read_text(errors='replace')}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, without a window."""
+    """Chromium, without a window; of one file, as playwright's event loop is in the way of others of the process."""
     if not CHROMIUM.exists():
         why = f"no Chromium at {CHROMIUM}; install the package chromium"
         if os.environ.get("CI"):

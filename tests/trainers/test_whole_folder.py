@@ -47,7 +47,7 @@ def test_what_cannot_is_one_clear_error(name: str, said: str, tmp_path: Path) ->
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     out = tmp_path / "a" / "out"
-    with pytest.raises(OSError, match="is a directory"), written_whole(out) as partial:
+    with pytest.raises(OSError, match="Is a directory"), written_whole(out) as partial:
         partial.write_text("half")
     assert not out.exists()
     assert not beside(out).exists()
