@@ -169,15 +169,15 @@ class LesionImageProcessor(PilBackend):
 
         Workers of a DataLoader have one.
         """
-        on = self._switches(**{name: kwargs.get(name) for name in PREPARED})
-        pictures: Any = []
-        if any(on.values()):
-            pictures = self._prepare_images_structure(images, expected_ndims=expected_ndims)
-        threads = min(len(pictures), torch.get_num_threads())
-        if threads < 2 or isinstance(pictures[0], (list, tuple)):
+        if not any(self._switches(**{name: kwargs.get(name) for name in PREPARED}).values()):
             return super()._prepare_image_like_inputs(images, *args, expected_ndims=expected_ndims, **kwargs)
+        pictures: Any = self._prepare_images_structure(images, expected_ndims=expected_ndims)
+        process = partial(self.process_image, **kwargs)
+        threads = min(len(pictures), torch.get_num_threads())
+        if threads < 2:
+            return list(map(process, pictures))
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(partial(self.process_image, *args, **kwargs), pictures))
+            return list(pool.map(process, pictures))
 
     def encode(self, records: list[Mapping[str, Any]]) -> np.ndarray:
         """Check records and encode them: (N, M) float32, M = 0 for a model that looks at no metadata.
@@ -247,7 +247,7 @@ def check_switches(settings: Mapping[str, Any]) -> None:
     for name, value in settings.items():
         if not name.startswith("do_"):
             continue
-        if name not in LesionImageProcessor.valid_kwargs.__annotations__ and name not in ImagesKwargs.__annotations__:
+        if name not in LesionImageProcessorKwargs.__annotations__:
             raise SwitchError(f"{name} is no setting of this image processor; its own are {', '.join(PREPARED)}.")
         if not (value is None or isinstance(value, bool)):
             raise SwitchError(f"{name} is {value!r}; give true or false, without quotation marks.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets_scripts.command import OneLineParser
+from model_cards.manifest import write_text
 from trainers.comparison_tables import PARTIAL, conventions, markdown
 from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.aligned import AlignmentError, align
@@ -40,6 +40,7 @@ from trainers.evaluation.paired import (
 from trainers.evaluation.sample import Sample
 from trainers.predictions import Predictions, PredictionsError, read_predictions
 from trainers.trust.temperature import calibrated
+from trainers.whole_folder import check_file
 
 SCHEMA_VERSION = 1
 FILE = "predictions_test.parquet"
@@ -230,8 +231,8 @@ def main() -> None:
     """Parse the command line, compare, print the tables."""
     arguments = make_parser().parse_args()
     sides = {name: [load(path) for path in paths] for name, paths in chosen_sides(arguments).items()}
-    if arguments.out is not None and not arguments.out.absolute().parent.is_dir():
-        raise UserError(f"--out {str(arguments.out)!r}: its folder does not exist, create it first")
+    if arguments.out is not None:
+        check_file(arguments.out, "compared.json")
     result = compare(
         sides,
         classes=arguments.classes,
@@ -241,9 +242,7 @@ def main() -> None:
         progress=True,
     )
     if arguments.out is not None:
-        partial = arguments.out.with_name(arguments.out.name + ".partial")
-        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, arguments.out)
+        write_text(arguments.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
     print(markdown(result), end="")
 
 

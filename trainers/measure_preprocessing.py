@@ -27,6 +27,7 @@ from datasets_scripts.phantom_plane import Plane
 from hub_models.crop_lesion import LESION_MARGIN, lesion_box
 from hub_models.hair_lesion import hair_mask, painted_over, remove_hair
 from hub_models.preprocess_lesion import UnreadableImageError, constant_colour, open_image
+from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
 from trainers.whole_folder import check_writable
 
@@ -363,9 +364,7 @@ def main() -> None:
         repeats=options.repeats,
         progress=True,
     )
-    beside = options.out.with_name(f".{options.out.name}.part")
-    beside.write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    os.replace(beside, options.out)
+    write_text(options.out, json.dumps(numbers, indent=2) + "\n")
     print(json.dumps(numbers, indent=2))
 
 

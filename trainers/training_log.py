@@ -16,7 +16,7 @@ def settle_metric(training: LesionTrainingArguments, known: Sequence[str]) -> No
     """Check the metric that chooses the epoch, before the first one, and set its direction.
 
     Args:
-        training: ``metric_for_best_model`` with or without ``eval_``; ``greater_is_better`` is set.
+        training: ``metric_for_best_model`` loses its ``eval_``; ``greater_is_better`` is set.
         known: what ``compute_metrics`` gives; the loss is always there.
 
     Raises:
@@ -25,12 +25,13 @@ def settle_metric(training: LesionTrainingArguments, known: Sequence[str]) -> No
     metric = str(training.metric_for_best_model).removeprefix("eval_")
     if metric not in (*known, "loss"):
         raise UserError(f"metric_for_best_model {metric!r} is unknown: choose one of {', '.join((*known, 'loss'))}")
+    training.metric_for_best_model = metric
     training.greater_is_better = metric not in LOWER_IS_BETTER
 
 
 def training_section(trainer: Any) -> dict[str, Any]:
     """The ``training`` section of ``report.json``, from the Trainer's log and clock."""
-    metric = str(trainer.args.metric_for_best_model).removeprefix("eval_")
+    metric = trainer.args.metric_for_best_model
     kept_by_metric = trainer.args.load_best_model_at_end
     history = epoch_rows(trainer.state.log_history)
     judged = [row for row in history if f"eval_{metric}" in row]

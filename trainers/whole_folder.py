@@ -44,6 +44,35 @@ def check_writable(out: Path, option: str) -> None:
         raise OutputError(f"{str(out)!r} cannot be written ({error.strerror}): choose another {option}") from error
 
 
+def check_file(out: Path, example: str, option: str = "--out") -> None:
+    """Refuse a file that cannot be written: before the work, not after it.
+
+    Args:
+        out: the file; one that is there will be replaced.
+        example: a file name to propose where a folder was given.
+        option: what it was given with.
+
+    Raises:
+        OutputError: names the file and the mend.
+    """
+    if out.is_dir():
+        raise OutputError(f"{option} {str(out)!r} is a folder: name a file, for example {str(out / example)!r}")
+    if not out.absolute().parent.is_dir():
+        raise OutputError(f"{option} {str(out)!r}: its folder does not exist, create it first")
+    check_writable(out, option)
+
+
+def check_new_file(out: Path, option: str = "--out") -> None:
+    """Refuse a file that is there, or that cannot be written; its folder need not be there.
+
+    Raises:
+        OutputError: names the file and the mend.
+    """
+    if os.path.lexists(out):
+        raise OutputError(f"{option} {str(out)!r} exists already: choose another name or delete it")
+    check_writable(out, option)
+
+
 def beside(out: Path) -> Path:
     """Where ``out`` is written before it is renamed."""
     return out.with_name(out.name + ".partial")

@@ -61,9 +61,7 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
                 filled = cells + [""] * (len(columns) - len(cells))
                 rows.append(dict(zip(columns, filled, strict=False)))
     except csv.Error as error:
-        if (
-            before + 1 < table.line_num
-        ):  # the end of the file, or text behind a quote, lines after the quote that opened
+        if before + 1 < table.line_num:  # noticed at the file's end, or lines behind the quote that opened
             raise MetadataError(
                 f"{where}, line {before + 1}: a quote opens a cell and closes nowhere in the line: take the quote out"
             ) from error

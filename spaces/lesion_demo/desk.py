@@ -37,8 +37,11 @@ class Desk:
         """The models on offer."""
         return self.shelf.titles
 
-    def open(self, upload: Any) -> Image.Image:
-        """The pixels of an upload; one that is refused is deleted at once, of others nothing but pixels stays.
+    @contextlib.contextmanager
+    def opened(self, upload: Any) -> Iterator[Image.Image]:
+        """The pixels of an upload for as long as it is asked about; whatever comes of that, nothing else of it stays.
+
+        One that is refused is deleted at once.
 
         Args:
             upload: a path in the folder of uploads, or Gradio's dictionary of one.
@@ -51,28 +54,21 @@ class Desk:
         path = path_of(upload)
         if path is None or not self.files.holds(path):
             raise ImageUnusableError("This file was not uploaded here, or is no longer kept. Upload it again.")
+        rewritten = self.files.is_rewritten(path)
         try:
             # A phone's JPEG of 3 MB has 20 as the PNG that is left of it.
-            return read_image(path, math.inf if self.files.is_rewritten(path) else LARGEST_FILE)
+            image = read_image(path, math.inf if rewritten else LARGEST_FILE)
         except ImageUnusableError:
             self.files.delete(path)
             raise
-
-    @contextlib.contextmanager
-    def opened(self, upload: Any) -> Iterator[Image.Image]:
-        """The same for as long as it is asked about; whatever comes of that, only pixels are left on the disk.
-
-        Raises:
-            ImageUnusableError: as :meth:`open` does.
-        """
-        image = self.open(upload)
         try:
             yield image
         finally:
-            self._tidy(str(path_of(upload)), image)
+            if not rewritten:
+                self._tidy(path, image)
 
     def _tidy(self, path: str, image: Image.Image) -> None:
-        if not self.files.holds(path) or self.files.is_rewritten(path):
+        if not self.files.holds(path):
             return
         try:
             self.files.remember_rewritten(keep_only_pixels(path, image))

@@ -7,18 +7,18 @@ model, no accelerator.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from datasets_scripts.command import OneLineParser
+from model_cards.manifest import write_text
 from trainers.autoencoding.judging import mean_gain, signed_mean
 from trainers.autoencoding.reconstructing import Reconstructions, read_reconstructions
 from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.intervals import bootstrap_weights, can_resample
-from trainers.whole_folder import check_writable
+from trainers.whole_folder import check_new_file
 
 SCHEMA_VERSION = 1
 FILE = "reconstructions_test.parquet"
@@ -134,10 +134,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.replicates < 1 or given.seed < 0:
         raise UserError(f"--replicates {given.replicates} and --seed {given.seed}: give at least 1 and at least 0")
-    if given.out and given.out.exists():
-        raise UserError(f"--out {str(given.out)!r} exists already: choose another name or delete it")
     if given.out:
-        check_writable(given.out, "--out")
+        check_new_file(given.out)
     a, b = load(given.a), load(given.b)
     result = compare(a[1], b[1], replicates=given.replicates, seed=given.seed)
     print(markdown(result, a, b))
@@ -145,9 +143,7 @@ def main() -> None:
         print(f"note: their codes differ in size, {result['code_sizes'][0]} and {result['code_sizes'][1]} numbers")
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        partial = given.out.with_name(given.out.name + ".partial")
-        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, given.out)
+        write_text(given.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

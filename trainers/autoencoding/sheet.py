@@ -27,7 +27,7 @@ from model_cards.card import ReportError, read_report
 from trainers.autoencoding.losses import psnr
 from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.figures import DPI, FAINT, INK, LOOK
-from trainers.whole_folder import check_writable
+from trainers.whole_folder import check_new_file
 
 
 def load(path: Path) -> tuple[str, Any, Any]:
@@ -91,9 +91,7 @@ def main() -> None:
         help=f"of {', '.join(PHANTOM_LABELS)} (default: all)",
     )  # fmt: skip
     given = parser.parse_args()
-    if given.out.exists():
-        raise UserError(f"--out {str(given.out)!r} exists already: choose another name or delete it")
-    check_writable(given.out, "--out")
+    check_new_file(given.out)
     if given.seed < 0:
         raise UserError(f"--seed {given.seed}: give 0 or more")
     models = [load(path) for path in given.models]

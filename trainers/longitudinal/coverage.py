@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm import tqdm
 
 from datasets_scripts.command import OneLineParser
 from datasets_scripts.simulate_acne import BASELINE, Design, SimulationError, simulate
+from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
 from trainers.longitudinal.analysis import METHODS, MODELS, Settings, effect_table
 from trainers.longitudinal.days import fit_noise
@@ -30,7 +30,7 @@ from trainers.longitudinal.patients import BETTER, WORSE, verdict
 from trainers.longitudinal.rows import Day
 from trainers.longitudinal.shrinking import patients_of
 from trainers.longitudinal.study import Study, assemble
-from trainers.whole_folder import check_writable
+from trainers.whole_folder import check_file
 
 PLAIN = Design(autocorrelation=0.0, response_sd=0.0)
 SETTINGS = {
@@ -206,21 +206,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_out(out: Path | None) -> None:
-    """Refuse a file that cannot be written: before the work, not after it.
-
-    Raises:
-        UserError: names the file and the mend.
-    """
-    if out is None:
-        return
-    if out.is_dir():
-        raise UserError(f"--out {str(out)!r} is a folder: name a file, for example {str(out / 'coverage.json')!r}")
-    if not out.absolute().parent.is_dir():
-        raise UserError(f"--out {str(out)!r}: its folder does not exist, create it first")
-    check_writable(out, "--out")
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, simulate, and print the tables.
 
@@ -231,16 +216,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for option, least in (("studies", 2), ("patients", 2), ("days", 10), ("seed", 0)):
         if getattr(given, option) < least:
             raise UserError(f"--{option} {getattr(given, option)}: give {least} or more")
-    check_out(given.out)
+    if given.out is not None:
+        check_file(given.out, "coverage.json")
     try:
         sized = {name: replace(design, patients=given.patients, days=given.days) for name, design in SETTINGS.items()}
     except SimulationError as error:
         raise UserError(str(error)) from error
     results = {name: measure(design, given.studies, given.seed, given.methods) for name, design in sized.items()}
     if given.out is not None:
-        partial = given.out.with_name(given.out.name + ".partial")
-        partial.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(partial, given.out)
+        write_text(given.out, json.dumps(results, indent=1, allow_nan=False) + "\n")
     print(f"{given.studies} studies of {given.patients} patients a setting, ± Monte Carlo standard error\n")
     print(markdown(results), end="")
 

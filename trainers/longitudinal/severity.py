@@ -17,12 +17,12 @@ import csv
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser
+from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
 from trainers.longitudinal.rows import COLUMNS, Day, parse_day
 from trainers.longitudinal.study import MEANING
@@ -167,9 +167,7 @@ def write_days(days: Sequence[Day], images: dict[tuple[str, int], int], meaning:
     for day in days:
         severity = "" if day.severity is None else repr(day.severity)
         writer.writerow([day.patient, day.day, day.treatment, severity, images[day.patient, day.day], meaning])
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(text.getvalue(), encoding="utf-8")
-    os.replace(partial, out)
+    write_text(out, text.getvalue())
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -98,11 +98,11 @@ def lesion_mask(blue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def sides_reached(mask: np.ndarray, ellipse: np.ndarray) -> tuple[bool, bool, bool, bool]:
-    """Whether a mask (H, W) bool meets the rim of an ellipse (H, W) bool towards the left, top, right and bottom."""
+    """Whether a mask within an ellipse, (H, W) bool each, meets its rim towards the left, top, right and bottom."""
     shrunk = cv2.erode(
         ellipse.astype(np.uint8), np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0
     )
-    rows, columns = np.nonzero(mask & ellipse & (shrunk == 0))
+    rows, columns = np.nonzero(mask & (shrunk == 0))
     y, x = 2 * rows / (mask.shape[0] - 1) - 1, 2 * columns / (mask.shape[1] - 1) - 1
     left, top, right, bottom = (along.any() for along in (x < -SIDEWAYS, y < -SIDEWAYS, x > SIDEWAYS, y > SIDEWAYS))
     return bool(left), bool(top), bool(right), bool(bottom)
