@@ -1,25 +1,87 @@
-"""What the build commands share: their common options, their last words, and one line for a mistake of the user."""
+"""The ground floor of every command: the error a user can fix, the option parser, and the main wrapper.
+
+Imports the standard library only: ``--help`` and a misspelt option must not wait for torch.
+"""
 
 from __future__ import annotations
 
 import argparse
+import difflib
+import errno
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+WHAT_TO_DO = {
+    errno.ENOSPC: "free some space on that disk, then run the same command again",
+    errno.EDQUOT: "free some of your quota, then run the same command again",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), then run the same command again",
+    errno.EROFS: "give a folder on a disk that can be written to",
+    errno.EACCES: "check the permissions of that file or folder",
+    errno.EPERM: "check the permissions of that file or folder",
+    errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer workers",
+}
+# Errors of libraries that report the outside world (a disk, a file, the network, a device), by module and class. They
+# are looked up by name, so that no command imports a library only to catch its errors.
+LIBRARY_ERRORS = (
+    ("safetensors", "SafetensorError"),
+    ("safetensors_rust", "SafetensorError"),
+    ("datasets.exceptions", "DatasetsError"),
+    ("datasets.exceptions", "DatasetGenerationError"),
+    ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
+    ("torch", "OutOfMemoryError"),
+)
+# The same, where a library raises nothing better than a RuntimeError: part of its message, and what to do.
+RUNTIME_ERRORS = {
+    "PytorchStreamWriter failed": "a file could not be written: free some space on the disk of the output folder",
+    "DefaultCPUAllocator: can't allocate memory": "out of memory: use smaller batches or images, or fewer workers",
+    "is killed by signal": "a data loader's process was killed: use fewer workers, smaller batches, or more memory",
+    "unable to open shared memory object": "out of shared memory: use fewer workers (--dataloader_num_workers)",
+    "unable to write to file </torch_": "out of shared memory: use fewer workers (--dataloader_num_workers)",
+}
 
 
 class UserError(ValueError):
-    """Something the user can mend; the message says the value received and the mend."""
+    """Something the user can fix; the message states the value received and what to do."""
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, like every other error; ``--help`` says the rest."""
+    """A parser whose errors are one line, and which suggests the option that was meant."""
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse; a misspelt option is reported before a missing one, which it may be."""
+        self.refuse_unknown(sys.argv[1:] if args is None else args)
+        return super().parse_args(args, namespace)
+
+    def refuse_unknown(self, args: Iterable[str]) -> None:
+        """End with exit code 2 at the first ``--option`` that this parser does not have."""
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        for word in args:
+            name = word.partition("=")[0]
+            if word == "--":
+                return
+            if not word.startswith("--") or " " in name or name in known:
+                continue
+            if not (self.allow_abbrev and any(option.startswith(name) for option in known)):
+                self.error(f"unrecognized arguments: {name}{did_you_mean(name, known)}")
 
     def error(self, message: str) -> NoReturn:
-        """Print the complaint and leave with exit code 2."""
-        print(f"error: {message} (see --help)", file=sys.stderr)
+        """Print the error and leave with exit code 2."""
+        print(f"error: {' '.join(message.split())} (see --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``: did you mean X?``, or an empty string where nothing known is similar."""
+    lower = {option.lower().replace("-", "_"): option for option in known}
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), lower, n=1)
+    return f": did you mean {lower[close[0]]}?" if close else ""
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
@@ -45,17 +107,113 @@ def warn(warnings: Sequence[str]) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run ``main``; leave the process with exit code 2 after one ``error:`` line on stderr when the user can mend it.
+def run(main: Callable[[], object]) -> None:
+    """Run ``main``; every error from outside ends the process with one ``error:`` line on stderr.
 
-    Besides :class:`UserError`, an ``OSError`` (disk full, no permission, Hub unreachable) is the outside world's doing
-    and gets the same treatment. Everything else is a fault of ours and keeps its traceback.
+    Exit code 2 for a :class:`UserError` and for what the outside world did: an ``OSError`` (disk full, no permission,
+    Hub unreachable), no memory, a file that cannot be read, also where a library wraps it. 130 for Ctrl-C. Every other
+    exception is a fault of ours and keeps its traceback.
     """
+    with _interruptible() as interrupted:
+        try:
+            main()
+            sys.stdout.flush()  # a full disk must not wait for the interpreter's end, where nobody can report it
+        except KeyboardInterrupt as error:
+            _leave(130, f"interrupted: {_one_line(error) or 'run the same command again'}")
+        except Exception as error:
+            if interrupted():  # some libraries turn an interrupted import into an ImportError
+                _leave(130, "interrupted: run the same command again")
+            message = from_outside(error)
+            if message is None:
+                raise
+            _leave(2, message)
+
+
+def from_outside(error: BaseException) -> str | None:
+    """The one line for an error that is the user's or the outside world's; None for a fault of ours."""
+    if isinstance(error, MemoryError):
+        return "out of memory: use smaller batches or images, fewer workers, or a machine with more memory"
+    if isinstance(error, OSError):
+        what_to_do = WHAT_TO_DO.get(error.errno or 0)
+        return f"{_one_line(error)}: {what_to_do}" if what_to_do else _one_line(error)
+    text = _one_line(error)
+    if isinstance(error, UserError):
+        return text
+    if isinstance(error, RuntimeError):
+        for part, what_to_do in RUNTIME_ERRORS.items():
+            if part in text:
+                return f"{what_to_do} ({_first_sentence(text)})"
+    if not any(isinstance(error, kind) for kind in _library_errors()):
+        return None
+    # What a library wraps is more specific than the wrapper.
+    cause = error.__cause__ and from_outside(error.__cause__)
+    if cause:
+        return cause
+    inner = f" ({_one_line(error.__cause__)})" if error.__cause__ else ""
+    if "No space left" in text:
+        return f"{text}: {WHAT_TO_DO[errno.ENOSPC]}"
+    if "out of memory" in text:
+        return f"{_first_sentence(text)}: use smaller batches (--per_device_train_batch_size) or images"
+    return f"{text}{inner}"
+
+
+def fail(problems: Sequence[str]) -> NoReturn:
+    """Print each problem as one line on stderr and end the process with exit code 2."""
+    for problem in problems:
+        print(f"error: {' '.join(problem.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _library_errors() -> Iterator[type[BaseException]]:
+    """The classes of ``LIBRARY_ERRORS`` whose libraries are imported."""
+    for module, name in LIBRARY_ERRORS:
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type):
+            yield kind
+
+
+def _one_line(error: BaseException) -> str:
+    """The error's message on one line; of an error in a data loader's process only what it was raised with."""
+    text = str(error)
+    if "Original Traceback (most recent call last)" in text:
+        frames = text.rstrip().split("\n")
+        last = max(i for i, line in enumerate(frames) if line.startswith(" "))
+        text = "\n".join(frames[last + 1 :]).partition(": ")[2] or text
+    return " ".join(text.split())
+
+
+def _first_sentence(text: str) -> str:
+    return text.partition(". ")[0][:200]
+
+
+def _leave(code: int, message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
     try:
-        main()
-    except (UserError, OSError) as error:
-        print("error: " + " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("error: interrupted; nothing was written to --out, start the command again", file=sys.stderr)
-        sys.exit(130)
+        sys.stdout.flush()
+    except OSError:  # the interpreter would try again at its end, and write a second error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise SystemExit(code) from None
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """While the block runs, remember the first Ctrl-C; a second one, while the first is handled, ends at once."""
+    seen: list[int] = []
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield lambda: bool(seen)
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if seen:
+            os._exit(130)
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        # The interpreter's own end may take a while: it must not answer a second Ctrl-C with a traceback.
+        signal.signal(signal.SIGINT, (lambda *_: os._exit(130)) if seen else signal.default_int_handler)

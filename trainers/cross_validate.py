@@ -343,8 +343,7 @@ def main() -> None:
     try:
         report = cross_validate(plan)
     except KeyboardInterrupt:
-        print(f"interrupted: the same command goes on from {shown(plan.partial)}", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise KeyboardInterrupt(f"the same command goes on from {shown(plan.partial)}") from None
     print("\n".join(["", *metric_table(report), ""]))
     print(f"finished: {shown(plan.out)} (README.md, report.json, and each fold's model)")
 

@@ -1,17 +1,15 @@
-"""The errors a user of the training commands can mend, and how a command reports them."""
+"""The errors a user of the training commands can fix; the base class and the main wrapper are the shared ones."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+from datasets_scripts.command import UserError
+from datasets_scripts.command import run as report_user_errors
 
-
-class UserError(ValueError):
-    """A mistake of the caller's: the message names the value received and the mend."""
+__all__ = ["DatasetError", "OutputError", "RecipeError", "UserError", "report_user_errors"]
 
 
 class RecipeError(UserError):
-    """A recipe that cannot be read or says something no trainer understands."""
+    """A recipe that cannot be read, or with a value that no trainer understands."""
 
 
 class DatasetError(UserError):
@@ -20,12 +18,3 @@ class DatasetError(UserError):
 
 class OutputError(UserError):
     """An output folder that must not be written to."""
-
-
-def report_user_errors(main: Callable[[], object]) -> None:
-    """Run a command; a user's mistake becomes one line on stderr and exit code 2, never a traceback."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(2) from None

@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,14 +210,8 @@ def main() -> None:
     try:
         finished = score_folder(job)
     except KeyboardInterrupt:
-        raise SystemExit(interrupted(job.partial)) from None
+        raise KeyboardInterrupt(f"the same command goes on from {os.path.relpath(job.partial)}") from None
     tell(finished, given.out)
-
-
-def interrupted(partial: Path) -> int:
-    """Say how to go on; returns the exit code of an interrupt."""
-    print(f"interrupted: the same command goes on from {os.path.relpath(partial)}", file=sys.stderr)
-    return 130
 
 
 def tell(finished: Any, out: Path) -> None:

@@ -1,0 +1,189 @@
+"""The main wrapper and the parser of every command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import model_cards.command
+import trainers.errors
+from datasets_scripts.command import OneLineParser, UserError, did_you_mean, run
+
+Captured = pytest.CaptureFixture[str]
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def main() -> None:
+        raise error
+
+    return main
+
+
+def line_of(error: BaseException, capsys: Captured, code: int = 2) -> str:
+    """The one line on stderr with which a command ends after this error."""
+    with pytest.raises(SystemExit) as stopped:
+        run(raising(error))
+    assert stopped.value.code == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_there_is_one_user_error() -> None:
+    assert trainers.errors.UserError is model_cards.command.UserError is UserError
+    assert trainers.errors.report_user_errors is model_cards.command.run is run
+
+
+def test_a_user_error_is_one_line(capsys: Captured) -> None:
+    assert line_of(UserError("--out 'x'\n is not empty"), capsys) == "error: --out 'x' is not empty"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EMFILE])
+def test_an_os_error_names_the_path_and_what_to_do(number: int, capsys: Captured) -> None:
+    line = line_of(OSError(number, os.strerror(number), "/data/out/rows.parquet"), capsys)
+    assert "/data/out/rows.parquet" in line
+    assert line.rpartition(": ")[2].split()[0] in ("free", "raise", "check", "give")
+
+
+def test_a_safetensors_error_is_one_line(tmp_path: Path, capsys: Captured) -> None:
+    from safetensors import SafetensorError
+
+    error = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert "free some space" in line_of(error, capsys)
+
+
+def test_a_full_disk_under_a_dataset_is_one_line(capsys: Captured) -> None:
+    from datasets.exceptions import DatasetGenerationError
+
+    error = DatasetGenerationError("An error occurred while generating the dataset")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device", "/cache/x.arrow")
+    assert "/cache/x.arrow" in line_of(error, capsys)
+
+
+def test_no_memory_is_one_line(capsys: Captured) -> None:
+    import torch
+
+    assert "memory" in line_of(MemoryError(), capsys)
+    assert "CUDA out of memory" in line_of(torch.OutOfMemoryError("CUDA out of memory. Tried to ..."), capsys)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_line(capsys: Captured) -> None:
+    error = RuntimeError("[enforce fail at inline_container.cc:778] . PytorchStreamWriter failed writing file data/3")
+    assert "free some space" in line_of(error, capsys)
+
+
+def test_an_error_of_a_data_loader_process_is_its_own_line(capsys: Captured) -> None:
+    from torch._utils import ExceptionWrapper
+
+    try:
+        raise UserError("image ISIC_7 is damaged")
+    except UserError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(SystemExit):
+        run(wrapped.reraise)
+    assert capsys.readouterr().err == "error: image ISIC_7 is damaged\n"
+
+
+@pytest.mark.parametrize("error", [KeyError("band"), ValueError("shape (3,)"), TypeError("x"), RuntimeError("boom")])
+def test_a_fault_of_ours_keeps_its_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run(raising(error))
+
+
+def test_an_interrupt_is_one_line_and_130(capsys: Captured) -> None:
+    assert "interrupted" in line_of(KeyboardInterrupt(), capsys, 130)
+    assert "answers.partial" in line_of(KeyboardInterrupt("go on from answers.partial"), capsys, 130)
+
+
+def test_an_interrupted_import_is_an_interrupt(capsys: Captured) -> None:
+    """Extension modules turn the KeyboardInterrupt of an import into an ImportError."""
+
+    def main() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise ImportError("KeyboardInterrupt:") from error
+
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert stopped.value.code == 130
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_full_disk_behind_stdout_is_one_line(repo_root: Path) -> None:
+    code = "from datasets_scripts.command import run; run(lambda: print('answer'))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=repo_root, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "No space left" in done.stderr
+
+
+def test_an_interrupt_of_a_process_is_one_line(repo_root: Path) -> None:
+    code = textwrap.dedent("""
+        import time
+        from datasets_scripts.command import run
+        def main():
+            print("started", flush=True)
+            time.sleep(60)
+        run(main)
+    """)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert len(errors.splitlines()) == 1
+
+
+def example_parser() -> OneLineParser:
+    parser = OneLineParser()
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("rest", nargs="*")
+    return parser
+
+
+@pytest.mark.parametrize(
+    ("words", "named", "meant"),
+    [
+        (["--modle", "x"], "--modle", "--model"),
+        (["--batch-size", "3", "--model", "x"], "--batch-size", "--batch_size"),
+        (["--Model=x"], "--Model", "--model"),
+    ],
+)
+def test_a_misspelt_option_suggests_the_right_one(words: list[str], named: str, meant: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        example_parser().parse_args(words)
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert len(line.splitlines()) == 1
+    assert named in line
+    assert f"did you mean {meant}?" in line
+
+
+def test_abbreviations_and_values_pass() -> None:
+    given = example_parser().parse_args(["--mod", "x", "--batch_size=4", "--", "--nothing"])
+    assert (given.model, given.batch_size, given.rest) == ("x", 4, ["--nothing"])
+
+
+def test_nothing_is_suggested_where_nothing_is_similar() -> None:
+    assert did_you_mean("--zzz", ["--model"]) == ""
