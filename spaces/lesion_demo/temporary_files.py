@@ -20,6 +20,7 @@ PREFIX = "lesion-uploads-"
 KEEP_S = 1800.0  # an upload is deleted so many seconds after it was last written
 SWEEP_EVERY_S = 300.0
 MOST_KEPT = 2_000_000_000  # bytes of all visitors' uploads together
+MOST_FILES = 20_000  # of all visitors together
 SAFE_S = 600.0  # an upload younger than this is not deleted to make room for another
 MOST_REWRITTEN = 10_000  # the newest files that the page wrote itself; of older ones none is kept
 _OF_THIS_PROCESS: set[str] = set()  # names of folders
@@ -80,20 +81,26 @@ class TemporaryFiles:
         except OSError:
             return False
 
-    def make_room(self, wanted: int) -> bool:
-        """Whether so many bytes more may come; the oldest uploads are deleted for them, though no recent one."""
+    def make_room(self, wanted: int, delete: bool = True) -> bool:
+        """Whether so many bytes more may come; the oldest uploads are deleted for them, though no recent one.
+
+        Args:
+            wanted: bytes.
+            delete: False = only see whether it could be done.
+        """
         found = []
         for path in self.folder.rglob("*"):
             with contextlib.suppress(OSError):
                 if path.is_file() and not path.is_symlink():
                     found.append((path.stat().st_mtime, path.stat().st_size, path))
-        kept = sum(size for _, size, _ in found)
+        kept, left = sum(size for _, size, _ in found), len(found)
         for when, size, path in sorted(found):
-            if kept + wanted <= MOST_KEPT or when > time.time() - SAFE_S:
+            if (kept + wanted <= MOST_KEPT and left < MOST_FILES) or when > time.time() - SAFE_S:
                 break
-            self.delete(path)
-            kept -= size
-        return kept + wanted <= MOST_KEPT
+            if delete:
+                self.delete(path)
+            kept, left = kept - size, left - 1
+        return kept + wanted <= MOST_KEPT and left < MOST_FILES
 
     def sweep(self, older_than_s: float = KEEP_S) -> int:
         """Delete files last written longer ago than this, in seconds; how many there were."""

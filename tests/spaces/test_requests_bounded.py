@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
+import socket
 import subprocess
 import sys
 import threading
@@ -142,53 +144,170 @@ def test_a_batch_has_an_end(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def limited(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Ask an application behind the limits, all of which are a thousandth of what they are."""
+    """Send requests to an application behind the limits, sizes and times being a fraction of what they are."""
     module = importlib.import_module("upload_limit")
     monkeypatch.setattr(module, "LARGEST_UPLOAD", 600_000)
     monkeypatch.setattr(module, "LARGEST_QUESTION", 1_000)
+    monkeypatch.setattr(module, "LONGEST_SILENCE_S", 0.3)
+    monkeypatch.setattr(module, "GRACE_S", 0.5)
+    monkeypatch.setattr(module, "LEAST_RATE", 100_000)
     monkeypatch.setattr(parts.temporary_files, "MOST_KEPT", 2_000_000)
     files = parts.temporary_files.TemporaryFiles(str(tmp_path))
+    handed: list[str] = []  # what the application's reading of the body ended in
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         from starlette.requests import Request
         from starlette.responses import PlainTextResponse
 
-        body = await Request(scope, receive).body()
+        try:
+            body = await Request(scope, receive).body()
+        except Exception as error:
+            handed.append(type(error).__name__)
+            raise
+        handed.append("whole")
         await PlainTextResponse(f"{len(body)} bytes")(scope, receive, send)
 
-    def ask(content: Any, kind: str = "multipart/form-data; boundary=b") -> tuple[int, str]:
+    limit = module.UploadLimit(application, files)
+
+    def ask(content: Any, path: str = "/gradio_api/upload", method: str = "POST", **headers: str) -> tuple[int, str]:
         async def asked() -> httpx.Response:
-            transport = httpx.ASGITransport(module.UploadLimit(application, files))
-            async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
-                return await client.post("/upload", content=content, headers={"Content-Type": kind})
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(limit), base_url="http://page") as client:
+                return await client.request(method, path, content=content, headers=headers)
 
         answer = asyncio.run(asked())
         return answer.status_code, answer.text
 
-    yield SimpleNamespace(ask=ask, files=files)
+    yield SimpleNamespace(ask=ask, files=files, handed=handed)
     files.remove()
 
 
-def test_more_than_is_taken_is_refused_in_words(limited: Any) -> None:
-    async def unsaid() -> Any:
-        for _ in range(7):
-            yield b"x" * 100_000
+async def in_pieces(number: int, size: int, wait_s: float = 0.0) -> Any:
+    """A body whose length no header claims."""
+    for _ in range(number):
+        await asyncio.sleep(wait_s)
+        yield b"x" * size
 
+
+MULTIPART = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+def test_the_large_limit_is_of_the_upload_route_alone(limited: Any) -> None:
     assert limited.ask(b"x" * 600_000) == (200, "600000 bytes")
-    status, said = limited.ask(b"x" * 600_001)
-    assert (status, said.partition(" ")[0]) == (413, "These")
-    assert "are taken at a time" in said
-    assert limited.ask(unsaid())[0] == 413, "it does not say how long it is"
-    assert limited.ask(b"x" * 1_000, "application/json") == (200, "1000 bytes")
-    assert limited.ask(b"x" * 1_001, "application/json")[0] == 413
+    assert limited.ask(b"x" * 600_001)[0] == 413
+    assert limited.ask(in_pieces(6, 100_000)) == (200, "600000 bytes"), "counted as it arrives"
+    assert limited.ask(in_pieces(7, 100_000))[0] == 413
+    elsewhere = ("/gradio_api/upload/", "//gradio_api/upload", "/gradio_api//upload", "/gradio_api/queue/join", "/")
+    for path in elsewhere:
+        for method in ("POST", "PUT", "GET"):
+            assert limited.ask(b"x" * 1_000, path, method, **MULTIPART)[0] == 200
+            assert limited.ask(b"x" * 1_001, path, method, **MULTIPART)[0] == 413, (method, path)
+            assert limited.ask(in_pieces(2, 600), path, method, **MULTIPART)[0] == 413, (method, path)
+    assert limited.ask(b"x" * 1_001, method="PUT")[0] == 413
+
+
+@pytest.mark.parametrize("length", ["-1", "1e3", "9" * 19, "9" * 5_000, "1, 2", ""])
+def test_a_length_that_is_no_number_of_bytes_is_refused(limited: Any, length: str) -> None:
+    assert limited.ask(b"x", **{"Content-Length": length})[0] == 400
+    assert limited.handed == []
+
+
+def test_a_body_that_does_not_arrive_in_time_is_given_up(limited: Any) -> None:
+    """Silence after a part, and a part a moment for ever; neither a claim nor a slow line that is fast enough."""
+    assert limited.ask(in_pieces(2, 10, wait_s=0.6))[0] == 408
+    assert limited.ask(in_pieces(100, 10, wait_s=0.02))[0] == 408, "10 bytes in 20 ms are less than 100 kB/s"
+    assert limited.ask(in_pieces(30, 10_000, wait_s=0.03)) == (200, "300000 bytes"), "slow, but fast enough"
+    assert limited.ask(in_pieces(2, 10, wait_s=0.6), "/gradio_api/queue/join")[0] == 408
+    # Gradio deletes what it has written of an upload on this exception alone.
+    assert limited.handed == ["MultiPartException", "MultiPartException", "whole", "MultiPartException"]
 
 
 def test_a_full_folder_takes_no_more(limited: Any) -> None:
     (limited.files.folder / "upload").write_bytes(b"x" * 1_900_000)
     assert limited.ask(b"x" * 100_000) == (200, "100000 bytes")
-    status, said = limited.ask(b"x" * 100_001)
-    assert (status, said) == (
-        507,
-        "There is no room for more uploads at the moment. Try again in a quarter of an hour.",
-    )
-    assert limited.ask(b"x", "application/json")[0] == 200, "questions go on"
+    assert limited.ask(b"x" * 100_001)[0] == 507
+    (limited.files.folder / "more").write_bytes(b"x" * 90_000)
+    assert limited.ask(in_pieces(2, 10_001))[0] == 507, "no header claims more than there is room for"
+    assert limited.ask(b"x", "/gradio_api/queue/join")[0] == 200, "questions go on"
+
+
+def test_small_files_without_end_fill_the_folder_too(limited: Any, parts: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(parts.temporary_files, "MOST_FILES", 3)
+    for name in "ab":
+        (limited.files.folder / name).touch()
+    assert limited.ask(b"x")[0] == 200
+    (limited.files.folder / "c").touch()
+    assert limited.ask(b"x")[0] == 507
+
+
+class Raw:
+    """Raw requests to the running page."""
+
+    def __init__(self, url: str) -> None:
+        self._port = int(url.rpartition(":")[2])
+
+    def open(self, head: str, *body: bytes) -> socket.socket:
+        """A connection over which a head and these parts of a body were sent."""
+        connection = socket.create_connection(("127.0.0.1", self._port), timeout=60)
+        connection.sendall(head.replace("\n", "\r\n").encode() + b"\r\n\r\n")
+        for part in body:
+            with contextlib.suppress(ConnectionError):  # it was refused before all was sent
+                connection.sendall(part)
+        return connection
+
+    def status(self, head: str, *body: bytes) -> int:
+        with self.open(head, *body) as connection:
+            return int(connection.recv(64).split()[1])
+
+
+FILE = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
+FIELD = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\n'
+END = b"\r\n--b--\r\n"
+HEAD = "Host: x\nContent-Type: multipart/form-data; boundary=b"
+
+
+def in_chunks(*parts: bytes) -> list[bytes]:
+    return [*(b"%x\r\n%s\r\n" % (len(part), part) for part in parts), b"0\r\n\r\n"]
+
+
+def test_the_running_page_holds_its_limits(page: Any) -> None:
+    """Raw requests to the real application: other spellings of the route, wrong lengths, chunks, fields for files."""
+    raw, body = Raw(page.url), FILE + b"x" * 2_000_000 + END
+    length = f"Content-Length: {len(body)}"
+    assert raw.status(f"POST /gradio_api/upload HTTP/1.1\n{HEAD}\n{length}", body) == 200
+    assert raw.status(f"POST /%67radio_api/upload?upload_id=a HTTP/1.1\n{HEAD}\n{length}", body) == 200
+    chunked = f"{HEAD}\nTransfer-Encoding: chunked"
+    assert raw.status(f"POST /gradio_api/upload HTTP/1.1\n{chunked}", *in_chunks(body)) == 200
+    for path in (
+        "//gradio_api/upload", "/gradio_api/upload/", "/gradio_api/upload%2F", "/gradio_api/x/../upload",
+        "http://x/gradio_api/upload", "/gradio_api/queue/join", "/gradio_api/process_recording",
+        "/gradio_api/component_server", "/gradio_api/run/predict", "/gradio_api/call/v2/x", "/login", "/",
+    ):  # fmt: skip
+        assert raw.status(f"POST {path} HTTP/1.1\n{HEAD}\n{length}", body) == 413, path
+    for path in ("/gradio_api/queue/join", "/gradio_api/process_recording"):
+        assert raw.status(f"POST {path} HTTP/1.1\n{chunked}", *in_chunks(body[:600_000], body[600_000:])) == 413, path
+    for wrong in ("-1", "1e3", "9" * 19, "9" * 5_000, "5\nContent-Length: 6"):
+        assert raw.status(f"POST /gradio_api/upload HTTP/1.1\n{HEAD}\nContent-Length: {wrong}", b"hello") == 400
+    claimed = "Content-Length: 700000000"
+    assert raw.status(f"POST /gradio_api/upload HTTP/1.1\n{HEAD}\n{claimed}\nExpect: 100-continue") == 413
+    assert raw.status(f"GET / HTTP/1.1\nHost: x\n{length}", body) == 413
+    field = FIELD + b"x" * 2_000_000 + END
+    assert raw.status(f"POST /gradio_api/upload HTTP/1.1\n{HEAD}\nContent-Length: {len(field)}", field) == 400
+
+
+def test_who_claims_much_and_sends_little_blocks_nobody(page: Any) -> None:
+    raw, body = Raw(page.url), FILE + b"x" * 3_000_000 + END
+    head = f"POST /gradio_api/upload HTTP/1.1\n{HEAD}\nContent-Length: "
+    before = {path for path in page.uploads.rglob("*") if path.is_file()}
+    held = [raw.open(f"{head}599000000", FILE, b"x" * 10_000) for _ in range(8)]
+    try:
+        assert raw.status(f"{head}{len(body)}", body) == 200
+    finally:
+        for connection in held:
+            connection.close()
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        left = {path for path in page.uploads.rglob("*") if path.is_file()} - before
+        if {path.name for path in left} <= {"a.jpg"}:
+            break
+        time.sleep(0.1)
+    assert {path.name for path in left} == {"a.jpg"}, "what was cut off is deleted at once"
