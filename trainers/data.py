@@ -7,6 +7,7 @@ other workers or processes, sees the same images cut the same way.
 from __future__ import annotations
 
 import io
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,7 +201,10 @@ class LesionImages(Dataset):
         if self.augment is not None and seed is not None:
             prepared = self.processor.prepare(image)
             with torch.random.fork_rng(devices=[]):
+                # All three: what a worker drew before differs between a resumed run and an uninterrupted one.
                 torch.manual_seed(seed)
+                np.random.seed(seed % 2**32)
+                random.seed(seed)
                 image = self.augment(prepared)
             # Prepared already: what is left to the processor is what it does to every image, resize and normalise.
             inputs = self.processor(images=image, **PREPARED, return_tensors="pt")

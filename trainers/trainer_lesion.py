@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import ExportableState
 
 from trainers.data import EpochSampler
@@ -55,7 +56,9 @@ class LesionTrainer(Trainer):
         self.loss = loss
         self.train_sampler = train_sampler
         self.ema: ModelEmaV3 | None = None
+        self._seeded = (-1, 0)  # step, and the batch within it
         self.add_callback(RunClock())
+        self.add_callback(_EpochCallback(train_sampler))
         if ema_decay:
             self.ema = ModelEmaV3(self.model, decay=ema_decay, use_warmup=True)
             self.add_callback(_EmaCallback(self))
@@ -115,6 +118,22 @@ class LesionTrainer(Trainer):
     def clock(self) -> RunClock:
         """The run's clock; looked up, since a resume puts a restored one in the first one's place."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, RunClock))
+
+    def training_step(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Tensor:
+        """As the Trainer does; dropout and noise follow from (seed, step, batch of the step, process) alone.
+
+        So a resumed run draws what an uninterrupted one does. The generators' states in a checkpoint do not ensure it:
+        a new iterator of a data loader draws a number, and one of persistent workers that goes on does not.
+        """
+        step = self.state.global_step
+        self._seeded = (step, self._seeded[1] + 1 if self._seeded[0] == step else 0)
+        set_seed(one_seed(self.args.seed, *self._seeded, self.args.process_index))
+        return super().training_step(model, inputs, num_items_in_batch)
 
     def compute_loss(
         self,
@@ -177,6 +196,21 @@ class LesionTrainer(Trainer):
             self.ema = None  # from here on the model is the average; nothing is left to swap in
 
 
+def one_seed(*numbers: int) -> int:
+    """A seed in [0, 2^32) that follows from all numbers, each at least 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class _EpochCallback(TrainerCallback):
+    """Gives the sampler the number of the epoch: the loader of a resumed epoch may not reach it."""
+
+    def __init__(self, sampler: EpochSampler) -> None:
+        self.sampler = sampler
+
+    def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        self.sampler.set_epoch(int(state.epoch or 0))
+
+
 class _EmaCallback(TrainerCallback):
     """Updates the average after each optimizer step (and restarts its step count on resume)."""
 
@@ -197,8 +231,10 @@ class RunClock(TrainerCallback, ExportableState):
         self._since: float | None = None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return {"args": {}, "attributes": {"seconds": self.seconds, "peak_memory_bytes": self.peak_memory_bytes}}
+        """What a checkpoint keeps, the running epoch's share included."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        seconds = self.seconds + running
+        return {"args": {}, "attributes": {"seconds": seconds, "peak_memory_bytes": self.peak_memory_bytes}}
 
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
