@@ -10,7 +10,6 @@ lower is better. No patient exists: the numbers show whether an analysis finds w
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.command import OneLineParser, UserError, run
+from datasets_scripts.sources.tables import TableWriter
 
 BASELINE = "Baseline"
 EFFECTS = {"Antibiotics": -12.0, "Cream": -4.0}
@@ -208,7 +208,7 @@ def write(study: SimulatedStudy, out: Path) -> None:
     """
     check_absent(out)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = TableWriter(text)
     writer.writerow(COLUMNS)
     writer.writerows(study.rows)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 import re
-from collections.abc import Collection, Sequence
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
+from typing import Any, TextIO
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import UNKNOWN
@@ -14,6 +17,10 @@ from datasets_scripts.rows import UNKNOWN
 _NOT_KNOWN = {"", "na", "n/a", "nan", "none", "null", "unknown"}
 _SEX = {"female": "female", "f": "female", "male": "male", "m": "male"}
 AS_PUBLISHED = "take the metadata as published"
+# A spreadsheet takes a cell that begins with one of these for a formula; the last four are the full-width forms.
+_FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
+# Line and paragraph separators, and characters that change the direction of the text around them.
+_INVISIBLE = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class MetadataError(UserError):
@@ -52,7 +59,7 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
                     f"{where}, line {line}: a cell goes on from line {first}: take out the line break within it, or "
                     f"the stray quote in line {first}"
                 )
-            cells = [cell.strip() for cell in cells]
+            cells = [_unescaped(cell.strip()) for cell in cells]
             if columns and any(cells[len(columns) :]):
                 raise MetadataError(f"{where}, line {line} {_too_long(cells, columns, delimiter)}")
             if not columns:
@@ -67,6 +74,55 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
             ) from error
         raise MetadataError(f"{where}, line {table.line_num}: {error}; {mend}") from error
     return columns, rows
+
+
+class TableWriter:
+    """Writes rows as CSV, every text through :func:`csv_text`; lines end with ``\\n``."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._writer = csv.writer(file, lineterminator="\n")
+
+    def writerow(self, cells: Iterable[Any]) -> None:
+        """Write one row."""
+        self._writer.writerow([csv_text(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    def writerows(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Write several rows."""
+        for cells in rows:
+            self.writerow(cells)
+
+
+def csv_text(text: str) -> str:
+    """A text that a spreadsheet shows and never runs.
+
+    Control characters become backslash escapes. A text that begins like a formula and is not a number gets a leading
+    apostrophe (OWASP, "CSV Injection"); :func:`read_table` takes it away again.
+    """
+    visible = "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" or _INVISIBLE.match(char) else char
+        for char in text
+    )
+    start = visible.lstrip()
+    return f"'{visible}" if start.startswith(tuple(_FORMULA)) and not _is_number(start) else visible
+
+
+def spaced(names: Sequence[str]) -> str:
+    """Names separated by spaces; a name that holds a space or a quote is in double quotes."""
+    out = io.StringIO()
+    csv.writer(out, delimiter=" ", lineterminator="").writerow(names)
+    return out.getvalue()
+
+
+def _unescaped(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].lstrip().startswith(tuple(_FORMULA)) else cell
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def delimiter_of(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from pictures import thumbnail
 from PIL import Image
 from queueing import in_turn
 
+# No key of an answer begins with it, so no class name can make a column that an answer has already.
+PROBABILITY = "prob_"
 AT_ONCE = 8  # pictures in one pass of the model: enough to keep two cores busy, little memory
 # Larger pictures than this are looked at one by one, so that no eight of them are in memory together.
 LARGE_PIXELS = 6_000_000
@@ -25,8 +28,10 @@ TOO_MANY_TOGETHER = (
     f"It was not looked at: the pictures before it have {MOST_PIXELS_TOGETHER / 1e6:,.0f} million pixels together, and "
     "no more are taken at a time. Give it again with the next ones."
 )
-# A spreadsheet takes a cell that begins with one of these for a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet takes a cell that begins with one of these for a formula; the last four are the full-width forms.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+# Line separators, and characters that change the direction of the text around them.
+_INVISIBLE = frozenset("\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True)
@@ -118,14 +123,14 @@ def as_table(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]
                 "reason": "unreadable" if row.error else answer.get("reason"),
                 "predicted": told.get("predicted"),
                 "band": told.get("band"),
-                "prediction_set": None if names is None else " ".join(names),
+                "prediction_set": None if names is None else _spaced(names),
                 "p_malignant": told.get("p_malignant"),
                 "predictive_entropy": told.get("predictive_entropy"),
                 "aleatoric": told.get("aleatoric"),
                 "epistemic": told.get("epistemic"),
                 "ood_score": answer.get("ood_score"),
                 "is_ood": answer.get("is_ood"),
-                **{f"p_{label}": (told.get("probabilities") or {}).get(label) for label in labels},
+                **{f"{PROBABILITY}{label}": (told.get("probabilities") or {}).get(label) for label in labels},
                 "model": answer.get("model"),
                 "error": row.error,
             }
@@ -134,12 +139,11 @@ def as_table(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]
 
 
 def as_csv(table: Sequence[dict[str, Any]]) -> str:
-    """A table as CSV; texts that a spreadsheet would run as a formula get a leading apostrophe."""
+    """A table as CSV; a text that a spreadsheet would run as a formula gets a leading apostrophe."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(table[0]) if table else ["image"])
-    writer.writeheader()
-    for row in table:
-        writer.writerow({key: _cell(value) for key, value in row.items()})
+    writer = csv.writer(buffer)
+    writer.writerow([_cell(name) for name in (table[0] if table else ["image"])])
+    writer.writerows([_cell(value) for value in row.values()] for row in table)
     return buffer.getvalue()
 
 
@@ -150,5 +154,15 @@ def _cell(value: Any) -> Any:
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:.6g}"
-    text = str(value)
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    text = "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" or char in _INVISIBLE else char
+        for char in str(value)
+    )
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+
+
+def _spaced(names: Sequence[str]) -> str:
+    """Names separated by spaces; a name that holds a space or a quote is in double quotes."""
+    buffer = io.StringIO()
+    csv.writer(buffer, delimiter=" ", lineterminator="").writerow(names)
+    return buffer.getvalue()

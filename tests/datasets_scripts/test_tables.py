@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import io
+
 import pytest
 
-from datasets_scripts.sources.tables import MetadataError, columns_of, is_gap, read_table, shortly
+from datasets_scripts.sources.tables import (
+    MetadataError,
+    TableWriter,
+    columns_of,
+    csv_text,
+    is_gap,
+    read_table,
+    shortly,
+    spaced,
+)
 
 
 @pytest.mark.parametrize("separator", [",", "\t", ";"])
@@ -60,3 +72,42 @@ def test_gaps_and_values_in_messages() -> None:
     assert not is_gap("0")
     assert shortly("x\ny") == r"'x\ny'"
     assert len(shortly("x" * 10_000)) < 50
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("=cmd|' C calc'!A0.jpg", "'=cmd|' C calc'!A0.jpg"),
+        ("@SUM(1).jpg", "'@SUM(1).jpg"),
+        ("+1.jpg", "'+1.jpg"),
+        ("-2+3.jpg", "'-2+3.jpg"),
+        (" =1", "' =1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("\t=1", "\\t=1"),
+        ("a\x07b\x1b[31mc", "a\\x07b\\x1b[31mc"),
+        ("a\u202egpj.exe", "a\\u202egpj.exe"),
+        ("a\u2028b", "a\\u2028b"),
+        ("-0.25", "-0.25"),
+        ("+inf", "+inf"),
+        ("Leberfleck \u00e4\u00f6", "Leberfleck \u00e4\u00f6"),
+        ("", ""),
+    ],
+)
+def test_no_text_in_a_csv_is_a_formula_or_a_control_character(text: str, written: str) -> None:
+    out = io.StringIO()
+    TableWriter(out).writerows([["a", text], [1.5, None]])
+    assert csv_text(text) == written
+    assert list(csv.reader(io.StringIO(out.getvalue()))) == [["a", written], ["1.5", ""]]
+
+
+def test_the_apostrophe_is_taken_away_when_the_table_is_read() -> None:
+    out = io.StringIO()
+    TableWriter(out).writerows([["image", "n"], ["=1+1.jpg", "-3"], ["'quoted'", "@x"]])
+    assert [row["image"] for row in read_table(out.getvalue().encode(), "t.csv")[1]] == ["=1+1.jpg", "'quoted'"]
+    assert read_table(out.getvalue().encode(), "t.csv")[1][1]["n"] == "@x"
+
+
+def test_names_separated_by_spaces_can_be_split_again() -> None:
+    assert spaced(["mel", "nv"]) == "mel nv"
+    names = ["basal cell carcinoma", 'say "x"', "nv"]
+    assert next(csv.reader([spaced(names)], delimiter=" ")) == names

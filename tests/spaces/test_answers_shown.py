@@ -120,6 +120,7 @@ def test_of_a_declined_picture_no_class_is_seen(parts: Any, trusted: Any, sure: 
     assert table[0]["declined"] is True
     told = [table[0][key] for key in table[0] if key.startswith(("p_", "pred")) or key in ("band", "aleatoric")]
     assert told == [None] * len(told)
+    assert all(table[0][f"prob_{label}"] is None for label in sure.labels)
 
 
 def test_prevalence_reweighs_and_withdraws(parts: Any, trusted: Any, sure: Any) -> None:
@@ -200,7 +201,7 @@ def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path)
         "answered", "answered", "unreadable", "high_uncertainty", "out_of_distribution"
     ]  # fmt: skip
     assert read[2]["image"] == "'=cmd|calc.png", "no formula for a spreadsheet"
-    assert float(read[0][f"p_{read[0]['predicted']}"]) == pytest.approx(
+    assert float(read[0][f"prob_{read[0]['predicted']}"]) == pytest.approx(
         max(rows[0].answer["probabilities"].values()), rel=1e-5
     )
     html = parts.html_tables.table(rows, sure, 5, parts.many.as_csv(table))
@@ -281,3 +282,22 @@ def test_examples_are_drawings_of_committed_code(parts: Any, tmp_path: Path) -> 
     ]  # fmt: skip
     (tmp_path / "examples.json").write_text(json.dumps({"examples": items}))
     assert [example.caption for example in parts.example_pictures.read_examples(tmp_path)] == ["Mine"]
+
+
+def test_no_class_name_or_file_name_breaks_the_csv(parts: Any) -> None:
+    labels = ["malignant", "image", "ood_score", "a b", "=1+1"]
+    answer = {
+        "predicted": "malignant",
+        "probabilities": dict(zip(labels, (0.5, 0.2, 0.15, 0.1, 0.05), strict=True)),
+        "p_malignant": 0.25,
+        "prediction_set": ["a b", "malignant"],
+        "ood_score": 7.0,
+        "abstain": False,
+        "reason": "answered",
+    }
+    text = parts.many.as_csv(parts.many.as_table([parts.many.Row("\uff1d1\x07\u202e.png", answer)], labels))
+    row = next(csv.DictReader(io.StringIO(text)))
+    assert row["image"] == "'\uff1d1\\x07\\u202e.png"
+    assert [float(row[f"prob_{label}"]) for label in labels] == list(answer["probabilities"].values())
+    assert (float(row["p_malignant"]), float(row["ood_score"])) == (0.25, 7.0)
+    assert row["prediction_set"] == '"a b" malignant'

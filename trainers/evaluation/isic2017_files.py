@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from datasets_scripts.sources.tables import TableWriter
 from trainers.evaluation.figures import BLUE, DPI, FAINT, FOLDER, INK, LOOK, ORANGE, QUIET, SHARES
 from trainers.evaluation.isic2017 import roc_points, task_columns
 from trainers.evaluation.sample import Sample
@@ -63,7 +63,7 @@ def results_csv(ids: Sequence[str], scores: np.ndarray) -> str:
         scores: (N, 2) probabilities.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = TableWriter(out)
     writer.writerow(COLUMNS)
     # Every digit: rounding would make ties, and an AUC of the file another one than the report's.
     writer.writerows([name, repr(float(one)), repr(float(two))] for name, (one, two) in zip(ids, scores, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets_scripts.sources.tables import TableWriter
 from trainers.evaluation.discrimination import precision, recall
 from trainers.evaluation.weighting import mean_defined
 
@@ -43,7 +43,7 @@ def per_class_csv(split: dict[str, Any]) -> str:
     or a bound that does not exist is an empty cell, and the note says why.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = TableWriter(out)
     bounds = [f"{measure}{suffix}" for measure in MEASURES for suffix in ("", "_low", "_high")]
     writer.writerow(["class", *bounds, "support", "lesions", "note"])
     for row in split["per_class"]:

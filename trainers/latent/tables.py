@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from datasets_scripts.sources.tables import TableWriter
 from trainers.latent.figures import TITLES
 
 CSV_NAME, MARKDOWN_NAME = "cluster_quality.csv", "cluster_quality.md"
@@ -33,7 +33,7 @@ def quality_csv(report: Mapping[str, Any]) -> str:
     An empty cell is a number that does not exist.
     """
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = TableWriter(out)
     writer.writerow(["split", "representation", "dimensions", "measure", "class", "value", "low", "high", "chance"])
     for split, kind, numbers in spaces(report):
         start = [split, kind, numbers["dimensions"]]

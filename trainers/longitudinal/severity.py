@@ -13,7 +13,6 @@ treatment makes the model's gate decline more images, what is left is no fair sa
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import json
 import math
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser
+from datasets_scripts.sources.tables import TableWriter
 from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
 from trainers.longitudinal.rows import COLUMNS, Day, parse_day
@@ -88,25 +88,29 @@ def read_scores(folder: Path, grades: dict[str, float], keep_declined: bool = Fa
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from trainers.scoring.answers import PROBABILITY
+
     if not (folder / ANSWERS).is_file():
         raise SeverityError(f"--scores {str(folder)!r} holds no {ANSWERS}: give the --out of python -m trainers.score")
     try:
         table = pq.read_table(folder / ANSWERS)
     except (OSError, pa.ArrowException) as error:
         raise SeverityError(f"{ANSWERS} of --scores {str(folder)!r} cannot be read ({error}): score again") from error
-    known = [name for name in table.column_names if name.startswith("p_") and name != "p_malignant"]
+    # Folders of version 0.1 name the columns p_CLASS.
+    prefix = PROBABILITY if any(name.startswith(PROBABILITY) for name in table.column_names) else "p_"
+    known = [name for name in table.column_names if name.startswith(prefix) and name != "p_malignant"]
     for name in grades:
-        if f"p_{name}" not in known:
-            classes = ", ".join(column.removeprefix("p_") for column in known)
+        if f"{prefix}{name}" not in known:
+            classes = ", ".join(column.removeprefix(prefix) for column in known)
             raise SeverityError(f"class {name!r} is none of the model's ({classes}): name one of these")
     severity: dict[str, float | None] = {}
     unreadable = declined = 0
-    for row in table.select(["image", "is_ood", "error", *(f"p_{name}" for name in grades)]).to_pylist():
+    for row in table.select(["image", "is_ood", "error", *(f"{prefix}{name}" for name in grades)]).to_pylist():
         answered = row["error"] is None
         taken = answered and (keep_declined or not row["is_ood"])
         unreadable += not answered
         declined += answered and not taken
-        points = sum(grade * row[f"p_{name}"] for name, grade in grades.items()) if taken else None
+        points = sum(grade * row[f"{prefix}{name}"] for name, grade in grades.items()) if taken else None
         severity[row["image"]] = points
     return Scored(severity, _meaning(folder, grades), unreadable, declined)
 
@@ -162,7 +166,7 @@ def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int],
 def write_days(days: Sequence[Day], images: dict[tuple[str, int], int], meaning: str, out: Path) -> None:
     """Write the table that ``fit_acne_longitudinal`` reads; it appears whole or not at all."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = TableWriter(text)
     writer.writerow([*COLUMNS, "images", MEANING])
     for day in days:
         severity = "" if day.severity is None else repr(day.severity)

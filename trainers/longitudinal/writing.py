@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 import platform
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from datasets_scripts.sources.tables import TableWriter
 from trainers.longitudinal.analysis import DEFAULT, METHODS, Analysis, Effect
 from trainers.longitudinal.figures import draw_all
 from trainers.longitudinal.patients import percent
@@ -108,7 +108,7 @@ def patient_rows(analysis: Analysis) -> list[dict[str, Any]]:
 def write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:
     """Write rows as CSV; what is withheld is an empty cell."""
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = TableWriter(file)
         writer.writerow(columns)
         writer.writerows([_cell(row[name]) for name in columns] for row in rows)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -14,11 +13,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets_scripts.sources.tables import TableWriter, spaced
+
 CSV_NAME, PARQUET_NAME = "answers.csv", "answers.parquet"
 NUMBERS = ("p_malignant", "predictive_entropy", "aleatoric", "epistemic")
 # Rows that are held before they are written to the finished Parquet file.
 ROWS_AT_ONCE = 8192
 NOT_OUR_MODEL = "not_our_model"
+# No key of an answer begins with it, so no class name can make a column that an answer has already.
+PROBABILITY = "prob_"
 
 
 def answer_columns(labels: Sequence[str]) -> pa.Schema:
@@ -27,7 +30,7 @@ def answer_columns(labels: Sequence[str]) -> pa.Schema:
         [
             ("image", pa.string()),
             ("predicted", pa.string()),
-            *((f"p_{label}", pa.float64()) for label in labels),
+            *((f"{PROBABILITY}{label}", pa.float64()) for label in labels),
             *((name, pa.float64()) for name in NUMBERS),
             ("band", pa.string()),
             ("prediction_set", pa.list_(pa.string())),
@@ -52,7 +55,7 @@ def flat(image: str, answer: dict[str, Any] | None, labels: Sequence[str], error
     """
     if answer is None:
         return {"image": image, "error": error}
-    shares = {f"p_{label}": answer["probabilities"][label] for label in labels}
+    shares = {f"{PROBABILITY}{label}": answer["probabilities"][label] for label in labels}
     rest = {name: value for name, value in answer.items() if name != "probabilities"}
     return {"image": image, **shares, **rest, "error": error}
 
@@ -135,7 +138,7 @@ def merge(parts: Path, count: int, labels: Sequence[str], out: Path) -> Merged:
         (out / CSV_NAME).open("w", encoding="utf-8", newline="") as file,
         pq.ParquetWriter(out / PARQUET_NAME, columns, compression="zstd") as whole,
     ):
-        writer = csv.writer(file, lineterminator="\n")
+        writer = TableWriter(file)
         writer.writerow(columns.names)
         for table in _gathered(parts, count, [*columns.names, "sha256"]):
             digests = table["sha256"].to_pylist()
@@ -159,7 +162,7 @@ def _gathered(parts: Path, count: int, columns: Sequence[str]) -> Iterator[pa.Ta
 
 def probabilities(parts: Path, count: int, labels: Sequence[str]) -> np.ndarray:
     """Probabilities (K, C) of the images that could be read and that the gate did not turn away."""
-    names = [f"p_{label}" for label in labels]
+    names = [f"{PROBABILITY}{label}" for label in labels]
     found = []
     for number in range(count):
         table = read_part(parts, number, [*names, "error", "is_ood"])
@@ -170,11 +173,11 @@ def probabilities(parts: Path, count: int, labels: Sequence[str]) -> np.ndarray:
 
 
 def _text(value: Any) -> str:
-    """A value as the CSV file shows it: nothing for None, every digit of a number, spaces between a set's names."""
+    """A value as the CSV file shows it: nothing for None, every digit of a number, a set's names as :func:`spaced`."""
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
         return repr(value)
-    return " ".join(value) if isinstance(value, list) else str(value)
+    return spaced(value) if isinstance(value, list) else str(value)

@@ -18,7 +18,7 @@ from trainers.evaluation.trusted import trust_section
 from trainers.judging import judge, write_report
 from trainers.pooling import PLACES
 from trainers.predictions import TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
-from trainers.scoring.answers import read_part
+from trainers.scoring.answers import PROBABILITY, read_part
 from trainers.scoring.files import Row, printable, read_listing
 from trainers.scoring.labels import LABEL, Classes, LabelError
 from trainers.scoring.workers import Work
@@ -43,7 +43,7 @@ def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predi
         PredictionsError: a logit is NaN or infinite.
     """
     ids, rows, logits, features, gate = [], [], [], [], []
-    names = [f"p_{label}" for label in classes.labels]
+    names = [f"{PROBABILITY}{label}" for label in classes.labels]
     listed = read_listing(work.listing)
     for part in range(work.count):
         for answer, one in zip(_read(work.parts, part, names), listed, strict=False):

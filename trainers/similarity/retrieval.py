@@ -6,7 +6,6 @@ never among them, and each lesion counts once.
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from matplotlib import style
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from datasets_scripts.sources.tables import TableWriter
 from trainers.evaluation.figures import BLUE, FAINT, INK, LOOK
 from trainers.evaluation.intervals import bootstrap_weights, can_resample, group_strata, replicate
 from trainers.evaluation.measured import bootstrapped, plain, undefined
@@ -105,7 +105,7 @@ def composition(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> 
 def retrieval_csv(results: Sequence[Mapping[str, Any]]) -> str:
     """One line a class and k: value, low, high, chance, queries, lesions; ``(macro)`` and ``(micro)`` are the means."""
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    writer = TableWriter(out)
     writer.writerow(["k", "class", "precision", "low", "high", "chance", "queries", "lesions"])
     for result in results:
         whole = {"n": result["n"], "lesions": result["n_groups"]}

@@ -74,7 +74,7 @@ def test_from_drawn_photographs_to_effects(model: Path, tmp_path: Path, run: Run
     assert "1 scored images could not be read" in said
     assert "no validated severity score" in said
 
-    probability = {row["image"]: row["p_acne"] for row in rows_of(scores / "answers.csv")}
+    probability = {row["image"]: row["prob_acne"] for row in rows_of(scores / "answers.csv")}
     rows = {(row["patient"], int(row["day"])): row for row in rows_of(data)}
     assert rows["bob", 7]["severity"] == ""
     for (patient, day), row in rows.items():
@@ -103,12 +103,12 @@ def scores(tmp_path: Path) -> Path:
     folder = tmp_path / "scores"
     folder.mkdir()
     answers = [
-        {"image": "a1.png", "p_clear": 0.5, "p_mild": 0.5, "p_severe": 0.0, "is_ood": False},
-        {"image": "a2.png", "p_clear": 0.2, "p_mild": 0.3, "p_severe": 0.5, "is_ood": None},
-        {"image": "far.png", "p_clear": 0.0, "p_mild": 0.0, "p_severe": 1.0, "is_ood": True},
+        {"image": "a1.png", "prob_clear": 0.5, "prob_mild": 0.5, "prob_severe": 0.0, "is_ood": False},
+        {"image": "a2.png", "prob_clear": 0.2, "prob_mild": 0.3, "prob_severe": 0.5, "is_ood": None},
+        {"image": "far.png", "prob_clear": 0.0, "prob_mild": 0.0, "prob_severe": 1.0, "is_ood": True},
         {"image": "broken.png", "error": "cannot be opened"},
     ]
-    columns = ("image", "p_clear", "p_mild", "p_severe", "p_malignant", "is_ood", "error")
+    columns = ("image", "prob_clear", "prob_mild", "prob_severe", "p_malignant", "is_ood", "error")
     rows = [{name: row.get(name) for name in columns} for row in answers]
     pq.write_table(pa.Table.from_pylist(rows), folder / "answers.parquet")
     (folder / "summary.json").write_text(json.dumps({"model": {"name": "grader"}}))

@@ -187,7 +187,7 @@ def _said(model: Path, path: Path, record: dict[str, Any] | None = None, **asked
 def _close(row: dict[str, str], answer: dict[str, Any]) -> None:
     """A row of answers.csv says what the answer says."""
     for label, share in answer["probabilities"].items():
-        assert float(row[f"p_{label}"]) == pytest.approx(share, abs=2e-4)
+        assert float(row[f"prob_{label}"]) == pytest.approx(share, abs=2e-4)
     for name in ("p_malignant", "predictive_entropy", "aleatoric", "epistemic", "ood_score"):
         assert (row[name] == "") == (answer[name] is None)
         assert row[name] == "" or float(row[name]) == pytest.approx(answer[name], abs=5e-4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from trainers.scoring.answers import flat, merge, part_file, probabilities, write_part
+from trainers.scoring.answers import answer_columns, flat, merge, part_file, probabilities, write_part
 from trainers.scoring.files import (
     ImagesError,
     Listed,
@@ -155,3 +156,49 @@ def test_merging_keeps_order_counts_and_digits(tmp_path: Path) -> None:
     assert lines[1] == f"a,mel,{1 / 3!r},{1 - 1 / 3!r},,,,,,mel nv,,false,false,answered,.,"
     assert lines[2] == "b,,,,,,,,,,,,,,,broken"
     assert probabilities(tmp_path, 3, LABELS).tolist() == [[1 / 3, 1 - 1 / 3]]
+
+
+# Names that are keys of an answer, or parts of one, or no plain words.
+AWKWARD = [
+    "malignant",
+    "image",
+    "ood_score",
+    "band",
+    "error",
+    "p_malignant",
+    "a.b",
+    "a",
+    "Leberfleck ä",
+    "=1+1",
+    "",
+    "ß\n",
+]
+
+
+def test_no_class_name_makes_a_column_twice(tmp_path: Path) -> None:
+    shares = {name: (number + 1) / 78 for number, name in enumerate(AWKWARD)}
+    row = {**answer(0.5, False), "predicted": "malignant", "probabilities": shares, "p_malignant": 0.25}
+    row["prediction_set"] = ["Leberfleck ä", "malignant"]
+    write_part([{**flat("a.png", row, AWKWARD), "sha256": "0"}], AWKWARD, part_file(tmp_path, 0))
+    merge(tmp_path, 1, AWKWARD, tmp_path)
+    names = answer_columns(AWKWARD).names
+    assert len(set(names)) == len(names)
+    stored = pq.read_table(tmp_path / "answers.parquet").to_pylist()[0]
+    assert stored["p_malignant"] == 0.25
+    assert [stored[f"prob_{name}"] for name in AWKWARD] == list(shares.values())
+    assert probabilities(tmp_path, 1, AWKWARD).tolist() == [list(shares.values())]
+    written = next(csv.DictReader((tmp_path / "answers.csv").open(encoding="utf-8", newline="")))
+    assert (float(written["p_malignant"]), float(written["prob_malignant"])) == (0.25, 1 / 78)
+    assert written["prediction_set"] == '"Leberfleck ä" malignant'
+
+
+def test_no_cell_of_the_csv_is_a_formula(tmp_path: Path) -> None:
+    names = ["=cmd|' C calc'!A0.jpg", "@SUM(1).jpg", "+1.jpg", "-2+3.jpg", "bell\x07\r\n.jpg"]
+    write_part(
+        [{**flat(name, answer(0.5, False), LABELS), "sha256": "0"} for name in names], LABELS, part_file(tmp_path, 0)
+    )
+    merge(tmp_path, 1, LABELS, tmp_path)
+    rows = list(csv.reader((tmp_path / "answers.csv").open(encoding="utf-8", newline="")))
+    assert [row[0] for row in rows[1:]] == [*(f"'{name}" for name in names[:4]), "bell\\x07\\r\\n.jpg"]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
+    assert pq.read_table(tmp_path / "answers.parquet")["image"].to_pylist() == names

@@ -17,7 +17,17 @@ from hub_models.answers_lesion import INFERENCES as MODEL_INFERENCES
 from trainers import score
 
 KEYS = (
-    *("image", "predicted", "p_mel", "p_nv", "p_bkl", "p_malignant", "predictive_entropy", "aleatoric", "epistemic"),
+    *(
+        "image",
+        "predicted",
+        "prob_mel",
+        "prob_nv",
+        "prob_bkl",
+        "p_malignant",
+        "predictive_entropy",
+        "aleatoric",
+        "epistemic",
+    ),
     *("band", "prediction_set", "ood_score", "is_ood", "abstain", "reason", "message", "error"),
 )
 LABELS = ["mel", "nv", "bkl"]
@@ -67,7 +77,7 @@ def test_a_folder_gives_one_row_an_image(
     assert len(verdicts) > 1
     table = pq.read_table(out / "answers.parquet")
     assert table.column_names == list(KEYS)
-    for name in ("p_mel", "predictive_entropy", "ood_score"):
+    for name in ("prob_mel", "predictive_entropy", "ood_score"):
         assert [float(row[name]) for row in rows if row[name]] == [v for v in table[name].to_pylist() if v is not None]
     summary = json.loads((out / "summary.json").read_text())
     sums = "".join(f"{hashlib.sha256((images / n).read_bytes()).hexdigest()}  {n}\n" for n in names)
@@ -106,7 +116,7 @@ def test_a_prior_shifts_and_an_estimate_is_of_the_answers(
     found = json.loads((tmp_path / "estimated" / "summary.json").read_text())["estimated_prior"]
     kept = [row for row in rows_of(tmp_path / "estimated") if row["is_ood"] == "false"]
     assert 0 < found["images"] == len(kept) < N - 1
-    probs = np.array([[float(row[f"p_{label}"]) for label in LABELS] for row in kept])
+    probs = np.array([[float(row[f"prob_{label}"]) for label in LABELS] for row in kept])
     start = np.array([0.2, 0.5, 0.3])
     prior = start.copy()
     for _ in range(found["iterations"]):  # Saerens et al. 2002, equation 2.9
@@ -130,7 +140,9 @@ def test_metadata_reaches_the_model_and_gaps_stay_unknown(
     records: list[dict[str, Any]] = [{"age": 80, "sex": "female"}, {"sex": "male"}, {}]
     for row, record in zip(rows, records, strict=False):
         close(row, said(fusion, images / row["image"], record, trust=False))
-    assert rows[0]["p_mel"] != pytest.approx(said(fusion, images / "i00.png", {}, trust=False)["probabilities"]["mel"])
+    assert rows[0]["prob_mel"] != pytest.approx(
+        said(fusion, images / "i00.png", {}, trust=False)["probabilities"]["mel"]
+    )
     assert "does not read dx" in shown
     assert "9 of 11 images have no row" in shown
     code, shown, _ = run(*words, "--out", tmp_path / "without")

@@ -73,7 +73,7 @@ def test_a_report_under_another_prior_judges_the_shifted_answers(
     words = ("--labels", table, "--prior", "mel=0.8,nv=0.1,bkl=0.1")
     assert run("--model", ours, "--images", images, "--out", tmp_path / "out", *words)[0] == 0
     rows = read_predictions(tmp_path / "out" / "predictions_external.parquet")
-    answers = np.array([[float(r[f"p_{c}"]) for c in LABELS] for r in rows_of(tmp_path / "out")[:7]])
+    answers = np.array([[float(r[f"prob_{c}"]) for c in LABELS] for r in rows_of(tmp_path / "out")[:7]])
     assert rows.probs() == pytest.approx(answers, abs=1e-5)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["trust"] == {"temperature": {"value": 1.0}}
@@ -94,7 +94,7 @@ def test_a_model_that_is_not_ours_answers_with_probabilities(
     with torch.inference_mode():
         logits = model(**ViTImageProcessor.from_pretrained(peer)(picture, return_tensors="pt")).logits[0].double()
     probs = logits.softmax(dim=0)
-    assert [float(row[f"p_{model.config.id2label[i]}"]) for i in range(3)] == pytest.approx(probs.tolist(), abs=1e-5)
+    assert [float(row[f"prob_{model.config.id2label[i]}"]) for i in range(3)] == pytest.approx(probs.tolist(), abs=1e-5)
     assert row["predicted"] == model.config.id2label[int(probs.argmax())]
     assert row["reason"] == "not_our_model"
     assert float(row["predictive_entropy"]) == pytest.approx(float(-(probs * probs.log()).sum()), abs=1e-5)
