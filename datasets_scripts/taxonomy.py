@@ -124,6 +124,17 @@ def canonical(source: str, name: str) -> str:
     return known[plain]
 
 
+def classes_named(name: str) -> set[str]:
+    """The short names of all classes that any source calls so; empty where no source knows the name."""
+    found = set()
+    for source in _OTHER_NAMES:
+        try:
+            found.add(canonical(source, name))
+        except UnknownLabelError:
+            continue
+    return found
+
+
 def _lookup(label: str) -> LesionClass:
     if label not in CLASSES:
         raise UnknownLabelError(f"unknown label {label!r}; known: {', '.join(CLASSES)}")

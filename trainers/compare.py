@@ -2,7 +2,9 @@
 
 ``python -m trainers.compare A B [C ...]`` sets each of the others against the first. A model is a finished folder (its
 ``predictions_test.parquet`` at its own temperature), a folder of ``trainers.cross_validate``, or a predictions file.
-``--a DIR DIR --b DIR DIR`` compares two recipes, each by the mean over its seeds. Seconds, no model, no accelerator.
+Models of different classes are compared on benign against malignant (``p_malignant``), where the malignancy group of
+every class is known. ``--a DIR DIR --b DIR DIR`` compares two recipes, each by the mean over its seeds. Seconds, no
+model, no accelerator.
 """
 
 from __future__ import annotations
@@ -140,6 +142,7 @@ def compare(
     Raises:
         UserError: other images or classes, or a class name that the models do not know.
     """
+    sides, own_classes = on_shared_classes(sides)
     samples, first = lay_out(sides, shared)
     columns = class_columns(classes, first.labels)
     base, groups = next(iter(sides)), next(iter(samples.values()))[0].groups
@@ -157,6 +160,7 @@ def compare(
     result = {
         "schema_version": SCHEMA_VERSION,
         **about(first, groups, shared, replicates, seed),
+        **({"own_classes": own_classes} if own_classes else {}),
         "models": {name: [model.described() for model in models] for name, models in sides.items()},
         "sides": {name: {key: described(key, one) for key, one in side.items()} for name, side in drawn.items()},
         "comparisons": [
@@ -169,6 +173,35 @@ def compare(
             key: share_of_gain(drawn["A"][key], drawn[PARTIAL][key], drawn["B"][key]) for key in drawn[base]
         }
     return {**result, "conventions": conventions(replicates, all_swaps=swaps[1])}
+
+
+def on_shared_classes(sides: dict[str, list[Model]]) -> tuple[dict[str, list[Model]], dict[str, list[str]]]:
+    """The models as they are when their classes agree, else on benign against malignant.
+
+    Returns:
+        The sides, and model name -> its own classes where they were replaced (else empty).
+
+    Raises:
+        UserError: the classes differ and a class has no malignancy group.
+    """
+    models = [model for members in sides.values() for model in members]
+    if len({frozenset(model.predictions.labels) for model in models}) == 1:
+        return sides, {}
+    for model in models:
+        if not model.predictions.has_malignancy():
+            listed = "; ".join(f"{other.name} has {', '.join(other.predictions.labels)}" for other in models)
+            raise UserError(
+                f"the models have different classes ({listed}), and those of {model.name} are not known as benign and "
+                "malignant ones: give models of the same classes, or with a malignancy group for each class"
+            )
+    replaced = {model.name: model.predictions.labels for model in models}
+    return {name: [_on_malignancy(model) for model in members] for name, members in sides.items()}, replaced
+
+
+def _on_malignancy(model: Model) -> Model:
+    rows = replace(model.predictions, logits=calibrated(model.predictions.logits, model.temperature))
+    stated = f"{model.temperature:.3f}, {model.temperature_from}; in the logits already"
+    return Model(model.name, rows.on_malignancy(), 1.0, stated)
 
 
 def lay_out(sides: dict[str, list[Model]], shared: bool) -> tuple[dict[str, list[Sample]], Predictions]:

@@ -52,6 +52,15 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     kept = ", shared by all" if result["only_shared_images"] else ""
     yield f"# Comparison on {result['n']:,} images of {result['n_groups']:,} lesions ({where}{kept})"
     yield ""
+    if "own_classes" in result:
+        yield (
+            "The models have different classes. They are compared on benign against malignant: the probabilities of "
+            "the malignant and premalignant classes are summed, and an image counts as malignant from 0.5 on."
+        )
+        yield ""
+        for name, labels in result["own_classes"].items():
+            yield f"- {name}: {', '.join(labels)}"
+        yield ""
     for side, models in result["models"].items():
         of = f"mean of {len(models)} models: " if len(models) > 1 else ""
         yield f"- {side}: {of}" + "; ".join(_model(model) for model in models)

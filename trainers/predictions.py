@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from scipy.special import logsumexp
 
 from trainers.errors import UserError
 
@@ -28,6 +29,8 @@ SCHEMA_VERSION = 1
 METADATA_KEY = b"lesion_suite"
 # The label of a picture that is of none of the classes.
 NO_LABEL = -1
+# The two classes that all models with malignancy groups share.
+MALIGNANCY = ("benign", "malignant")
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
 # What was done to the picture, as ``kind severity``: no dataset has such a column.
 CORRUPTION = "corruption"
@@ -110,6 +113,38 @@ class Predictions:
         """Column indices of the malignant and premalignant classes."""
         groups = [self.label_groups.get(name) for name in self.labels]
         return np.array([i for i, group in enumerate(groups) if group in ("malignant", "premalignant")], dtype=int)
+
+    def has_malignancy(self) -> bool:
+        """Whether every class has a malignancy group, with at least one benign and one malignant or premalignant."""
+        known = all(name in self.label_groups for name in self.labels)
+        return known and 0 < len(self.malignant_columns()) < len(self.labels)
+
+    def on_malignancy(self) -> Predictions:
+        """The same rows with the two classes of ``MALIGNANCY``: each member's probabilities are summed by group.
+
+        Only for logits that are calibrated: a temperature of the original classes is not one of the two. Features stay,
+        and so does the gate's score.
+
+        Returns:
+            ``logits`` (N, M, 2), the logs of the summed probabilities; premalignant classes count as malignant.
+
+        Raises:
+            PredictionsError: :meth:`has_malignancy` is false.
+        """
+        if not self.has_malignancy():
+            raise PredictionsError(f"the classes {', '.join(self.labels)} are not known as benign and malignant ones")
+        malignant = np.isin(np.arange(len(self.labels)), self.malignant_columns())
+        log_probs = self.logits - logsumexp(self.logits, axis=2, keepdims=True)
+        summed = [logsumexp(log_probs[:, :, columns], axis=2) for columns in (~malignant, malignant)]
+        label = np.where(self.label == NO_LABEL, NO_LABEL, malignant[self.label])
+        return replace(
+            self,
+            label=label.astype(np.int64),
+            logits=np.stack(summed, axis=2),
+            labels=list(MALIGNANCY),
+            label_names={"benign": "Benign lesion", "malignant": "Malignant or premalignant lesion"},
+            label_groups={name: name for name in MALIGNANCY},
+        )
 
     def select(self, rows: np.ndarray) -> Predictions:
         """The same predictions for a subset of rows (boolean mask or integer indices of shape (K,))."""

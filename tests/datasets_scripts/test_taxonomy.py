@@ -9,6 +9,7 @@ from datasets_scripts.taxonomy import (
     TASKS,
     UnknownLabelError,
     canonical,
+    classes_named,
     long_names,
     malignancy_groups,
 )
@@ -79,3 +80,10 @@ def test_unknown_names_say_what_was_received_and_what_is_known():
 def test_long_names_keep_the_order():
     assert list(long_names(("vasc", "nv"))) == ["vasc", "nv"]
     assert long_names(("nv",)) == {"nv": "Melanocytic nevus"}
+
+
+def test_a_name_means_the_classes_that_any_source_calls_so() -> None:
+    assert classes_named("Nevus") == {"nv"}
+    assert classes_named("actinic keratosis") == {"akiec", "ak"}
+    assert classes_named("melanocytic_Nevi") == {"nv"}
+    assert classes_named("psoriasis") == set()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from trainers import compare as command
 from trainers.comparison_tables import p_value
@@ -196,7 +197,7 @@ def test_mistakes_are_one_line(two, tmp_path, monkeypatch, capsys):
     assert "--seed -1" in line(*two, "--seed", "-1")
     assert "its folder does not exist" in line(*two, "--out", tmp_path / "no" / "x.json")
     names = replace(drawn(0), labels=["nv", "mel", "vasc"])
-    assert "only models of the same classes compare" in line(two[0], folder(tmp_path / "names", names))
+    assert "mel, vasc), and those of" in line(two[0], folder(tmp_path / "names", names))
     truth = replace(drawn(0), label=(drawn(0).label + 1) % 3)
     assert "give predictions of one dataset" in line(two[0], folder(tmp_path / "truth", truth))
     assert "has the temperature -1" in line(two[0], folder(tmp_path / "cold", drawn(0), -1))
@@ -206,6 +207,39 @@ def test_mistakes_are_one_line(two, tmp_path, monkeypatch, capsys):
     folder(tmp_path / "broken", drawn(0))
     (tmp_path / "broken" / "report.json").write_text("{")
     assert "is not JSON" in line(two[0], tmp_path / "broken")
+
+
+def test_models_of_other_classes_are_compared_on_benign_against_malignant(tmp_path, capsys, monkeypatch):
+    groups = {"nv": "benign", "mel": "malignant", "df": "benign"}
+    seven = replace(drawn(0), label_groups=groups)
+    logits = np.stack([seven.logits[:, :, 0] + 1.0, seven.logits[:, :, 1]], axis=2)
+    binary = replace(
+        seven,
+        labels=["malignant", "benign"],
+        label=(seven.label != 1).astype(np.int64),
+        logits=logits[:, :, ::-1],
+        label_names={},
+        label_groups={"malignant": "malignant", "benign": "benign"},
+    )
+    paths = folder(tmp_path / "seven", seven, 2.0), folder(tmp_path / "binary", binary, 1.0)
+    out = tmp_path / "o.json"
+    monkeypatch.setattr("sys.argv", ["compare", *map(str, paths), "--replicates", "100", "--out", str(out)])
+    command.main()
+    result = json.loads(out.read_text())
+    assert result["labels"] == ["benign", "malignant"]
+    assert [sorted(labels) for labels in result["own_classes"].values()] == [sorted(LABELS), ["benign", "malignant"]]
+    probs = seven.probs(2.0)
+    right = (probs[:, 1] >= 0.5) == (seven.label == 1)
+    assert result["sides"]["A"]["accuracy"]["value"] == pytest.approx(right.mean(), abs=1e-6)
+    assert result["sides"]["A"]["auroc_malignant"]["value"] == pytest.approx(
+        roc_auc_score(seven.label == 1, probs[:, 1]), abs=1e-6
+    )
+    nll = -np.log(np.where(seven.label == 1, probs[:, 1], 1 - probs[:, 1])).mean()
+    assert result["sides"]["A"]["nll"]["value"] == pytest.approx(nll, abs=1e-6)
+    assert result["sides"]["B"]["auroc_malignant"]["value"] == pytest.approx(
+        roc_auc_score(seven.label == 1, logits[:, 0, 1] - logits[:, 0, 0]), abs=1e-6
+    )
+    assert "different classes" in capsys.readouterr().out
 
 
 def test_small_p_values_are_not_printed_as_zero():

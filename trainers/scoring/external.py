@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from trainers.evaluation.trust_figures import draw_trust
 from trainers.evaluation.trusted import trust_section
 from trainers.judging import judge, write_report
 from trainers.pooling import PLACES
-from trainers.predictions import TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
+from trainers.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
 from trainers.scoring.answers import PROBABILITY, read_part
 from trainers.scoring.files import Row, printable, read_listing
 from trainers.scoring.labels import LABEL, Classes, LabelError
@@ -33,9 +34,8 @@ def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predi
 
     Args:
         work: a run whose parts are all there.
-        classes: of the model.
-        shifted: judge the re-weighted probabilities of the answers, as one member at temperature 1; otherwise the raw
-            logits.
+        classes: that the labels are evaluated on.
+        shifted: take the probabilities of the answers, as one member at temperature 1; otherwise the raw logits.
         promised: keep what the gate said of each image, since sets and bands hold for these answers.
 
     Raises:
@@ -62,11 +62,11 @@ def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predi
     lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
     groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
     has_features = not shifted and all(one is not None for one in features)
-    return Predictions(
+    found = Predictions(
         image_id=np.array(ids, dtype=object),
         lesion_id=np.array(lesions, dtype=object),
         group_id=np.array(groups, dtype=object),
-        label=np.array([classes.index(row[LABEL]) for row in rows], dtype=np.int64),
+        label=np.zeros(len(ids), dtype=np.int64),
         logits=np.stack(logits).astype(np.float64),
         labels=classes.labels,
         label_names=classes.long_names,
@@ -77,6 +77,8 @@ def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predi
         features=np.stack(features).astype(np.float32) if has_features else None,
         ood_score=np.array(gate, dtype=np.float64) if promised else None,
     )
+    found = found.on_malignancy() if classes.on_malignancy else found
+    return replace(found, label=np.array([classes.index(row[LABEL]) for row in rows], dtype=np.int64))
 
 
 def _read(parts: Path, part: int, names: list[str]) -> Iterator[dict[str, Any]]:
@@ -151,6 +153,10 @@ def write_external(
     Raises:
         UserError: nothing can be judged.
     """
+    reweighted = shifted
+    translated = classes.translated(one.labels[LABEL] for one in read_listing(work.listing) if one.labels)
+    if classes.on_malignancy:  # sets and bands hold for the model's own classes
+        shifted, trust = True, {"temperature": {"value": 1.0}}
     try:
         rows = gather(work, classes, shifted, promised="conformal" in trust)
     except PredictionsError as error:
@@ -160,7 +166,9 @@ def write_external(
         **about["scored"],
         "judged": len(rows),
         "own_lesion": int((rows.lesion_id == rows.image_id).sum()),
-        "probabilities": "re-weighted to the prior given" if shifted else "as calibrated",
+        "probabilities": "re-weighted to the prior given" if reweighted else "as calibrated",
+        **({"evaluated_on": list(MALIGNANCY)} if classes.on_malignancy else {}),
+        **({"labels_translated": translated} if translated else {}),
     }
     report: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **about, "scored": scored, "trust": trust}
     report.update(judged(rows, trust, replicates, seed))
@@ -209,6 +217,14 @@ def page(report: Mapping[str, Any]) -> str:
 def remarks(scored: Mapping[str, Any], n: int) -> list[str]:
     """What a reader must know of the images: sentences, each a paragraph's line."""
     said = []
+    if "evaluated_on" in scored:
+        said.append(
+            "The labels say benign or malignant only: the probabilities of the malignant and premalignant classes are "
+            "summed, and nothing is evaluated by class."
+        )
+    if scored.get("labels_translated"):
+        pairs = ", ".join(f"{text} as {name}" for text, name in scored["labels_translated"].items())
+        said.append(f"Labels taken by the taxonomy: {pairs}. Premalignant diagnoses count as malignant.")
     if scored["own_lesion"]:
         said.append(
             f"{scored['own_lesion']:,} images have no `lesion_id` and count as a lesion each: if some show the same "

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -117,9 +118,10 @@ def score_folder(job: Job) -> Finished:
         listing = write_listing(found, job.root, file, metadata_rows, label_rows)
         scorer = Scorer(job.source, job.asked)
         scorer.check()
-        classes = Classes.of(scorer.labels, scorer.model.config)
+        classes = truth = Classes.of(scorer.labels, scorer.model.config)
         if label_rows is not None:
-            check_labels(label_rows, classes)
+            truth = classes.for_labels(row[LABEL] for row in label_rows.rows.values())
+            check_labels(label_rows, truth)
         if metadata_rows is not None:
             scorer.check_rows(metadata_rows.rows, metadata_rows.where)
         if job.estimate and not scorer.calibration_prior():
@@ -141,8 +143,10 @@ def score_folder(job: Job) -> Finished:
                 part_size=part_size(job.batch_size),
             )
             earlier = score_missing(scorer, work, job.processes)
-            finished = finish(job, work, listing, scorer, facts, earlier, started)
+            finished = finish(job, work, listing, scorer, facts, truth, earlier, started)
     finished.notes += notes(scorer, listing, metadata_rows)
+    if label_rows is not None:
+        finished.notes += label_notes(label_rows, truth)
     return finished
 
 
@@ -251,6 +255,7 @@ def finish(
     listing: Listing,
     scorer: Scorer,
     facts: dict[str, Any],
+    truth: Classes,
     earlier: int,
     started: float,
 ) -> Finished:
@@ -262,6 +267,7 @@ def finish(
         listing: of the images.
         scorer: the model that answered.
         facts: the ``model`` section.
+        truth: the classes that the labels are evaluated on.
         earlier: images that an earlier run had scored.
         started: when this run began, on the clock of ``time.perf_counter``.
     """
@@ -279,7 +285,7 @@ def finish(
         about = {"model": facts, "provenance": made, "scored": scored}
         report = write_external(
             work,
-            Classes.of(scorer.labels, scorer.model.config),
+            truth,
             about,
             trust_of(scorer),
             staging,
@@ -349,6 +355,19 @@ def estimate(work: Work, scorer: Scorer) -> dict[str, Any] | None:
         "method": EM,
         **({} if scorer.has_biases() else {"caution": WITHOUT_BIASES}),
     }
+
+
+def label_notes(table: Table, truth: Classes) -> list[str]:
+    """How labels were translated into the model's classes."""
+    texts = [row[LABEL] for row in table.rows.values()]
+    if truth.on_malignancy:
+        return [
+            f"{table.where} says benign or malignant only: the probabilities of the malignant and premalignant classes "
+            "are summed, and nothing is evaluated by class"
+        ]
+    counts = Counter(texts)
+    pairs = [f"{text} -> {name} ({counts[text]:,})" for text, name in truth.translated(texts).items()]
+    return [f"{table.where}: labels taken by the taxonomy: {', '.join(pairs)}"] if pairs else []
 
 
 def notes(scorer: Scorer, listing: Listing, rows: Table | None) -> list[str]:
