@@ -20,6 +20,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from trainers.errors import RecipeError, UserError
+from trainers.inherited import REFUSED, check, refuse
 
 RECIPES = Path(__file__).parent / "recipes"
 WEIGHTS_DTYPES = ("float32", "float16")
@@ -234,21 +235,30 @@ def parse(
         RecipeError: a recipe that is missing, not YAML, or has an unknown key.
         UserError: a value that TrainingArguments refuses.
     """
-    parser = _OneLineParser([options_class, LesionTrainingArguments])  # type: ignore[list-item]
+    # An abbreviated option would be used, but missing in the report's recipe.
+    parser = _OneLineParser([options_class, LesionTrainingArguments], allow_abbrev=False)  # type: ignore[list-item]
     parser.add_argument("--recipe", default=recipe, help="Recipe file, or the name of one of trainers/recipes.")
+    usual = parser.parse_args([])
     chosen = _chosen_recipe(argv, recipe)
     values = load_recipe(chosen, {action.dest for action in parser._actions})
     # Strings go through argparse's own types, so that YAML's `8e-4` (a string to YAML 1.1) becomes a number.
     parser.set_defaults(**{k: _as_typed(v) for k, v in values.items()})
+    for action in parser._actions:
+        if action.dest in REFUSED:
+            action.help = argparse.SUPPRESS
     asked = parser.parse_args(argv)
-    precision = resolve_precision(asked.precision, use_cpu=bool(asked.use_cpu))
+    refuse(asked, usual)
+    precision = resolve_precision(asked_precision(asked), use_cpu=bool(asked.use_cpu))
     if precision == "fp32" and LAUNCHED_PRECISION in os.environ:
         os.environ[LAUNCHED_PRECISION] = "no"  # TrainingArguments would take the launcher's word over ours
     parser.set_defaults(**_machine_defaults(asked, precision))
     try:
         lesion, training = parser.parse_args_into_dataclasses(argv)[:2]
-    except ValueError as error:
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # TrainingArguments raises all of these
         raise UserError(f"{error}") from error
+    if (training.fp16, training.bf16) != (precision == "fp16", precision == "bf16"):
+        raise UserError(f"fp16 {training.fp16}, bf16 {training.bf16}: precision is {precision}; give --precision alone")
+    check(training)
     lesion.precision = precision
     if lesion.dataset != values.get("dataset"):
         lesion.dataset_command = ""  # it builds the recipe's dataset, not the one that was asked for
@@ -290,6 +300,20 @@ def load_recipe(name_or_path: str, known: set[str]) -> dict[str, Any]:
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the suite."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def asked_precision(asked: argparse.Namespace) -> str:
+    """What ``--precision`` says, or transformers' own ``--fp16`` and ``--bf16``.
+
+    Raises:
+        UserError: they contradict each other.
+    """
+    flags = [name for name in ("fp16", "bf16") if getattr(asked, name)]
+    if not flags:
+        return str(asked.precision)
+    if len(flags) > 1 or asked.precision not in ("auto", flags[0]):
+        raise UserError(f"{' and '.join(flags)} true, precision {asked.precision!r}: give one of them")
+    return flags[0]
 
 
 def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
