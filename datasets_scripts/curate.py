@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +15,13 @@ from datasets_scripts.audit import duplicate_report, leak_by_config, missing_rep
 from datasets_scripts.command import UserError
 from datasets_scripts.duplicates import Duplicates, find_duplicates, group_ids
 from datasets_scripts.images import Scan, scan_all
+from datasets_scripts.output import check_free, written_whole
 from datasets_scripts.rows import SYNTHETIC, Row
 from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, base_folds, grouped_configs
 from datasets_scripts.taxonomy import long_names
 
 Configs = dict[str, dict[str, list[int]]]
-
-
-class OutputError(UserError):
-    """The output folder cannot be used."""
+check_out = check_free  # what a build command calls before any work
 
 
 class RowsError(UserError):
@@ -65,45 +60,33 @@ def curate(
         published_as: what config `published` is, for the card.
 
     Raises:
-        OutputError, RowsError: as :func:`check_out` and :func:`check_rows`.
+        UserError: ``out`` cannot be used, or another process writes it.
+        RowsError: as :func:`check_rows`.
         ImageError, SplitError, LeakError: an unusable image or mask; too few images or lesions; a grouped config leaks.
     """
-    check_out(out)
     check_rows(rows, labels)
-    scans = scan_all(rows)
-    found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
-    groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
-    folds = _folds(rows, groups, seed)
-    configs = _configs(rows, folds, published)
-    files = shards.cells(rows, folds, published)
-    audit = {
-        "name": name,
-        "version": shards.content_version(rows, scans, groups, files),
-        "seed": seed,
-        **_findings(rows, scans, found, groups, configs, labels),
-        "warnings": [*warnings, *_lacking(configs, rows, labels)],
-    }
-    about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
-    about |= {"published_as": published_as, "rows": rows, "configs": configs, "shards": _listed(configs, files)}
-    card = dataset_card.render(audit, **about)
-    with _finished_or_absent(out) as folder:
+    with written_whole(out) as folder:  # from here on, so that two builds never do the same work
+        scans = scan_all(rows)
+        found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
+        groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
+        folds = _folds(rows, groups, seed)
+        configs = _configs(rows, folds, published)
+        files = shards.cells(rows, folds, published)
+        audit = {
+            "name": name,
+            "version": shards.content_version(rows, scans, groups, files),
+            "seed": seed,
+            **_findings(rows, scans, found, groups, configs, labels),
+            "warnings": [*warnings, *_lacking(configs, rows, labels)],
+        }
+        about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
+        about |= {"published_as": published_as, "rows": rows, "configs": configs, "shards": _listed(configs, files)}
+        card = dataset_card.render(audit, **about)
         shards.write_shards(folder, rows, scans, groups, labels, files)
         (folder / "README.md").write_text(card, encoding="utf-8")
         _write_json(folder / "audit.json", audit)
         _write_json(folder / shards.MANIFEST, shards.manifest(folder))
     return audit
-
-
-def check_out(out: Path) -> None:
-    """Refuse an output folder that is in use; a command does so before any work.
-
-    Raises:
-        OutputError: ``out`` is a file or a folder with content.
-    """
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"--out {out} is a file; give a folder that does not exist yet")
-    if out.exists() and any(out.iterdir()):
-        raise OutputError(f"--out {out} is a folder that is not empty; give a new one or remove it first")
 
 
 def check_rows(rows: Sequence[Row], labels: Sequence[str]) -> None:
@@ -121,25 +104,6 @@ def check_rows(rows: Sequence[Row], labels: Sequence[str]) -> None:
     strange = sorted({row.label for row in rows} - set(labels))
     if strange:
         raise RowsError(f"label {strange[0]!r} is not among {', '.join(labels)}; choose the task that has it")
-
-
-@contextmanager
-def _finished_or_absent(out: Path) -> Iterator[Path]:
-    """Give ``<out>.partial`` to write to, and rename it to ``out`` at the end.
-
-    After a fault it is removed; a killed process leaves it behind, and the next build into ``out`` removes it.
-    """
-    out = out.resolve()
-    partial = out.with_name(out.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _same_patient(rows: Sequence[Row]) -> list[tuple[int, int]]:

@@ -8,12 +8,14 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from datasets_scripts.command import OneLineParser, UserError, run
+from datasets_scripts.output import whole_file
 from datasets_scripts.phantom import DRAWN, draw
 from datasets_scripts.taxonomy import TASKS, long_names
 
 TILE, PAD, GAP, TOP, CAPTION = (150, 112), 6, 12, 34, 18
 COLUMNS, PER_CLASS = 4, 2
 PAPER, INK = "#F7F6F2", "#24292F"
+FORMATS = {".jpg": "JPEG", ".png": "PNG"}
 
 
 def sheet(task: str, seed: int) -> Image.Image:
@@ -43,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the first lesion (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="picture to write, .jpg or .png")
     options = parser.parse_args(arguments)
-    if options.out.suffix.lower() not in {".jpg", ".png"}:
+    if options.out.suffix.lower() not in FORMATS:
         raise UserError(f"--out {options.out} is no picture's name; end it in .jpg or .png")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(options.task, options.seed).save(options.out, quality=90)
+    with whole_file(options.out) as partial:
+        sheet(options.task, options.seed).save(partial, FORMATS[options.out.suffix.lower()], quality=90)
     print(f"wrote {options.out}: drawn, not photographs")
 
 

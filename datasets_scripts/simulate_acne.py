@@ -13,7 +13,6 @@ import argparse
 import io
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.command import OneLineParser, UserError, run
+from datasets_scripts.output import whole_file
 from datasets_scripts.sources.tables import TableWriter
 
 BASELINE = "Baseline"
@@ -206,17 +206,14 @@ def write(study: SimulatedStudy, out: Path) -> None:
     Raises:
         SimulationError: one of the files is there already.
     """
-    check_absent(out)
     text = io.StringIO()
     writer = TableWriter(text)
     writer.writerow(COLUMNS)
     writer.writerows(study.rows)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    truth = json.dumps(study.truth, indent=1, allow_nan=False) + "\n"
-    for path, content in ((truth_file(out), truth), (out, text.getvalue())):
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, path)
+    with whole_file(out) as table, whole_file(truth_file(out)) as truth:
+        check_absent(out)
+        truth.write_text(json.dumps(study.truth, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        table.write_text(text.getvalue(), encoding="utf-8")
 
 
 def check_absent(out: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from datasets_scripts.output import whole_file
 from model_cards.command import UserError
 
 MANIFEST = "manifest.json"
@@ -129,7 +130,7 @@ def list_files(folder: Path) -> tuple[list[str], list[str]]:
         for name in sorted([*names, *(name for name in folders if (Path(parent) / name).is_symlink())]):
             path = Path(parent) / name
             relative = path.relative_to(folder).as_posix()
-            if relative in NOT_LISTED:
+            if relative in NOT_LISTED or (name.startswith(".") and name.endswith(".lock")):
                 continue
             if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(root)):
                 refused.append(f"{relative} is a link to {os.readlink(path)}: put the file itself into the folder")
@@ -147,9 +148,8 @@ def file_facts(path: Path) -> dict[str, Any]:
 
 def write_text(path: Path, content: str) -> None:
     """Write a file so that it appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(content, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_text(content, encoding="utf-8", newline="\n")
 
 
 def _progress(paths: list[str], folder: Path) -> tqdm[str]:

@@ -38,7 +38,7 @@ from trainers.evaluation.tables import write_tables
 from trainers.judging import judge, write_report
 from trainers.pooling import Fold, FoldError, check_alike, fold_values, metric_table, pool, pooled_report, summary
 from trainers.predictions import PredictionsError, read_predictions, write_predictions
-from trainers.whole_folder import check_empty
+from trainers.whole_folder import beside, check_empty, locked, put_in_place
 
 NO_CLASSIFIER = "train_autoencoder.py"
 HERE = Path(__file__).resolve().parent
@@ -71,7 +71,7 @@ class Plan:
     @property
     def partial(self) -> Path:
         """``<out>.partial``."""
-        return self.out.with_name(self.out.name + ".partial")
+        return beside(self.out)
 
     def command(self, name: str) -> list[str]:
         """The command line of one fold; an unfinished run of it is resumed."""
@@ -87,6 +87,12 @@ def cross_validate(plan: Plan) -> dict[str, Any]:
     Raises:
         UserError: a fold failed, or was changed since it was finished; the folds that are well are kept.
     """
+    with locked(plan.out):
+        return run_folds(plan)
+
+
+def run_folds(plan: Plan) -> dict[str, Any]:
+    """As :func:`cross_validate`, for an output folder that this process holds."""
     prepare(plan)
     names = [f"fold{k}" for k in range(plan.folds)]
     failed: dict[str, str] = {}
@@ -110,9 +116,7 @@ def cross_validate(plan: Plan) -> dict[str, Any]:
     report = judge_folds(folds, plan.partial, plan.replicates)
     (plan.partial / STATE).unlink()
     write_manifest(plan.partial)
-    if plan.out.is_dir():
-        plan.out.rmdir()  # prepare allowed it because it is empty
-    os.replace(plan.partial, plan.out)
+    put_in_place(plan.partial, plan.out)
     return report
 
 
@@ -134,7 +138,7 @@ def prepare(plan: Plan) -> None:
     Raises:
         OutputError: the finished folder is not empty, or the working folder is of something else.
     """
-    check_empty(plan.out)
+    check_empty(plan.out, held=True)
     asked = {"script": plan.script.name, "options": plan.options}
     state = plan.partial / STATE
     if plan.partial.exists():

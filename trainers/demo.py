@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser
+from datasets_scripts.output import beside, locked
 from trainers.errors import OutputError, UserError, report_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,13 +127,23 @@ def draw_examples(folder: Path) -> None:
 
 
 def demo(out: Path) -> None:
-    """Run the chain into ``out`` (replaced if an earlier demo stands there)."""
+    """Run the chain into ``out`` (replaced if an earlier demo stands there).
+
+    Raises:
+        UserError: a step failed, ``out`` holds something else, or another demo writes it.
+    """
+    with locked(out):
+        run_steps(out)
+
+
+def run_steps(out: Path) -> None:
+    """As :func:`demo`, into a folder that this process holds."""
     started = time.perf_counter()
     if out.exists():
         if not (out / "dataset").exists() and any(out.iterdir()):
             raise OutputError(f"{out} holds something else than an earlier demo: choose another --output_dir")
         shutil.rmtree(out)
-    shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
+    shutil.rmtree(beside(out), ignore_errors=True)
     out.mkdir(parents=True)
     python, relative = sys.executable, os.path.relpath(out, ROOT)
     drawn = f"--task {TASK} --images {IMAGES} --size {SIZE} --seed {SEED}".split()

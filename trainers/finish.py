@@ -27,6 +27,7 @@ from trainers.references import citations, notes
 from trainers.trust.fit import FittedTrust, temperature_alone
 from trainers.trust.options import TrustOptions
 from trainers.trusting import fitted_split, give_trust, learn_trust, predict_left_out
+from trainers.whole_folder import put_in_place
 
 SCHEMA_VERSION = 1
 
@@ -85,9 +86,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
         ),
     }
     describe(report, predictions, staging, foreign)
-    if out.is_dir():
-        out.rmdir()  # prepare_output allowed it because it is empty
-    os.replace(staging, out)
+    put_in_place(staging, out)
     shutil.rmtree(run.partial)
     return report
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.command import OneLineParser
+from datasets_scripts.output import locked
 from datasets_scripts.sources.tables import MetadataError, read_table
 from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.evaluation.intervals import bootstrap_weights, can_resample
@@ -136,8 +137,9 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out} cannot be made a folder ({error.strerror}): choose another --out") from error
-    for name, content in files.items():
-        write_whole(out / name, content)
+    with locked(out):  # the files of one run belong together
+        for name, content in files.items():
+            write_whole(out / name, content)
     return numbers
 
 

@@ -9,13 +9,11 @@ its manifest, and its recipe and dataset with those that are asked for.
 from __future__ import annotations
 
 import copy
-import fcntl
 import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.finish import Finished, finish
 from trainers.provenance import audit_leaks, describe_dataset, provenance
 from trainers.runner import end_processes, print_recipe, train
-from trainers.whole_folder import beside, check_empty
+from trainers.whole_folder import beside, check_empty, locked
 
 # What may differ between members, or between two calls for the same member.
 NOT_THE_RECIPE = {
@@ -222,29 +220,13 @@ def put_together(
         "leak_audit": audit_leaks(splits),
     }
     partial = beside(out)
-    with alone(folders[0].parent):
+    with locked(out):  # the processes of several members may all find that theirs was the last
+        check_empty(out, held=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
     print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
     return out
-
-
-@contextmanager
-def alone(members: Path) -> Iterator[None]:
-    """Hold a lock while the ensemble is made: the processes of several members may all find that theirs was the last.
-
-    Raises:
-        OutputError: another process holds it.
-    """
-    with (members / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(
-                f"another process is putting the members of {str(members)!r} together: wait for it to end"
-            ) from error
-        yield
 
 
 def same_processor(folders: Sequence[Path]) -> Any:

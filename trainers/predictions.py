@@ -13,7 +13,6 @@ the columns cannot say (label names, split, dataset) stands as JSON in the file'
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
+from datasets_scripts.output import whole_file
 from trainers.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -204,9 +204,8 @@ def write_predictions(predictions: Predictions, path: Path, *, with_features: bo
         "dataset": predictions.dataset,
     }
     table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser
@@ -21,14 +22,23 @@ from trainers.explaining.table import explanations_file, read_table
 from trainers.judging import JUDGED, corrupted_file, describe, judge, judge_robustness
 from trainers.mc_dropout import read_samples, samples_file
 from trainers.predictions import PredictionsError, read_predictions
+from trainers.whole_folder import beside, locked
 
 
 def rebuild(folder: Path, replicates: int) -> None:
-    """Replace ``folder`` by one whose report was computed anew.
+    """Replace ``folder`` by one whose report was computed again.
 
     Raises:
-        UserError: no report or no predictions there.
+        UserError: no report or no predictions there, or another process writes the folder.
     """
+    with locked(folder) if folder.parent.is_dir() else nullcontext():
+        old = folder.with_name(folder.name + ".old")
+        if old.is_dir() and not folder.exists():  # a rebuild was killed between its two renames
+            os.replace(old, folder)
+        _rebuild(folder, old, replicates)
+
+
+def _rebuild(folder: Path, old: Path, replicates: int) -> None:
     try:
         report = read_report(folder)
         paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}
@@ -52,13 +62,17 @@ def rebuild(folder: Path, replicates: int) -> None:
     if "explanations" in report:
         table = read_table(explanations_file(folder, report["explanations"]["split"]))
         report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)
-    beside, old = folder.with_name(folder.name + ".partial"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(beside, ignore_errors=True)
-    shutil.copytree(folder, beside)
-    describe(report, predictions, beside, strangers)
-    os.replace(folder, old)
-    os.replace(beside, folder)
-    shutil.rmtree(old)
+    partial = beside(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(folder, partial)
+        describe(report, predictions, partial, strangers)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main() -> None:

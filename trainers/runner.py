@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from trainers.losses import make_loss
 from trainers.provenance import audit_leaks, provenance
 from trainers.trainer_lesion import COMPLETE_FILE, LesionTrainer, newest_checkpoint
 from trainers.training_log import settle_metric, training_section
-from trainers.whole_folder import beside, check_empty
+from trainers.whole_folder import beside, check_empty, locked
 
 
 def main(recipe: str, model_class: type) -> None:
@@ -71,7 +73,20 @@ def train(
         UserError: as :func:`run`.
     """
     settle_metric(training, TRAINER_METRICS)
-    out, partial = prepare_output(training)
+    with output_folder(training) as (out, partial):
+        return train_into(out, partial, options, training, resolved, splits, model_class)
+
+
+def train_into(
+    out: Path,
+    partial: Path,
+    options: LesionArguments,
+    training: LesionTrainingArguments,
+    resolved: dict[str, Any],
+    splits: Splits,
+    model_class: type,
+) -> Path:
+    """As :func:`train`, into an output folder that is checked and locked."""
     first = training.process_index == 0
     set_seed(training.seed)
     model, processor = build_model(options, splits, model_class)
@@ -95,17 +110,27 @@ def end_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def prepare_output(training: LesionTrainingArguments) -> tuple[Path, Path]:
-    """Point the Trainer at ``<output_dir>.partial/checkpoints``; returns the final folder and the partial one.
+@contextmanager
+def output_folder(training: LesionTrainingArguments) -> Iterator[tuple[Path, Path]]:
+    """Point the Trainer at ``<output_dir>.partial/checkpoints``; gives the final folder and the partial one.
+
+    No other run may write there meanwhile: the first process of a run holds the lock.
 
     Raises:
-        OutputError: the final folder is not empty, or an unfinished run stands there and no resume was asked for.
+        UserError: the final folder is not empty, another run writes it, or an unfinished run stands there and no
+            resume was asked for.
     """
     if not training.output_dir:
         raise OutputError("no output folder was given: add --output_dir DIR")
     out = Path(training.output_dir)
+    with locked(out) if training.process_index == 0 else nullcontext():
+        yield prepare_output(training, out)
+
+
+def prepare_output(training: LesionTrainingArguments, out: Path) -> tuple[Path, Path]:
+    """As :func:`output_folder`, for a folder that this run holds."""
     partial = beside(out)
-    check_empty(out)
+    check_empty(out, held=True)
     if newest_checkpoint(partial / "checkpoints") and not resume_asked(training):
         raise OutputError(
             f"an unfinished run stands in {str(partial)!r}: "

@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
+from datasets_scripts import output
+from datasets_scripts.output import beside, locked, put_in_place, whole_file, written_whole
 from trainers.errors import OutputError
 
+__all__ = [
+    "beside", "check_empty", "check_file", "check_new_file", "check_writable", "locked", "put_in_place", "whole_file",
+    "written_whole",
+]  # fmt: skip
 
-def check_empty(out: Path, option: str = "--output_dir") -> None:
-    """Refuse a folder that holds something, or that cannot be made: before the work, not after it.
+
+def check_empty(out: Path, option: str = "--output_dir", *, held: bool = False) -> None:
+    """Refuse a folder that holds something, cannot be made, or is being written: before the work, not after it.
 
     Args:
         out: absent, or an empty folder.
         option: what to choose another one with.
+        held: this run holds the folder's lock.
 
     Raises:
-        OutputError: names the folder and the mend.
+        UserError: names the folder and says what to do.
     """
     with suppress(OSError):  # check_writable says what is wrong with it
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputError(f"the output folder {str(out)!r} is not empty: choose another {option} or delete it")
+        output.check_empty(out, option) if held else output.check_free(out, option)
     check_writable(out, option)
 
 
@@ -71,23 +76,3 @@ def check_new_file(out: Path, option: str = "--out") -> None:
     if os.path.lexists(out):
         raise OutputError(f"{option} {str(out)!r} exists already: choose another name or delete it")
     check_writable(out, option)
-
-
-def beside(out: Path) -> Path:
-    """Where ``out`` is written before it is renamed."""
-    return out.with_name(out.name + ".partial")
-
-
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """A folder to write into, which becomes ``out`` at the end; after an error nothing of it is left."""
-    partial = beside(out)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if out.is_dir():
-            out.rmdir()  # empty, or it would have been refused
-        os.replace(partial, out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

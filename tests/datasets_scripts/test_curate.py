@@ -14,7 +14,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from datasets_scripts.curate import OutputError, RowsError, curate
+from datasets_scripts.command import UserError
+from datasets_scripts.curate import RowsError, curate
 from datasets_scripts.images import ImageError
 from datasets_scripts.rows import Row
 from datasets_scripts.sources import ham10000
@@ -240,13 +241,13 @@ def test_an_output_folder_in_use_is_refused_and_an_empty_one_taken(rows, tmp_pat
     out = tmp_path / "out"
     out.mkdir()
     (out / "note.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not empty"):
+    with pytest.raises(UserError, match="not empty"):
         build(rows, out)
     assert (out / "note.txt").read_text() == "mine"
     (out / "note.txt").unlink()
     build(rows, out)
     assert (out / "manifest.json").is_file()
-    with pytest.raises(OutputError, match="is a file"):
+    with pytest.raises(UserError, match="is a file"):
         build(rows, out / "manifest.json")
 
 

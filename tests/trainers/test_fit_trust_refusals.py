@@ -158,7 +158,7 @@ def test_a_way_of_answering_that_the_model_lacks_is_named(
 def test_a_folder_in_use_is_refused(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     (tmp_path / "thesis.txt").write_text("two years of work")
-    with pytest.raises(OutputError, match="is not empty"):
+    with pytest.raises(UserError, match="is not empty"):
         fit_trust(str(trained), splits, tmp_path, TrustOptions())
     run = tmp_path / "model.partial" / "checkpoints" / "checkpoint-90"
     run.mkdir(parents=True)

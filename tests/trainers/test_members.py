@@ -24,8 +24,9 @@ from hub_models import LesionImageProcessor
 from model_cards.verify import verify_folder
 from trainers.errors import OutputError, UserError
 from trainers.mc_dropout import head_samples, read_samples, samples_file
-from trainers.members import alone, entry, member_folder, run, same_processor
+from trainers.members import entry, member_folder, run, same_processor
 from trainers.predictions import read_predictions
+from trainers.whole_folder import locked
 
 OPTIONS = [
     *("--recipe", "demo", "--backbone", "mobilenetv2_035,mobilenetv2_050", "--members", "2"),
@@ -232,14 +233,14 @@ def test_bad_options_are_named(phantom_dataset: Path, tmp_path: Path, more: list
 
 def test_a_folder_in_use_is_refused(phantom_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("two years of work")
-    with pytest.raises(OutputError, match="is not empty"):
+    with pytest.raises(UserError, match="is not empty"):
         run(command(phantom_dataset, tmp_path), "ensemble")
     assert os.listdir(tmp_path) == ["thesis.txt"]
 
 
 def test_only_one_process_puts_the_members_together(ensemble: Path, phantom_dataset: Path, tmp_path: Path) -> None:
     out = copied(ensemble, tmp_path)
-    with alone(member_folder(out, 0).parent), pytest.raises(OutputError, match="another process is putting"):
+    with locked(out), pytest.raises(UserError, match="another process writes"):
         run(command(phantom_dataset, out), "ensemble")
     assert not out.exists()
     assert not out.with_name("model.partial").exists()

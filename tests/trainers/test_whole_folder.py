@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from trainers.errors import OutputError
+from trainers.errors import UserError
 from trainers.whole_folder import beside, check_empty, check_writable, written_whole
 
 
@@ -30,7 +30,7 @@ def test_what_can_be_written_passes_and_nothing_is_left(
         ("file/a/b/new", "cannot be written (Not a directory): choose another --out"),
         ("n" * 300, "cannot be written (File name too long): choose another --out"),
         ("/proc/nowhere/new", "cannot be written (No such file or directory): choose another --out"),
-        ("file", "is not empty: choose another --out or delete it"),
+        ("file", "is a file, not a folder: choose another --out or delete it"),
         ("full", "is not empty: choose another --out or delete it"),
     ],
 )
@@ -38,7 +38,7 @@ def test_what_cannot_is_one_clear_error(name: str, said: str, tmp_path: Path) ->
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full" / "something").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(OutputError) as refused:
+    with pytest.raises(UserError) as refused:
         check_empty(tmp_path / name, "--out")
     assert said in str(refused.value)
     assert name in str(refused.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from trainers.data import Splits
 from trainers.finish import read_of
 from trainers.judging import write_report
 from trainers.references import citations, notes
+from trainers.whole_folder import put_in_place
 
 SCHEMA_VERSION = 1
 # What the card's builder tells an autoencoder's report by.
@@ -90,9 +90,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     report["figures"] = draw_all(report, shown, pictures, staging)
     write_report(report, staging)
     build_card(staging)
-    if out.is_dir():
-        out.rmdir()  # prepare_output allowed it because it is empty
-    os.replace(staging, out)
+    put_in_place(staging, out)
     shutil.rmtree(run.partial)
     return report
 

@@ -8,7 +8,6 @@ one row an image, from which every number of the report follows. Columns: ``imag
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from datasets_scripts.output import whole_file
 from trainers.autoencoding.checkerboard import grid_strength
 from trainers.autoencoding.losses import psnr, ssim
 from trainers.autoencoding.trainer import with_noise
@@ -227,9 +227,8 @@ def write_reconstructions(found: Reconstructions, path: Path) -> None:
         "scores": list(found.scores),
     }
     table = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(about, sort_keys=True).encode()})
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_reconstructions(path: Path) -> Reconstructions:

@@ -21,7 +21,7 @@ from trainers.autoencoding.trainer import SCORES, AutoencoderTrainer, reconstruc
 from trainers.data import AUGMENTATIONS, EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
 from trainers.errors import DatasetError, UserError, report_user_errors
 from trainers.provenance import audit_leaks, provenance
-from trainers.runner import end_processes, last_checkpoint, prepare_output, print_recipe
+from trainers.runner import end_processes, last_checkpoint, output_folder, print_recipe
 from trainers.training_log import settle_metric, training_section
 
 TURNS = "turns"
@@ -74,7 +74,19 @@ def train(
         UserError: as :func:`run`.
     """
     check_pictures(splits)
-    out, partial = prepare_output(training)
+    with output_folder(training) as (out, partial):
+        return train_into(out, partial, options, training, resolved, splits)
+
+
+def train_into(
+    out: Path,
+    partial: Path,
+    options: AutoencoderArguments,
+    training: LesionTrainingArguments,
+    resolved: dict[str, Any],
+    splits: Splits,
+) -> Path:
+    """As :func:`train`, into an output folder that is checked and locked."""
     set_seed(training.seed)
     model, processor = build_model(options)
     trainer = build_trainer(model, processor, splits, options, training)

@@ -6,7 +6,6 @@ and has each finished autoencoder press it into its codes and draw it again. No 
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModel
 
 from datasets_scripts.command import OneLineParser
+from datasets_scripts.output import whole_file
 from datasets_scripts.phantom import PHANTOM_LABELS, draw
 from hub_models import AutoencoderLesionModel
 from model_cards.card import ReportError, read_report
@@ -97,11 +97,8 @@ def main() -> None:
     models = [load(path) for path in given.models]
     images = [draw(label, given.seed).image for label in given.classes]
     figure = draw_sheet(images, given.classes, models)
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    partial = given.out.with_name(given.out.name + ".partial")
-    with style.context(LOOK):
+    with style.context(LOOK), whole_file(given.out) as partial:
         figure.savefig(partial, dpi=DPI, format="png", metadata={"Software": None})
-    os.replace(partial, given.out)
     print(f"wrote {given.out}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from datasets_scripts.output import whole_file
 from datasets_scripts.sources.tables import TableWriter
 from trainers.evaluation.figures import BLUE, DPI, FAINT, FOLDER, INK, LOOK, ORANGE, QUIET, SHARES
 from trainers.evaluation.isic2017 import roc_points, task_columns
@@ -153,9 +153,8 @@ def png(figure: Figure) -> bytes:
 
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
 
 
 def _matrix(axes: Axes, counts: np.ndarray, names: list[str]) -> None:

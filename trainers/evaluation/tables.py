@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datasets_scripts.output import whole_file
 from datasets_scripts.sources.tables import TableWriter
 from trainers.evaluation.discrimination import precision, recall
 from trainers.evaluation.weighting import mean_defined
@@ -29,9 +29,8 @@ def write_tables(split: dict[str, Any], folder: Path, *, title: str = "", suffix
     written = []
     for base, text in ((CSV_NAME, per_class_csv(split)), (TEXT_NAME, classification_report(split, title=title))):
         name = f"{Path(base).stem}{suffix}{Path(base).suffix}"
-        partial = folder / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8", newline="")
-        os.replace(partial, folder / name)
+        with whole_file(folder / name) as partial:
+            partial.write_text(text, encoding="utf-8", newline="")
         written.append(name)
     return written
 

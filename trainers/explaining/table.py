@@ -10,7 +10,6 @@ metadata under ``lesion_suite_explanations``.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from datasets_scripts.output import whole_file
 from trainers.errors import UserError
 
 SCHEMA_VERSION = 1
@@ -103,9 +103,8 @@ def write_table(table: ExplanationTable, path: Path) -> None:
         arrays[name] = pa.array(rows, pa.list_(pa.float64()))
     about = {"schema_version": SCHEMA_VERSION, "labels": table.labels, "about": table.about}
     whole = pa.table(arrays).replace_schema_metadata({METADATA_KEY: json.dumps(about).encode()})
-    partial = path.with_name(path.name + ".partial")
-    pq.write_table(whole, partial, compression="zstd")
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        pq.write_table(whole, partial, compression="zstd")
 
 
 def read_table(path: Path) -> ExplanationTable:

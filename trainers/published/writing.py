@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets_scripts.output import whole_file
 from trainers.published.state import PublishedFileError
 from trainers.published.system import System
 
@@ -51,10 +51,8 @@ def in_published_order(model: Any, head: nn.Module, system: System) -> tuple[Ten
 
 def save_tensors(content: Mapping[str, Any], path: Path) -> None:
     """``torch.save`` on the CPU, every floating tensor float32; the file appears whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({key: _plain(value) for key, value in content.items()}, partial)
-    os.replace(partial, path)
+    with whole_file(path) as partial:
+        torch.save({key: _plain(value) for key, value in content.items()}, partial)
 
 
 def _plain(value: Any) -> Any:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -30,10 +28,11 @@ from trainers.scoring.models import Source, fingerprint
 from trainers.scoring.scorer import Asked, Scorer
 from trainers.scoring.workers import Work, part_size, score_in_processes, score_parts
 from trainers.trust.prior import estimate_prior
-from trainers.whole_folder import beside, check_empty
+from trainers.whole_folder import beside, check_empty, locked, put_in_place
 
 SCHEMA_VERSION = 1
-SETTINGS, LISTING, PARTS, LOCK = "settings.json", "listing.jsonl", "parts", "lock"
+SETTINGS, LISTING, PARTS = "settings.json", "listing.jsonl", "parts"
+LOCK = "lock"  # of earlier versions, in working folders that they left behind
 # Other versions of these may answer otherwise in the last digits.
 PACKAGES = ("torch", "transformers", "pillow")
 WITHOUT_BIASES = (
@@ -190,12 +189,18 @@ def settings(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, 
 
 @contextmanager
 def begun(job: Job, asked: dict[str, Any], listing: Any) -> Iterator[None]:
-    """Make the working folder, or find an earlier run of the same settings in it; nobody else may work in it meanwhile.
+    """Make the working folder, or find an earlier run of the same settings in it; no other process may write it.
 
     Raises:
-        OutputError: it is of other settings, or in use.
+        UserError: it is of other settings, or another process writes it.
     """
-    partial, stored = job.partial, job.partial / SETTINGS
+    with locked(job.out):
+        _begin(job.partial, asked, listing)
+        yield
+
+
+def _begin(partial: Path, asked: dict[str, Any], listing: Any) -> None:
+    stored = partial / SETTINGS
     if partial.exists() and not stored.is_file() and {path.name for path in partial.iterdir()} - {LOCK, LISTING, PARTS}:
         raise OutputError(f"{str(partial)!r} is not of this command: choose another --out or delete it")
     if stored.is_file():
@@ -209,19 +214,12 @@ def begun(job: Job, asked: dict[str, Any], listing: Any) -> Iterator[None]:
                     f"{str(partial)!r} holds answers of other settings: {name} was {earlier.get(name)!r}, now it is "
                     f"{value!r}; give the same to go on, choose another --out, or delete it"
                 )
-    (partial / PARTS).mkdir(parents=True, exist_ok=True)
-    with (partial / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise OutputError(f"another process is scoring into {str(partial)!r}: wait for it to end") from error
-        if not stored.is_file():
-            shutil.rmtree(partial / PARTS)
-            (partial / PARTS).mkdir()
-            with (partial / LISTING).open("w", encoding="ascii") as file:
-                shutil.copyfileobj(listing, file)
-            write_text(stored, json.dumps(asked, indent=1) + "\n")  # last: with it, the listing is whole
-        yield
+    if not stored.is_file():
+        shutil.rmtree(partial / PARTS, ignore_errors=True)
+        (partial / PARTS).mkdir(parents=True)
+        with (partial / LISTING).open("w", encoding="ascii") as file:
+            shutil.copyfileobj(listing, file)
+        write_text(stored, json.dumps(asked, indent=1) + "\n")  # last: with it, the listing is whole
 
 
 def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
@@ -304,9 +302,7 @@ def finish(
         "provenance": made,
     }
     write_text(staging / "summary.json", json.dumps(summary, indent=1) + "\n")
-    if job.out.is_dir():
-        job.out.rmdir()  # it was empty at the start
-    os.replace(staging, job.out)
+    put_in_place(staging, job.out)
     shutil.rmtree(job.partial)
     return Finished(summary, report)
 
