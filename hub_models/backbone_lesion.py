@@ -19,6 +19,8 @@ import torch
 from timm.models import load_state_dict
 from torch import nn
 
+from .configuration_lesion import check_backbone
+
 # Counters of batch normalisation: a file may leave them out without harm.
 OPTIONAL_LEAF = "num_batches_tracked"
 EARLY_REDUCTION = 8
@@ -41,17 +43,19 @@ def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
 
     Args:
         name: the architecture's name in timm; a pretrained tag (``name.tag``) is allowed and only matters on download.
-        **kwargs: further arguments of ``timm.create_model``.
+        **kwargs: further arguments of ``timm.create_model``, of those that :func:`check_backbone` allows.
 
     Returns:
         The module, which maps (N, 3, H, W) to pooled features (N, D), and D.
 
     Raises:
+        LesionConfigError: the name is a repository or a path, or an argument is none that a backbone may have.
         UnknownBackboneError: timm does not know the name or refuses an argument.
     """
+    check_backbone(name, kwargs)
     try:
         backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
         raise UnknownBackboneError(
             f"timm {timm.__version__} cannot build the backbone {name!r} with {kwargs}: {error}. Choose a name from "
             "timm.list_models() and arguments that it takes."
@@ -73,7 +77,9 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
 
     Raises:
         BackboneDownloadError: there are none, or they cannot be fetched.
+        LesionConfigError: the name is a repository or a path, or an argument is none that a backbone may have.
     """
+    check_backbone(name, kwargs)
     if not timm.models.is_model_pretrained(name):
         raise BackboneDownloadError(
             f"timm has no pretrained weights for {name!r}. Give a .safetensors file, or None to start at random."

@@ -6,15 +6,22 @@ times the parameters, upsampling in place of transpose convolutions. :data:`PUBL
 
 from __future__ import annotations
 
-import math
 from dataclasses import field
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .checks_lesion import LARGEST_IMAGE, brief, is_number, is_whole
+
 BLOCKS = ("residual", "plain")
 BOTTLENECKS = ("linear", "map")
 UPSAMPLINGS = ("resize", "transpose")
+# Limits of a config that somebody else wrote: what is built from it must fit into time and memory.
+MOST_STAGES = 12
+LARGEST_WIDTH = 8192
+LARGEST_CODE = 1_000_000
+# Of the largest linear layer of the bottleneck.
+MOST_WEIGHTS = 500_000_000
 # A group norm's groups; the widths of a residual shape are multiples of it.
 GROUPS = 8
 # Sagardia 2022: five convolutions with ReLU and max-pooling, five transpose convolutions of kernel 2 and stride 2,
@@ -96,21 +103,25 @@ class AutoencoderLesionConfig(PreTrainedConfig):
         """
         for name, allowed in (("block", BLOCKS), ("bottleneck", BOTTLENECKS), ("upsampling", UPSAMPLINGS)):
             if getattr(self, name) not in allowed:
-                raise AutoencoderConfigError(f"{name} is {getattr(self, name)!r}; choose one of {', '.join(allowed)}.")
+                raise AutoencoderConfigError(
+                    f"{name} is {brief(getattr(self, name))}; choose one of {', '.join(allowed)}."
+                )
         self._check_widths()
         size = self.image_size
-        if not _is_count(size) or size % self.reduction:
+        if not is_whole(size, 1, LARGEST_IMAGE) or size % self.reduction:
             raise AutoencoderConfigError(
-                f"image_size is {size!r}; {len(self.encoder_channels)} stages halve the picture as often: give a "
-                f"multiple of {self.reduction} pixels."
+                f"image_size is {brief(size)}; {len(self.encoder_channels)} stages halve the picture as often: give a "
+                f"multiple of {self.reduction} pixels, at most {LARGEST_IMAGE}."
             )
         self._check_codes()
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
-            fine = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(_is_number, values))
+            fine = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(is_number, values))
             if not fine or (name == "image_std" and min(values) <= 0):
                 above = " above 0" if name == "image_std" else ""
-                raise AutoencoderConfigError(f"{name} is {values!r}; give three finite numbers{above}, one a channel.")
+                raise AutoencoderConfigError(
+                    f"{name} is {brief(values)}; give three finite numbers{above}, one a channel."
+                )
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Check the values once more, since they may have changed since construction, then write ``config.json``."""
@@ -122,7 +133,8 @@ class AutoencoderLesionConfig(PreTrainedConfig):
             widths = getattr(self, name)
             if not _are_widths(widths, least):
                 raise AutoencoderConfigError(
-                    f"{name} is {widths!r}; give a list of at least {least} whole numbers above 0."
+                    f"{name} is {brief(widths)}; give a list of {least} to {MOST_STAGES} whole numbers from 1 to "
+                    f"{LARGEST_WIDTH}."
                 )
             odd = [width for width in widths if width % GROUPS]
             if self.block == "residual" and odd:
@@ -139,11 +151,20 @@ class AutoencoderLesionConfig(PreTrainedConfig):
     def _check_codes(self) -> None:
         size = self.code_size
         if self.bottleneck == "linear":
-            if not _is_count(size):
-                raise AutoencoderConfigError(f"code_size is {size!r}; give a whole number of codes, at least 1.")
-            if not _is_count(self.squeeze_channels):
+            if not is_whole(size, 1, LARGEST_CODE):
                 raise AutoencoderConfigError(
-                    f"squeeze_channels is {self.squeeze_channels!r}; give a whole number of channels, at least 1."
+                    f"code_size is {brief(size)}; give a whole number of codes from 1 to {LARGEST_CODE}."
+                )
+            squeezed = self.squeeze_channels
+            if not is_whole(squeezed, 1, LARGEST_WIDTH):
+                raise AutoencoderConfigError(
+                    f"squeeze_channels is {brief(squeezed)}; give a whole number of channels from 1 to {LARGEST_WIDTH}."
+                )
+            weights = int(size or 0) * squeezed * self.grid**2
+            if weights > MOST_WEIGHTS:
+                raise AutoencoderConfigError(
+                    f"code_size {size} and squeeze_channels {squeezed} of {self.grid} x {self.grid} places make a "
+                    f"layer of {weights:,} weights; give smaller ones (at most {MOST_WEIGHTS:,})."
                 )
             return
         follows = self.encoder_channels[-1] * self.grid**2
@@ -154,13 +175,6 @@ class AutoencoderLesionConfig(PreTrainedConfig):
             )
 
 
-def _is_count(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, int) and value >= 1
-
-
 def _are_widths(values: Any, least: int = 2) -> bool:
-    return isinstance(values, (list, tuple)) and len(values) >= least and all(_is_count(value) for value in values)
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+    fine = isinstance(values, (list, tuple)) and least <= len(values) <= MOST_STAGES
+    return fine and all(is_whole(value, 1, LARGEST_WIDTH) for value in values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
+from .checks_lesion import LARGEST_LAYER, MOST_LAYERS, brief, is_number, is_whole
 from .configuration_lesion import LesionConfig, LesionConfigError
 from .metadata_lesion import STANDARD_FIELDS, resolve_fields
 
@@ -55,9 +56,12 @@ def check_hidden_sizes(name: str, sizes: Any, least: int = 1) -> None:
     Raises:
         LesionConfigError: it is none, or shorter than ``least``.
     """
-    fine = isinstance(sizes, (list, tuple)) and len(sizes) >= least
-    if not fine or any(isinstance(size, bool) or not isinstance(size, int) or size < 1 for size in sizes):
-        raise LesionConfigError(f"{name} is {sizes!r}; give a list of at least {least} whole numbers above 0.")
+    fine = isinstance(sizes, (list, tuple)) and least <= len(sizes) <= MOST_LAYERS
+    if not fine or not all(is_whole(size, 1, LARGEST_LAYER) for size in sizes):
+        raise LesionConfigError(
+            f"{name} is {brief(sizes)}; give a list of {least} to {MOST_LAYERS} whole numbers from 1 to "
+            f"{LARGEST_LAYER}."
+        )
 
 
 def check_metadata_dropout(value: Any) -> None:
@@ -66,5 +70,5 @@ def check_metadata_dropout(value: Any) -> None:
     Raises:
         LesionConfigError: it is outside [0, 1).
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
-        raise LesionConfigError(f"metadata_dropout is {value!r}; give a probability in [0, 1).")
+    if not is_number(value) or not 0.0 <= value < 1.0:
+        raise LesionConfigError(f"metadata_dropout is {brief(value)}; give a probability in [0, 1).")

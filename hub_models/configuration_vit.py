@@ -6,11 +6,20 @@ from typing import Any
 
 from transformers import ViTConfig
 
+from .checks_lesion import MOST_PARAMETERS, brief, is_number, is_whole
 from .configuration_lesion import LesionConfig, LesionConfigError
 
 # (width, layers) -> the name that the paper gives this size.
 SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 # What describes the transformer; each is a field of transformers' ViTConfig under the same name.
+# Of each number the largest that a config may ask for; ViT-G of Zhai et al. 2022 has 1664, 48, 16 and 8192.
+LARGEST = {
+    "patch_size": 512,
+    "hidden_size": 4096,
+    "num_hidden_layers": 64,
+    "num_attention_heads": 128,
+    "intermediate_size": 16_384,
+}
 ARCHITECTURE = (
     "patch_size",
     "hidden_size",
@@ -24,6 +33,10 @@ ARCHITECTURE = (
     "qkv_bias",
     "initializer_range",
 )
+
+
+# Activations of a ViT's MLP, by their names in transformers.
+ACTIVATIONS = ("gelu", "gelu_new", "gelu_pytorch_tanh", "mish", "quick_gelu", "relu", "relu6", "silu", "swish")
 
 
 class ViTLesionConfig(LesionConfig):
@@ -67,7 +80,8 @@ class ViTLesionConfig(LesionConfig):
     drop_path_rate: float = 0.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.backbone = self.backbone or self.architecture_name
+        if self.backbone == "":
+            self.backbone = self.architecture_name
         super().__post_init__(**kwargs)
 
     @property
@@ -114,10 +128,16 @@ class ViTLesionConfig(LesionConfig):
             )
 
     def _check_backbone(self) -> None:
-        for name in ("patch_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+        for name, most in LARGEST.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LesionConfigError(f"{name} is {value!r}; give a whole number of at least 1.")
+            if not is_whole(value, 1, most):
+                raise LesionConfigError(f"{name} is {brief(value)}; give a whole number from 1 to {most}.")
+        parameters = self.num_hidden_layers * self.hidden_size * (4 * self.hidden_size + 2 * self.intermediate_size)
+        if parameters > MOST_PARAMETERS:
+            raise LesionConfigError(
+                f"hidden_size {self.hidden_size}, num_hidden_layers {self.num_hidden_layers} and intermediate_size "
+                f"{self.intermediate_size} make {parameters:,} parameters; give a ViT of at most {MOST_PARAMETERS:,}."
+            )
         if self.hidden_size % self.num_attention_heads:
             raise LesionConfigError(
                 f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}; "
@@ -125,8 +145,16 @@ class ViTLesionConfig(LesionConfig):
             )
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob", "drop_path_rate"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0.0 <= value < 1.0:
-                raise LesionConfigError(f"{name} is {value!r}; give a probability in [0, 1).")
+            if not is_number(value) or not 0.0 <= value < 1.0:
+                raise LesionConfigError(f"{name} is {brief(value)}; give a probability in [0, 1).")
+        for name in ("layer_norm_eps", "initializer_range"):
+            value = getattr(self, name)
+            if not is_number(value) or not 0.0 < value <= 1.0:
+                raise LesionConfigError(f"{name} is {brief(value)}; give a number in (0, 1].")
+        if not isinstance(self.qkv_bias, bool):
+            raise LesionConfigError(f"qkv_bias is {brief(self.qkv_bias)}; give true or false.")
+        if self.hidden_act not in ACTIVATIONS:
+            raise LesionConfigError(f"hidden_act is {brief(self.hidden_act)}; choose one of {', '.join(ACTIVATIONS)}.")
         super()._check_backbone()
         if self.backbone != self.architecture_name or self.backbone_kwargs:
             raise LesionConfigError(

@@ -8,6 +8,7 @@ processor with these switches off (:data:`PREPARED`), so that a model never sees
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .checks_lesion import LARGEST_IMAGE, brief, is_number, is_whole
 from .crop_lesion import lesion_box
 from .hair_lesion import remove_hair
 from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
@@ -54,6 +56,10 @@ REMOTE = ("http://", "https://", "data:image/")
 
 class SwitchError(ValueError):
     """A switch of the image processor that is neither on nor off, or unknown."""
+
+
+class PixelSettingError(ValueError):
+    """A setting of the image processor, such as its size, that no image can be prepared with."""
 
 
 class LesionImageProcessorKwargs(ImagesKwargs, total=False):
@@ -90,6 +96,7 @@ class LesionImageProcessor(PilBackend):
         MissingOpenCVError: a switch needs OpenCV and it is not installed (on construction and on each call).
         UnreadableImageError: a file is cut short, damaged or no image.
         PixelValueError: an array is no image.
+        PixelSettingError: a saved size, mean, deviation, factor or filter that no image can be prepared with.
         SwitchError: a switch, as saved or as given, is neither true nor false, or is none that there is.
     """
 
@@ -115,8 +122,44 @@ class LesionImageProcessor(PilBackend):
         super().__init__(**kwargs)
         self._switches()
         check_inputs(self.model_input_names, self.metadata_fields)
+        self._check_pixel_settings()
         if self.metadata_fields is not None:
             self.metadata_fields = resolve_fields(self.metadata_fields)
+
+    def _check_pixel_settings(self) -> None:
+        """Refuse saved settings that no image can be prepared with, or that ask for an enormous one.
+
+        Raises:
+            PixelSettingError: names the setting and its value.
+        """
+        for name in ("size", "crop_size", "pad_size"):
+            sides = getattr(self, name, None)
+            if sides is None and name != "size":
+                continue
+            try:
+                known = dict(sides)
+            except (TypeError, ValueError):
+                known = {}
+            if not known or not all(is_whole(side, 1, LARGEST_IMAGE) for side in known.values()):
+                raise PixelSettingError(
+                    f"the image processor's {name} is {brief(known or sides)}; give pixels from 1 to {LARGEST_IMAGE}."
+                )
+        for name, above in (("image_mean", -math.inf), ("image_std", 0.0)):
+            values = getattr(self, name)
+            fine = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(is_number, values))
+            if not fine or min(values) <= above:
+                raise PixelSettingError(
+                    f"the image processor's {name} is {brief(values)}; give three finite numbers, one a channel"
+                    f"{' above 0' if above == 0 else ''}."
+                )
+        if not is_number(self.rescale_factor) or not 0 < self.rescale_factor <= 1e6:
+            raise PixelSettingError(
+                f"the image processor's rescale_factor is {brief(self.rescale_factor)}; give a number above 0."
+            )
+        if not is_whole(getattr(self.resample, "value", self.resample), 0, 5):
+            raise PixelSettingError(
+                f"the image processor's resample is {brief(self.resample)}; give a filter of Pillow, from 0 to 5."
+            )
 
     def prepare(
         self,

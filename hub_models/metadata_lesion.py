@@ -18,6 +18,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .checks_lesion import brief, is_number
+
 UNKNOWN = "unknown"
 # How None, NaN and the missing values of common table readers look when they are written out.
 UNKNOWN_WORDS = {"", UNKNOWN, "none", "nan", "null", "na", "n/a", "<na>"}
@@ -47,6 +49,8 @@ STANDARD_FIELDS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+# Limits of a config that somebody else wrote.
+MOST_FIELDS, MOST_VALUES = 100, 1000
 NUMBER_KEYS = ("lowest", "highest", "centre", "scale")
 LEAKS = {
     "dx_type": "it says how the diagnosis was made, and so leaks it (in HAM10000 every melanoma has a histology)",
@@ -75,7 +79,11 @@ def resolve_fields(fields: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[
         MetadataFieldsError: no field, an unknown name, one that leaks the label, or a vocabulary that is none.
     """
     if isinstance(fields, str) or not isinstance(fields, (Mapping, Sequence)) or not fields:
-        raise MetadataFieldsError(f"metadata_fields is {fields!r}; give a list out of {', '.join(STANDARD_FIELDS)}.")
+        raise MetadataFieldsError(
+            f"metadata_fields is {brief(fields)}; give a list out of {', '.join(STANDARD_FIELDS)}."
+        )
+    if len(fields) > MOST_FIELDS:
+        raise MetadataFieldsError(f"metadata_fields has {len(fields)} entries; give at most {MOST_FIELDS}.")
     given = dict(fields) if isinstance(fields, Mapping) else {str(name): None for name in fields}
     return {name: _resolve_field(name, given[name]) for name in sorted(given)}
 
@@ -92,19 +100,24 @@ def _resolve_field(name: str, vocabulary: Any) -> dict[str, Any]:
             )
         vocabulary = STANDARD_FIELDS[name]
     if isinstance(vocabulary, Mapping) and set(vocabulary) == {"values"}:
-        values = [str(value).strip().lower() for value in vocabulary["values"]]
+        values = vocabulary["values"]
+        if not isinstance(values, (list, tuple)) or len(values) > MOST_VALUES:
+            raise MetadataFieldsError(
+                f"metadata_fields[{name!r}] has the values {brief(values)}; give a list of at most {MOST_VALUES}."
+            )
+        values = [str(value).strip().lower() for value in values]
         values += [] if UNKNOWN in values else [UNKNOWN]
         if len(set(values)) == len(values) > 1:
             return {"values": values}
     elif isinstance(vocabulary, Mapping) and set(vocabulary) == set(NUMBER_KEYS):
         numbers = [vocabulary[key] for key in NUMBER_KEYS]
-        if all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        if all(is_number(n) and abs(n) <= 1e9 for n in numbers):
             lowest, highest, _, scale = numbers
             if lowest < highest and scale > 0:
                 return dict(zip(NUMBER_KEYS, numbers, strict=True))
     raise MetadataFieldsError(
-        f"metadata_fields[{name!r}] is {vocabulary!r}; give {{'values': [different texts]}}, or lowest < highest, "
-        "centre and scale > 0."
+        f"metadata_fields[{name!r}] is {brief(vocabulary)}; give {{'values': [different texts]}}, or lowest < "
+        "highest, centre and scale > 0."
     )
 
 

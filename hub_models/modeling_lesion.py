@@ -49,7 +49,8 @@ from .backbone_lesion import (
     load_backbone_file,
     load_timm_weights,
 )
-from .configuration_lesion import LesionConfig
+from .checks_lesion import MOST_PARAMETERS
+from .configuration_lesion import LesionConfig, LesionConfigError
 from .explain_lesion import LesionExplanations, pooling_layers
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .storage_lesion import LesionStorage
@@ -117,6 +118,12 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         super().__init__(config)
         config.check()
         self.build()
+        # Inside from_pretrained nothing has been allocated yet: a hostile config ends here.
+        parameters = sum(weight.numel() for weight in self.parameters())
+        if parameters > MOST_PARAMETERS:
+            raise LesionConfigError(
+                f"the config describes a model of {parameters:,} parameters; give one of at most {MOST_PARAMETERS:,}."
+            )
         self.trust = TrustBuffers(config.trust)
         self._keep_pretrained_values()
         self.post_init()

@@ -68,6 +68,7 @@ class ShippingTester:
     shared_files: ClassVar[set[str]] = {
         "answers_lesion.py",
         "backbone_lesion.py",
+        "checks_lesion.py",
         "configuration_lesion.py",
         "conformal_lesion.py",
         "crop_lesion.py",

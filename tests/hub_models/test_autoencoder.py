@@ -32,6 +32,7 @@ REMOTE_CHECK = Path(__file__).with_name("remote_autoencoder_check.py")
 SMALL: dict[str, Any] = {"image_size": 32, "encoder_channels": [8, 16, 16], "code_size": 12, "squeeze_channels": 4}
 OWN_FILES = {"configuration_autoencoder.py", "modeling_autoencoder.py", "storage_lesion.py"}
 PROCESSOR_FILES = {
+    "checks_lesion.py",
     "crop_lesion.py",
     "hair_lesion.py",
     "image_processing_lesion.py",

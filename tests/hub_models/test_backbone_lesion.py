@@ -16,10 +16,13 @@ from safetensors.torch import load_file, save_file
 from hub_models import (
     BackboneDownloadError,
     BackboneWeightsError,
+    EnsembleLesionConfig,
+    LesionConfigError,
     MobileNetForLesionClassification,
     MobileNetLesionConfig,
     UnknownBackboneError,
 )
+from hub_models.backbone_lesion import build_timm_backbone, load_timm_weights
 
 TINY = "mobilenetv2_035"
 
@@ -76,10 +79,52 @@ def test_any_cnn_of_timm_round_trips(name: str, width: int, tmp_path: Path) -> N
         assert torch.equal(model(pixels).logits, loaded(pixels).logits)
 
 
-@pytest.mark.parametrize("changes", [{"backbone": "mobilenetv9"}, {"backbone_kwargs": {"colour": "blue"}}])
+@pytest.mark.parametrize(
+    "changes", [{"backbone": "mobilenetv9"}, {"backbone": "resnet10t", "backbone_kwargs": {"fix_stem": True}}]
+)
 def test_what_timm_cannot_build_is_named(changes: dict[str, Any]) -> None:
-    with pytest.raises(UnknownBackboneError, match=r"mobilenetv9|colour"):
+    with pytest.raises(UnknownBackboneError, match=r"mobilenetv9|fix_stem"):
         MobileNetForLesionClassification(config(**changes))
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"checkpoint_path": "evil.pth"},
+        {"pretrained": True},
+        {"pretrained_cfg": {"file": "evil.pth"}},
+        {"pretrained_cfg_overlay": {"url": "http://localhost/evil.pth"}},
+        {"cache_dir": "/tmp"},
+        {"features_only": True},
+        {"drop_rate": float("nan")},
+        {"bn_eps": "1e-3"},
+        {"output_stride": True},
+    ],
+    ids=lambda kwargs: next(iter(kwargs)),
+)
+def test_no_argument_reaches_timm_that_could_open_a_file(kwargs: dict[str, Any], monkeypatch: Any) -> None:
+    """Neither from a config nor by the function that calls timm."""
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was called"))
+    name = next(iter(kwargs))
+    with pytest.raises(LesionConfigError, match=name):
+        config(backbone_kwargs=kwargs)
+    for build in (build_timm_backbone, lambda *a, **k: load_timm_weights(torch.nn.Identity(), *a, **k)):
+        if name != "pretrained":
+            with pytest.raises(LesionConfigError, match=name):
+                build("mobilenetv2_100", **kwargs)
+
+
+@pytest.mark.parametrize(
+    "name", ["hf-hub:org/backbone", "hf_hub:org/backbone", "local-dir:/etc", "org/backbone", "../x", "a\\b", "x:y", 3]
+)
+def test_a_backbone_is_a_name_and_no_place(name: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("timm.create_model", lambda *_, **__: pytest.fail("timm was called"))
+    for build in (lambda: config(backbone=name), lambda: build_timm_backbone(name)):
+        with pytest.raises(LesionConfigError, match="backbone is"):
+            build()
+    member = {"backbone": name, "backbone_kwargs": {}, "dropout": 0.0}
+    with pytest.raises(LesionConfigError, match=r"members\[0\]: backbone is"):
+        EnsembleLesionConfig(members=[member])
 
 
 # ------------------------------------------------------------- a local file

@@ -289,6 +289,7 @@ def test_saved_values_come_back(tmp_path: Path) -> None:
     assert said["do_colour_constancy"] is True
     assert said["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
     assert {path.name for path in tmp_path.glob("*.py")} == {
+        "checks_lesion.py",
         "crop_lesion.py",
         "hair_lesion.py",
         "image_processing_lesion.py",

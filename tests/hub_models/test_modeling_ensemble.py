@@ -108,7 +108,7 @@ def test_no_members_are_refused() -> None:
     [
         ({"backbone": "resnet50"}, "members[0] is {'backbone': 'resnet50'}"),
         ({**SMALL, "dropout": 1.0}, "members[0] has dropout 1.0"),
-        ({**SMALL, "backbone": 7}, "give backbone a timm name"),
+        ({**SMALL, "backbone": 7}, "members[0]: backbone is 7"),
     ],
 )
 def test_bad_members_in_the_config_are_named(member: dict[str, Any], says: str) -> None:

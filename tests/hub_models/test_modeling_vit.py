@@ -292,7 +292,7 @@ PUBLISHED = (
         ({"patch_size": "16"}, "patch_size is '16'"),
         ({"drop_path_rate": 1.0}, r"drop_path_rate is 1.0; give a probability in \[0, 1\)"),
         ({"backbone": "resnet50"}, "backbone is 'resnet50'.* the fields describe vit_32x3_patch16_64"),
-        ({"backbone_kwargs": {"a": 1}}, "leave both out"),
+        ({"backbone_kwargs": {"bn_eps": 0.1}}, "leave both out"),
     ],
 )
 def test_bad_values_are_named(changes: dict[str, Any], named: str) -> None:
