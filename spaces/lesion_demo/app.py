@@ -42,6 +42,7 @@ import tab_one  # noqa: E402
 import tab_similar  # noqa: E402
 from appearance import HEAD, HEADER, THEME, stylesheet  # noqa: E402
 from archives import LARGEST_ARCHIVE  # noqa: E402
+from content_policy import ContentPolicy  # noqa: E402
 from desk import Desk  # noqa: E402
 from example_pictures import OWN, read_examples  # noqa: E402
 from html_answer import notice  # noqa: E402
@@ -107,5 +108,5 @@ if __name__ == "__main__":
         ssr_mode=False,
         state_session_capacity=MOST_SESSIONS,
         favicon_path=str(Path(__file__).with_name("favicon.svg")),
-        app_kwargs={"middleware": [Middleware(UploadLimit, files=FILES)]},
+        app_kwargs={"middleware": [Middleware(ContentPolicy), Middleware(UploadLimit, files=FILES)]},
     )

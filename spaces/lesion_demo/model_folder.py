@@ -9,13 +9,17 @@ import base64
 import hashlib
 import json
 import os
-import re
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote
 
 import huggingface_hub
 from classifier import Classifier
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
 from model_loading import ModelUnavailableError
 
 MANIFEST, CARD = "manifest.json", "README.md"
@@ -25,12 +29,9 @@ NOT_LISTED = {MANIFEST, ".gitattributes"}
 NOT_ENTERED = {".git", ".cache", "__pycache__"}
 PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 LARGEST_FIGURE = 3 * 1024 * 1024  # bytes
+LARGEST_CARD = 1_000_000  # characters; what comes after is not shown
 MOST_PROBLEMS = 12
 SPLITS = ("test", "validation", "calibration")
-_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)")
-# A link to another place of the card itself: headings have no ids on the page.
-_ANCHOR = re.compile(r"(?<!!)\[([^\]]+)\]\(#[^)\s]*\)")
-_HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,47 @@ def _facts(path: Path) -> dict[str, Any]:
 
 
 def card(folder: Path) -> str | None:
-    """The card as Markdown: no front matter, no anchors, its own pictures put in; None where it has none."""
+    """The card as HTML: no front matter, no anchors, no HTML of its own, its own figures put in; None without a card.
+
+    What names anything else to load becomes words: a visitor's browser would ask another server for it.
+    """
     try:
-        text = (folder / CARD).read_text(encoding="utf-8")
+        with (folder / CARD).open(encoding="utf-8") as file:
+            text = file.read(LARGEST_CARD)
     except (OSError, ValueError):
         return None
     if text.startswith("---\n"):
         _, _, rest = text[4:].partition("\n---")
         text = rest.lstrip("-\n") if rest else text
+    reader = MarkdownIt("commonmark").enable("table")
+    for name, rule in _RULES.items():
+        reader.add_render_rule(name, rule)
+    return str(reader.render(text, {"folder": folder})).strip()
 
-    def put_in(found: re.Match[str]) -> str:
-        uri = picture_uri(folder, found[2])
-        return f"![{found[1]}]({uri})" if uri else f"*({found[1]}: picture not shown)*"
 
-    # A picture from elsewhere would tell another server who reads this page.
-    return _HTML_IMAGE.sub("", _IMAGE.sub(put_in, _ANCHOR.sub(r"“\1”", text))).strip()
+def _image(_: Any, tokens: Sequence[Token], at: int, __: Any, env: MutableMapping[str, Any]) -> str:
+    caption, uri = escape(tokens[at].content), picture_uri(env["folder"], unquote(str(tokens[at].attrs["src"])))
+    return f'<img src="{uri}" alt="{caption}">' if uri else f"<em>({caption}: image not shown)</em>"
+
+
+def _link(_: Any, tokens: Sequence[Token], at: int, __: Any, env: MutableMapping[str, Any]) -> str:
+    if tokens[at].nesting < 0:
+        return str(env["ends"].pop())
+    target = str(tokens[at].attrs["href"])
+    # A link to another place of the card itself: headings have no ids on the page.
+    start, end = ("“", "”") if target.startswith("#") else (_LINK.format(escape(target)), "</a>")
+    env.setdefault("ends", []).append(end)
+    return start
+
+
+def _nothing(*_: Any) -> str:
+    return ""
+
+
+_LINK = '<a href="{}" target="_blank" rel="noopener noreferrer">'
+_RULES = {
+    "image": _image, "link_open": _link, "link_close": _link, "html_block": _nothing, "html_inline": _nothing
+}  # fmt: skip
 
 
 def picture_uri(folder: Path, link: str) -> str | None:
@@ -137,7 +164,7 @@ def picture_uri(folder: Path, link: str) -> str | None:
         if path.stat().st_size > LARGEST_FIGURE:
             return None
         return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

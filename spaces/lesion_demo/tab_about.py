@@ -25,7 +25,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
     )
     told = gr.HTML(WAITING, elem_id="about")
     with gr.Accordion("Its model card, whole", open=False, elem_id="card-frame", visible=False) as fold:
-        text = gr.Markdown("", elem_id="card", sanitize_html=True, header_links=False)
+        text = gr.HTML("", elem_id="card")
     pictures = gr.HTML("", elem_id="report-figures")
 
     def show(title: str | None) -> tuple[str, Any, str, str]:
