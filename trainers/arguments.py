@@ -267,7 +267,7 @@ def parse(
         for name in sorted({*values, *_explicit(parser, argv)} - {"recipe"})
     }
     resolved["precision"] = precision
-    return lesion, training, {"recipe_name": Path(chosen).stem, **{k: _plain(v) for k, v in resolved.items()}}
+    return lesion, training, {"recipe_name": Path(chosen).stem, **{k: plain(v) for k, v in resolved.items()}}
 
 
 def load_recipe(name_or_path: str, known: set[str]) -> dict[str, Any]:
@@ -372,7 +372,8 @@ def _as_typed(value: Any) -> Any:
     return str(value) if isinstance(value, float) else value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON and YAML can hold it."""
     if isinstance(value, Enum):
         return value.value
     return value if isinstance(value, (bool, int, float, str, type(None))) else str(value)

@@ -263,6 +263,7 @@ class EpochSampler(Sampler):
         if mode not in SAMPLING:
             raise UserError(f"sampling {mode!r} is unknown: choose one of {', '.join(SAMPLING)}")
         self.labels, self.mode, self.seed, self.epoch = labels, mode, seed, 0
+        self.left_out = 0  # images at the end of each epoch's order
         self.counts = np.bincount(labels)
 
     def set_epoch(self, epoch: int) -> None:
@@ -270,13 +271,12 @@ class EpochSampler(Sampler):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        if self.mode == "oversample":
-            return int(self.counts.max() * (self.counts > 0).sum())
-        return len(self.labels)
+        drawn = int(self.counts.max() * (self.counts > 0).sum()) if self.mode == "oversample" else len(self.labels)
+        return drawn - self.left_out
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        order = self._order(rng)
+        order = self._order(rng)[: len(self)]
         seeds = rng.integers(0, 2**62, size=len(order))
         return iter(zip(order.tolist(), seeds.tolist(), strict=True))
 

@@ -25,9 +25,12 @@ from model_cards.verify import verify_folder
 from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
 from trainers.data import Splits, load_splits
 from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.evaluation.trainer_metrics import TRAINER_METRICS
 from trainers.finish import Finished, finish
 from trainers.provenance import audit_leaks, describe_dataset, provenance
+from trainers.resuming import check_output
 from trainers.runner import end_processes, print_recipe, train
+from trainers.training_log import settle_metric
 from trainers.whole_folder import beside, check_empty, locked
 
 # What may differ between members, or between two calls for the same member.
@@ -106,13 +109,18 @@ def run(argv: list[str], recipe: str) -> Path | None:
         raise OutputError("no output folder was given: add --output_dir DIR")
     out = Path(training.output_dir)
     check_empty(out)
-    if training.process_index == 0:
-        print_recipe(resolved)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    settle_metric(training, TRAINER_METRICS)
     folders = [member_folder(out, number) for number in range(options.members)]
     # Decided before any training, so that every process of a run decides alike.
     finished = [folder.is_dir() and any(folder.iterdir()) for folder in folders]
-    for number in range(options.members) if options.member is None else [options.member]:
+    wanted = list(range(options.members)) if options.member is None else [options.member]
+    for number in wanted:
+        if not finished[number]:
+            check_output(*member_run(number, folders[number], options, training, resolved)[:2])
+    if training.process_index == 0:
+        print_recipe(resolved)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    for number in wanted:
         if finished[number]:
             check_member(folders[number], splits, resolved)
             if training.process_index == 0:
@@ -264,6 +272,7 @@ def training_section(folders: Sequence[Path]) -> dict[str, Any]:
                 "git_commit": report["provenance"]["git_commit"],
                 "weights_sha256": manifest["files"]["model.safetensors"]["sha256"],
                 **{key: run[key] for key in ("epochs", "kept_epoch", "kept_because", "best_metric", "metric")},
+                **({"resumed": run["resumed"]} if "resumed" in run else {}),
                 **{key: run[key] for key in ("train_seconds", "images_per_second", "peak_memory_bytes")},
             }
         )

@@ -61,10 +61,10 @@ def origin() -> dict[str, Any]:
 def describe_dataset(splits: Splits) -> dict[str, Any]:
     """Counts, sources, licences and a fingerprint of the dataset a model was trained on."""
     texts: dict[str, set[str]] = {"license": set(), "source": set(), "attribution": set()}
-    digest, counts = hashlib.sha256(), {}
+    counts = {}
     for split, rows in splits.splits.items():
         labels = np.array(rows["label"][:], dtype=int)
-        ids, groups = splits.column(split, "image_id"), splits.column(split, "group_id")
+        groups = splits.column(split, "group_id")
         for column, seen in texts.items():
             seen.update(str(value) for value in splits.column(split, column))
         per_class = Counter(splits.labels[label] for label in labels)
@@ -73,18 +73,26 @@ def describe_dataset(splits: Splits) -> dict[str, Any]:
             "groups": len(set(groups)),
             "per_class": {name: per_class.get(name, 0) for name in splits.labels},
         }
-        for row in sorted(zip(ids, groups, labels, strict=True)):
-            digest.update(f"{split}\t{row[0]}\t{row[1]}\t{splits.labels[row[2]]}\n".encode())
     return {
         "name": splits.name,
         "config_name": splits.config_name,
-        "fingerprint": f"sha256:{digest.hexdigest()}",
+        "fingerprint": fingerprint(splits),
         "license": sorted(texts["license"]),
         "sources": sorted(texts["source"]),
         "attribution": sorted(texts["attribution"]),
         "image_sizes": image_sizes(splits),
         "splits": counts,
     }
+
+
+def fingerprint(splits: Splits) -> str:
+    """A hash of every image's split, id, group and class."""
+    digest = hashlib.sha256()
+    for split, rows in splits.splits.items():
+        ids, groups = splits.column(split, "image_id"), splits.column(split, "group_id")
+        for row in sorted(zip(ids, groups, np.array(rows["label"][:], dtype=int), strict=True)):
+            digest.update(f"{split}\t{row[0]}\t{row[1]}\t{splits.labels[row[2]]}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:

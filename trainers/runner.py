@@ -15,19 +15,21 @@ import numpy as np
 import torch
 import yaml
 from transformers import EarlyStoppingCallback, set_seed
+from transformers.integrations import TensorBoardCallback
 
 from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
 from hub_models import LesionConfig, LesionImageProcessor
 from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
 from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
-from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS, trainer_metrics
 from trainers.finish import Finished, finish
 from trainers.losses import make_loss
-from trainers.provenance import audit_leaks, provenance
-from trainers.trainer_lesion import COMPLETE_FILE, LesionTrainer, newest_checkpoint
+from trainers.provenance import audit_leaks, fingerprint, provenance
+from trainers.resuming import RunRecord, begin, check_output, last_checkpoint, settings
+from trainers.trainer_lesion import LesionTrainer
 from trainers.training_log import settle_metric, training_section
-from trainers.whole_folder import beside, check_empty, locked
+from trainers.whole_folder import beside, locked
 
 
 def main(recipe: str, model_class: type) -> None:
@@ -48,6 +50,8 @@ def run(argv: list[str], recipe: str, model_class: type) -> Path:
         UserError: bad arguments, dataset, recipe or output folder; the message says the mend.
     """
     options, training, resolved = parse(argv, recipe, LesionArguments)
+    settle_metric(training, TRAINER_METRICS)
+    check_output(options, training)
     if training.process_index == 0:
         print_recipe(resolved)
     splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
@@ -73,13 +77,14 @@ def train(
         UserError: as :func:`run`.
     """
     settle_metric(training, TRAINER_METRICS)
-    with output_folder(training) as (out, partial):
-        return train_into(out, partial, options, training, resolved, splits, model_class)
+    with output_folder(options, training) as (out, partial, checkpoint):
+        return train_into(out, partial, checkpoint, options, training, resolved, splits, model_class)
 
 
 def train_into(
     out: Path,
     partial: Path,
+    checkpoint: str | None,
     options: LesionArguments,
     training: LesionTrainingArguments,
     resolved: dict[str, Any],
@@ -91,7 +96,7 @@ def train_into(
     set_seed(training.seed)
     model, processor = build_model(options, splits, model_class)
     trainer = build_trainer(model, processor, splits, options, training)
-    trainer.train(resume_from_checkpoint=last_checkpoint(training))
+    run_trainer(trainer, options, training, splits, out, checkpoint)
     whole = trainer.whole_model()
     if first:
         about = {
@@ -111,56 +116,57 @@ def end_processes() -> None:
 
 
 @contextmanager
-def output_folder(training: LesionTrainingArguments) -> Iterator[tuple[Path, Path]]:
-    """Point the Trainer at ``<output_dir>.partial/checkpoints``; gives the final folder and the partial one.
+def output_folder(
+    options: LesionArguments, training: LesionTrainingArguments
+) -> Iterator[tuple[Path, Path, str | None]]:
+    """Point the Trainer at ``<output_dir>.partial/checkpoints``.
 
     No other run may write there meanwhile: the first process of a run holds the lock.
 
+    Yields:
+        The final folder, the partial one, and the checkpoint to resume from.
+
     Raises:
-        UserError: the final folder is not empty, another run writes it, or an unfinished run stands there and no
-            resume was asked for.
+        UserError: another run writes the folder; otherwise as :func:`trainers.resuming.check_output`.
     """
-    if not training.output_dir:
-        raise OutputError("no output folder was given: add --output_dir DIR")
+    check_output(options, training)
     out = Path(training.output_dir)
-    with locked(out) if training.process_index == 0 else nullcontext():
-        yield prepare_output(training, out)
-
-
-def prepare_output(training: LesionTrainingArguments, out: Path) -> tuple[Path, Path]:
-    """As :func:`output_folder`, for a folder that this run holds."""
     partial = beside(out)
-    check_empty(out, held=True)
-    if newest_checkpoint(partial / "checkpoints") and not resume_asked(training):
-        raise OutputError(
-            f"an unfinished run stands in {str(partial)!r}: "
-            "add --resume_from_checkpoint true to go on with it, or delete it"
-        )
-    training.output_dir = str(partial / "checkpoints")
-    return out, partial
+    with locked(out) if training.process_index == 0 else nullcontext():
+        check_output(options, training, held=True)
+        training.output_dir = str(partial / "checkpoints")
+        yield out, partial, last_checkpoint(training, partial / "checkpoints")
 
 
-def resume_asked(training: LesionTrainingArguments) -> str:
-    """What ``--resume_from_checkpoint`` says: ``true``, a folder, or "" for a fresh start."""
-    asked = str(training.resume_from_checkpoint or "")
-    return "" if asked.lower() in ("false", "none") else asked
-
-
-def last_checkpoint(training: LesionTrainingArguments) -> str | None:
-    """What to resume from: nothing, the newest checkpoint (``true``), or the folder that was named.
+def run_trainer(
+    trainer: LesionTrainer,
+    options: LesionArguments,
+    training: LesionTrainingArguments,
+    splits: Splits,
+    out: Path,
+    checkpoint: str | None,
+) -> None:
+    """Train, from a checkpoint where there is one; what it changes is printed and recorded.
 
     Raises:
-        OutputError: the named checkpoint does not exist, or was not written to the end.
+        UserError: the checkpoint is of another run; the training diverged.
     """
-    asked = resume_asked(training)
-    if not asked:
-        return None
-    if asked.lower() == "true":
-        newest = newest_checkpoint(Path(str(training.output_dir)))
-        return None if newest is None else str(newest)
-    if not (Path(asked) / COMPLETE_FILE).is_file():
-        raise OutputError(f"checkpoint {asked!r} does not exist or is not complete: give `true` for this run's newest")
-    return asked
+    trainer.record = begin(RunRecord(settings(options, training), fingerprint(splits)), checkpoint)
+    if training.process_index == 0:
+        for entry in trainer.record.resumed:
+            changed = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in entry["changed"].items())
+            print(f"resumed at step {entry['step']} with changed settings: {changed}", flush=True)
+    keep_events(trainer, out)
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def keep_events(trainer: LesionTrainer, out: Path) -> None:
+    """Write TensorBoard's events beside the finished folder: the working folder is removed at the end."""
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = callback.logging_dir or f"{out}.runs"
+            if trainer.args.process_index == 0:
+                print(f"TensorBoard events: tensorboard --logdir {callback.logging_dir}", flush=True)
 
 
 def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> tuple[Any, LesionImageProcessor]:

@@ -21,9 +21,13 @@ from transformers.trainer_callback import ExportableState
 
 from trainers.data import EpochSampler
 from trainers.errors import UserError
+from trainers.evaluation.trainer_metrics import DivergedError
 from trainers.optimizer import parameter_groups
 
 EMA_FILE = "ema.safetensors"
+SETTINGS_FILE = "settings.json"
+# With fp16, loss scaling leaves out a step whose loss is not finite, and recovers; so many in a row it does not.
+BAD_LOSSES = 20
 COMPLETE_FILE = "complete"  # written last: a checkpoint without it was killed half-way
 
 
@@ -56,7 +60,10 @@ class LesionTrainer(Trainer):
         self.loss = loss
         self.train_sampler = train_sampler
         self.ema: ModelEmaV3 | None = None
+        self.record: Any = None  # a RunRecord, written into each checkpoint
         self._seeded = (-1, 0)  # step, and the batch within it
+        self._bad_losses = 0
+        self._settle_last_batch()
         self.add_callback(RunClock())
         self.add_callback(_EpochCallback(train_sampler))
         if ema_decay:
@@ -87,6 +94,63 @@ class LesionTrainer(Trainer):
             if ema_decay:
                 raise UserError(f"ema_decay {ema_decay!r}: sharded weights (FSDP) cannot be averaged; set ema_decay 0")
             model.to(memory_format=torch.contiguous_format)  # fully_shard splits contiguous tensors only
+
+    def _settle_last_batch(self) -> None:
+        """Leave out the last image of each epoch where it would be a batch of one that cannot be trained on.
+
+        Raises:
+            UserError: every batch holds one image, or dropping incomplete batches leaves none.
+        """
+        images, batch, processes = len(self.train_sampler), self.args.train_batch_size, self.args.world_size
+        if self.args.dataloader_drop_last and images < batch * processes:
+            raise UserError(
+                f"dataloader_drop_last true: an epoch has {images} images, fewer than one step takes "
+                f"({batch * processes}); give a smaller per_device_train_batch_size"
+            )
+        # With several processes an incomplete batch is filled up.
+        last_of_one = processes == 1 and images % batch == 1 and not self.args.dataloader_drop_last
+        if not (batch == 1 or last_of_one) or self._takes_one_image():
+            return
+        why = "batch normalisation cannot train on a batch of one image at this image size"
+        if batch == 1:
+            raise UserError(f"per_device_train_batch_size 1: {why}; give at least 2, or a larger image_size")
+        if images == 1:
+            raise UserError(f"the train split has 1 image, and {why}: give more images")
+        self.train_sampler.left_out = 1
+        print(f"each epoch leaves out one image ({images} images in batches of {batch}): {why}", flush=True)
+
+    def _takes_one_image(self) -> bool:
+        """Whether the model, in training mode, takes a batch of one; its buffers are left as they are."""
+        model: Any = self.model
+        if not any(isinstance(module, torch.nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+            return True
+        dataset: Any = self.train_dataset
+        item: Any = self.data_collator([dataset[next(iter(self.train_sampler))]])
+        device = next(model.parameters()).device
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
+        was_training = model.training
+        model.train()
+        try:
+            with torch.no_grad():
+                model(**{name: value.to(device) for name, value in item.items() if name != "labels"})
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            return False
+        finally:
+            model.train(was_training)
+            with torch.no_grad():
+                for name, value in model.named_buffers():
+                    value.copy_(buffers[name])
+        return True
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """As the Trainer does; ``dataloader_drop_last`` is for training: no validation image is dropped."""
+        drop, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            return super().get_eval_dataloader(eval_dataset)
+        finally:
+            self.args.dataloader_drop_last = drop
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the Trainer does; with ``layer_decay`` below 1, each of the model's layer groups at its own rate.
@@ -133,7 +197,20 @@ class LesionTrainer(Trainer):
         step = self.state.global_step
         self._seeded = (step, self._seeded[1] + 1 if self._seeded[0] == step else 0)
         set_seed(one_seed(self.args.seed, *self._seeded, self.args.process_index))
-        return super().training_step(model, inputs, num_items_in_batch)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._bad_losses = 0 if torch.isfinite(loss).all() else self._bad_losses + 1
+        if self._bad_losses >= (1 if self.accelerator.scaler is None else BAD_LOSSES):
+            raise self.diverged(f"the loss is {float(loss)}")
+        return loss
+
+    def diverged(self, what: str) -> UserError:
+        """The error of a run that goes on to no result: its step, what is not finite, and what to do."""
+        kept = newest_checkpoint(Path(str(self.args.output_dir)))
+        go_on = "; with --resume_from_checkpoint true it goes on from the last checkpoint" if kept else ""
+        return UserError(
+            f"training diverged at step {self.state.global_step} of {self.state.max_steps}: {what}; lower "
+            f"--learning_rate (now {self.args.learning_rate}) or train with --precision fp32{go_on}"
+        )
 
     def compute_loss(
         self,
@@ -158,9 +235,16 @@ class LesionTrainer(Trainer):
         return self.train_sampler
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the averaged weights where there are some."""
-        with self._averaged_weights():
-            return super().evaluation_loop(*args, **kwargs)
+        """Evaluate the averaged weights where there are some.
+
+        Raises:
+            UserError: a logit that is NaN or infinite.
+        """
+        try:
+            with self._averaged_weights():
+                return super().evaluation_loop(*args, **kwargs)
+        except DivergedError as error:
+            raise self.diverged(str(error)) from error
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
@@ -176,17 +260,40 @@ class LesionTrainer(Trainer):
             model.load_state_dict(raw)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """As the Trainer does, with the average and the run's settings; marked as complete at the end.
+
+        Raises:
+            UserError: a weight is NaN or infinite: the checkpoint before it is the one to go on from.
+        """
+        weights: Any = self.model
+        if not self.is_fsdp_enabled and not all(bool(torch.isfinite(value).all()) for value in weights.parameters()):
+            raise self.diverged("a weight is NaN or infinite")
         super()._save_checkpoint(model, trial)
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
         if self.ema is not None and self.args.should_save:
             save_file({k: v.contiguous() for k, v in self.ema.module.state_dict().items()}, folder / EMA_FILE)
         if self.args.should_save:
+            if self.record is not None:
+                (folder / SETTINGS_FILE).write_text(self.record.to_json(), encoding="utf-8")
             (folder / COMPLETE_FILE).touch()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         if self.ema is not None:
             self.ema.module.load_state_dict(load_file(Path(resume_from_checkpoint) / EMA_FILE))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As the Trainer does; the rates, decays and moments are those of this command, not the checkpoint's."""
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        base = list(getattr(self.lr_scheduler, "base_lrs", []))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None or not base:
+            return
+        schedule: Any = self.lr_scheduler
+        schedule.base_lrs = base
+        schedule._last_lr = [rate * of(schedule.last_epoch) for rate, of in zip(base, schedule.lr_lambdas, strict=True)]
+        for group, ours, rate in zip(self.optimizer.param_groups, groups, schedule._last_lr, strict=True):
+            group.update({**ours, "lr": rate})
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
@@ -202,13 +309,16 @@ def one_seed(*numbers: int) -> int:
 
 
 class _EpochCallback(TrainerCallback):
-    """Gives the sampler the number of the epoch: the loader of a resumed epoch may not reach it."""
+    """Gives the sampler the number of the epoch, which the loader of a resumed epoch may not reach; logs its end."""
 
     def __init__(self, sampler: EpochSampler) -> None:
         self.sampler = sampler
 
     def on_epoch_begin(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
         self.sampler.set_epoch(int(state.epoch or 0))
+
+    def on_epoch_end(self, args: TrainingArguments, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_log = True  # the report has the loss of every epoch, whatever is logged within it
 
 
 class _EmaCallback(TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,8 +26,11 @@ def settle_metric(training: LesionTrainingArguments, known: Sequence[str]) -> No
     metric = str(training.metric_for_best_model).removeprefix("eval_")
     if metric not in (*known, "loss"):
         raise UserError(f"metric_for_best_model {metric!r} is unknown: choose one of {', '.join((*known, 'loss'))}")
+    greater = metric not in LOWER_IS_BETTER
+    if greater and training.greater_is_better is False:
+        raise UserError(f"greater_is_better False: a greater {metric} is better; leave it out")
     training.metric_for_best_model = metric
-    training.greater_is_better = metric not in LOWER_IS_BETTER
+    training.greater_is_better = greater
 
 
 def training_section(trainer: Any) -> dict[str, Any]:
@@ -38,6 +42,8 @@ def training_section(trainer: Any) -> dict[str, Any]:
     choose = max if trainer.args.greater_is_better else min
     best = choose(judged, key=lambda row: float(row[f"eval_{metric}"]))
     seconds = trainer.clock.seconds
+    record = getattr(trainer, "record", None)
+    resumed = record.resumed if record else []
     seen = len(trainer.train_sampler) * len(history)
     return {
         "epochs": len(history),
@@ -49,6 +55,7 @@ def training_section(trainer: Any) -> dict[str, Any]:
         "train_seconds": round(seconds, 1),
         "images_per_second": round(seen / seconds, 2) if seconds else None,
         "peak_memory_bytes": trainer.clock.peak_memory_bytes,
+        **({"resumed": resumed} if resumed else {}),
         "history": history,
     }
 
@@ -57,10 +64,18 @@ def epoch_rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """One row an epoch: ``epoch, train_loss, learning_rate`` and what the validation split gave."""
     rows: dict[int, dict[str, Any]] = {}
     names = {"loss": "train_loss", "learning_rate": "learning_rate"}
+    losses: dict[int, list[tuple[float, int]]] = {}
+    last_step = 0
     for entry in log:
         if "loss" not in entry and "eval_loss" not in entry:
             continue
-        row = rows.setdefault(round(entry["epoch"]), {"epoch": round(entry["epoch"])})
+        epoch = math.ceil(entry["epoch"] - 1e-6)  # what is logged within an epoch belongs to it
+        row = rows.setdefault(epoch, {"epoch": epoch})
         row.update({names[key]: value for key, value in entry.items() if key in names})
         row.update({k: v for k, v in entry.items() if k.startswith("eval_") and not k.endswith(("runtime", "second"))})
+        if "loss" in entry:
+            step = int(entry.get("step", last_step + 1))
+            losses.setdefault(epoch, []).append((entry["loss"], max(1, step - last_step)))
+            last_step = step
+            row["train_loss"] = sum(loss * steps for loss, steps in losses[epoch]) / sum(n for _, n in losses[epoch])
     return [rows[key] for key in sorted(rows)]

@@ -21,7 +21,8 @@ from trainers.autoencoding.trainer import SCORES, AutoencoderTrainer, reconstruc
 from trainers.data import AUGMENTATIONS, EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
 from trainers.errors import DatasetError, UserError, report_user_errors
 from trainers.provenance import audit_leaks, provenance
-from trainers.runner import end_processes, last_checkpoint, output_folder, print_recipe
+from trainers.resuming import check_output
+from trainers.runner import end_processes, output_folder, print_recipe, run_trainer
 from trainers.training_log import settle_metric, training_section
 
 TURNS = "turns"
@@ -46,6 +47,7 @@ def run(argv: list[str], recipe: str) -> Path:
     """
     options, training, resolved = parse(argv, recipe, AutoencoderArguments)
     settle(training)
+    check_output(options, training)
     if training.process_index == 0:
         print_recipe(resolved)
     splits = load_splits(options.dataset, options.config_name, options.dataset_command)
@@ -74,13 +76,14 @@ def train(
         UserError: as :func:`run`.
     """
     check_pictures(splits)
-    with output_folder(training) as (out, partial):
-        return train_into(out, partial, options, training, resolved, splits)
+    with output_folder(options, training) as (out, partial, checkpoint):
+        return train_into(out, partial, checkpoint, options, training, resolved, splits)
 
 
 def train_into(
     out: Path,
     partial: Path,
+    checkpoint: str | None,
     options: AutoencoderArguments,
     training: LesionTrainingArguments,
     resolved: dict[str, Any],
@@ -90,7 +93,7 @@ def train_into(
     set_seed(training.seed)
     model, processor = build_model(options)
     trainer = build_trainer(model, processor, splits, options, training)
-    trainer.train(resume_from_checkpoint=last_checkpoint(training))
+    run_trainer(trainer, options, training, splits, out, checkpoint)
     whole = trainer.whole_model()
     if training.process_index == 0:
         about = {

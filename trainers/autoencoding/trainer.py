@@ -12,7 +12,6 @@ from transformers import EvalPrediction
 
 from hub_models import AutoencoderInputError
 from trainers.autoencoding.losses import psnr, ssim
-from trainers.errors import UserError
 from trainers.trainer_lesion import LesionTrainer
 
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
@@ -44,10 +43,7 @@ class AutoencoderTrainer(LesionTrainer):
         try:
             outputs = model(pixel_values=seen)
         except AutoencoderInputError as error:
-            raise UserError(
-                f"training stopped at step {self.state.global_step}: {error} If the weights diverged: lower "
-                "--learning_rate, or train with --precision fp32"
-            ) from error
+            raise self.diverged(str(error).rstrip(".")) from error
         images, target = network.to_images(outputs.reconstruction), network.to_images(clean)
         loss = self.loss(images, target)
         return (loss, (images, target)) if return_outputs else loss

@@ -13,6 +13,11 @@ from transformers import EvalPrediction
 from trainers.evaluation.weighting import MetricInputError
 from trainers.trust.temperature import log_probs
 
+
+class DivergedError(MetricInputError):
+    """Logits that are NaN or infinite."""
+
+
 MODULES = Path(__file__).parent / "modules"
 
 
@@ -76,8 +81,6 @@ def _arrays(prediction: EvalPrediction, n_classes: int) -> tuple[np.ndarray, np.
             "the model must put its raw logits first"
         )
     if not np.isfinite(logits).all():
-        raise MetricInputError(
-            f"{int((~np.isfinite(logits)).any(axis=-1).sum())} of {len(logits)} images have a logit that is NaN or "
-            "infinite: the training diverged; lower the learning rate or train in fp32"
-        )
+        images = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
+        raise DivergedError(f"{images} of {len(logits)} images have a logit that is NaN or infinite")
     return logits, truth

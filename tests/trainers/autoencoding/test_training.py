@@ -240,7 +240,9 @@ def test_a_dataset_without_pictures_is_one_line(tmp_path: Path, image: Any, name
 
 def test_weights_that_diverge_are_one_line(train_autoencoder: Command, tmp_path: Path) -> None:
     command = train_autoencoder(tmp_path / "out", "--learning_rate", "1e30", "--max_grad_norm", "0")
-    with pytest.raises(UserError, match=r"training stopped at step \d+: .*NaN or infinite.* lower --learning_rate"):
+    with pytest.raises(
+        UserError, match=r"training diverged at step \d+ of \d+: .*NaN or infinite.* lower --learning_rate"
+    ):
         run(command[2:], "autoencoder")
     assert not (tmp_path / "out").exists()
 
