@@ -130,3 +130,11 @@ def test_a_number_of_the_challenge_that_is_missing_is_named(key: str, challenge:
     del challenge["evaluation"]["test"]["isic2017"][key]
     with pytest.raises(MissingNumberError, match=rf"evaluation\.test\.isic2017\.{key} is missing"):
         render(challenge, FILES)
+
+
+def test_settings_that_were_changed_on_resume_stand_in_the_card(report: dict[str, Any]) -> None:
+    assert "| Resumed |" not in render(report, FILES)
+    changed = {"learning_rate": [0.001, 1e-06], "lr_scheduler_kwargs": [None, "{}"]}
+    report["training"]["resumed"] = [{"step": 1200, "epoch": 3.0, "changed": changed}]
+    row = next(line for line in render(report, FILES).splitlines() if line.startswith("| Resumed |"))
+    assert "learning_rate 0.001 before, 1e-06 after" in row
