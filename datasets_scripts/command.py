@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,7 +145,7 @@ def from_outside(error: BaseException) -> str | None:
             if part in text:
                 return f"{what_to_do} ({_first_sentence(text)})"
     if not any(isinstance(error, kind) for kind in _library_errors()):
-        return None
+        return _unreadable_answer(error) if _arose_in(error, "huggingface_hub") else None
     # What a library wraps is more specific than the wrapper.
     cause = error.__cause__ and from_outside(error.__cause__)
     if cause:
@@ -170,6 +171,19 @@ def _library_errors() -> Iterator[type[BaseException]]:
         kind = getattr(sys.modules.get(module), name, None)
         if isinstance(kind, type):
             yield kind
+
+
+def _arose_in(error: BaseException, package: str) -> bool:
+    """Whether a package's own code was at work when an error was raised."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).split(".")[0] == package for frame, _ in frames)
+
+
+def _unreadable_answer(error: BaseException) -> str:
+    """The line for an answer of the Hub that its client runs into: a KeyError, a TypeError, broken JSON."""
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    found = f"{type(error).__name__}: {_one_line(error)[:200]}"
+    return f"{endpoint} answered something that is not the Hub's form ({found}): check HF_ENDPOINT and the network"
 
 
 def _one_line(error: BaseException) -> str:

@@ -63,7 +63,7 @@ def read_report(folder: Path) -> dict[str, Any]:
         report = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ReportError(f"{folder} has no {REPORT}: give the folder of a trained and evaluated model") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ReportError(f"{path} is not JSON ({error}): evaluate the model again") from error
     if not isinstance(report, dict):
         raise ReportError(f"{path} is a {type(report).__name__} and not a map: evaluate the model again")

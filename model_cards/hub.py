@@ -80,8 +80,9 @@ def one_sentence(api: HfApi, about: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    # The client wraps a failed LFS upload into a bare RuntimeError, and a refused front matter into a ValueError.
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:
+    # The client wraps a failed LFS upload into a bare RuntimeError, and a refused front matter into a ValueError; an
+    # answer of another form than it expects is a KeyError, a TypeError or whatever else its reading runs into.
+    except Exception as error:
         wrapped = type(error) is RuntimeError or isinstance(error, LocalEntryNotFoundError)
         cause = error.__cause__ if wrapped and error.__cause__ else error
         message, status = explain(cause, str(api.endpoint), about)
@@ -119,7 +120,14 @@ def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int |
     if isinstance(error, HTTPError | ConnectionError):
         kind = type(error).__name__
         return f"{endpoint} cannot be reached ({kind}): check the network and HF_ENDPOINT", None
-    return f"{about} on {endpoint}: {' '.join(str(error).split())}", None
+    said = " ".join(str(error).split())
+    if isinstance(error, OSError) or type(error) in (RuntimeError, ValueError):
+        return f"{about} on {endpoint}: {said}", None
+    return (
+        f"{endpoint} answered something on {about} that is not the Hub's form ({type(error).__name__}: {said[:200]}): "
+        "check HF_ENDPOINT and the network, then run the same command again",
+        None,
+    )
 
 
 def download(repo_id: str, folder: Path, *, revision: str | None = None, repo_type: str | None = None) -> None:

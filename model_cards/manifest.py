@@ -89,7 +89,7 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         raise ManifestError(
             f"{folder} has no {MANIFEST}: build it with python -m model_cards.build {folder}"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ManifestError(f"{path} is not JSON ({error}): build the folder again") from error
     return parse_manifest(content, str(path))
 
@@ -103,6 +103,8 @@ def parse_manifest(content: Any, name: str) -> dict[str, dict[str, Any]]:
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(isinstance(facts, dict) for facts in files.values()):
         raise ManifestError(f"{name} has no map 'files' of path -> sha256 and size: build the folder again")
+    if not isinstance(content.get("schema_version", 0), int):
+        raise ManifestError(f"{name} has schema_version {content['schema_version']!r}: build the folder again")
     if content.get("schema_version", 0) > SCHEMA_VERSION:
         raise ManifestError(
             f"{name} has layout {content['schema_version']}, this version reads up to {SCHEMA_VERSION}: "

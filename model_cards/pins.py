@@ -173,7 +173,7 @@ def check_files(pin: Pin, remote: Remote, folder: Path) -> str:
         return "has no manifest: not compared"
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PinError(f"{pin.setting} does not verify: its {MANIFEST} is not JSON ({error})") from error
     listed = parse_manifest(content, f"{pin.setting}/{MANIFEST}")
     problems = [f"{path} is missing" for path in listed if path not in remote]
@@ -286,7 +286,7 @@ def read_json(pin: Pin, folder: Path, name: str, repo_type: str = "model") -> di
         content = json.loads((folder / name).read_text("utf-8"))
     except FileNotFoundError as error:
         raise PinError(f"{about} has no {name}: name a repository that holds a finished {repo_type}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PinError(f"{name} of {about} is not JSON ({error})") from error
     if not isinstance(content, dict):
         raise PinError(f"{name} of {about} is no JSON mapping")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from model_cards.manifest import MANIFEST, file_facts, parse_manifest
 Facts = dict[str, dict[str, Any]]
 # What the Hub itself puts into a new repository.
 OF_THE_HUB = {".gitattributes"}
+COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class PublishError(UserError):
@@ -100,9 +102,16 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
         if not differences(api, work, found.head, found.remote):
             return Published(found.head, commit_url(api, work, found.head), new=False)
     done = commit(api, work, found.head, found.stale, create_pr)
-    with one_sentence(api, work.about):
-        revision = done.pr_revision or done.oid
-        wrong = differences(api, work, revision, remote_files(api, work, revision))
+    try:
+        with one_sentence(api, work.about):
+            revision = done.pr_revision or done.oid
+            wrong = differences(api, work, revision, remote_files(api, work, revision))
+    except HubProblem as error:
+        raise HubProblem(
+            f"{error}; the commit {done.oid[:12]} is there, but could not be read back: run the same command again, "
+            "which compares and makes no second commit",
+            error.status,
+        ) from error
     if wrong:
         differing = "; ".join(wrong)
         raise ReadBackError(f"{work.about} was committed as {done.oid[:12]}, but read back it differs: {differing}")
@@ -133,7 +142,7 @@ def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool)
     deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
     try:
         with one_sentence(api, work.about), one_commit():
-            return api.create_commit(
+            done = api.create_commit(
                 work.repo_id,
                 [*additions, *deletions],
                 commit_message=f"Publish {work.folder.resolve().name}: {len(work.files)} files",
@@ -142,21 +151,35 @@ def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool)
                 create_pr=create_pr,
                 parent_commit=head,
             )
+            if not COMMIT.fullmatch(str(done.oid)):
+                raise ValueError(f"the commit is called {done.oid!r}")
+            return done
     except HubProblem as error:
         again = "run the same command again: what has arrived is not sent twice"
         raise HubProblem(f"{error}; {committed_after(api, work, head, create_pr)}; {again}", error.status) from error
 
 
 def committed_after(api: HfApi, work: Plan, head: str, create_pr: bool) -> str:
-    """After a failed upload: whether the repository's head moved all the same, as half a sentence."""
+    """After a failed upload: whether this folder was committed all the same, as half a sentence.
+
+    A moved head proves nothing, since somebody else may have moved it: the first commit after ``head`` is compared with
+    what was sent.
+    """
     if create_pr:
         return "if no pull request is there, nothing was committed"
     try:
         with one_sentence(api, work.repo_id):
-            now = str(api.repo_info(work.repo_id, repo_type=work.repo_type).sha)
+            commits = [row.commit_id for row in api.list_repo_commits(work.repo_id, repo_type=work.repo_type)]
+            if not commits or commits[0] == head:
+                return "nothing was committed"
+            # A squashed history no longer holds the head: then its newest commit alone can be compared.
+            first = commits[commits.index(head) - 1] if head in commits else commits[0]
+            ours = not differences(api, work, first, remote_files(api, work, first))
     except HubProblem:
         return "whether the commit was made could not be asked"
-    return "nothing was committed" if now == head else f"the commit {now[:12]} was made, only its answer was lost"
+    if ours:
+        return f"the commit {first[:12]} was made, only its answer was lost"
+    return f"nothing of this folder was committed (the commit {first[:12]} there is somebody else's)"
 
 
 @contextmanager

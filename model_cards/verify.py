@@ -141,8 +141,10 @@ def check_config(folder: Path, report: dict[str, Any]) -> list[str]:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         return [f"{CONFIG} is missing: save the model into {folder} again"]
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         return [f"{CONFIG} is not JSON ({error}): save the model into {folder} again"]
+    if not isinstance(config, dict):
+        return [f"{CONFIG} is no JSON mapping: save the model into {folder} again"]
     labels = report["model"]["labels"]
     names = [label["name"] for label in labels]
     ids = config.get("id2label") or {}

@@ -66,6 +66,7 @@ class LoopbackHub:
         fail_after_uploads: None, or how many more LFS uploads succeed before every further one fails.
         fail_commits: None; ``before`` refuses a commit, ``after`` makes it but loses the answer.
         fail_variables: whether changing a Space's variables fails.
+        answers: part of a path -> the text answered there as JSON instead, after the request was carried out.
         failure: how a failure shows: ``500``, ``403``, ``close`` (the connection breaks), ``stall`` (no answer).
     """
 
@@ -78,6 +79,7 @@ class LoopbackHub:
         self.fail_after_uploads: int | None = None
         self.fail_commits: str | None = None
         self.fail_variables = False
+        self.answers: dict[str, bytes] = {}
         self.failure = "500"
         self._folder = tempfile.TemporaryDirectory(prefix="loopback-hub-")
         self.storage = Storage(Path(self._folder.name))
@@ -125,7 +127,9 @@ class LoopbackHub:
         self.requests.append(f"{request.method} {raw}")
         parts = [unquote(part) for part in raw.split("/") if part]
         try:
-            return await self._dispatch(request, parts)
+            answer = await self._dispatch(request, parts)
+            texts = [text for part, text in self.answers.items() if part in f"{request.method} {raw}"]
+            return Response(texts[0], media_type="application/json") if texts else answer
         except HubError as error:
             headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
             return JSONResponse({"error": error.message}, error.status, headers)

@@ -15,6 +15,8 @@ import huggingface_hub
 AT_RISK = ("malignant", "premalignant")
 REPORT = "report.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# What the Hub's client raises where a file cannot be had, or an answer has another form than it expects.
+HUB_FAILS = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ class Classifier:
                 else huggingface_hub.hf_hub_download(place, REPORT, revision=revision)
             )
             content = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except HUB_FAILS:
             return {}
         return content if isinstance(content, dict) else {}
 

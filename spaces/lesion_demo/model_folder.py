@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import huggingface_hub
-from classifier import Classifier
+from classifier import HUB_FAILS, Classifier
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from model_loading import ModelUnavailableError
@@ -63,10 +63,10 @@ def folder_of(classifier: Classifier) -> Path:
     revision = classifier.commit or source.revision
     try:
         return Path(huggingface_hub.snapshot_download(source.location, revision=revision))
-    except (OSError, ValueError) as error:
+    except HUB_FAILS as error:
         try:
             return Path(huggingface_hub.snapshot_download(source.location, revision=revision, local_files_only=True))
-        except (OSError, ValueError):
+        except HUB_FAILS:
             raise ModelUnavailableError(f"The files of {source.title} cannot be fetched from the Hub.") from error
 
 

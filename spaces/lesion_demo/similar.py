@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from answering import prepare
-from classifier import Classifier, ModelSource
+from classifier import HUB_FAILS, Classifier, ModelSource
 from PIL import Image
 
 FORMAT_VERSION = 1
@@ -169,7 +169,7 @@ def _folder(place: str) -> Path:
         return Path(huggingface_hub.snapshot_download(
             name, repo_type="dataset", revision=revision or None, allow_patterns=["gallery.json", "gallery.parquet"]
         ))  # fmt: skip
-    except (OSError, ValueError) as error:
+    except HUB_FAILS as error:
         raise GalleryError(f"LESION_GALLERY is {place!r}; give a folder, or a dataset of the Hub.") from error
 
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,18 @@ def test_an_error_of_a_data_loader_process_is_its_own_line(capsys: Captured) -> 
 def test_a_fault_of_ours_keeps_its_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
         run(raising(error))
+
+
+@pytest.mark.parametrize("answer", [{}, {"id": "a/b", "siblings": 5}, {"id": "a/b", "siblings": [{}]}])
+def test_an_answer_that_the_hubs_client_cannot_read_is_one_line(answer: dict[str, Any], capsys: Captured) -> None:
+    from huggingface_hub import ModelInfo
+
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: ModelInfo(**answer))
+    assert stopped.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: https://huggingface.co answered")
+    assert line.count("\n") == 1
 
 
 def test_an_interrupt_is_one_line_and_130(capsys: Captured) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 from hub_server import LoopbackHub
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from datasets_scripts.command import UserError
 from model_cards.build import build_card
 from model_cards.hub import HubProblem, RepoIdError
 from model_cards.manifest import check_manifest, write_manifest
@@ -188,9 +190,8 @@ def test_a_commit_that_fails_is_told_from_one_whose_answer_is_lost(
     assert len(hub.repo("org/invented").history("main")) == 2
 
 
-def test_somebody_elses_commit_in_between_is_not_overwritten(
-    hub: LoopbackHub, api: HfApi, model_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def rival_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let somebody else commit to org/invented just before each commit of this process."""
     create_commit = HfApi.create_commit
 
     def with_a_rival(self: HfApi, *args: Any, **kwargs: Any) -> Any:
@@ -199,9 +200,82 @@ def test_somebody_elses_commit_in_between_is_not_overwritten(
         return create_commit(self, *args, **kwargs)
 
     monkeypatch.setattr(HfApi, "create_commit", with_a_rival)
-    with pytest.raises(HubProblem, match="somebody committed to model org/invented meanwhile"):
+
+
+def test_somebody_elses_commit_in_between_is_not_overwritten_nor_called_ours(
+    hub: LoopbackHub, api: HfApi, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rival_before(monkeypatch)
+    with pytest.raises(HubProblem, match="somebody committed to model org/invented meanwhile") as caught:
         publish(plan(model_folder, "org/invented"), api)
+    theirs = hub.repo("org/invented").refs["refs/heads/main"]
+    assert f"nothing of this folder was committed (the commit {theirs[:12]}" in str(caught.value)
     assert files_on(hub, "org/invented") == {"rival.txt"}
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_a_lost_answer_is_told_from_somebody_elses_commit_by_what_the_commit_holds(
+    hub: LoopbackHub, api: HfApi, model_folder: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    """Ours with theirs on top of it, or theirs alone, and an answer of 500 each time."""
+    create_commit = HfApi.create_commit
+    made: list[str] = []
+
+    def lost(self: HfApi, *args: Any, **kwargs: Any) -> Any:
+        if ours:
+            made.append(create_commit(self, *args, **kwargs).oid)
+        rival = [CommitOperationAdd("rival.txt", b"first")]
+        made.append(create_commit(self, "org/invented", rival, commit_message="rival").oid)
+        raise OSError("the answer is lost")
+
+    monkeypatch.setattr(HfApi, "create_commit", lost)
+    with pytest.raises(HubProblem, match="the answer is lost") as caught:
+        publish(plan(model_folder, "org/invented"), api)
+    words = "was made, only its answer was lost" if ours else "there is somebody else's"
+    assert f"the commit {made[0][:12]} {words}" in str(caught.value)
+
+
+def test_a_read_back_that_fails_says_that_the_commit_is_there(
+    hub: LoopbackHub, api: HfApi, model_folder: Path, no_waiting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_commit = HfApi.create_commit
+
+    def then_broken(self: HfApi, *args: Any, **kwargs: Any) -> Any:
+        done = create_commit(self, *args, **kwargs)
+        hub.answers["/tree/"] = b"{"
+        return done
+
+    monkeypatch.setattr(HfApi, "create_commit", then_broken)
+    with pytest.raises(HubProblem) as caught:
+        publish(plan(model_folder, "org/invented"), api)
+    made = hub.repo("org/invented").refs["refs/heads/main"]
+    assert f"the commit {made[:12]} is there" in str(caught.value)
+    hub.answers.clear()
+    assert not publish(plan(model_folder, "org/invented"), api).new
+
+
+MALFORMED = [
+    b"", b"{", b"null", b"[]", b"{}", b"[1]", b'"text"', b"1e999", b"[" * 100_000, b"\xff\xfe", b"<html></html>",
+    b'{"sha": null, "id": 5, "siblings": 1, "commitOid": null, "commitUrl": 7, "files": null, "objects": [null]}',
+    b'[{"type": "file", "path": null, "size": "x", "oid": []}]',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["whoami", "repos/create", "GET /api/models", "/tree/", "preupload", "objects/batch", "/commit/", "/commits/"],
+)
+def test_an_answer_of_another_form_is_one_sentence(
+    hub: LoopbackHub, api: HfApi, model_folder: Path, no_waiting: None, path: str
+) -> None:
+    work = plan(model_folder, "org/invented")
+    for text in MALFORMED:
+        hub.storage.repos.clear()
+        hub.answers = {path: text}
+        if path == "/commits/":
+            hub.answers["/commit/"] = b"{}"
+        with contextlib.suppress(UserError):  # anything else fails the test; some answers do no harm
+            publish(work, api)
 
 
 def test_a_killed_upload_leaves_nothing_half_done(hub: LoopbackHub, dataset_folder: Path, tmp_path: Path) -> None:

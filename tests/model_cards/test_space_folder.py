@@ -118,7 +118,12 @@ def test_the_real_space_requires_what_it_imports() -> None:
     folder = ROOT / "spaces" / "lesion_demo"
     lines = (folder / "requirements.txt").read_text().splitlines()
     named = {re.split(r"[^\w-]", line)[0].lower().replace("_", "-") for line in lines if line}
-    spelled = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+    spelled = {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "yaml": "pyyaml",
+        "huggingface_hub": "huggingface-hub",
+    } | {"markdown_it": "markdown-it-py"}
     own = {path.stem for path in folder.glob("*.py")}
     found = set()
     for path in folder.glob("*.py"):
