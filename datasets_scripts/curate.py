@@ -12,9 +12,9 @@ import numpy as np
 
 from datasets_scripts import dataset_card, shards
 from datasets_scripts.audit import duplicate_report, leak_by_config, missing_report, synthetic_report
-from datasets_scripts.command import UserError
+from datasets_scripts.command import UserError, warn
 from datasets_scripts.duplicates import Duplicates, find_duplicates, group_ids
-from datasets_scripts.images import Scan, scan_all
+from datasets_scripts.images import Scan, frame_warnings, scan_all
 from datasets_scripts.output import check_free, written_whole
 from datasets_scripts.rows import SYNTHETIC, Row
 from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, base_folds, grouped_configs
@@ -67,6 +67,8 @@ def curate(
     check_rows(rows, labels)
     with written_whole(out) as folder:  # from here on, so that two builds never do the same work
         scans = scan_all(rows)
+        several = frame_warnings(scans)
+        warn(several)
         found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
         groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
         folds = _folds(rows, groups, seed)
@@ -77,7 +79,7 @@ def curate(
             "version": shards.content_version(rows, scans, groups, files),
             "seed": seed,
             **_findings(rows, scans, found, groups, configs, labels),
-            "warnings": [*warnings, *_lacking(configs, rows, labels)],
+            "warnings": [*warnings, *several, *_lacking(configs, rows, labels)],
         }
         about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
         about |= {"published_as": published_as, "rows": rows, "configs": configs, "shards": _listed(configs, files)}

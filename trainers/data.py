@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
+from datasets_scripts.images import known_formats
 from hub_models.image_processing_lesion import PREPARED
 from trainers.errors import DatasetError, UserError
 
@@ -215,7 +216,7 @@ class LesionImages(Dataset):
     def read(self, index: int) -> Image.Image:
         """The stored image, decoded but otherwise as it lies in the dataset."""
         stored = self.images[int(index)]["image"]
-        return Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"])
+        return Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"], formats=known_formats())
 
 
 def encoded_metadata(rows: datasets.Dataset, processor: Any) -> Tensor:

@@ -18,7 +18,7 @@ import numpy as np
 
 from datasets_scripts.command import OneLineParser
 from datasets_scripts.output import locked
-from datasets_scripts.sources.tables import MetadataError, read_table
+from datasets_scripts.sources.tables import MetadataError, read_file, read_table
 from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.evaluation.intervals import bootstrap_weights, can_resample
 from trainers.evaluation.isic2017 import AUCS, THRESHOLD, measure
@@ -42,7 +42,7 @@ def read_tasks(path: Path) -> dict[str, tuple[float, float]]:
         SubmissionError: no such table or column, an id that stands twice, or a value outside [0, 1].
     """
     try:
-        columns, rows = read_table(path.read_bytes(), path.name)
+        columns, rows = read_table(read_file(path), path.name)
     except OSError as error:
         raise SubmissionError(f"{path} cannot be read ({error.strerror}): give a CSV file") from error
     except MetadataError as error:

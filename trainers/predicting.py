@@ -17,12 +17,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from datasets_scripts.images import IMAGE_SUFFIXES, images_in, passed_over_text
 from hub_models.answers_lesion import InferenceError
 from trainers.data import LesionImages, Splits, collate
 from trainers.errors import UserError
 from trainers.predictions import NO_LABEL, TEXT_COLUMNS, Predictions
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 # (image, number of the image) -> image.
 Alter = Callable[[Image.Image, int], Image.Image]
 
@@ -99,9 +99,11 @@ def predict_strangers(
     """
     if not folder.is_dir():
         raise UserError(f"the folder {str(folder)!r} does not exist: give one that holds pictures")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES)
+    paths, passed_over = images_in(folder)
     if not paths:
-        raise UserError(f"the folder {str(folder)!r} holds no picture ({', '.join(PICTURES)}): give one that does")
+        raise UserError(f"the folder {str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): give one that does")
+    if passed_over:
+        print(f"{folder.name}: files that are no images were passed over: {passed_over_text(passed_over)}")
     loader = DataLoader(PictureFiles(paths, processor), batch_size=batch_size, collate_fn=collate)
     raw, seen = _run(model, loader, inference, f"predict {folder.name}", progress)
     ids = np.array([path.relative_to(folder).as_posix() for path in paths], dtype=object)

@@ -235,7 +235,7 @@ def jpeg(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.I
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=(40, 20, 10)[severity - 1])
     buffer.seek(0)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=["JPEG"]).convert("RGB")
 
 
 def white_balance(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:

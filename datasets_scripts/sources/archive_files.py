@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import lzma
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from datasets_scripts.command import UserError
+from datasets_scripts.images import HEAD, is_image, kind_of, passed_over_text
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Reader = Callable[[], bytes]
+LARGEST_FILE = 512_000_000  # bytes; no image or table of an archive comes near
 _ENCRYPTED = 0x1
+# What zipfile and its decompressors raise on a damaged file.
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError, NotImplementedError, RuntimeError, ValueError,
+    OverflowError, struct.error,
+)  # fmt: skip
 
 
 class ArchiveError(UserError):
@@ -26,6 +35,7 @@ class ArchiveFiles:
         root: what was opened.
         entries: (path for people, function that reads its bytes), unpacked files first, each part sorted.
         parquet: the Parquet files, sorted.
+        image_entries: those of ``entries`` that are images.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,51 +49,99 @@ class ArchiveFiles:
             raise ArchiveError(f"archive folder {root} does not exist; give the folder of the download")
         if root.is_file() and root.suffix.lower() != ".zip":
             raise ArchiveError(f"{root} is a file; give the folder of the download, or one zip file")
+        self._not_entered: Counter[str] = Counter()
+        self._repeated = 0
         paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
-        paths = [path for path in paths if not _hidden(PurePosixPath(path.relative_to(root).as_posix()))]
+        paths = [path for path in paths if not self._hidden(PurePosixPath(path.relative_to(root).as_posix()))]
         self.parquet = [path for path in paths if path.suffix.lower() == ".parquet"]
-        self.entries: list[tuple[PurePosixPath, Reader]] = [
-            (PurePosixPath(path.relative_to(root).as_posix()), path.read_bytes)
+        found: list[tuple[PurePosixPath, _Read]] = [
+            (PurePosixPath(path.relative_to(root).as_posix()), partial(_read_file, path))
             for path in paths
             if path.suffix.lower() != ".zip"
         ]
         for path in paths:
             if path.suffix.lower() == ".zip":
-                self.entries += _zip_entries(path)
+                members = [entry for entry in _zip_entries(path) if not self._hidden(entry[0])]
+                found += [(PurePosixPath(path.name) / name, read) for name, read in members]
+        self.entries: list[tuple[PurePosixPath, Reader]] = list(found)
+        self.image_entries = [(path, read) for path, read in found if _is_image(path, read)]
         if not self.entries:
             raise ArchiveError(f"archive folder {root} is empty; put the download there")
 
     def images(self) -> dict[str, Reader]:
         """Image files by stem; of files with one stem (Kaggle's copy has each folder twice) the first counts."""
         found: dict[str, Reader] = {}
-        for path, reader in self.entries:
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                found.setdefault(path.stem, reader)
+        for path, reader in self.image_entries:
+            found.setdefault(path.stem, reader)
+        self._repeated = len(self.image_entries) - len(found)
         return found
 
+    def warnings(self, read: Collection[PurePosixPath] = ()) -> list[str]:
+        """Sentences that count what was passed over: files that are no images, and images with the name of another.
 
-def _hidden(path: PurePosixPath) -> bool:
-    """Files that desktops leave behind (``._x.jpg``, ``__MACOSX``, ``.cache``), never part of an archive."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+        Args:
+            read: the tables that were read.
+        """
+        taken = {*read, *(path for path, _ in self.image_entries)}
+        passed_over = self._not_entered + Counter(kind_of(path.name) for path, _ in self.entries if path not in taken)
+        said = []
+        if passed_over:
+            said.append(f"Files that are no images were passed over: {passed_over_text(passed_over)}.")
+        if self._repeated:
+            said.append(f"{self._repeated} images have the name of another one and were left out; the first counts.")
+        return said
+
+    def _hidden(self, path: PurePosixPath) -> bool:
+        """Whether desktops and tools left a file behind (``._x.jpg``, ``__MACOSX``, ``.cache``); counts those."""
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+        self._not_entered["hidden"] += hidden
+        return hidden
 
 
-def _zip_entries(path: Path) -> list[tuple[PurePosixPath, Reader]]:
+_Read = Callable[..., bytes]  # as Reader, or with the number of bytes to read
+
+
+def _is_image(path: PurePosixPath, read: _Read) -> bool:
+    if is_image(path.name, b""):
+        return True
+    try:
+        return is_image(path.name, read(HEAD))
+    except (ArchiveError, OSError):
+        return False  # whoever needs the file reports it
+
+
+def _read_file(path: Path, most: int = -1) -> bytes:
+    with path.open("rb") as file:
+        if most < 0:
+            _check_size(path, path.stat().st_size)
+        return file.read(most)
+
+
+def _check_size(name: object, size: int) -> None:
+    if size > LARGEST_FILE:
+        raise ArchiveError(
+            f"{name} has {size / 1e6:,.0f} MB, at most {LARGEST_FILE / 1e6:.0f} MB are read: it is no image or table "
+            "of such an archive, remove it"
+        )
+
+
+def _zip_entries(path: Path) -> list[tuple[PurePosixPath, _Read]]:
     try:
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+    except _DAMAGED as error:
         raise ArchiveError(f"{path} is no readable zip file ({error}); download it again") from error
     members = sorted((info for info in archive.infolist() if not info.is_dir()), key=lambda info: info.filename)
     if any(info.flag_bits & _ENCRYPTED for info in members):
         raise ArchiveError(f"{path} is encrypted; unpack it with its password and give the folder")
-    return [
-        (PurePosixPath(path.name) / info.filename, partial(_read_member, archive, info))
-        for info in members
-        if not _hidden(PurePosixPath(info.filename))
-    ]
+    return [(PurePosixPath(info.filename), partial(_read_member, archive, info)) for info in members]
 
 
-def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int = -1) -> bytes:
+    name = f"{archive.filename}: {info.filename}"
+    if most < 0:
+        _check_size(name, info.file_size)  # zipfile reads no more than that, whatever the member holds
     try:
-        return archive.read(info)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise ArchiveError(f"{archive.filename}: {info.filename} cannot be unpacked ({error})") from error
+        with archive.open(info) as file:
+            return file.read(most)
+    except _DAMAGED as error:
+        raise ArchiveError(f"{name} cannot be unpacked ({error}); download it again") from error

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import REAL, SYNTHETIC, Archive, Row
 from datasets_scripts.sources import tables
-from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES, ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
 from datasets_scripts.splits import PUBLISHED_SPLITS
 from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
@@ -94,11 +94,12 @@ def read(source: str, task: str) -> Archive:
         ProvenanceError: origins contradict, or a parent is not there.
     """
     files = ArchiveFiles(Path(source))
-    placed = [place(path, read, task) for path, read in files.entries if path.suffix.lower() in IMAGE_SUFFIXES]
+    placed = [place(path, read, task) for path, read in files.image_entries]
     if not placed:
         raise ArchiveError(f"{source} has no image; give the folder that holds the class folders")
     ids = image_ids(placed)
-    origins = _Origins(placed, _provenance_table(files))
+    records, tables_read = _provenance_table(files)
+    origins = _Origins(placed, records)
     lesions = origins.roots()
     rows = [
         Row(ids[i], one.label, one.read, ids[lesions[i]], source=SOURCE, provenance=origins.provenance[i])
@@ -106,7 +107,7 @@ def read(source: str, task: str) -> Archive:
     ]
     order = sorted(range(len(rows)), key=lambda i: ids[i])
     splits, warnings = own_splits([placed[i].split for i in order])
-    return Archive([rows[i] for i in order], origins.warnings() + warnings, splits)
+    return Archive([rows[i] for i in order], origins.warnings() + warnings + files.warnings(tables_read), splits)
 
 
 def own_splits(splits: list[str | None]) -> tuple[list[str | None] | None, list[str]]:
@@ -125,15 +126,16 @@ def _folders(path: PurePosixPath) -> list[str]:
     return [part.lower().removesuffix(".zip") for part in path.parts[:-1]]
 
 
-def _provenance_table(files: ArchiveFiles) -> list[dict[str, str]]:
+def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[PurePosixPath]]:
+    """The rows of the table, and the path of it; both empty where there is none."""
     found = [(path, reader) for path, reader in files.entries if path.name.lower() == PROVENANCE_TABLE]
     if len(found) > 1:
         raise ArchiveError(f"{files.root} has {len(found)} files {PROVENANCE_TABLE}; leave one")
     if not found:
-        return []
+        return [], []
     columns, records = tables.read_table(found[0][1](), str(found[0][0]))
     tables.check_columns(columns, ("file", "provenance"), str(found[0][0]))
-    return records
+    return records, [found[0][0]]
 
 
 class _Origins:

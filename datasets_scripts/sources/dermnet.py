@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from datasets_scripts.rows import Archive, Row
-from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES, ArchiveError, ArchiveFiles
+from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
 from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
 SOURCE = "DermNet"
@@ -34,9 +34,7 @@ def read(source: str) -> Archive:
     files = ArchiveFiles(Path(source))
     taken = []
     left_out = 0
-    for path, content in files.entries:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
+    for path, content in files.image_entries:
         try:
             taken.append((path, content, canonical("dermnet", path.parent.name)))
         except UnknownLabelError:
@@ -53,4 +51,5 @@ def read(source: str) -> Archive:
         image_id = path.stem if stems[path.stem] == 1 else f"{path.parent.parent.name}_{path.stem}"
         rows.append(Row(image_id, label, content, image_id, source=SOURCE, license=LICENSE, attribution=ATTRIBUTION))
     warnings = [f"{left_out} images of other DermNet classes were left out."] if left_out else []
+    warnings += files.warnings()
     return Archive(sorted(rows, key=lambda row: row.image_id), warnings)

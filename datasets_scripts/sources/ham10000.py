@@ -57,20 +57,24 @@ def read(source: str, with_masks: bool = True) -> Archive:
         UnknownLabelError: a diagnosis is not HAM10000's.
     """
     if not Path(source).exists() and _HUB_ID.fullmatch(source):
-        records, images = ham10000_mirror.read_hub(source)
+        records, images, warnings = ham10000_mirror.read_hub(source)
     else:
         files = ArchiveFiles(Path(source))
         table = _find_table(files)
         if table is None and files.parquet:
-            records, images = ham10000_mirror.read_files(files.parquet, source)
+            records, images, warnings = ham10000_mirror.read_files(files.parquet, source)
+            warnings += files.warnings([PurePosixPath(path.relative_to(files.root)) for path in files.parquet])
         elif table is None:
             raise ArchiveError(f"{source} has no HAM10000_metadata.csv; put the metadata table beside the images")
         else:
-            records, images = parse(table[1](), table[0]), files.images()
-    unique, warnings = without_repeats(records)
+            records, warnings = parse(table[1](), table[0])
+            images = files.images()
+            warnings += files.warnings([PurePosixPath(table[0])])
+    unique, repeats = without_repeats(records)
+    warnings = [*repeats, *tables.sex_warnings(record["sex"] for record in unique), *warnings]
     masks = {s.removesuffix(_MASK_SUFFIX): reader for s, reader in images.items() if s.endswith(_MASK_SUFFIX)}
     photos = {stem: reader for stem, reader in images.items() if not stem.endswith(_MASK_SUFFIX)}
-    warnings += _check_images(unique, photos, source)
+    warnings = [*_check_images(unique, photos, source), *_extra_masks(masks, photos), *warnings]
     rows = [_row(record, photos, masks if with_masks else {}) for record in unique]
     return Archive(rows, warnings)
 
@@ -122,6 +126,12 @@ def _check_images(records: Sequence[Record], photos: Mapping[str, Reader], sourc
     tables.check_present([record["image_id"] for record in records], photos, source, mend)
     extra = len(photos) - len(records)
     return [f"{extra} images without a row in the metadata were left out."] if extra else []
+
+
+def _extra_masks(masks: Mapping[str, Reader], photos: Mapping[str, Reader]) -> list[str]:
+    """A warning that counts masks without an image, if there are some."""
+    extra = len(set(masks) - set(photos))
+    return [f"{extra} masks without an image were left out."] if extra else []
 
 
 def _row(record: Record, photos: Mapping[str, Reader], masks: Mapping[str, Reader]) -> Row:

@@ -13,15 +13,16 @@ import pyarrow as pa
 
 from datasets_scripts.sources.archive_files import ArchiveError, Reader
 from datasets_scripts.sources.ham10000_table import COLUMNS, Record, check_columns
+from datasets_scripts.sources.tables import unread_warnings
 
 _UNREADABLE = (ValueError, OSError, pa.ArrowException, httpx.HTTPError, datasets.exceptions.DatasetsError)
 
 
-def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader]]:
+def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
     """Read every row of every split of a Hub dataset: a mirror's own splits share images and are not followed.
 
     Returns:
-        The table's rows as text, and by image id the function that reads the image's bytes, undecoded.
+        The table's rows as text, by image id the function that reads the image's bytes, undecoded, and warnings.
 
     Raises:
         ArchiveError: there is no such dataset, or it cannot be read.
@@ -38,7 +39,7 @@ def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader]]:
     return _take(table, repo_id)
 
 
-def read_files(files: Sequence[Path], where: str) -> tuple[list[Record], dict[str, Reader]]:
+def read_files(files: Sequence[Path], where: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
     """Read every row of some Parquet files; returns and raises as :func:`read_hub`."""
     try:
         table = datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
@@ -50,7 +51,7 @@ def read_files(files: Sequence[Path], where: str) -> tuple[list[Record], dict[st
     return _take(table, where)
 
 
-def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, Reader]]:
+def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
     check_columns(table.column_names, where)
     if "image" not in table.column_names:
         raise ArchiveError(
@@ -67,7 +68,7 @@ def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, 
         record = {column: _text(values[column]) for column in COLUMNS}
         records.append(record)
         readers.setdefault(record["image_id"], partial(_bytes, images, number))
-    return records, readers
+    return records, readers, unread_warnings(table.column_names, (*COLUMNS, "image"), where)
 
 
 def _text(value: Any) -> str:

@@ -12,8 +12,8 @@ COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization
 Record = Mapping[str, str]
 
 
-def parse(content: bytes, where: str) -> list[Record]:
-    """Read a comma- or tab-separated table with a header.
+def parse(content: bytes, where: str) -> tuple[list[Record], list[str]]:
+    """Read a comma- or tab-separated table with a header: its rows, and the warnings about what was not read.
 
     Args:
         content: the file's bytes, UTF-8, with or without a byte order mark.
@@ -27,7 +27,7 @@ def parse(content: bytes, where: str) -> list[Record]:
     records: list[Record] = [{column: record[column] for column in COLUMNS} for record in read]
     if not records:
         raise MetadataError(f"{where} has no rows; {tables.AS_PUBLISHED}")
-    return records
+    return records, tables.unread_warnings(columns, COLUMNS, where)
 
 
 def check_columns(columns: Collection[str], where: str) -> None:

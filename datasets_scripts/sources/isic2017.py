@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datasets_scripts.rows import UNKNOWN, Archive, Row
 from datasets_scripts.sources import class_folders, tables
-from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES, ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
 from datasets_scripts.taxonomy import TASKS
 
 SOURCE = "ISIC 2017 challenge"
@@ -50,11 +50,10 @@ def is_layout(source: str) -> bool:
     """
     if not Path(source).exists():
         return False
-    return any(
-        _TRUTH.fullmatch(path.stem)
-        or (path.suffix.lower() in IMAGE_SUFFIXES and class_folders.split_of(path) is not None)
-        for path, _ in ArchiveFiles(Path(source)).entries
-    )
+    files = ArchiveFiles(Path(source))
+    if any(_TRUTH.fullmatch(path.stem) for path, _ in files.entries):
+        return True
+    return any(class_folders.split_of(path) is not None for path, _ in files.image_entries)
 
 
 def read(source: str) -> Archive:
@@ -82,7 +81,7 @@ def read(source: str) -> Archive:
         ]
     else:
         labelled = _of_folders(files)
-    patients = _patients(files)
+    patients, sexes, tables_read = _patients(files)
     rows, splits = [], []
     for image_id, label, reader, split in sorted(labelled, key=lambda entry: entry[0]):
         row = Row(image_id, label, reader, image_id, source=SOURCE, license=LICENSE, attribution=ATTRIBUTION)
@@ -94,6 +93,10 @@ def read(source: str) -> Archive:
     extra = len(photos) - len({row.image_id for row in rows}) if truths else 0
     if extra:
         warnings.append(f"{extra} images without a row in the ground truth were left out.")
+    superpixels = sum(path.stem.lower().endswith("_superpixels") for path, _ in files.image_entries)
+    if superpixels:
+        warnings.append(f"{superpixels} superpixel images were left out.")
+    warnings += [*sexes, *files.warnings([*truths, *tables_read])]
     return Archive(rows, warnings, own)
 
 
@@ -137,23 +140,27 @@ def _of_folders(files: ArchiveFiles) -> list[_Labelled]:
     """Images in class folders under train, valid and test."""
     placed = [
         class_folders.place(path, read, _TASK)
-        for path, read in files.entries
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.stem.lower().endswith(_NO_PHOTO)
+        for path, read in files.image_entries
+        if not path.stem.lower().endswith(_NO_PHOTO)
     ]
     if not placed:
         raise ArchiveError(f"{files.root} has no image in train, valid or test; give the folder that holds them")
     return [(one.path.stem, one.label, one.read, one.split) for one in placed]
 
 
-def _patients(files: ArchiveFiles) -> dict[str, tuple[float | None, str]]:
-    """Image id -> age and sex, of every ``*_metadata.csv`` of the challenge."""
+def _patients(files: ArchiveFiles) -> tuple[dict[str, tuple[float | None, str]], list[str], list[PurePosixPath]]:
+    """Of every ``*_metadata.csv`` of the challenge: image id -> age and sex; warnings; the tables' paths."""
     found: dict[str, tuple[float | None, str]] = {}
+    sexes: list[str] = []
+    paths: list[PurePosixPath] = []
     for path, reader in files.entries:
         if path.suffix.lower() != ".csv" or not path.stem.lower().endswith("_metadata"):
             continue
         columns, records = tables.read_table(reader(), path.name)
         tables.check_columns(columns, ("image_id", "age_approximate", "sex"), path.name)
+        paths.append(path)
+        sexes += [record["sex"] for record in records]
         for record in records:
             image_id = record["image_id"]
             found[image_id] = (tables.age(record["age_approximate"], image_id), tables.sex(record["sex"]))
-    return found
+    return found, tables.sex_warnings(sexes), paths

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datasets_scripts.rows import UNKNOWN, Archive, Row
 from datasets_scripts.sources import tables
@@ -27,6 +27,11 @@ CITATION = """
 INDETERMINATE = "indeterminate"
 _ID, _LABEL = "isic_id", "diagnosis_1"
 _FINER = ("diagnosis_5", "diagnosis_4", "diagnosis_3", "diagnosis_2")
+# The columns that are read.
+_READ = (
+    _ID, _LABEL, *_FINER, "copyright_license", "lesion_id", "age_approx", "sex", "anatom_site_general",
+    "diagnosis_confirm_type", "attribution", "patient_id", "image_type",
+)  # fmt: skip
 # Licences as the archive writes them -> Hub licence ids.
 _LICENSES = {"cc-0": "cc0-1.0", "cc-by": "cc-by-4.0", "cc-by-nc": "cc-by-nc-4.0"}
 _DERMOSCOPIC = "dermoscopic"
@@ -72,6 +77,9 @@ def read(source: str) -> Archive:
     tables.check_present([record[_ID] for record in records], images, source, mend)
     rows = [_row(record, images) for record in records if _meaning(record) not in (INDETERMINATE, UNKNOWN)]
     warnings = _dropped(records)
+    warnings += tables.sex_warnings(record.get("sex", "") for record in records)
+    warnings += tables.unread_warnings(map(_plain, columns), _READ, name)
+    warnings += files.warnings([PurePosixPath(name)])
     extra = len(images) - len({record[_ID] for record in records})
     if extra > 0:
         warnings.append(f"{extra} images without a row in the metadata were left out.")

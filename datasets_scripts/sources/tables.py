@@ -7,14 +7,21 @@ import io
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TextIO
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import UNKNOWN
 
 _NOT_KNOWN = {"", "na", "n/a", "nan", "none", "null", "unknown"}
+# A row takes about 1 kB once it is read. The whole ISIC Archive has less than a tenth of these.
+MOST_BYTES = 400_000_000
+MOST_LINES = 5_000_000
+_HEADER_BYTES = 1 << 20
+_LINE_END = re.compile(r"\r\n?|\n")  # no others: a cell may hold U+2028, NEL, VT or FS
 _SEX = {"female": "female", "f": "female", "male": "male", "m": "male"}
 AS_PUBLISHED = "take the metadata as published"
 # A spreadsheet takes a cell that begins with one of these for a formula; the last four are the full-width forms.
@@ -25,6 +32,23 @@ _INVISIBLE = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 class MetadataError(UserError):
     """A table that lacks something, contradicts itself, or names an image that is not there."""
+
+
+def read_file(path: Path) -> bytes:
+    """A table's bytes.
+
+    Raises:
+        MetadataError: it is too large to be a table of this kind.
+        OSError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise MetadataError(_too_large(path.name, size))
+    return path.read_bytes()
+
+
+def _too_large(where: str, size: int) -> str:
+    return f"{where} has {size / 1e6:,.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are read: split it"
 
 
 def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple[list[str], list[dict[str, str]]]:
@@ -41,13 +65,22 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
         The columns, and the rows, their values stripped; a value that a short row lacks is empty.
 
     Raises:
-        MetadataError: not UTF-8 text, or no table: a column twice (whatever its capitals), a row with more cells than
-            the header, a quote that does not close, a line break within a cell.
+        MetadataError: too large, not UTF-8 text, or no table: a column twice (whatever its capitals), a row with more
+            cells than the header, a quote that does not close, a line break within a cell.
     """
-    text = _decoded(content, where)
-    delimiter = delimiter_of(text)
-    lines = text.splitlines()
-    table = csv.reader(lines, delimiter=delimiter, strict=True)
+    if len(content) > MOST_BYTES:
+        raise MetadataError(_too_large(where, len(content)))
+    lines = max(content.count(b"\n"), content.count(b"\r"))
+    if lines > MOST_LINES:
+        raise MetadataError(
+            f"{where} has {lines:,} lines, at most {MOST_LINES:,} are read: remove empty lines, or split it"
+        )
+    if b"\0" in content:
+        raise MetadataError(_not_text(where, "it holds the byte 0"))
+    delimiter = delimiter_of(_head(content, where))
+    # A stream: neither the whole text nor a list of its lines is held. newline="" leaves line ends to the csv module.
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
+    table = csv.reader(stream, delimiter=delimiter, strict=True)
     rows: list[dict[str, str]] = []
     columns: list[str] = []
     before = 0
@@ -67,6 +100,8 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
             elif cells:
                 filled = cells + [""] * (len(columns) - len(cells))
                 rows.append(dict(zip(columns, filled, strict=False)))
+    except UnicodeDecodeError as error:
+        raise MetadataError(_not_text(where, error.reason)) from error
     except csv.Error as error:
         if before + 1 < table.line_num:  # noticed at the file's end, or lines behind the quote that opened
             raise MetadataError(
@@ -127,7 +162,7 @@ def _is_number(text: str) -> bool:
 
 def delimiter_of(text: str) -> str:
     """What separates the cells of a table: the most frequent of tab, semicolon and comma in its header."""
-    header = text.split("\n", 1)[0]
+    header = _LINE_END.split(text, maxsplit=1)[0]
     return max((",", "\t", ";"), key=header.count)  # the comma where none is there
 
 
@@ -137,23 +172,28 @@ def columns_of(content: bytes, where: str) -> list[str]:
     Raises:
         MetadataError: not UTF-8 text, or a header that is none.
     """
-    header = _decoded(content.split(b"\n", 1)[0], where).splitlines()[:1]
+    header = _LINE_END.split(_head(content, where), maxsplit=1)[0]
+    if "\0" in header:
+        raise MetadataError(_not_text(where, "it holds the byte 0"))
     try:
-        cells = next(csv.reader(header, delimiter=delimiter_of(header[0])), []) if header else []
+        cells = next(csv.reader([header], delimiter=delimiter_of(header)), [])
     except csv.Error as error:
         raise MetadataError(f"{where}, line 1: {error}; {AS_PUBLISHED}") from error
     return [cell.strip() for cell in cells]
 
 
-def _decoded(content: bytes, where: str) -> str:
+def _head(content: bytes, where: str) -> str:
+    """The beginning of a table, with its whole first line unless that is absurdly long."""
     try:
-        text = content.decode("utf-8-sig")
-        reason = "it holds the byte 0" if "\0" in text else ""
+        return content[:_HEADER_BYTES].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        reason = error.reason
-    if reason:
-        raise MetadataError(f"{where} is not UTF-8 text ({reason}): save it as CSV UTF-8")
-    return text
+        if error.start > _HEADER_BYTES - 4:  # the cut went through a character
+            return content[: error.start].decode("utf-8-sig")
+        raise MetadataError(_not_text(where, error.reason)) from error
+
+
+def _not_text(where: str, reason: str) -> str:
+    return f"{where} is not UTF-8 text ({reason}): save it as CSV UTF-8"
 
 
 def _checked_header(cells: list[str], where: str) -> list[str]:
@@ -232,6 +272,22 @@ def known(value: str) -> str:
 def sex(value: str) -> str:
     """``female``, ``male`` or ``unknown``."""
     return _SEX.get(value.lower(), UNKNOWN)
+
+
+def sex_warnings(values: Iterable[str]) -> list[str]:
+    """A sentence that counts what :func:`sex` takes for unknown although it is no gap; empty where there is none."""
+    other = Counter(value for value in values if not is_gap(value) and value.lower() not in _SEX)
+    if not other:
+        return []
+    listed = ", ".join(f"{shortly(value)} {count}" for value, count in other.most_common(5))
+    return [f"{sum(other.values())} values of sex are neither female nor male and count as unknown ({listed})."]
+
+
+def unread_warnings(columns: Iterable[str], read: Collection[str], where: str) -> list[str]:
+    """A sentence that names the columns of a table that are not read; empty where there is none."""
+    unread = [column for column in columns if column and column not in read]
+    listed = ", ".join(shortly(column)[1:-1] for column in unread[:12]) + (", ..." if len(unread) > 12 else "")
+    return [f"{len(unread)} columns of {where} were not read: {listed}."] if unread else []
 
 
 def age(value: str, image_id: str) -> float | None:

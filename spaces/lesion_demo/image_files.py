@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -165,7 +166,8 @@ def _too_many() -> str:
 
 def _pixels_only(image: Image.Image) -> Image.Image:
     """Upright RGB, made from the pixels alone."""
-    image = ImageOps.exif_transpose(image)
+    with suppress(*_BROKEN):  # an EXIF block that cannot be decoded: the pixels are whole
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray(np.round(np.asarray(image).astype(np.float64) / 257.0).astype(np.uint8))
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:

@@ -145,7 +145,7 @@ class Gallery:
 
     def _looks_the_same(self, row: int, query: int) -> bool:
         """Whether the thumbnail is the query's picture, should the stored hash have been made in another way."""
-        with Image.open(io.BytesIO(self.thumbnails[row].as_py())) as thumbnail:
+        with Image.open(io.BytesIO(self.thumbnails[row].as_py()), formats=["JPEG"]) as thumbnail:
             return (dhash(thumbnail.convert("RGB")) ^ query).bit_count() <= NEAR_BITS
 
     def _case(self, row: int, distance: float) -> Case:

@@ -60,6 +60,15 @@ def test_every_published_class_name_in_any_case(tmp_path):
     ]
 
 
+def test_images_are_recognised_by_content_and_the_rest_is_counted(tmp_path):
+    root = put(tmp_path / "a", "Melanoma/a.jfif", "Melanoma/b.JPE", "Nevus/Thumbs.db", "Nevus/notes", "Nevus/x.tar.gz")
+    (root / "Nevus" / "c").write_bytes(b"\xff\xd8\xff\xe0 the first bytes of a JPEG")
+    (root / "Nevus" / "d.image").write_bytes(b"\x89PNG\r\n\x1a\n the first bytes of a PNG")
+    read = class_folders.read(str(root), "lesions12")
+    assert {row.image_id: row.label for row in read.rows} == {"a": "mel", "b": "mel", "c": "nv", "d": "nv"}
+    assert read.warnings[-1] == "Files that are no images were passed over: 3 (.db 1, no ending 1, .gz 1)."
+
+
 @pytest.mark.parametrize(
     "layout",
     [

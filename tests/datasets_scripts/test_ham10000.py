@@ -91,7 +91,58 @@ def test_files_that_desktops_leave_behind_are_no_images(archive, ham_records):
     (archive / "HAM10000_images_part_1" / f"._{ham_records[0]['image_id']}.jpg").write_bytes(b"junk")
     (archive / "__MACOSX").mkdir()
     (archive / "__MACOSX" / "x.jpg").write_bytes(b"junk")
-    assert ham10000.read(str(archive)).warnings == []
+    (archive / "notes.txt").write_text("x")
+    assert ham10000.read(str(archive)).warnings == ["Files that are no images were passed over: 3 (hidden 2, .txt 1)."]
+
+
+def test_what_is_not_read_of_the_archive_is_counted(archive, ham_records, save_table):
+    for number, record in enumerate(ham_records):
+        record["sex"] = "w" if number < 3 else "female"
+        record["dataset"] = "vidir_modern"
+    save_table(archive / TABLE, ham_records, (*COLUMNS, "dataset"))
+    part = archive / "HAM10000_images_part_1"
+    image = part / f"{ham_records[0]['image_id']}.jpg"
+    shutil.copy(image, archive / image.name)  # the same name again
+    shutil.copy(image, part / "ISIC_9999999")  # an image without an ending, and without a row
+    masks = archive / "HAM10000_segmentations_lesion_tschandl"
+    shutil.copy(next(masks.iterdir()), masks / "ISIC_8888888_segmentation.png")
+    zipped(masks)
+    with zipfile.ZipFile(masks.with_suffix(".zip"), "a") as outer:
+        outer.writestr("inner.zip", b"PK")
+    read = ham10000.read(str(archive))
+    assert sum(row.read_mask is not None for row in read.rows) == 5
+    assert read.warnings == [
+        "1 images without a row in the metadata were left out.",
+        "1 masks without an image were left out.",
+        "3 values of sex are neither female nor male and count as unknown ('w' 3).",
+        f"1 columns of {TABLE} were not read: dataset.",
+        "Files that are no images were passed over: 1 (.zip 1).",
+        "1 images have the name of another one and were left out; the first counts.",
+    ]
+
+
+@pytest.mark.parametrize("packing", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2, zipfile.ZIP_DEFLATED])
+def test_a_damaged_member_of_a_zip_file_is_named(archive, packing):
+    folder = archive / "HAM10000_images_part_1"
+    name = sorted(path.name for path in folder.iterdir())[0]
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w", packing) as packed:
+        for image in sorted(folder.iterdir()):
+            packed.write(image, image.name)
+        start = packed.infolist()[0].header_offset + 30 + len(name)
+    shutil.rmtree(folder)
+    data = bytearray(path.read_bytes())
+    data[start : start + 60] = bytes(range(60, 120))
+    path.write_bytes(data)
+    row = next(row for row in ham10000.read(str(archive)).rows if f"{row.image_id}.jpg" == name)
+    with pytest.raises(ArchiveError, match=f"{name} cannot be unpacked"):
+        row.read()
+
+
+def test_a_file_that_is_absurdly_large_is_not_read(archive, monkeypatch):
+    monkeypatch.setattr("datasets_scripts.sources.archive_files.LARGEST_FILE", 1000)
+    with pytest.raises(ArchiveError, match=rf"{TABLE} has .* MB, at most"):
+        ham10000.read(str(archive))
 
 
 def test_an_oversampled_table_is_reduced_with_one_warning(make_archive, ham_records, save_table):

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets_scripts.images import ImageError, decode, normalised, scan, scan_all
+from datasets_scripts.images import (
+    HEAD,
+    ImageError,
+    decode,
+    frame_warnings,
+    images_in,
+    is_image,
+    normalised,
+    passed_over_text,
+    scan,
+    scan_all,
+)
 from datasets_scripts.rows import Row
 
 EXIF_ORIENTATION = 0x0112
@@ -148,3 +159,65 @@ def test_equal_pixels_have_equal_hashes_whatever_the_file():
     )
     assert first.pixels_sha256 == second.pixels_sha256 != other.pixels_sha256
     assert first.thumb.shape == (32, 32)
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"
+BAD_EXIF = b"Exif\0\0M)\0*\0\0\0\x08\0\x01"
+
+
+def test_no_program_is_started_for_an_image(monkeypatch):
+    def started(*args, **kwargs):
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    with pytest.raises(ImageError, match=r"cannot be decoded.*cannot identify"):
+        decode(EPS)
+    data = saved(half_black_half_white("RGB"), "PNG")
+    found = scan(Row("i", "nv", lambda: data, "l", read_mask=lambda: EPS))
+    assert isinstance(found, ImageError)
+    assert "its mask cannot be decoded" in str(found)
+
+
+def test_too_many_pixels_are_refused_by_the_header():
+    size = struct.pack(">2I5B", 13000, 13000, 8, 2, 0, 0, 0)
+    header = struct.pack(">I", 13) + b"IHDR" + size + struct.pack(">I", zlib.crc32(b"IHDR" + size))
+    with pytest.raises(ImageError, match=r"^it has 13000x13000 pixels, at most 64 million"):
+        decode(b"\x89PNG\r\n\x1a\n" + header + struct.pack(">I", 0) + b"IDAT" + b"\0" * 40)
+
+
+def test_an_exif_block_that_cannot_be_decoded_harms_no_pixel():
+    data = saved(half_black_half_white("RGB"), "PNG", exif=BAD_EXIF)
+    rgb, verbatim = decode(data)
+    assert (rgb.size, verbatim) == ((30, 20), False)  # stored without the block, which other readers would refuse
+    with Image.open(io.BytesIO(normalised(data))) as again:
+        assert dict(again.getexif()) == {}
+
+
+def test_of_several_frames_the_first_is_taken_and_the_files_are_counted():
+    black, white = Image.new("RGB", (20, 20)), Image.new("RGB", (20, 20), "white")
+    rows = []
+    for number, form in enumerate(("TIFF", "GIF", "WEBP", "PNG")):
+        data = saved(black, form, save_all=True, append_images=[white])
+        assert np.asarray(decode(data)[0]).max() <= 3
+        rows.append(Row(f"i{number}", "nv", lambda data=data: data, "l"))
+    rows.append(Row("single", "nv", lambda: saved(black, "TIFF"), "l"))
+    scans = scan_all(rows)
+    assert [one.frames for one in scans] == [2, 2, 2, 2, 1]
+    assert not any(one.verbatim for one in scans)
+    assert frame_warnings(scans) == ["4 files hold several images (pages or frames): the first of each was taken."]
+
+
+def test_images_are_recognised_by_name_or_content(tmp_path):
+    image = half_black_half_white("RGB")
+    for form in ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000"):
+        assert is_image("x", saved(image, form)[:HEAD]), form
+    assert is_image("x.JFIF", b"")
+    assert not is_image("x.txt", b"BM is no bitmap.")
+    assert not is_image("x.jpg.txt", EPS[:HEAD])
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b.jpg", "a", "notes.txt", ".hidden/c.jpg", "Thumbs.db"):
+        (tmp_path / name).write_bytes(saved(image, "PNG") if name == "a" else b"x")
+    images, passed_over = images_in(tmp_path)
+    assert [path.name for path in images] == ["a", "b.jpg"]
+    assert passed_over == {".txt": 1, ".db": 1, "hidden": 1}
+    assert passed_over_text({".txt": 1, "hidden": 2}) == "3 (hidden 2, .txt 1)"

@@ -100,7 +100,8 @@ def test_the_download_of_isic_cli(download, records):
     assert (second.patient_id, second.dx_type) == ("IP_0000000", "histopathology")
     assert first.read()[:2] == b"\xff\xd8"
     assert read.warnings == [
-        "8 of 108 images are neither benign nor malignant and were dropped: 5 Indeterminate, 3 without a diagnosis_1."
+        "8 of 108 images are neither benign nor malignant and were dropped: 5 Indeterminate, 3 without a diagnosis_1.",
+        "Files that are no images were passed over: 1 (.txt 1).",
     ]
 
 
@@ -127,6 +128,7 @@ def test_what_is_left_out_or_odd_is_counted(download, records, save_table):
         record["image_type"] = "clinical: close-up"
     save_table(download / "metadata.csv", records[:-8], COLUMNS)
     assert isic_archive.read(str(download)).warnings == [
+        "Files that are no images were passed over: 1 (.txt 1).",
         "8 images without a row in the metadata were left out.",
         "4 of 100 images are not dermoscopic (clinical: close-up 4); they were not dropped.",
     ]

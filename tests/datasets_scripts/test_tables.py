@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
+from datasets_scripts.sources import tables
 from datasets_scripts.sources.tables import (
     MetadataError,
     TableWriter,
@@ -31,6 +33,37 @@ def test_a_table_is_read_with_each_separator(separator: str) -> None:
 def test_a_quoted_separator_and_a_quote_within_a_cell_stay_text() -> None:
     _, rows = read_table(b'a,b\n"1,5",5" wide\n"say ""x""",2\n', "t.csv")
     assert rows == [{"a": "1,5", "b": '5" wide'}, {"a": 'say "x"', "b": "2"}]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_row_ends_at_a_line_end_alone(end: str) -> None:
+    cells = [f"x{char}y" for char in "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"]
+    text = end.join(["a,b", *(f"{cell},1" for cell in cells)])
+    columns, rows = read_table(text.encode(), "t.csv")
+    assert columns == ["a", "b"] == columns_of(text.encode(), "t.csv")
+    assert [row["a"] for row in rows] == cells
+
+
+def test_a_table_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "MOST_LINES", 10)
+    assert len(read_table(b"a\n" + b"1\n" * 9, "t.csv")[1]) == 9
+    with pytest.raises(MetadataError, match=r"t\.csv has 11 lines, at most 10 are read"):
+        read_table(b"a\n" + b"\n" * 10, "t.csv")
+    monkeypatch.setattr(tables, "MOST_BYTES", 10)
+    (tmp_path / "t.csv").write_bytes(b"a\n1234567890")
+    with pytest.raises(MetadataError, match=r"t\.csv has"):
+        tables.read_file(tmp_path / "t.csv")
+    with pytest.raises(MetadataError, match=r"t\.csv has"):
+        read_table(b"a\n1234567890", "t.csv")
+
+
+def test_a_sex_that_is_not_known_is_counted() -> None:
+    values = ["f", "Male", "", "unknown", "w", "w", "2"]
+    assert [tables.sex(value) for value in values] == ["female", "male", *["unknown"] * 5]
+    assert tables.sex_warnings(values) == [
+        "3 values of sex are neither female nor male and count as unknown ('w' 2, '2' 1)."
+    ]
+    assert tables.sex_warnings(["f", "NA"]) == []
 
 
 def test_columns_without_a_name_are_left_out_where_they_are_empty() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,9 +13,10 @@ import pytest
 from PIL import Image
 
 from datasets_scripts.phantom import draw
+from hub_models import preprocess_lesion
 from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import hair_mask, remove_hair
-from hub_models.preprocess_lesion import constant_colour, to_rgb
+from hub_models.preprocess_lesion import PixelValueError, UnreadableImageError, constant_colour, open_image, to_rgb
 
 Colour = tuple[int, int, int]
 
@@ -332,3 +335,40 @@ def test_the_box_holds_the_segmented_lesion_of_real_images(data_dir: Path) -> No
     assert np.mean(kept) >= 0.98
     assert np.mean(np.array(kept) > 0.9) > 0.9
     assert np.mean(area) < 0.65, "a box that is always the whole image holds every lesion, too"
+
+
+def test_no_program_is_started_for_an_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def started(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("Ghostscript")
+
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
+    path = tmp_path / "lesion.jpg"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UnreadableImageError, match=r"lesion\.jpg"):
+        open_image(path)
+
+
+def test_a_very_large_jpeg_is_decoded_smaller_and_another_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = Image.new("RGB", (80, 40), "red")
+    for name in ("a.jpg", "a.png"):
+        image.save(tmp_path / name)
+    monkeypatch.setattr(preprocess_lesion, "MOST_PIXELS", 80 * 40)
+    assert open_image(tmp_path / "a.jpg").size == (80, 40)
+    monkeypatch.setattr(preprocess_lesion, "MOST_PIXELS", 80 * 40 - 1)
+    assert open_image(tmp_path / "a.jpg").size == (40, 20)
+    monkeypatch.setattr(preprocess_lesion, "MOST_PIXELS", 250)
+    assert open_image(tmp_path / "a.jpg").size == (20, 10)
+    with pytest.raises(PixelValueError, match=r"a\.png has 80 x 40 pixels"):
+        open_image(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UnreadableImageError, match="decompression bomb"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_an_exif_block_that_cannot_be_decoded_harms_no_pixel() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, "PNG", exif=b"Exif\0\0M)\0*\0\0\0\x08\0\x01")
+    image = to_rgb(Image.open(file))
+    assert (image.size, image.getpixel((0, 0))) == ((30, 20), (255, 0, 0))

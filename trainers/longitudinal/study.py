@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from datasets_scripts.sources.tables import MetadataError, clipped, delimiter_of, read_table, shortly
+from datasets_scripts.sources.tables import MetadataError, clipped, delimiter_of, read_file, read_table, shortly
 from trainers.longitudinal.rows import (
     COLUMNS,
     Day,
@@ -88,7 +88,7 @@ def read_study(path: Path, baseline: str = BASELINE, treatments: Sequence[str] |
         StudyError: the file cannot be read, lacks a column, or holds what cannot be analysed.
     """
     try:
-        content = path.read_bytes()
+        content = read_file(path)
         columns, rows = read_table(content, path.name, mend="take it out, or give a table of one row a line")
     except OSError as error:
         raise StudyError(f"{str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error

@@ -9,18 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from datasets_scripts.sources.archive_files import IMAGE_SUFFIXES
-from datasets_scripts.sources.tables import MetadataError, read_table
+from datasets_scripts.images import IMAGE_SUFFIXES, frames_in, is_image_file, kind_of
+from datasets_scripts.sources.tables import MetadataError, read_file, read_table
 from trainers.errors import UserError
 
 IMAGE_COLUMN = "image"
-SUFFIXES = (*IMAGE_SUFFIXES, ".gif", ".jp2")
 Row = dict[str, str]
 
 
@@ -58,12 +58,14 @@ class Listing:
         sha256: of all paths, sizes and metadata, in order; two listings of one hash are scored alike.
         with_metadata: how many images have a row of ``--metadata``.
         with_labels: how many images have a row of ``--labels``.
+        several: how many files hold several frames or pages, of which the first is scored.
     """
 
     images: int
     sha256: str
     with_metadata: int
     with_labels: int
+    several: int = 0
 
 
 class Table:
@@ -81,7 +83,7 @@ class Table:
     def __init__(self, path: Path, option: str, required: tuple[str, ...] = ()) -> None:
         self.where = f"{option} {path.name}"
         try:
-            self.columns, rows = read_table(path.read_bytes(), self.where)
+            self.columns, rows = read_table(read_file(path), self.where)
         except OSError as error:
             raise TableError(f"{option} {str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
         except MetadataError as error:
@@ -137,24 +139,32 @@ class Table:
             )
 
 
-def walk_images(root: Path, without: tuple[Path, ...] = ()) -> Iterator[tuple[str, int]]:
+def walk_images(
+    root: Path, without: tuple[Path, ...] = (), passed_over: Counter[str] | None = None
+) -> Iterator[tuple[str, int]]:
     """Path below the folder and size of every image in it, folder by folder, in a fixed order.
 
-    An image is a file with an image's ending; hidden files and folders are passed over, links to folders not followed.
+    An image is a file with an image's ending or an image's first bytes; hidden files and folders are passed over,
+    links to folders not followed.
 
     Args:
         root: the folder.
         without: folders not to enter.
+        passed_over: counts what is passed over, by kind.
     """
     closed = {str(path.absolute()) for path in without}
+    count: Counter[str] = Counter() if passed_over is None else passed_over
     for parent, folders, names in os.walk(root):
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and os.path.abspath(os.path.join(parent, name)) not in closed
-        )
+        inside = [name for name in folders if os.path.abspath(os.path.join(parent, name)) not in closed]
+        folders[:] = sorted(name for name in inside if name[0] != "." and name != "__MACOSX")
+        count["hidden folders"] += len(inside) - len(folders)
+        count["links to folders"] += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
         for name in sorted(names):
-            if name[0] != "." and name.lower().endswith(SUFFIXES):
-                path = Path(parent, name)
+            path = Path(parent, name)
+            if name[0] != "." and is_image_file(path):
                 yield path.relative_to(root).as_posix(), _size(path)
+            else:
+                count[kind_of(name)] += 1
 
 
 def one_image(path: Path) -> Iterator[tuple[str, int]]:
@@ -178,19 +188,22 @@ def write_listing(
         ImagesError: there is no image.
         TableError: a table names an image that is not there, or one that it might mean two of.
     """
-    digest, counts = hashlib.sha256(), [0, 0, 0]
+    digest, counts, several = hashlib.sha256(), [0, 0, 0], 0
     for image, size in images:
         rows = [None if table is None else table.take(image) for table in (metadata, labels)]
         digest.update(json.dumps([image, size, rows[0]]).encode())
         # ASCII, so that a name that is no valid UTF-8 comes back as it was.
         out.write(json.dumps([image, size, *rows]) + "\n")
         counts = [counts[0] + 1, counts[1] + (rows[0] is not None), counts[2] + (rows[1] is not None)]
+        several += frames_in(root / image) > 1
     if not counts[0]:
-        raise ImagesError(f"--images {str(root)!r} holds no image ({', '.join(SUFFIXES)}): give a folder of images")
+        raise ImagesError(
+            f"--images {str(root)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): give a folder of images"
+        )
     for table in (metadata, labels):
         if table is not None:
             table.check_all_taken(root)
-    return Listing(counts[0], digest.hexdigest(), counts[1], counts[2])
+    return Listing(counts[0], digest.hexdigest(), counts[1], counts[2], several)
 
 
 def read_listing(path: Path) -> Iterator[Listed]:

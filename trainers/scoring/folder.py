@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datasets_scripts.images import passed_over_text
 from model_cards.manifest import write_text
 from trainers.errors import OutputError
+from trainers.predictions import TEXT_COLUMNS
 from trainers.provenance import origin
 from trainers.scoring.answers import Merged, merge, probabilities
-from trainers.scoring.files import Listing, Table, one_image, walk_images, write_listing
+from trainers.scoring.files import IMAGE_COLUMN, Listing, Table, one_image, walk_images, write_listing
 from trainers.scoring.labels import LABEL, Classes, check_labels
 from trainers.scoring.models import Source, fingerprint
 from trainers.scoring.scorer import Asked, Scorer
@@ -31,6 +33,7 @@ from trainers.trust.prior import estimate_prior
 from trainers.whole_folder import beside, check_empty, locked, put_in_place
 
 SCHEMA_VERSION = 1
+LABEL_COLUMNS = (IMAGE_COLUMN, LABEL, "lesion_id", "group_id", "age", *TEXT_COLUMNS)
 SETTINGS, LISTING, PARTS = "settings.json", "listing.jsonl", "parts"
 LOCK = "lock"  # of earlier versions, in working folders that they left behind
 # Other versions of these may answer otherwise in the last digits.
@@ -113,7 +116,8 @@ def score_folder(job: Job) -> Finished:
     label_rows = None if job.labels is None else Table(job.labels, "--labels", (LABEL,))
     with tempfile.TemporaryFile("w+", encoding="ascii") as file:
         without = (job.out, job.partial)
-        found = one_image(job.images) if job.images.is_file() else walk_images(job.images, without)
+        passed_over: Counter[str] = Counter()
+        found = one_image(job.images) if job.images.is_file() else walk_images(job.images, without, passed_over)
         listing = write_listing(found, job.root, file, metadata_rows, label_rows)
         scorer = Scorer(job.source, job.asked)
         scorer.check()
@@ -142,7 +146,8 @@ def score_folder(job: Job) -> Finished:
                 part_size=part_size(job.batch_size),
             )
             earlier = score_missing(scorer, work, job.processes)
-            finished = finish(job, work, listing, scorer, facts, truth, earlier, started)
+            finished = finish(job, work, listing, scorer, facts, truth, earlier, started, passed_over)
+    finished.notes += file_notes(listing.several, passed_over)
     finished.notes += notes(scorer, listing, metadata_rows)
     if label_rows is not None:
         finished.notes += label_notes(label_rows, truth)
@@ -256,6 +261,7 @@ def finish(
     truth: Classes,
     earlier: int,
     started: float,
+    passed_over: Counter[str],
 ) -> Finished:
     """Merge the parts, judge them where there are labels, sum up, and put the finished folder in place.
 
@@ -268,6 +274,7 @@ def finish(
         truth: the classes that the labels are evaluated on.
         earlier: images that an earlier run had scored.
         started: when this run began, on the clock of ``time.perf_counter``.
+        passed_over: files that were not scored, by kind.
     """
     staging = job.partial / "finished"
     shutil.rmtree(staging, ignore_errors=True)
@@ -276,6 +283,7 @@ def finish(
     estimated = estimate(work, scorer) if job.estimate else None
     made = origin()
     scored = counts(job, listing, merged)
+    scored |= {"several_frames": listing.several, "passed_over": dict((+passed_over).most_common())}
     report = None
     if job.labels is not None:
         from trainers.scoring.external import write_external  # metrics and charts, which answers alone need not load
@@ -353,8 +361,25 @@ def estimate(work: Work, scorer: Scorer) -> dict[str, Any] | None:
     }
 
 
+def file_notes(several: int, passed_over: Counter[str]) -> list[str]:
+    """What of the folder was not scored: files that are no images, and frames behind the first."""
+    said = []
+    if several:
+        said.append(f"files of several images (pages or frames), of which the first of each was scored: {several:,}")
+    if +passed_over:
+        said.append(f"files and folders that are no images were passed over: {passed_over_text(+passed_over)}")
+    return said
+
+
 def label_notes(table: Table, truth: Classes) -> list[str]:
-    """How labels were translated into the model's classes."""
+    """What of the labels was not read, and how they were translated into the model's classes."""
+    unread = [name for name in table.columns if name and name not in LABEL_COLUMNS]
+    if unread:
+        return [f"columns of {table.where} that were not read: {', '.join(islice(unread, 8))}", *_taken(table, truth)]
+    return _taken(table, truth)
+
+
+def _taken(table: Table, truth: Classes) -> list[str]:
     texts = [row[LABEL] for row in table.rows.values()]
     if truth.on_malignancy:
         return [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
+from datasets_scripts.images import open_image
 from trainers.evaluation.figures import DPI, INK, LOOK, ORANGE, QUIET
 
 COLUMNS = 4
@@ -69,7 +69,7 @@ def write_sheet(figure: Figure, path: Path) -> None:
 
 def pictures_of(stored: Sequence[bytes]) -> list[Image.Image]:
     """Image files as RGB pictures."""
-    return [Image.open(io.BytesIO(data)).convert("RGB") for data in stored]
+    return [open_image(data).convert("RGB") for data in stored]
 
 
 def _show(axes: Axes, picture: Image.Image) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from trainers.scoring.answers import answer_columns, flat, merge, part_file, probabilities, write_part
 from trainers.scoring.files import (
@@ -23,6 +26,7 @@ from trainers.scoring.files import (
     walk_images,
     write_listing,
 )
+from trainers.scoring.folder import file_notes
 from trainers.scoring.workers import part_size
 
 LABELS = ["mel", "nv"]
@@ -53,6 +57,26 @@ def test_images_are_found_in_all_folders_in_order(tmp_path: Path) -> None:
     names = ["a.png", "b.JPG", "link.png", "c/0.bmp", "c/d/2.tiff", "z/1.webp"]
     assert found == [(name, -1 if name == "link.png" else len(name)) for name in names]
     assert list(one_image(folder / "c" / "0.bmp")) == [("0.bmp", 7)]
+
+
+def test_an_image_is_recognised_by_content_and_the_rest_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    touch(folder, "a.jfif", "b.jpe", "notes.txt", ".hidden.png", ".cache/3.png", "archive.zip", "__MACOSX/a.jpg")
+    black, white = Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8), "white")
+    black.save(folder / "c", "JPEG")
+    for name in ("d", "e.tif"):
+        black.save(folder / name, "TIFF", save_all=True, append_images=[white])
+    (folder / "round").symlink_to(folder)
+    os.mkfifo(folder / "pipe")
+    passed_over: Counter[str] = Counter()
+    out = io.StringIO()
+    found = write_listing(walk_images(folder, (), passed_over), folder, out, None, None)
+    assert [json.loads(line)[0] for line in out.getvalue().splitlines()] == ["a.jfif", "b.jpe", "c", "d", "e.tif"]
+    assert found.several == 2
+    assert +passed_over == {
+        ".txt": 1, ".zip": 1, "hidden": 1, "no ending": 1, "hidden folders": 2, "links to folders": 1,
+    }  # fmt: skip
+    assert [note.rpartition(": ")[2][:1] for note in file_notes(found.several, passed_over)] == ["2", "7"]
 
 
 def test_the_fingerprint_is_of_names_sizes_and_metadata_not_of_labels(tmp_path: Path) -> None:
