@@ -80,7 +80,9 @@ class OneLineParser(argparse.ArgumentParser):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``: did you mean X?``, or an empty string where nothing known is similar."""
-    lower = {option.lower().replace("-", "_"): option for option in known}
+    lower: dict[str, str] = {}
+    for option in known:
+        lower.setdefault(option.lower().replace("-", "_"), option)
     close = difflib.get_close_matches(name.lower().replace("-", "_"), lower, n=1)
     return f": did you mean {lower[close[0]]}?" if close else ""
 

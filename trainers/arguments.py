@@ -1,28 +1,34 @@
-"""What a training command can be told, in order of precedence: command line, recipe, defaults.
+"""The options of a training command, in order of precedence: command line, recipe, defaults.
 
 A recipe is a sparse YAML file of the same names as the command line's options; unknown names are refused.
+Importing this file imports neither torch nor transformers, so that a misspelt option is refused at once.
 """
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
-import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
 import yaml
-from transformers import HfArgumentParser, TrainingArguments
 
-from trainers.errors import RecipeError, UserError
+from datasets_scripts.command import did_you_mean
+from trainers.errors import DatasetError, RecipeError, UserError
 from trainers.inherited import REFUSED, check, refuse
 
+if TYPE_CHECKING:
+    from trainers.training_arguments import LesionTrainingArguments
+
 RECIPES = Path(__file__).parent / "recipes"
+SAMPLING = ("uniform", "oversample", "square_root")
+AUGMENTATIONS = ("none", "flips_rotation", "crops_colour")
+LOSSES = ("cross_entropy", "focal")
+CLASS_WEIGHTS = ("none", "balanced")
 WEIGHTS_DTYPES = ("float32", "float16")
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
 # What `accelerate launch` sets from its config file or --mixed_precision; "no" when it was told nothing.
@@ -150,69 +156,91 @@ class LesionArguments:
         for name, (fine, mend) in allowed.items():
             if not fine:
                 raise UserError(f"{name} {getattr(self, name)!r}: {mend}")
+        for name, known in self.choices().items():
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}")
+
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """Option -> the values that it may have."""
+        return {
+            "augmentation": AUGMENTATIONS,
+            "class_weights": CLASS_WEIGHTS,
+            "loss": LOSSES,
+            "precision": PRECISIONS,
+            "sampling": SAMPLING,
+        }
 
 
 @dataclass
-class LesionTrainingArguments(TrainingArguments):
-    """``TrainingArguments`` with the suite's defaults.
+class EnsembleArguments(LesionArguments):
+    """The options of every classifier, and two of the ensemble's own.
 
-    Differences from transformers' own: evaluation, saving and logging every epoch; the best epoch by validation
-    macro-F1 is kept; at most two checkpoints; callbacks' state is restored on resume; cosine schedule, 10 % warm-up;
-    AdamW with weight decay 0.01; ``layer_decay``; TF32 where the GPU has it; nothing is reported to any service or
-    pushed by the Trainer itself.
+    ``--backbone`` and ``--backbone_weights`` may be lists separated by commas: member i takes entry i, and starts
+    anew after the last.
     """
 
-    output_dir: str = field(
-        default="",
-        metadata={"help": "Where the finished Hub folder appears; while training, work stands in OUTPUT_DIR.partial."},
+    members: int = field(
+        default=5, metadata={"help": "Number of members K, at least 1; member i trains from seed + i."}
     )
-    eval_strategy: str = field(default="epoch")
-    save_strategy: str = field(default="epoch")
-    logging_strategy: str = field(default="epoch")
-    save_total_limit: int | None = field(default=2)
-    load_best_model_at_end: bool = field(default=True)
-    metric_for_best_model: str | None = field(default="macro_f1")
-    greater_is_better: bool | None = field(default=True)
-    restore_callback_states_from_checkpoint: bool = field(default=True)
-    remove_unused_columns: bool = field(default=False)
-    lr_scheduler_type: str = field(default="cosine")
-    warmup_steps: float = field(
-        default=0.1, metadata={"help": "Warm-up: a share of all steps when below 1, else steps."}
+    member: int | None = field(
+        default=None,
+        metadata={"help": "Train this member alone, 0 to K-1 (another process or machine trains the others)."},
     )
-    weight_decay: float = field(default=0.01)
-    layer_decay: float = field(
-        default=1.0,
-        metadata={
-            "help": "Factor in (0, 1] of the learning rate from one layer to the one before it, towards the input; "
-            "1 = every layer learns at the same rate."
-        },
+    mc_dropout_samples: int = field(
+        default=30, metadata={"help": "Passes of MC dropout in the comparison of methods; 0 leaves that row out."}
     )
-    report_to: str = field(default="none")
-    dataloader_num_workers: int = field(default=2)
-    dataloader_persistent_workers: bool = field(default=True)
 
     def __post_init__(self) -> None:
-        """As transformers; refuses a layer decay, or a length, that no run could mean.
+        """Refuse values that no run could mean.
 
         Raises:
-            UserError: names the value and what it may be.
+            UserError: names the option, its value and what it may be.
         """
-        if not 0.0 < self.layer_decay <= 1.0:
-            raise UserError(f"layer_decay {self.layer_decay!r}: give a factor in (0, 1]; 1 switches it off")
-        if not (self.num_train_epochs > 0 or self.max_steps > 0):
-            raise UserError(f"num_train_epochs {self.num_train_epochs!r}: give more than 0, or max_steps instead")
         super().__post_init__()
+        if self.mc_dropout_samples < 0:
+            raise UserError(f"mc_dropout_samples {self.mc_dropout_samples}: give 0 or more")
+        if self.members < 1:
+            raise UserError(f"members {self.members}: give at least 1")
+        if self.member is not None and not 0 <= self.member < self.members:
+            raise UserError(
+                f"member {self.member}: give a number from 0 to {self.members - 1} (of {self.members} members)"
+            )
 
 
 Options = TypeVar("Options", bound=LesionArguments)
 
 
-class _OneLineParser(HfArgumentParser):
-    """A parser whose complaints are one line, like every other error of the house."""
+def check_trainer_values(given: Mapping[str, Any]) -> None:
+    """Refuse values of the Trainer's options that no run could mean.
 
-    def error(self, message: str) -> NoReturn:
-        print(f"error: {message} (see --help)", file=sys.stderr)
-        raise SystemExit(2)
+    Raises:
+        UserError: names the option, its value and what it may be.
+    """
+    if not (given["num_train_epochs"] > 0 or given["max_steps"] > 0):
+        raise UserError(f"num_train_epochs {given['num_train_epochs']!r}: give more than 0, or max_steps instead")
+    if not 0.0 < given["layer_decay"] <= 1.0:
+        raise UserError(f"layer_decay {given['layer_decay']!r}: give a factor in (0, 1]; 1 switches it off")
+
+
+def check_dataset(dataset: str, built_by: str = "") -> None:
+    """Refuse a dataset that is not there, as far as that is seen without loading it.
+
+    Args:
+        dataset: a folder, or a Hub dataset id.
+        built_by: the command that builds it.
+
+    Raises:
+        DatasetError: none was given, or the folder does not exist.
+    """
+    how = (
+        f"build it with `{built_by}`"
+        if built_by
+        else "give the folder that a build_* command wrote, or a Hub dataset id"
+    )
+    if not dataset:
+        raise DatasetError(f"no dataset was given: {how} (--dataset)")
+    if not Path(dataset).is_dir() and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
+        raise DatasetError(f"the dataset folder {dataset!r} does not exist: {how}")
 
 
 def parse(
@@ -235,14 +263,16 @@ def parse(
         RecipeError: a recipe that is missing, not YAML, or has an unknown key.
         UserError: a value that TrainingArguments refuses.
     """
+    from trainers.training_arguments import LesionTrainingArguments, OneLineHfParser
+
     # An abbreviated option would be used, but missing in the report's recipe.
-    parser = _OneLineParser([options_class, LesionTrainingArguments], allow_abbrev=False)  # type: ignore[list-item]
+    parser = OneLineHfParser([options_class, LesionTrainingArguments], allow_abbrev=False)  # type: ignore[list-item]
     parser.add_argument("--recipe", default=recipe, help="Recipe file, or the name of one of trainers/recipes.")
     usual = parser.parse_args([])
-    chosen = _chosen_recipe(argv, recipe)
+    chosen = chosen_recipe(argv, recipe)
     values = load_recipe(chosen, {action.dest for action in parser._actions})
     # Strings go through argparse's own types, so that YAML's `8e-4` (a string to YAML 1.1) becomes a number.
-    parser.set_defaults(**{k: _as_typed(v) for k, v in values.items()})
+    parser.set_defaults(**{k: as_typed(v) for k, v in values.items()})
     for action in parser._actions:
         if action.dest in REFUSED:
             action.help = argparse.SUPPRESS
@@ -291,9 +321,8 @@ def load_recipe(name_or_path: str, known: set[str]) -> dict[str, Any]:
         raise RecipeError(f"recipe {path} holds a {type(values).__name__}, not `name: value` lines")
     for key in values:
         if key not in known or key in ("help", "recipe"):
-            close = difflib.get_close_matches(str(key), sorted(known), n=1)
-            hint = f"did you mean {close[0]!r}?" if close else "see --help for the known ones"
-            raise RecipeError(f"recipe {path} has an unknown key {key!r}: {hint}")
+            hint = did_you_mean(str(key), sorted(known)) or ": see --help for the known ones"
+            raise RecipeError(f"recipe {path} has an unknown key {key!r}{hint}")
     return values
 
 
@@ -322,6 +351,8 @@ def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
     Raises:
         UserError: an unknown precision, or fp16 on a CPU.
     """
+    import torch
+
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is unknown: choose one of {', '.join(PRECISIONS)}")
     launched = os.environ.get(LAUNCHED_PRECISION)
@@ -339,6 +370,8 @@ def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
 
 def _machine_defaults(asked: argparse.Namespace, precision: str) -> dict[str, Any]:
     """What follows from the machine: precision flags, TF32, pinned memory, the CPU where there is nothing else."""
+    import torch
+
     cuda = torch.cuda.is_available() and not asked.use_cpu
     defaults: dict[str, Any] = {
         "fp16": precision == "fp16",
@@ -353,19 +386,20 @@ def _machine_defaults(asked: argparse.Namespace, precision: str) -> dict[str, An
     return defaults
 
 
-def _chosen_recipe(argv: list[str], default: str) -> str:
+def chosen_recipe(argv: list[str], default: str) -> str:
+    """What ``--recipe`` names, or the default."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--recipe", default=default)
     return parser.parse_known_args(argv)[0].recipe
 
 
-def _explicit(parser: HfArgumentParser, argv: list[str]) -> set[str]:
+def _explicit(parser: argparse.ArgumentParser, argv: list[str]) -> set[str]:
     """Destinations named on the command line."""
     options = {option: action.dest for action in parser._actions for option in action.option_strings}
     return {options[word.split("=")[0]] for word in argv if word.split("=")[0] in options}
 
 
-def _as_typed(value: Any) -> Any:
+def as_typed(value: Any) -> Any:
     """A recipe's value as it would be typed on the command line, where its type matters to argparse."""
     if isinstance(value, dict):
         return json.dumps(value)

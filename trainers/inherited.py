@@ -2,6 +2,7 @@
 
 Every field is of one of three kinds: refused (``REFUSED``, with the reason), checked (``RANGES`` and the functions
 below: a value in its range, an optimizer, schedule or logging library that is installed), or taken as it is.
+Refusing needs no torch; checking does.
 """
 
 from __future__ import annotations
@@ -11,14 +12,12 @@ import os
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.integrations import get_available_reporting_integrations
-from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+from typing import TYPE_CHECKING, Any
 
 from trainers.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 EVENTS_DIR = "TENSORBOARD_LOGGING_DIR"  # transformers' own variable
 
@@ -184,6 +183,9 @@ def check_reports(training: TrainingArguments) -> None:
     Raises:
         UserError: names the logger.
     """
+    from transformers.integrations import get_available_reporting_integrations
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
     installed = get_available_reporting_integrations()
     for name in training.report_to or []:
         if name not in INTEGRATION_TO_CALLBACK:
@@ -212,10 +214,14 @@ def check_optimizer(training: TrainingArguments) -> None:
     Raises:
         UserError: an optimizer that is not supported or not installed, or arguments that it does not take.
     """
+    import torch
+    from transformers import Trainer, get_scheduler
+
     optim = str(getattr(training.optim, "value", training.optim))
     if optim.startswith(_OPTIMIZERS):
         raise UserError(f"optim {optim!r} is not supported: choose adamw_torch, sgd, adafactor or another one")
     small: Any = torch.nn.Linear(1, 1)
+    options: Any
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(training, small)
         optimizer = kind(small.parameters(), **options)
@@ -225,8 +231,9 @@ def check_optimizer(training: TrainingArguments) -> None:
     schedule = str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type))
     if schedule in _SCHEDULES:
         raise UserError(f"lr_scheduler_type {schedule!r} is not supported: choose cosine, linear, constant or another")
+    options = training.lr_scheduler_kwargs or {}
     try:
-        get_scheduler(schedule, optimizer, 1, 10, training.lr_scheduler_kwargs or {})
+        get_scheduler(schedule, optimizer, 1, 10, options)
     except Exception as error:
         raise UserError(
             f"lr_scheduler_type {schedule!r} with lr_scheduler_kwargs {training.lr_scheduler_kwargs!r} cannot be used "
@@ -234,12 +241,14 @@ def check_optimizer(training: TrainingArguments) -> None:
         ) from error
 
 
-def check_compiler(training: TrainingArguments) -> None:
+def check_compiler(training: Any) -> None:
     """Compile a small model as the training would.
 
     Raises:
         UserError: no compiler on this machine, or an unknown backend or mode.
     """
+    import torch
+
     try:
         small = torch.nn.Linear(1, 1).to(training.device)
         compiled = torch.compile(small, backend=training.torch_compile_backend, mode=training.torch_compile_mode)

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LOSSES = ("cross_entropy", "focal")
-CLASS_WEIGHTS = ("none", "balanced")
+from trainers.arguments import CLASS_WEIGHTS, LOSSES
 
 
 def balanced_class_weights(counts: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hub_models import EnsembleForLesionClassification, MemberMismatchError
 from model_cards.verify import verify_folder
-from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
+from trainers.arguments import EnsembleArguments, LesionArguments, parse
 from trainers.data import Splits, load_splits
-from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.errors import OutputError, UserError
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS
 from trainers.finish import Finished, finish
 from trainers.provenance import audit_leaks, describe_dataset, provenance
 from trainers.resuming import check_output
 from trainers.runner import end_processes, print_recipe, train
+from trainers.training_arguments import LesionTrainingArguments
 from trainers.training_log import settle_metric
 from trainers.whole_folder import beside, check_empty, locked
 
@@ -56,45 +57,9 @@ NOT_THE_RECIPE = {
 }
 
 
-@dataclass
-class EnsembleArguments(LesionArguments):
-    """The options of every classifier, and two of the ensemble's own.
-
-    ``--backbone`` and ``--backbone_weights`` may be lists separated by commas: member i takes entry i, and starts
-    anew after the last.
-    """
-
-    members: int = field(
-        default=5, metadata={"help": "Number of members K, at least 1; member i trains from seed + i."}
-    )
-    member: int | None = field(
-        default=None,
-        metadata={"help": "Train this member alone, 0 to K-1 (another process or machine trains the others)."},
-    )
-    mc_dropout_samples: int = field(
-        default=30, metadata={"help": "Passes of MC dropout in the comparison of methods; 0 leaves that row out."}
-    )
-
-    def __post_init__(self) -> None:
-        """Refuse values that no run could mean.
-
-        Raises:
-            UserError: names the option, its value and what it may be.
-        """
-        super().__post_init__()
-        if self.mc_dropout_samples < 0:
-            raise UserError(f"mc_dropout_samples {self.mc_dropout_samples}: give 0 or more")
-        if self.members < 1:
-            raise UserError(f"members {self.members}: give at least 1")
-        if self.member is not None and not 0 <= self.member < self.members:
-            raise UserError(
-                f"member {self.member}: give a number from 0 to {self.members - 1} (of {self.members} members)"
-            )
-
-
 def main(recipe: str) -> None:
-    """Entry point of ``train_ensemble.py``."""
-    report_user_errors(lambda: run(sys.argv[1:], recipe))
+    """Train the members of this command line."""
+    run(sys.argv[1:], recipe)
     end_processes()
 
 

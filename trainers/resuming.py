@@ -8,10 +8,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from trainers.arguments import LesionArguments, LesionTrainingArguments, plain
+from trainers.arguments import LesionArguments, plain
 from trainers.errors import OutputError
 from trainers.inherited import REFUSED
 from trainers.trainer_lesion import COMPLETE_FILE, SETTINGS_FILE, newest_checkpoint
+from trainers.training_arguments import LesionTrainingArguments
 from trainers.whole_folder import beside, check_empty
 
 # Of the machine, of what is printed and logged, or of the time after the last step. A dataset is compared by its rows.

@@ -17,29 +17,31 @@ import yaml
 from transformers import EarlyStoppingCallback, set_seed
 from transformers.integrations import TensorBoardCallback
 
+import hub_models
 from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
 from hub_models import LesionConfig, LesionImageProcessor
-from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
+from trainers.arguments import LesionArguments, parse
 from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
-from trainers.errors import UserError, report_user_errors
+from trainers.errors import UserError
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS, trainer_metrics
 from trainers.finish import Finished, finish
 from trainers.losses import make_loss
 from trainers.provenance import audit_leaks, fingerprint, provenance
 from trainers.resuming import RunRecord, begin, check_output, last_checkpoint, settings
 from trainers.trainer_lesion import LesionTrainer
+from trainers.training_arguments import LesionTrainingArguments
 from trainers.training_log import settle_metric, training_section
 from trainers.whole_folder import beside, locked
 
 
-def main(recipe: str, model_class: type) -> None:
-    """Entry point of a ``train_*.py``.
+def main(recipe: str, model_class: str) -> None:
+    """Train the classifier of this command line.
 
     Args:
         recipe: the default recipe's name.
-        model_class: a classifier of ``hub_models``; its ``config_class`` says the rest.
+        model_class: name of a classifier of ``hub_models``; its ``config_class`` has the rest.
     """
-    report_user_errors(lambda: run(sys.argv[1:], recipe, model_class))
+    run(sys.argv[1:], recipe, getattr(hub_models, model_class))
     end_processes()
 
 

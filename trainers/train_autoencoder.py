@@ -1,6 +1,7 @@
 """Train an autoencoder of lesion pictures (``accelerate launch trainers/train_autoencoder.py --help``)."""
 
-from trainers.autoencoding.runner import main
+from trainers.autoencoding.options import AutoencoderArguments
+from trainers.command_line import start
 
 if __name__ == "__main__":
-    main(recipe="autoencoder")
+    start("autoencoder", AutoencoderArguments, "trainers.autoencoding.runner")

@@ -1,7 +1,7 @@
 """Train the HAM10000 image-only baseline (``accelerate launch trainers/train_efficientnet.py --help``)."""
 
-from hub_models import EfficientNetForLesionClassification
-from trainers.runner import main
+from trainers.arguments import LesionArguments
+from trainers.command_line import start
 
 if __name__ == "__main__":
-    main(recipe="efficientnet", model_class=EfficientNetForLesionClassification)
+    start("efficientnet", LesionArguments, "trainers.runner", model_class="EfficientNetForLesionClassification")

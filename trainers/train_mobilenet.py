@@ -1,7 +1,7 @@
 """Train Derm-X: MobileNetV2 with a linear head (``accelerate launch trainers/train_mobilenet.py --help``)."""
 
-from hub_models import MobileNetForLesionClassification
-from trainers.runner import main
+from trainers.arguments import LesionArguments
+from trainers.command_line import start
 
 if __name__ == "__main__":
-    main(recipe="mobilenet", model_class=MobileNetForLesionClassification)
+    start("mobilenet", LesionArguments, "trainers.runner", model_class="MobileNetForLesionClassification")

@@ -1,7 +1,7 @@
 """Train the ISIC 2017 classifier, ResNet-50 (``accelerate launch trainers/train_resnet.py --help``)."""
 
-from hub_models import ResNetForLesionClassification
-from trainers.runner import main
+from trainers.arguments import LesionArguments
+from trainers.command_line import start
 
 if __name__ == "__main__":
-    main(recipe="resnet", model_class=ResNetForLesionClassification)
+    start("resnet", LesionArguments, "trainers.runner", model_class="ResNetForLesionClassification")

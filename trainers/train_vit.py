@@ -1,7 +1,7 @@
 """Train the 12-class ViT-L/32-384 (``accelerate launch trainers/train_vit.py --help``)."""
 
-from hub_models import ViTForLesionClassification
-from trainers.runner import main
+from trainers.arguments import LesionArguments
+from trainers.command_line import start
 
 if __name__ == "__main__":
-    main(recipe="vit", model_class=ViTForLesionClassification)
+    start("vit", LesionArguments, "trainers.runner", model_class="ViTForLesionClassification")

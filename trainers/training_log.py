@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from trainers.arguments import LesionTrainingArguments
 from trainers.errors import UserError
+from trainers.training_arguments import LesionTrainingArguments
 
 # Of the validation split; the smaller, the better.
 LOWER_IS_BETTER = ("loss", "nll")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainers.arguments import parse, recipe_names, resolve_precision
+from trainers.arguments import EnsembleArguments, parse, recipe_names, resolve_precision
+from trainers.autoencoding.options import AutoencoderArguments
 from trainers.errors import RecipeError, UserError
-from trainers.members import EnsembleArguments
 
 BASE = ["--output_dir", "out", "--precision", "fp32"]
 
@@ -29,7 +29,8 @@ def test_the_published_recipe_carries_the_published_settings() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_parses(name: str) -> None:
-    lesion, training, resolved = parse(["--precision", "fp32"], name, EnsembleArguments)
+    options_class = AutoencoderArguments if name.startswith("autoencoder") else EnsembleArguments
+    lesion, training, resolved = parse(["--precision", "fp32"], name, options_class)
     assert resolved["recipe_name"] == name
     assert lesion.dataset
     # The best epoch's weights are kept, unless the recipe itself says that the last ones are.
@@ -47,7 +48,7 @@ def test_an_exponent_without_a_dot_is_a_number(tmp_path: Path) -> None:
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("learning_rates: 1\n")
-    with pytest.raises(RecipeError, match=r"unknown key 'learning_rates': did you mean 'learning_rate'"):
+    with pytest.raises(RecipeError, match=r"unknown key 'learning_rates': did you mean learning_rate"):
         parse([*BASE, "--recipe", str(recipe)], "mobilenet")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from transformers import TrainingArguments
 
-from trainers.arguments import LesionTrainingArguments, parse
+from trainers.arguments import parse
 from trainers.errors import UserError
 from trainers.inherited import RANGES, REFUSED
+from trainers.training_arguments import LesionTrainingArguments
 
 BASE = ["--output_dir", "out", "--precision", "fp32"]
 # Fields that are taken as they are: they change neither what is reported nor where it is written, or have checks of
@@ -168,7 +169,7 @@ def test_what_is_usual_is_taken(words: str) -> None:
 
 
 def test_events_are_not_written_into_the_output_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trainers.inherited.get_available_reporting_integrations", lambda: ["tensorboard"])
+    monkeypatch.setattr("transformers.integrations.get_available_reporting_integrations", lambda: ["tensorboard"])
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "out/runs")
     with pytest.raises(UserError, match="out/runs"):
         parse([*BASE, "--report_to", "tensorboard"], "mobilenet")

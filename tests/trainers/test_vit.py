@@ -29,7 +29,7 @@ from hub_models import (
     ViTLesionConfig,
 )
 from model_cards.verify import verify_folder
-from trainers.arguments import LesionArguments, LesionTrainingArguments, parse
+from trainers.arguments import LesionArguments, parse
 from trainers.data import EpochSampler, load_splits
 from trainers.errors import UserError
 from trainers.finish import base_model
@@ -37,6 +37,7 @@ from trainers.losses import make_loss
 from trainers.optimizer import LayerGroupsError, layer_rates, parameter_groups
 from trainers.runner import run, train
 from trainers.trainer_lesion import LesionTrainer
+from trainers.training_arguments import LesionTrainingArguments
 
 TINY = {
     "patch_size": 8,

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from hub_models.backbone_lesion import build_timm_backbone, load_backbone_file, load_timm_weights
+from trainers.autoencoding.options import PIXEL_LOSSES
 from trainers.errors import UserError
 
-PIXEL_LOSSES = ("mse", "l1")
 # Wang, Bovik, Sheikh and Simoncelli 2004: a Gaussian window of 11 x 11 pixels, and the constants that keep the ratios
 # of flat windows defined, for values in [0, 1].
 WINDOW, SIGMA, C1, C2 = 11, 1.5, 0.01**2, 0.03**2

@@ -6,9 +6,11 @@ import argparse
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trainers.arguments import LesionArguments
-from trainers.autoencoding.losses import PIXEL_LOSSES
+from trainers.arguments import AUGMENTATIONS, LesionArguments
 from trainers.errors import UserError
+
+PIXEL_LOSSES = ("mse", "l1")
+TURNS = "turns"
 
 
 def _of_classifiers(default: Any) -> Any:
@@ -81,15 +83,17 @@ class AutoencoderArguments(LesionArguments):
         Raises:
             UserError: names the option, its value and what it may be.
         """
-        super().__post_init__()
         for option in fields(self):
             value = getattr(self, option.name)
             if option.metadata.get("help") == argparse.SUPPRESS and value != option.default:
                 raise UserError(f"{option.name} {value!r}: an autoencoder has no such option; leave it out")
-        if self.loss not in PIXEL_LOSSES:
-            raise UserError(f"loss {self.loss!r} is unknown: choose one of {', '.join(PIXEL_LOSSES)}")
+        super().__post_init__()
         for name in ("ssim_weight", "perceptual_weight"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} {getattr(self, name)!r}: give a number of at least 0; 0 leaves it out")
         if not 0.0 <= self.noise_std <= 1.0:
             raise UserError(f"noise_std {self.noise_std!r}: give a deviation in [0, 1] of colours in [0, 1]")
+
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """Option -> the values that it may have."""
+        return super().choices() | {"augmentation": (TURNS, *AUGMENTATIONS), "loss": PIXEL_LOSSES}

@@ -13,29 +13,29 @@ from torchvision.transforms import v2
 from transformers import EarlyStoppingCallback, set_seed
 
 from hub_models import AutoencoderLesionConfig, AutoencoderLesionModel, LesionImageProcessor
-from trainers.arguments import LesionTrainingArguments, parse
+from trainers.arguments import parse
 from trainers.autoencoding.finish import Finished, finish
 from trainers.autoencoding.losses import PerceptualDistance, ReconstructionLoss
-from trainers.autoencoding.options import AutoencoderArguments
+from trainers.autoencoding.options import TURNS, AutoencoderArguments
 from trainers.autoencoding.trainer import SCORES, AutoencoderTrainer, reconstruction_metrics
 from trainers.data import AUGMENTATIONS, EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
-from trainers.errors import DatasetError, UserError, report_user_errors
+from trainers.errors import DatasetError, UserError
 from trainers.provenance import audit_leaks, provenance
 from trainers.resuming import check_output
 from trainers.runner import end_processes, output_folder, print_recipe, run_trainer
+from trainers.training_arguments import LesionTrainingArguments
 from trainers.training_log import settle_metric, training_section
 
-TURNS = "turns"
 METRIC = "psnr"
 
 
 def main(recipe: str) -> None:
-    """Entry point of ``train_autoencoder.py``.
+    """Train the autoencoder of this command line.
 
     Args:
         recipe: the default recipe's name.
     """
-    report_user_errors(lambda: run(sys.argv[1:], recipe))
+    run(sys.argv[1:], recipe)
     end_processes()
 
 
