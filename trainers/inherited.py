@@ -251,7 +251,8 @@ def check_compiler(training: Any) -> None:
 
     try:
         small = torch.nn.Linear(1, 1).to(training.device)
-        compiled = torch.compile(small, backend=training.torch_compile_backend, mode=training.torch_compile_mode)
+        backend = training.torch_compile_backend or "inductor"
+        compiled = torch.compile(small, backend=backend, mode=training.torch_compile_mode)
         compiled(torch.zeros(1, 1, device=training.device))
     except Exception as error:
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]

@@ -284,7 +284,8 @@ class LesionTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """As the Trainer does; the rates, decays and moments are those of this command, not the checkpoint's."""
-        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        optimizer: Any = self.optimizer
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         base = list(getattr(self.lr_scheduler, "base_lrs", []))
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None or not base:
@@ -292,7 +293,7 @@ class LesionTrainer(Trainer):
         schedule: Any = self.lr_scheduler
         schedule.base_lrs = base
         schedule._last_lr = [rate * of(schedule.last_epoch) for rate, of in zip(base, schedule.lr_lambdas, strict=True)]
-        for group, ours, rate in zip(self.optimizer.param_groups, groups, schedule._last_lr, strict=True):
+        for group, ours, rate in zip(optimizer.param_groups, groups, schedule._last_lr, strict=True):
             group.update({**ours, "lr": rate})
 
     def _load_best_model(self) -> None:
