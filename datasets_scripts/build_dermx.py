@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from datasets_scripts.command import parser, run, warn
-from datasets_scripts.curate import check_out, curate
-from datasets_scripts.dataset_card import printed_leak_table
-from datasets_scripts.sources import dermnet, ham10000
-from datasets_scripts.splits import random_stratified
 from datasets_scripts.taxonomy import TASKS
 
 NOTES = (
@@ -23,6 +19,11 @@ NOTES = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_dermx", __doc__)
+    from datasets_scripts.curate import check_out, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.sources import dermnet, ham10000
+    from datasets_scripts.splits import random_stratified
+
     options.add_argument("--ham10000", required=True, help=ham10000.SOURCE_HELP)
     options.add_argument(
         "--dermnet", required=True, help="DermNet as downloaded: the folder (or zip file) that holds train and test"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from datasets_scripts.command import parser, run, warn
-from datasets_scripts.curate import check_out, curate
-from datasets_scripts.dataset_card import printed_leak_table
-from datasets_scripts.rows import Row
-from datasets_scripts.sources import ham10000
-from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, random_stratified
 from datasets_scripts.taxonomy import TASKS
+
+if TYPE_CHECKING:
+    from datasets_scripts.rows import Row
+
 
 PUBLISHED_COUNTS = {"train": 7966, "validation": 996, "test": 996}
 NOTES = (
@@ -26,6 +26,9 @@ def published_split(rows: Sequence[Row], seed: int) -> list[str | None]:
     Raises:
         SplitError: a class is too small, or the full archive does not give 7,966 / 996 / 996.
     """
+    from datasets_scripts.sources import ham10000
+    from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, random_stratified
+
     split = random_stratified([row.label for row in rows], seed, [row.age is not None for row in rows])
     counts = {name: split.count(name) for name in PUBLISHED_SPLITS}
     if len(rows) == ham10000.FULL_ROWS and counts != PUBLISHED_COUNTS:
@@ -39,6 +42,10 @@ def published_split(rows: Sequence[Row], seed: int) -> list[str | None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_ham10000", __doc__)
+    from datasets_scripts.curate import check_out, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.sources import ham10000
+
     options.add_argument("--source", required=True, help=ham10000.SOURCE_HELP)
     options.add_argument("--no-masks", action="store_true", help="leave lesion masks out (default: taken where found)")
     given = options.parse_args(arguments)

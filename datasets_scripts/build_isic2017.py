@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.command import parser, run, warn
-from datasets_scripts.curate import check_out, check_rows, curate
-from datasets_scripts.dataset_card import printed_leak_table
-from datasets_scripts.rows import Archive
-from datasets_scripts.sources import ham10000, isic2017
-from datasets_scripts.sources.archive_files import ArchiveError
 from datasets_scripts.taxonomy import TASKS
+
+if TYPE_CHECKING:
+    from datasets_scripts.rows import Archive
+
 
 NOTES = (
     "Dermoscopy images of the ISIC 2017 challenge, part 3: melanoma, nevus and seborrheic keratosis. The config "
@@ -35,6 +34,9 @@ def read(source: str) -> tuple[Archive, dict[str, Any]]:
     Raises:
         ArchiveError: ``source`` is in no known layout; other errors as the readers'.
     """
+    from datasets_scripts.sources import ham10000, isic2017
+    from datasets_scripts.sources.archive_files import ArchiveError
+
     if ham10000.is_layout(source):
         about: dict[str, Any] = {
             "name": "isic2017_ham",
@@ -64,6 +66,10 @@ def read(source: str) -> tuple[Archive, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_isic2017", __doc__)
+    from datasets_scripts.curate import check_out, check_rows, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.sources import ham10000
+
     options.add_argument(
         "--source",
         required=True,

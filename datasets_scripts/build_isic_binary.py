@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from datasets_scripts.command import parser, run, warn
-from datasets_scripts.curate import check_out, check_rows, curate
-from datasets_scripts.dataset_card import printed_leak_table
-from datasets_scripts.rows import Row
-from datasets_scripts.sources import ham10000, isic_archive
-from datasets_scripts.sources.archive_files import ArchiveError
-from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, SplitError, random_stratified
 from datasets_scripts.taxonomy import TASKS
+
+if TYPE_CHECKING:
+    from datasets_scripts.rows import Row
+
 
 HELD_OUT = 0.3  # 70/15/15
 NOTES = (
@@ -48,6 +47,8 @@ def published_split(rows: Sequence[Row], per_class: int, seed: int) -> list[str 
     """
     count = Counter(row.label for row in rows)
     label, least = min(((label, count[label]) for label in TASKS["isic_binary"]), key=lambda item: item[1])
+    from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, SplitError, random_stratified
+
     if least < per_class:
         mend = f"give --per-class {least} or less" if least >= MIN_PUBLISHED_PER_CLASS else "give a larger archive"
         raise SplitError(f"--per-class {per_class}, but class {label!r} has {least} images; {mend}")
@@ -65,6 +66,8 @@ def published_split(rows: Sequence[Row], per_class: int, seed: int) -> list[str 
 
 
 def _count(text: str) -> int:
+    from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS
+
     if not text.isdigit() or int(text) < MIN_PUBLISHED_PER_CLASS:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of images; give {MIN_PUBLISHED_PER_CLASS} or more")
     return int(text)
@@ -73,6 +76,11 @@ def _count(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_isic_binary", __doc__)
+    from datasets_scripts.curate import check_out, check_rows, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.sources import ham10000, isic_archive
+    from datasets_scripts.sources.archive_files import ArchiveError
+
     options.add_argument(
         "--source",
         required=True,

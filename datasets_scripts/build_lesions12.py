@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from datasets_scripts.command import parser, run, warn
-from datasets_scripts.curate import check_out, check_rows, curate
-from datasets_scripts.dataset_card import printed_leak_table
-from datasets_scripts.rows import Archive
-from datasets_scripts.sources import class_folders
-from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, random_stratified
 from datasets_scripts.taxonomy import TASKS
+
+if TYPE_CHECKING:
+    from datasets_scripts.rows import Archive
+
 
 NOTES = (
     "Images of skin lesions in twelve classes, clear skin and pictures of other things (`random`) among them, real and "
@@ -37,6 +37,8 @@ def published_split(archive: Archive, seed: int) -> tuple[list[str | None], list
         return archive.splits, []
     labels = [row.label for row in archive.rows]
     count = Counter(labels)
+    from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, random_stratified
+
     rare = sorted(label for label in count if count[label] < MIN_PUBLISHED_PER_CLASS)
     if not rare or len(rare) == len(count):
         return random_stratified(labels, seed), []
@@ -59,6 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "(<parent>_syn<k>) or in an optional provenance.csv (file,provenance,parent)",
     )
     given = options.parse_args(arguments)
+    from datasets_scripts.curate import check_out, check_rows, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.sources import class_folders
+
     check_out(given.out)
     archive = class_folders.read(given.source, "lesions12")
     check_rows(archive.rows, TASKS["lesions12"])

@@ -6,15 +6,15 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets_scripts.command import OneLineParser, run
-from datasets_scripts.curate import check_out, curate
-from datasets_scripts.dataset_card import printed_leak_table
 from datasets_scripts.phantom import AMBIGUOUS_SHARE, DRAWN
-from datasets_scripts.phantom_rows import PhantomRequestError, phantom_rows
-from datasets_scripts.rows import Row
-from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, random_stratified
 from datasets_scripts.taxonomy import TASKS
+
+if TYPE_CHECKING:
+    from datasets_scripts.rows import Row
+
 
 CITATION = """@misc{lesion_suite_phantoms,
   title = {Lesion Suite phantoms: procedurally drawn dermoscopy images},
@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--size", type=image_size, default=(200, 150), help="width x height in pixels (default: 200x150)"
     )
     options = parser.parse_args(arguments)
+    from datasets_scripts.curate import check_out, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.phantom_rows import phantom_rows
+    from datasets_scripts.splits import random_stratified
+
     check_out(options.out)
     rows = phantom_rows(options.task, options.images, options.seed, options.size)
     _check_enough(rows, options.task)
@@ -74,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check_enough(rows: list[Row], task: str) -> None:
     label, count = min(Counter(row.label for row in rows).items(), key=lambda item: item[1])
+    from datasets_scripts.phantom_rows import PhantomRequestError
+    from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS
+
     if count < MIN_PUBLISHED_PER_CLASS:
         raise PhantomRequestError(
             f"--images {len(rows)} gives class {label!r} only {count} images and the published split needs "

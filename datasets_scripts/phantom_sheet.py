@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-from PIL import Image, ImageDraw, ImageFont
+from typing import TYPE_CHECKING
 
 from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.output import whole_file
-from datasets_scripts.phantom import DRAWN, draw
 from datasets_scripts.taxonomy import TASKS, long_names
+
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 TILE, PAD, GAP, TOP, CAPTION = (150, 112), 6, 12, 34, 18
 COLUMNS, PER_CLASS = 4, 2
@@ -24,6 +26,10 @@ def sheet(task: str, seed: int) -> Image.Image:
     width, height = TILE
     cell = PER_CLASS * (width + PAD) + GAP
     rows = -(-len(labels) // COLUMNS)
+    from PIL import Image, ImageDraw, ImageFont
+
+    from datasets_scripts.phantom import DRAWN, draw
+
     picture = Image.new("RGB", (PAD + COLUMNS * cell - GAP, TOP + rows * (height + CAPTION + PAD) + PAD), PAPER)
     pen = ImageDraw.Draw(picture)
     pen.text((PAD, 8), f"Phantoms. {DRAWN}", fill=INK, font=ImageFont.load_default(15))

@@ -15,34 +15,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
 from datasets_scripts.command import OneLineParser
 from model_cards.manifest import write_text
-from trainers.comparison_tables import PARTIAL, conventions, markdown
 from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.aligned import AlignmentError, align
-from trainers.evaluation.intervals import bootstrap_weights, can_resample
-from trainers.evaluation.paired import (
-    RELATIVE,
-    Drawn,
-    described,
-    difference,
-    draw,
-    lesion_swaps,
-    mcnemar,
-    one_per_lesion,
-    relative_change,
-    share_of_gain,
-    swap_test,
-)
-from trainers.evaluation.sample import Sample
-from trainers.predictions import Predictions, PredictionsError, read_predictions
-from trainers.trust.temperature import calibrated
 from trainers.whole_folder import check_file
+
+if TYPE_CHECKING:
+    from trainers.evaluation.paired import Drawn
+    from trainers.evaluation.sample import Sample
+    from trainers.predictions import Predictions
+
 
 SCHEMA_VERSION = 1
 FILE = "predictions_test.parquet"
@@ -81,6 +68,9 @@ def load(path: Path) -> Model:
     if not file.is_file():
         what = f"holds no {FILE}" if path.is_dir() else "does not exist"
         raise UserError(f"{name!r} {what}: give a finished model's folder or its {FILE}")
+    from trainers.predictions import PredictionsError, read_predictions
+    from trainers.trust.temperature import calibrated
+
     try:
         predictions = read_predictions(file)
     except PredictionsError as error:
@@ -146,6 +136,10 @@ def compare(
     samples, first = lay_out(sides, shared)
     columns = class_columns(classes, first.labels)
     base, groups = next(iter(sides)), next(iter(samples.values()))[0].groups
+    from trainers.comparison_tables import PARTIAL, conventions
+    from trainers.evaluation.intervals import bootstrap_weights, can_resample
+    from trainers.evaluation.paired import described, draw, lesion_swaps, one_per_lesion, share_of_gain, swap_test
+
     weights = bootstrap_weights(groups, first.label, replicates, seed) if can_resample(groups, first.label) else None
     swaps = lesion_swaps(groups, replicates, seed)
     with tqdm(total=2 * len(sides) - 1, desc="resampling", disable=None if progress else True, leave=False) as bar:
@@ -199,6 +193,8 @@ def on_shared_classes(sides: dict[str, list[Model]]) -> tuple[dict[str, list[Mod
 
 
 def _on_malignancy(model: Model) -> Model:
+    from trainers.trust.temperature import calibrated
+
     rows = replace(model.predictions, logits=calibrated(model.predictions.logits, model.temperature))
     stated = f"{model.temperature:.3f}, {model.temperature_from}; in the logits already"
     return Model(model.name, rows.on_malignancy(), 1.0, stated)
@@ -211,6 +207,9 @@ def lay_out(sides: dict[str, list[Model]], shared: bool) -> tuple[dict[str, list
         UserError: other images, classes or labels.
     """
     models = [model for members in sides.values() for model in members]
+    from trainers.evaluation.aligned import AlignmentError, align
+    from trainers.evaluation.sample import Sample
+
     try:
         aligned = align([(model.name, model.predictions) for model in models], shared=shared)
     except AlignmentError as error:
@@ -247,6 +246,8 @@ def about(first: Predictions, groups: np.ndarray, shared: bool, replicates: int,
 
 
 def _changes(a: dict[str, Drawn], b: dict[str, Drawn], p_values: dict[str, float | None]) -> dict[str, Any]:
+    from trainers.evaluation.paired import RELATIVE, difference, relative_change
+
     return {
         "differences": {name: {**difference(a[name], b[name]), "p": p_values[name]} for name in a},
         "relative_change": {name: relative_change(a[name], b[name]) for name in RELATIVE},
@@ -257,6 +258,8 @@ def _mcnemar(samples: dict[str, list[Sample]], a: str, b: str, rows: np.ndarray)
     """The exact test where each side is one model: with several seeds there are no single answers to count."""
     if len(samples[a]) > 1 or len(samples[b]) > 1:
         return {}
+    from trainers.evaluation.paired import mcnemar
+
     return {"mcnemar": mcnemar(samples[a][0].correct[rows], samples[b][0].correct[rows])}
 
 
@@ -276,6 +279,8 @@ def main() -> None:
     )
     if arguments.out is not None:
         write_text(arguments.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    from trainers.comparison_tables import markdown
+
     print(markdown(result), end="")
 
 
@@ -321,6 +326,8 @@ def chosen_sides(arguments: argparse.Namespace) -> dict[str, list[Path]]:
         raise UserError(f"--replicates {arguments.replicates}: give at least 100, for a 95 % interval")
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: give 0 or more")
+    from trainers.comparison_tables import PARTIAL
+
     sides = {"A": arguments.a, "B": arguments.b, PARTIAL: arguments.partial}
     if not arguments.models:
         missing = [option for option, name in (("--a", "A"), ("--b", "B")) if not sides[name]]

@@ -23,7 +23,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -33,12 +33,11 @@ from model_cards.command import UserError as CardError
 from model_cards.manifest import write_manifest, write_text
 from model_cards.verify import verify_folder
 from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.evaluation.figures import draw_all
-from trainers.evaluation.tables import write_tables
-from trainers.judging import judge, write_report
-from trainers.pooling import Fold, FoldError, check_alike, fold_values, metric_table, pool, pooled_report, summary
-from trainers.predictions import PredictionsError, read_predictions, write_predictions
 from trainers.whole_folder import beside, check_empty, locked, put_in_place
+
+if TYPE_CHECKING:
+    from trainers.pooling import Fold
+
 
 NO_CLASSIFIER = "train_autoencoder.py"
 HERE = Path(__file__).resolve().parent
@@ -217,6 +216,8 @@ def checked_report(folder: Path, name: str) -> dict[str, Any]:
         report = read_report(folder)
     except CardError as error:
         problems = [str(error)]
+    from trainers.pooling import FoldError
+
     if problems:
         raise FoldError(f"{name} is not as it was finished: {problems[0]}; delete {shown(folder)} to train it again")
     config = report["provenance"]["dataset"]["config_name"]
@@ -231,6 +232,9 @@ def read_fold(folder: Path, name: str) -> Fold:
     Raises:
         FoldError: it has no test predictions.
     """
+    from trainers.pooling import Fold, FoldError
+    from trainers.predictions import PredictionsError, read_predictions
+
     try:
         return Fold(name, read_report(folder), read_predictions(folder / PREDICTIONS))
     except PredictionsError as error:
@@ -243,6 +247,12 @@ def judge_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, A
     Raises:
         FoldError: folds that do not belong together.
     """
+    from trainers.evaluation.figures import draw_all
+    from trainers.evaluation.tables import write_tables
+    from trainers.judging import judge, write_report
+    from trainers.pooling import check_alike, pool, pooled_report, summary
+    from trainers.predictions import read_predictions, write_predictions
+
     check_alike(folds)
     write_predictions(pool(folds), folder / PREDICTIONS)
     # Read back: the report then follows from the stored file to the last digit.
@@ -267,6 +277,8 @@ def _provenance() -> dict[str, Any]:
 
 def headline(report: dict[str, Any]) -> str:
     """A fold's test figures in one line."""
+    from trainers.pooling import fold_values
+
     values = fold_values(report["evaluation"]["test"])
     names = (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy"), ("NLL", "nll"))
     return ", ".join(f"{shown_name} {values[name]:.3f}" for shown_name, name in names)
@@ -348,6 +360,8 @@ def main() -> None:
         report = cross_validate(plan)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {shown(plan.partial)}") from None
+    from trainers.pooling import metric_table
+
     print("\n".join(["", *metric_table(report), ""]))
     print(f"finished: {shown(plan.out)} (README.md, report.json, and each fold's model)")
 

@@ -10,12 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
-
-import hub_models
 from datasets_scripts.command import OneLineParser
 from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.published import SYSTEMS, find_system
 
 
 def export_published(folder: Path, system_name: str, out: Path, member: int | None = None) -> list[str]:
@@ -33,6 +29,8 @@ def export_published(folder: Path, system_name: str, out: Path, member: int | No
     Raises:
         UserError: no model of ours there, or one of another architecture; ``out`` exists.
     """
+    from trainers.published import find_system
+
     system = find_system(system_name)
     if out.exists():
         raise OutputError(f"{out} exists: choose another --out or delete it")
@@ -52,6 +50,10 @@ def load(folder: Path) -> tuple[Any, Any]:
     Raises:
         UserError: it is no model folder of ours.
     """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    import hub_models
+
     known = {config.model_type for config in hub_models.CLASSIFIERS}
     try:
         told = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
@@ -66,6 +68,8 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 def main() -> None:
     """Parse the command line and export."""
+    from trainers.published import SYSTEMS
+
     formats = "; ".join(f"{name}: {system.format}" for name, system in sorted(SYSTEMS.items()))
     parser = OneLineParser(prog="python -m trainers.export_published", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a finished or imported model folder")

@@ -9,18 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.command import OneLineParser
 from model_cards.build import build_card
 from trainers.errors import report_user_errors
-from trainers.finish import SCHEMA_VERSION, in_words, save
-from trainers.judging import write_report
-from trainers.provenance import origin
-from trainers.published import SYSTEMS, Imported, System, find_system
-from trainers.published.state import sha256
-from trainers.references import citations
 from trainers.whole_folder import check_empty, written_whole
+
+if TYPE_CHECKING:
+    from trainers.published import Imported, System
 
 
 def import_published(
@@ -43,6 +40,9 @@ def import_published(
     """
     check_empty(out)
     found = system.read(checkpoint, labels)
+    from trainers.finish import SCHEMA_VERSION, save
+    from trainers.judging import write_report
+
     report = {
         "schema_version": SCHEMA_VERSION,
         "model": describe_model(system, found.model),
@@ -58,6 +58,9 @@ def import_published(
 def describe_model(system: System, model: Any) -> dict[str, Any]:
     """The ``model`` section, with the keys of a trained one's."""
     config = model.config
+    from trainers.finish import in_words
+    from trainers.references import citations
+
     return {
         "name": f"{system.name}-imported",
         "title": system.title,
@@ -83,6 +86,9 @@ def describe_model(system: System, model: Any) -> dict[str, Any]:
 def describe_import(system: System, found: Imported) -> dict[str, Any]:
     """The ``imported`` section: where the weights come from, and what nobody here has checked."""
     processor = found.processor
+    from trainers.provenance import origin
+    from trainers.published.state import sha256
+
     return {
         "system": system.name,
         "publisher": system.publisher,
@@ -103,6 +109,8 @@ def describe_import(system: System, found: Imported) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line and import."""
+    from trainers.published import SYSTEMS, find_system
+
     formats = "; ".join(f"{name}: {system.format}" for name, system in sorted(SYSTEMS.items()))
     parser = OneLineParser(prog="python -m trainers.import_published", description=__doc__)
     parser.add_argument(

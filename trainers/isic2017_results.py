@@ -18,11 +18,8 @@ import numpy as np
 
 from datasets_scripts.command import OneLineParser
 from datasets_scripts.output import locked
-from datasets_scripts.sources.tables import MetadataError, read_file, read_table
 from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.evaluation.intervals import bootstrap_weights, can_resample
-from trainers.evaluation.isic2017 import AUCS, THRESHOLD, measure
-from trainers.evaluation.isic2017_files import draw_decisions, draw_roc, png, two_by_two, write_whole
+from trainers.evaluation.isic2017 import AUCS
 
 ID_COLUMNS = ("id", "image_id", "image")
 TASK_COLUMNS = (("task_1", "melanoma"), ("task_2", "seborrheic_keratosis"))
@@ -41,6 +38,8 @@ def read_tasks(path: Path) -> dict[str, tuple[float, float]]:
     Raises:
         SubmissionError: no such table or column, an id that stands twice, or a value outside [0, 1].
     """
+    from datasets_scripts.sources.tables import MetadataError, read_file, read_table
+
     try:
         columns, rows = read_table(read_file(path), path.name)
     except OSError as error:
@@ -110,6 +109,10 @@ def score(
 ) -> dict[str, Any]:
     """The challenge's numbers of a pair, with intervals that take images for independent."""
     groups, strata = np.array(ids), positive @ np.array([1, 2])
+    from trainers.evaluation.intervals import bootstrap_weights, can_resample
+    from trainers.evaluation.isic2017 import measure
+    from trainers.evaluation.isic2017_files import two_by_two
+
     resamples = bootstrap_weights(groups, strata, replicates) if can_resample(groups, strata) else None
     numbers = measure(positive, scores, groups, resamples, threshold)
     counts = {
@@ -128,6 +131,8 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
     """
     positive, scores, ids = pair(predictions, truth)
     numbers = score(positive, scores, ids, threshold, replicates)
+    from trainers.evaluation.isic2017_files import draw_decisions, draw_roc, png, write_whole
+
     files = {
         "roc.png": png(draw_roc(positive, scores, numbers, NAMES)),
         "confusion_matrix.png": png(draw_decisions(positive, scores, threshold, NAMES)),
@@ -178,6 +183,8 @@ def main() -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("isic2017_results"), help="folder for charts and scores (default %(default)s)"
     )
+    from trainers.evaluation.isic2017 import THRESHOLD
+
     parser.add_argument(
         "--threshold",
         type=_threshold,

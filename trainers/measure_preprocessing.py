@@ -21,12 +21,6 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets_scripts.command import OneLineParser
-from datasets_scripts.phantom import draw
-from datasets_scripts.phantom_camera import hairs
-from datasets_scripts.phantom_plane import Plane
-from hub_models.crop_lesion import LESION_MARGIN, lesion_box
-from hub_models.hair_lesion import hair_mask, painted_over, remove_hair
-from hub_models.preprocess_lesion import UnreadableImageError, constant_colour, open_image
 from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
 from trainers.whole_folder import check_writable
@@ -78,6 +72,8 @@ class HairScore:
         self.touched += bool(found_on_bare.any())
         if not truth.any():
             return
+        from hub_models.hair_lesion import hair_mask, painted_over
+
         mask = hair_mask(haired)
         found = mask > 0
         self.pictures += 1
@@ -133,6 +129,9 @@ def with_drawn_hair(image: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
     """A real image (H, W, 3) uint8 with hairs drawn as the phantoms' are, and the mask (H, W) bool of what changed."""
     height, width = image.shape[:2]
     rng = np.random.default_rng([seed, 5])
+    from datasets_scripts.phantom_camera import hairs
+    from datasets_scripts.phantom_plane import Plane
+
     opacity, colour, _ = hairs(Plane((width, height), FIELD_MM, 0.0, (0.0, 0.0)), rng, share=1.0)
     # As bright as the picture is: a hair under dim light is no brighter than the skin that it lies on.
     lit = colour * 255 * min(1.0, float(np.quantile(image, 0.95)) / 235)
@@ -180,6 +179,8 @@ def opened(pairs: list[tuple[Path, Path]]) -> Iterator[tuple[np.ndarray, np.ndar
     Raises:
         UserError: a file cannot be read, or image and mask differ in size.
     """
+    from hub_models.preprocess_lesion import UnreadableImageError, open_image
+
     for photo, mask in pairs:
         try:
             image = np.asarray(open_image(photo))
@@ -199,6 +200,8 @@ def measure_drawn_hair(pairs: list[tuple[Path, Path]], progress: bool = False) -
     There it may be wrong about the picture or right about a real hair, which then counts as falsely found.
     """
     clean, haired_before = HairScore(), HairScore()
+    from hub_models.hair_lesion import hair_mask
+
     for number, (image, _) in enumerate(tqdm(opened(pairs), total=len(pairs), disable=not progress)):
         own = hair_mask(image)
         haired, truth = with_drawn_hair(image, number)
@@ -220,6 +223,8 @@ def measure_crop(pairs: list[tuple[Path, Path]], progress: bool = False) -> dict
     """The lesion crop's box against the real masks: lesion kept, overlap with the mask's box, share of the image."""
     empty, whole = 0, 0
     kept, iou, tight, area = [], [], [], []
+    from hub_models.crop_lesion import LESION_MARGIN, lesion_box
+
     for image, lesion in tqdm(opened(pairs), total=len(pairs), disable=not progress):
         if not lesion.any():
             empty += 1
@@ -249,6 +254,9 @@ def measure_phantoms(lesions: int, size: tuple[int, int], progress: bool = False
     """Hair removal on ``lesions`` phantoms of each class, drawn with and without their hairs."""
     score = HairScore()
     cases = [(label, seed) for seed in range(FIRST_PHANTOM, FIRST_PHANTOM + lesions) for label in PHANTOM_CLASSES]
+    from datasets_scripts.phantom import draw
+    from hub_models.hair_lesion import hair_mask
+
     for label, seed in tqdm(cases, disable=not progress):
         haired, bare = draw(label, seed, size), draw(label, seed, size, with_hairs=False)
         without = np.asarray(bare.image)
@@ -270,6 +278,11 @@ def measure_time(repeats: int) -> dict[str, dict[str, float]]:
 
 def time_steps(repeats: int) -> dict[str, dict[str, float]]:
     """What ``measure_time`` does, on however many threads OpenCV has."""
+    from datasets_scripts.phantom import draw
+    from hub_models.crop_lesion import lesion_box
+    from hub_models.hair_lesion import remove_hair
+    from hub_models.preprocess_lesion import constant_colour
+
     steps: dict[str, Callable[[np.ndarray], object]] = {
         "hair_removal": remove_hair,
         "lesion_crop": lesion_box,

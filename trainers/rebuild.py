@@ -17,11 +17,6 @@ from model_cards.autoencoder import is_autoencoder
 from model_cards.card import ReportError, read_report
 from model_cards.report_view import ReportNode
 from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.explanations import explanations_section
-from trainers.explaining.table import explanations_file, read_table
-from trainers.judging import JUDGED, corrupted_file, describe, judge, judge_robustness
-from trainers.mc_dropout import read_samples, samples_file
-from trainers.predictions import PredictionsError, read_predictions
 from trainers.whole_folder import beside, locked
 
 
@@ -39,6 +34,12 @@ def rebuild(folder: Path, replicates: int) -> None:
 
 
 def _rebuild(folder: Path, old: Path, replicates: int) -> None:
+    from trainers.evaluation.explanations import explanations_section
+    from trainers.explaining.table import explanations_file, read_table
+    from trainers.judging import JUDGED, corrupted_file, describe, judge, judge_robustness
+    from trainers.mc_dropout import read_samples, samples_file
+    from trainers.predictions import PredictionsError, read_predictions
+
     try:
         report = read_report(folder)
         paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}

@@ -14,22 +14,19 @@ import re
 import shutil
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.command import OneLineParser
 from model_cards.card import REPORT
 from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.explanation_figures import EXAMPLES_FOLDER, save_examples
-from trainers.explaining.examples import phantom_examples
-from trainers.explaining.table import explanations_file, read_table, write_table
-from trainers.finish import save
-from trainers.finished_folder import Finished, read_finished
-from trainers.judging import JUDGED
-from trainers.predictions import read_predictions, write_predictions
-from trainers.rebuild import rebuild
 from trainers.whole_folder import check_empty, written_whole
 
+if TYPE_CHECKING:
+    from trainers.finished_folder import Finished
+
+
 VARIABLES = ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR")
+EXAMPLES_FOLDER = "examples"
 LEFT_OUT = ("*.py", "__pycache__", ".*", EXAMPLES_FOLDER)
 
 
@@ -47,6 +44,11 @@ def release(folder: Path, out: Path, *, replicates: int = 1000, progress: bool =
             report names a folder of this machine.
     """
     check_empty(out, "OUT")
+    from trainers.finish import save
+    from trainers.finished_folder import read_finished
+    from trainers.predictions import read_predictions, write_predictions
+    from trainers.rebuild import rebuild
+
     finished = read_finished(folder, str(folder))
     with written_whole(out) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
@@ -62,6 +64,11 @@ def release(folder: Path, out: Path, *, replicates: int = 1000, progress: bool =
 
 def _redraw_examples(finished: Finished, folder: Path, progress: bool) -> None:
     """Phantoms in the place of photographs, for each split whose heat maps were measured."""
+    from trainers.evaluation.explanation_figures import save_examples
+    from trainers.explaining.examples import phantom_examples
+    from trainers.explaining.table import explanations_file, read_table, write_table
+    from trainers.judging import JUDGED
+
     for path in (explanations_file(folder, split) for split in JUDGED):
         if path.is_file():
             table = read_table(path)

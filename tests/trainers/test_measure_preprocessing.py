@@ -59,7 +59,7 @@ def test_f1_counts_pixels_of_all_pictures(monkeypatch: Any) -> None:
     found = np.zeros((2, 3), np.uint8)
     found[0] = 255
     truth = np.array([[True, True, False], [True, True, False]])
-    monkeypatch.setattr(command, "hair_mask", lambda image: found)
+    monkeypatch.setattr("hub_models.hair_lesion.hair_mask", lambda image: found)
     score = command.HairScore()
     bare = np.zeros((2, 3, 3), np.uint8)
     score.add(bare + np.uint8(40), bare, truth, found_on_bare=np.zeros((2, 3), np.uint8))

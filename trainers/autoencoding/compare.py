@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from datasets_scripts.command import OneLineParser
 from model_cards.manifest import write_text
-from trainers.autoencoding.judging import mean_gain, signed_mean
-from trainers.autoencoding.reconstructing import Reconstructions, read_reconstructions
 from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.intervals import bootstrap_weights, can_resample
 from trainers.whole_folder import check_new_file
+
+if TYPE_CHECKING:
+    from trainers.autoencoding.reconstructing import Reconstructions
+
 
 SCHEMA_VERSION = 1
 FILE = "reconstructions_test.parquet"
@@ -41,6 +42,8 @@ def load(path: Path) -> tuple[str, Reconstructions]:
     if not file.is_file():
         what = f"holds no {FILE}" if path.is_dir() else "does not exist"
         raise UserError(f"{str(path)!r} {what}: give a finished autoencoder's folder or its {FILE}")
+    from trainers.autoencoding.reconstructing import read_reconstructions
+
     return name, read_reconstructions(file)
 
 
@@ -77,6 +80,9 @@ def compare(a: Reconstructions, b: Reconstructions, *, replicates: int = 2000, s
     """
     order = same_images(a, b)
     groups = np.asarray(a.group_id).astype(str)
+    from trainers.autoencoding.judging import mean_gain, signed_mean
+    from trainers.evaluation.intervals import bootstrap_weights, can_resample
+
     weights = bootstrap_weights(groups, a.label, replicates, seed) if can_resample(groups, a.label) else None
     names = [name for name in a.scores if name in b.scores and (name in NAMES or name in grid_names(a))]
     scores = {}

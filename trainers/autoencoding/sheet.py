@@ -9,25 +9,21 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from matplotlib import style
-from matplotlib.figure import Figure
-from PIL import Image
-from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModel
 
 from datasets_scripts.command import OneLineParser
 from datasets_scripts.output import whole_file
-from datasets_scripts.phantom import PHANTOM_LABELS, draw
-from hub_models import AutoencoderLesionModel
 from model_cards.card import ReportError, read_report
-from trainers.autoencoding.losses import psnr
 from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.figures import DPI, FAINT, INK, LOOK
+from trainers.evaluation.figures import LOOK
 from trainers.whole_folder import check_new_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
 
 
 def load(path: Path) -> tuple[str, Any, Any]:
@@ -36,6 +32,11 @@ def load(path: Path) -> tuple[str, Any, Any]:
     Raises:
         UserError: there is none.
     """
+    from safetensors import SafetensorError
+    from transformers import AutoImageProcessor, AutoModel
+
+    from hub_models import AutoencoderLesionModel
+
     try:
         report = read_report(path)
         model = AutoModel.from_pretrained(path)
@@ -50,6 +51,10 @@ def load(path: Path) -> tuple[str, Any, Any]:
 def redraw(model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the model saw and what it drew, (K, S, S, 3) in [0, 1] each, and the PSNR (K,) in dB."""
     pixels = processor(list(images), return_tensors="pt")["pixel_values"]
+    import torch
+
+    from trainers.autoencoding.losses import psnr
+
     with torch.inference_mode():
         seen, drawn = model.to_images(pixels), model.to_images(model.decode(model.encode(pixels)))
     pictures = [part.permute(0, 2, 3, 1).numpy() for part in (seen, drawn)]
@@ -59,6 +64,10 @@ def redraw(model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[n
 @style.context(LOOK)
 def draw_sheet(images: Sequence[Image.Image], names: Sequence[str], models: Sequence[tuple[str, Any, Any]]) -> Figure:
     """One row of phantoms, at the first model's size, and one row a model."""
+    from matplotlib.figure import Figure
+
+    from trainers.evaluation.figures import FAINT, INK
+
     figure = Figure(figsize=(1.45 * len(images) + 1.2, 1.75 * (len(models) + 1) + 0.3), layout="constrained")
     grid = figure.subplots(len(models) + 1, len(images), squeeze=False)
     for line, (title, model, processor) in enumerate(models, start=1):
@@ -86,6 +95,9 @@ def main() -> None:
     parser.add_argument("models", type=Path, nargs="+", metavar="DIR", help="folders of finished autoencoders")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write; must not exist yet")
     parser.add_argument("--seed", type=int, default=0, help="which phantoms are drawn (default: %(default)s)")
+    from datasets_scripts.phantom import PHANTOM_LABELS, draw
+    from trainers.evaluation.figures import DPI
+
     parser.add_argument(
         "--classes", nargs="+", default=list(PHANTOM_LABELS), choices=PHANTOM_LABELS, metavar="NAME",
         help=f"of {', '.join(PHANTOM_LABELS)} (default: all)",

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -23,14 +23,14 @@ from datasets_scripts.command import OneLineParser
 from datasets_scripts.simulate_acne import BASELINE, Design, SimulationError, simulate
 from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
-from trainers.longitudinal.analysis import METHODS, MODELS, Settings, effect_table
-from trainers.longitudinal.days import fit_noise
-from trainers.longitudinal.mixed import MixedFit, NotConvergedError, fit_mixed
-from trainers.longitudinal.patients import BETTER, WORSE, verdict
-from trainers.longitudinal.rows import Day
-from trainers.longitudinal.shrinking import patients_of
-from trainers.longitudinal.study import Study, assemble
+from trainers.longitudinal.analysis import METHODS
 from trainers.whole_folder import check_file
+
+if TYPE_CHECKING:
+    from trainers.longitudinal.analysis import Settings
+    from trainers.longitudinal.mixed import MixedFit
+    from trainers.longitudinal.study import Study
+
 
 PLAIN = Design(autocorrelation=0.0, response_sd=0.0)
 SETTINGS = {
@@ -45,6 +45,9 @@ ALL_METHODS = tuple(METHODS)
 def as_study(design: Design, seed: int) -> tuple[Study, dict[str, Any]]:
     """A simulated study as the analysis reads it, and the truth about it."""
     drawn = simulate(design, seed)
+    from trainers.longitudinal.rows import Day
+    from trainers.longitudinal.study import assemble
+
     return assemble([Day(*row) for row in drawn.rows], "simulated study", BASELINE), drawn.truth
 
 
@@ -64,6 +67,9 @@ def measure(
         ``methods``: name -> :func:`summed` over studies and treatments; ``patients``: see :func:`patients_summed`, None
         where not asked for. All intervals are of 95 %.
     """
+    from trainers.longitudinal.analysis import MODELS, Settings, effect_table
+    from trainers.longitudinal.mixed import NotConvergedError, fit_mixed
+
     settings = Settings()
     errors: dict[str, list[list[tuple[float, bool, float]]]] = {name: [] for name in methods}
     told: list[list[tuple[bool, str, float]]] = []
@@ -96,6 +102,10 @@ def measure(
 
 def _told(study: Study, truth: dict[str, Any], settings: Settings) -> list[tuple[bool, str, float]]:
     """For each patient and treatment: whether the interval holds the own true effect, the verdict, the true effect."""
+    from trainers.longitudinal.days import fit_noise
+    from trainers.longitudinal.patients import verdict
+    from trainers.longitudinal.shrinking import patients_of
+
     noise, rows = fit_noise(study), []
     for index, treatment in enumerate(study.treatments[1:], 1):
         who, _, found = patients_of(study, index, noise, settings.confidence, settings.relevant)
@@ -145,6 +155,8 @@ def patients_summed(told: list[list[tuple[bool, str, float]]]) -> dict[str, Any]
         "coverage": float(per_study.mean()),
         "coverage_se": float(per_study.std(ddof=1) / math.sqrt(len(per_study))),
     }
+    from trainers.longitudinal.patients import BETTER, WORSE
+
     for said, sign in ((BETTER, -1), (WORSE, 1)):
         right = [sign * row[2] > 0 for row in rows if row[1] == said]
         result[said] = {"told": len(right) / len(rows), "right": float(np.mean(right)) if right else None}
@@ -172,6 +184,8 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
         "| setting | patients' own intervals hold | told better | of these right | told worse | of these right |",
         "|---|---|---|---|---|---|",
     ]
+    from trainers.longitudinal.patients import BETTER, WORSE
+
     for name, result in results.items():
         found = result["patients"]
         cells = []

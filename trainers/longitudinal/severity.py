@@ -19,14 +19,16 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from datasets_scripts.command import OneLineParser
-from datasets_scripts.sources.tables import TableWriter
 from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
-from trainers.longitudinal.rows import COLUMNS, Day, parse_day
-from trainers.longitudinal.study import MEANING
 from trainers.whole_folder import check_writable
+
+if TYPE_CHECKING:
+    from trainers.longitudinal.rows import Day
+
 
 ANSWERS, SUMMARY = "answers.parquet", "summary.json"
 CAVEAT = "no validated severity score; a change of it need not be a change of the skin"
@@ -137,6 +139,7 @@ def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int],
     Raises:
         SeverityError: a visit whose image was not scored, or one day under two treatments.
     """
+    from trainers.longitudinal.rows import COLUMNS, Day, parse_day
     from trainers.scoring.files import Table
 
     table = Table(visits, "--visits", COLUMNS[:3])
@@ -166,6 +169,10 @@ def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int],
 def write_days(days: Sequence[Day], images: dict[tuple[str, int], int], meaning: str, out: Path) -> None:
     """Write the table that ``fit_acne_longitudinal`` reads; it appears whole or not at all."""
     text = io.StringIO()
+    from datasets_scripts.sources.tables import TableWriter
+    from trainers.longitudinal.rows import COLUMNS
+    from trainers.longitudinal.study import MEANING
+
     writer = TableWriter(text)
     writer.writerow([*COLUMNS, "images", MEANING])
     for day in days:
