@@ -8,7 +8,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -158,6 +160,67 @@ def from_outside(error: BaseException) -> str | None:
     if "out of memory" in text:
         return f"{_first_sentence(text)}: use smaller batches (--per_device_train_batch_size) or images"
     return f"{text}{inner}"
+
+
+# JSON that is larger was not written by this suite.
+LARGEST_JSON = 64 * 1024 * 1024
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
+
+
+def read_json(path: Path, *, finite: bool = True) -> dict[str, Any]:
+    """The JSON object in a file that somebody else may have written.
+
+    Args:
+        path: the file.
+        finite: refuse NaN and Infinity, which are no JSON.
+
+    Raises:
+        FileNotFoundError: there is none.
+        UserError: it is too large, no text, not JSON, nested too deeply, or no object; without the file's name.
+    """
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise UserError(f"it has {size:,} bytes, more than any report or config ({LARGEST_JSON:,})")
+    try:
+        content = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant if finite else None)
+    except RecursionError as error:
+        raise UserError("it is not JSON that can be read: it is nested too deeply") from error
+    except ValueError as error:  # also of bytes that are no UTF-8
+        raise UserError(what_file_is(path) or f"it is not JSON ({_first_sentence(str(error))})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"it holds {'null' if content is None else type(content).__name__} and no JSON object")
+    return content
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is no number")
+
+
+def what_file_is(path: Path) -> str | None:
+    """What stands in place of a file that cannot be read, with its size and what to do; None for anything else.
+
+    The causes have nothing in common but the error that a reader makes of them: a Git LFS pointer (cloned without LFS),
+    an empty file, a web page that a download saved. ``hub_models/checks_lesion.py`` ships the same.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(1024)
+    except OSError:
+        return None
+    if not head:
+        return "it is empty (0 bytes): fetch it again"
+    if head.startswith(LFS_POINTER):
+        whole = LFS_SIZE.search(head)
+        of = f" to a file of {int(whole[1]):,} bytes" if whole else ""
+        return f"it is a Git LFS pointer ({size} bytes){of}: run git lfs pull where it was cloned"
+    start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if start.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml")):
+        return f"it is a web page ({size} bytes), perhaps an error message of the server: fetch it again"
+    if start.startswith((b'{"error', b"access to ", b"entry not found", b"invalid username", b"repository not found")):
+        return f"it is an error message of the server ({size} bytes): fetch it again"
+    return None
 
 
 def fail(problems: Sequence[str]) -> NoReturn:

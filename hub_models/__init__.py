@@ -41,7 +41,7 @@ from .modeling_vit import ViTForLesionClassification
 from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 from .storage_lesion import WeightsDtypeError
-from .trust_lesion import PriorError, TrustNotFittedError
+from .trust_lesion import NotFiniteError, PriorError, TrustNotFittedError
 
 # One line a classifier.
 CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
@@ -109,6 +109,7 @@ __all__ = [
     "MissingOpenCVError",
     "MobileNetForLesionClassification",
     "MobileNetLesionConfig",
+    "NotFiniteError",
     "PixelShapeError",
     "PixelValueError",
     "PriorError",

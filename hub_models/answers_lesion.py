@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,7 @@ class LesionAnswers:
         Raises:
             TrustNotFittedError: ``trust`` was asked for and never fitted.
             InferenceError: ``inference`` is unknown, or needs dropout or pixels and there are none.
+            NotFiniteError: an input or a logit is NaN or infinite: no class is named.
             PriorError: ``prior`` is no distribution over the labels.
         """
         if trust:
@@ -360,7 +362,7 @@ class LesionAnswers:
                 {
                     "band": band,
                     "prediction_set": prediction_set,
-                    "ood_score": score,
+                    "ood_score": score if math.isfinite(score) else None,  # NaN is no JSON; the gate declines it
                     "is_ood": is_ood,
                     "abstain": verdict.abstain,
                     "reason": verdict.reason,

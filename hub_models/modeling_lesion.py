@@ -54,7 +54,7 @@ from .configuration_lesion import LesionConfig, LesionConfigError
 from .explain_lesion import LesionExplanations, pooling_layers
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .storage_lesion import LesionStorage
-from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
+from .trust_lesion import calibrate, check_finite, joint_logits, mean_log_probs, uncertainty_parts
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
@@ -280,6 +280,9 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
             labels: (N,) class indices, or (N, C) class probabilities.
             return_dict: False returns a tuple of the fields that are not None.
             early: (N, E) of :meth:`look`.
+
+        Raises:
+            NotFiniteError: in eval mode and without labels, where a logit is NaN or infinite.
         """
         if raw_logits.dtype in (torch.float16, torch.bfloat16):
             # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
@@ -299,6 +302,14 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
             early=early if self.give_early else None,
             ood_score=self.strangeness(features, raw_logits, early) if fitted.get("ood") else None,
         )
+        if labels is None and not self.training:
+            # The one place that every answer passes, with trust or without. With labels it is the loss that is asked
+            # for, and a training that diverges reports it itself.
+            what_to_do = (
+                "no class can be named; the weights are damaged or the training diverged: fetch the model again"
+            )
+            check_finite("the logits", raw_logits, what_to_do)
+            check_finite("the calibrated logits", output.logits, what_to_do)
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
 
@@ -334,12 +345,15 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
 
         Raises:
             PixelShapeError: says the shape received.
+            NotFiniteError: in eval mode, where a pixel is NaN or infinite.
         """
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise PixelShapeError(
                 f"pixel_values has the shape {tuple(pixel_values.shape)}; give (N, 3, H, W), as the image processor "
                 "returns them."
             )
+        if not self.training:
+            check_finite("the pixels", pixel_values, "give finite numbers, as the image processor returns them.")
         # The replicas of DataParallel have no parameters to list: they take the pixels as they are.
         return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
 

@@ -16,6 +16,7 @@ from .backbone_lesion import BackboneWeightsError
 from .configuration_metadata import MetadataLesionConfig
 from .metadata_lesion import encode_record, metadata_width
 from .modeling_lesion import LesionForImageClassification, LesionOutput
+from .trust_lesion import check_finite
 
 
 class MetadataShapeError(ValueError):
@@ -60,6 +61,7 @@ class MetadataEncoder(nn.Module):
 
         Raises:
             MetadataShapeError: says the shape received.
+            NotFiniteError: a value is NaN or infinite.
         """
         # The replicas of DataParallel have no parameters to list: they take the values as they are.
         dtype = next((weight.dtype for weight in self.parameters()), torch.float32)
@@ -70,6 +72,7 @@ class MetadataEncoder(nn.Module):
                 f"metadata has the shape {tuple(metadata.shape)}; give ({len(like)}, {len(self.unknown)}), as the "
                 "model's own image processor returns it."
             )
+        check_finite("the metadata", metadata, "give finite numbers, as the image processor returns them.")
         return metadata.to(dtype)
 
     def hide(self, metadata: torch.Tensor, probability: float) -> torch.Tensor:

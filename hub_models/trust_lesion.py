@@ -35,8 +35,33 @@ class TrustNotFittedError(RuntimeError):
     """A model was asked how far it can be trusted, and nobody ever measured that."""
 
 
+class NotFiniteError(ValueError):
+    """Inputs, logits or weights that are NaN or infinite: no class follows from them."""
+
+
 class PriorError(ValueError):
     """Class frequencies that are none, or not those of the model's classes."""
+
+
+def check_finite(name: str, values: torch.Tensor, what_to_do: str) -> None:
+    """Refuse values of which no answer can be made: an argmax over NaN would still name a class.
+
+    Args:
+        name: of the values, for the message.
+        values: (N, ...), a row an image.
+        what_to_do: the message's second half.
+
+    Raises:
+        NotFiniteError: says in how many rows, and in which first.
+    """
+    if torch.compiler.is_compiling() or values.is_meta:
+        return
+    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise NotFiniteError(
+            f"{name} of {int(bad.sum())} of {len(values)} images (the first: {first}) are NaN or infinite: {what_to_do}"
+        )
 
 
 def calibrate(raw_logits: torch.Tensor, fitted: Mapping[str, Any] | None) -> torch.Tensor:

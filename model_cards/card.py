@@ -6,7 +6,6 @@ number that differs.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -16,9 +15,9 @@ from typing import Any
 import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from datasets_scripts.command import UserError, read_json
 from model_cards.autoencoder import TEMPLATE as AUTOENCODER
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
-from model_cards.command import UserError
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
 from model_cards.situation import is_fitted, only_imported, situation, sources_of
@@ -60,13 +59,11 @@ def read_report(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / REPORT
     try:
-        report = json.loads(path.read_text("utf-8"))
+        report = read_json(path)
     except FileNotFoundError as error:
         raise ReportError(f"{folder} has no {REPORT}: give the folder of a trained and evaluated model") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ReportError(f"{path} is not JSON ({error}): evaluate the model again") from error
-    if not isinstance(report, dict):
-        raise ReportError(f"{path} is a {type(report).__name__} and not a map: evaluate the model again")
+    except UserError as error:
+        raise ReportError(f"{path}: {error}; evaluate the model again") from error
     version = report.get("schema_version", 0)
     if not isinstance(version, int) or version > REPORT_VERSION:
         raise ReportError(f"{path} has layout {version!r}, this reads up to {REPORT_VERSION}: update lesion-suite")

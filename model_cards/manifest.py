@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from datasets_scripts.command import UserError, read_json
 from datasets_scripts.output import whole_file
-from model_cards.command import UserError
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
@@ -84,13 +84,13 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """
     path = Path(folder) / MANIFEST
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise ManifestError(
             f"{folder} has no {MANIFEST}: build it with python -m model_cards.build {folder}"
         ) from error
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ManifestError(f"{path} is not JSON ({error}): build the folder again") from error
+    except UserError as error:
+        raise ManifestError(f"{path}: {error}; build the folder again") from error
     return parse_manifest(content, str(path))
 
 
@@ -103,12 +103,10 @@ def parse_manifest(content: Any, name: str) -> dict[str, dict[str, Any]]:
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(isinstance(facts, dict) for facts in files.values()):
         raise ManifestError(f"{name} has no map 'files' of path -> sha256 and size: build the folder again")
-    if not isinstance(content.get("schema_version", 0), int):
-        raise ManifestError(f"{name} has schema_version {content['schema_version']!r}: build the folder again")
-    if content.get("schema_version", 0) > SCHEMA_VERSION:
+    version = content.get("schema_version", 0)
+    if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
         raise ManifestError(
-            f"{name} has layout {content['schema_version']}, this version reads up to {SCHEMA_VERSION}: "
-            "update lesion-suite"
+            f"{name} has layout {version!r}, this version reads up to {SCHEMA_VERSION}: update lesion-suite"
         )
     for path in files:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from collections.abc import Callable
@@ -14,7 +13,9 @@ from huggingface_hub import DatasetInfo, HfApi, ModelInfo
 from huggingface_hub.hf_api import RepoFile
 from tqdm import tqdm
 
-from model_cards.command import UserError
+from datasets_scripts.command import UserError
+from datasets_scripts.command import read_json as read_json_file
+from model_cards.foreign import check_config
 from model_cards.hub import check_repo_id, one_sentence
 from model_cards.imports import parse, siblings, third_party
 from model_cards.manifest import MANIFEST, file_facts, parse_manifest
@@ -172,9 +173,9 @@ def check_files(pin: Pin, remote: Remote, folder: Path) -> str:
     if MANIFEST not in remote:
         return "has no manifest: not compared"
     try:
-        content = json.loads((folder / MANIFEST).read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise PinError(f"{pin.setting} does not verify: its {MANIFEST} is not JSON ({error})") from error
+        content = read_json_file(folder / MANIFEST)
+    except UserError as error:
+        raise PinError(f"{pin.setting} does not verify: {MANIFEST}: {error}") from error
     listed = parse_manifest(content, f"{pin.setting}/{MANIFEST}")
     problems = [f"{path} is missing" for path in listed if path not in remote]
     problems += [f"{path} is not in {MANIFEST}" for path in remote if path not in {*listed, MANIFEST, ".gitattributes"}]
@@ -218,6 +219,11 @@ def check_loadable(pin: Pin, folder: Path, has: Callable[[str], bool]) -> None:
         PinError: says what is missing.
     """
     config = read_json(pin, folder, CONFIG)
+    for name in (CONFIG, PROCESSOR):
+        # Code of another repository is refused below, with its own advice.
+        told = read_json(pin, folder, name) if (folder / name).is_file() else {}
+        for problem in check_config({key: value for key, value in told.items() if key != "auto_map"}, name):
+            raise PinError(f"model {pin.setting}: {problem}")
     own = config.get("auto_map") or {}
     references = [(CONFIG, own.get(key)) for key in ("AutoConfig", "AutoModelForImageClassification") if own]
     if any(reference is None for _, reference in references):
@@ -283,14 +289,11 @@ def read_json(pin: Pin, folder: Path, name: str, repo_type: str = "model") -> di
     """
     about = f"{repo_type} {pin.setting}"
     try:
-        content = json.loads((folder / name).read_text("utf-8"))
+        return read_json_file(folder / name, finite=False)
     except FileNotFoundError as error:
         raise PinError(f"{about} has no {name}: name a repository that holds a finished {repo_type}") from error
-    except (ValueError, RecursionError) as error:
-        raise PinError(f"{name} of {about} is not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise PinError(f"{name} of {about} is no JSON mapping")
-    return content
+    except UserError as error:
+        raise PinError(f"{name} of {about}: {error}") from error
 
 
 def known_model_types() -> set[str]:

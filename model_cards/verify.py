@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 from difflib import SequenceMatcher
@@ -12,6 +11,7 @@ from typing import Any
 from model_cards.build import CARD
 from model_cards.card import CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
 from model_cards.command import OneLineParser, UserError, fail, run
+from model_cards.foreign import PROCESSOR, WEIGHTS, ForeignFileError, check_json, check_weights
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files
 
@@ -45,7 +45,8 @@ def verify_folder(folder: Path) -> list[str]:
     """Everything that is wrong with a folder, one sentence each; empty when it is what it says.
 
     Every folder is compared with its manifest. A model folder also: its card with its report, number by number, and its
-    config with its report. Of a cross-validation that is done for each of its folds, which are model folders.
+    config with its report; its weights hold finite numbers, and its config reaches for nothing outside the folder.
+    Of a cross-validation that is done for each of its folds, which are model folders.
 
     Raises:
         FolderError: neither a model nor a dataset folder.
@@ -61,6 +62,11 @@ def verify_folder(folder: Path) -> list[str]:
     problems = check_manifest(folder)
     if kind == CROSS_VALIDATION:
         return problems + check_folds(folder, report, {problem.split(" ", 1)[0] for problem in problems})
+    if (folder / WEIGHTS).is_file():
+        try:
+            check_weights(folder / WEIGHTS)
+        except ForeignFileError as error:
+            problems.append(str(error))
     return problems + check_card(folder, report) + check_config(folder, report)
 
 
@@ -138,13 +144,13 @@ def check_config(folder: Path, report: dict[str, Any]) -> list[str]:
     """Compare ``config.json`` with the report: all of trust, labels, their names and groups, image size."""
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = check_json(path)
+        if (folder / PROCESSOR).is_file():
+            check_json(folder / PROCESSOR)
     except FileNotFoundError:
         return [f"{CONFIG} is missing: save the model into {folder} again"]
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        return [f"{CONFIG} is not JSON ({error}): save the model into {folder} again"]
-    if not isinstance(config, dict):
-        return [f"{CONFIG} is no JSON mapping: save the model into {folder} again"]
+    except UserError as error:
+        return [f"{error} (save the model into {folder} again)"]
     labels = report["model"]["labels"]
     names = [label["name"] for label in labels]
     ids = config.get("id2label") or {}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hub_models import PIPELINE_TASK, LesionClassificationPipeline
@@ -129,7 +130,18 @@ def store(run: Finished, folder: Path) -> tuple[Any, Any]:
 
 
 def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
-    """Weights, configs and the code that loads them; the pipeline saves them, so that its own code is among it."""
+    """Weights, configs and the code that loads them; the pipeline saves them, so that its own code is among it.
+
+    Raises:
+        UserError: a weight is NaN or infinite.
+    """
+    bad = [name for name, value in model.state_dict().items() if not torch.isfinite(value).all()]
+    if bad:
+        raise UserError(
+            f"{len(bad)} tensors of the weights hold NaN or infinite values, the first is {bad[0]!r}, so that no "
+            "answer follows: the training diverged, or the checkpoint is damaged; give other weights, or train with a "
+            "lower learning rate"
+        )
     pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=PIPELINE_TASK, device=-1)
     pipeline.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody

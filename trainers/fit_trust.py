@@ -13,7 +13,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
 import hub_models
@@ -31,7 +30,7 @@ from trainers.predicting import predict_split
 from trainers.predictions import Predictions, read_predictions
 from trainers.provenance import audit_leaks, describe_dataset, origin
 from trainers.references import notes
-from trainers.scoring.models import ModelError, parse_source
+from trainers.scoring.models import LOADING_FAILS, ModelError, check_files, one_line, parse_source
 from trainers.trust.options import TrustOptions
 from trainers.trusting import give_trust, learn_trust, predict_folders, predict_left_out
 from trainers.whole_folder import beside, check_empty, written_whole
@@ -152,18 +151,20 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
     repo, how = found.location, {"revision": found.revision} if found.revision else {}
     known = {config.model_type for config in hub_models.CLASSIFIERS}
     try:
+        if Path(repo).is_dir() and not (Path(repo) / "config.json").is_file():
+            raise UserError(f"{source!r} has no config.json: give the folder of a finished model")
+        check_files(repo, found.revision)
         told = AutoConfig.from_pretrained(repo, **how)
         if told.model_type not in known:
-            raise UserError(f"{source} is a {told.model_type} model: give one that was trained or imported here")
+            raise UserError(f"it is a {told.model_type} model: give one that was trained or imported here")
         model = AutoModelForImageClassification.from_pretrained(repo, **how)
         processor = AutoImageProcessor.from_pretrained(repo, **how)
         report = read_report(Path(repo)) if Path(repo).is_dir() else download_report(repo, found.revision)
-    except UserError:
-        raise
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    except LOADING_FAILS as error:
         raise UserError(
-            f"{source!r} is no model of ours that can be read ({first}): give a finished folder or a repo id"
+            f"{source!r} is no model of ours that can be read ({one_line(error)}): give a finished folder or a repo id"
         ) from error
     if weights_dtype == "float16":
         with tempfile.TemporaryDirectory() as folder:

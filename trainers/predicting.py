@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from datasets_scripts.images import IMAGE_SUFFIXES, images_in, passed_over_text
 from hub_models.answers_lesion import InferenceError
+from hub_models.trust_lesion import NotFiniteError
 from trainers.data import LesionImages, Splits, collate
 from trainers.errors import UserError
 from trainers.predictions import NO_LABEL, TEXT_COLUMNS, Predictions
@@ -182,7 +183,7 @@ def _run(
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
             try:
                 output = model.infer(inputs, inference)
-            except InferenceError as error:
+            except (InferenceError, NotFiniteError) as error:
                 raise UserError(str(error)) from error
             raw = output.raw_logits.float().cpu().numpy()
             logits.append(raw[:, None, :] if raw.ndim == 2 else raw)

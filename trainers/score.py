@@ -139,7 +139,7 @@ def answer_one(given: argparse.Namespace, source: Any, asked: Any) -> str:
         scorer.check_rows(table.rows, table.where)
     answer = read_one(scorer, given.images.parent, Listed(given.images.name, 0, row, None))
     if given.json:
-        return json.dumps({"image": given.images.name, **answer}, indent=1)
+        return json.dumps({"image": given.images.name, **answer}, indent=1, allow_nan=False)
     return in_words(given.images.name, answer, getattr(scorer.model.config, "label_names", None) or {})
 
 

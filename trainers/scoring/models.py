@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,21 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.utils import cached_file, logging
 
 from hub_models import CLASSIFIERS
-from model_cards.manifest import file_facts
+from model_cards.foreign import (
+    CONFIG,
+    DECIDING,
+    PROCESSOR,
+    WEIGHTS,
+    ForeignFileError,
+    check_json,
+    check_unchanged,
+    check_weights,
+)
+from model_cards.manifest import MANIFEST, file_facts
 from trainers.errors import UserError
 from trainers.scoring.files import printable
 
@@ -30,6 +40,9 @@ LOADING_FAILS = (
     TypeError,
     SyntaxError,
     SafetensorError,
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
 )
 LONGEST_ERROR = 300
 
@@ -82,12 +95,17 @@ def fetch(source: Source) -> tuple[Path, str | None]:
     """
     try:
         config = cached_file(source.location, "config.json", revision=source.revision)
-        told = json.loads(Path(str(config)).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"--model {source.location!r}: {one_line(error)} Give the folder of a finished model, or a repository on "
             "the Hub that this machine can reach."
         ) from error
+    if config is None:
+        raise ModelError(f"--model {source.location!r} has no {CONFIG}: give the folder of a finished model")
+    try:
+        told = check_json(Path(config))
+    except ForeignFileError as error:
+        raise ModelError(f"--model {source.title}: {error}") from error
     known = {config_class.model_type for config_class in CLASSIFIERS}
     if "auto_map" in told and told.get("model_type") not in known and not source.trust_remote_code:
         raise ModelError(
@@ -107,6 +125,10 @@ def load(source: Source, commit: str | None) -> tuple[Any, Any]:
     options: dict[str, Any] = {"trust_remote_code": source.trust_remote_code}
     if commit:
         options["revision"] = commit
+    try:
+        check_files(source.location, commit)
+    except UserError as error:
+        raise ModelError(f"--model {source.title}: {error}") from error
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # what matters of its warnings is checked below
     try:
@@ -125,6 +147,44 @@ def load(source: Source, commit: str | None) -> tuple[Any, Any]:
             "random: give a model that was trained to classify"
         )
     return model, processor
+
+
+def check_files(location: str, revision: str | None) -> None:
+    """Look at a model's files before anything is built from them: what they are, what they ask for, whether they are
+    those of the manifest beside them.
+
+    Args:
+        location: a folder, or a repository whose ``config.json`` can be had.
+        revision: of the repository.
+
+    Raises:
+        UserError: names the file, and what is wrong with it.
+    """
+
+    def fetched(name: str) -> Path | None:
+        try:
+            path = cached_file(location, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):
+            return None  # transformers says it, where it needs the file
+        return None if path is None else Path(path)
+
+    paths = {name: path for name in DECIDING if (path := fetched(name)) is not None}
+    if CONFIG not in paths:
+        return
+    told = check_json(paths[CONFIG])
+    if PROCESSOR in paths:
+        check_json(paths[PROCESSOR])
+    if told.get("model_type") in {config_class.model_type for config_class in CLASSIFIERS}:
+        # Its own constructor knows more, and says it before the manifest speaks of a changed byte.
+        try:
+            AutoConfig.from_pretrained(location, revision=revision)
+        except LOADING_FAILS as error:
+            raise ModelError(f"{CONFIG}: {one_line(error)}") from error
+        if WEIGHTS not in paths:
+            raise ModelError(f"there is no {WEIGHTS} beside {CONFIG}: give a whole model, with its weights")
+    if WEIGHTS in paths:
+        check_weights(paths[WEIGHTS])
+    check_unchanged(paths, fetched(MANIFEST))
 
 
 def class_names(config: Any, title: str) -> list[str]:

@@ -19,7 +19,7 @@ from PIL import Image
 from torch.nn import functional
 
 from hub_models.preprocess_lesion import open_image
-from hub_models.trust_lesion import PriorError, check_prior, entropy
+from hub_models.trust_lesion import PriorError, check_finite, check_prior, entropy
 from model_cards.manifest import file_facts
 from trainers.scoring.answers import NOT_OUR_MODEL, flat
 from trainers.scoring.files import ImagesError, Listed, Row, printable
@@ -174,10 +174,23 @@ class Scorer:
             except UNREADABLE as error:
                 why = one_line(error).replace(printable(str(path)), name)
                 rows.append({**flat(name, None, self.labels, why), "sha256": digest or "unreadable"})
-        answers, kept = self.answer(inputs) if inputs else ([], [])
-        for place, answer, raw in zip(places, answers, kept, strict=True):
-            rows[place] = {**rows[place], **flat(rows[place]["image"], answer, self.labels), **raw}
+        for place, (answer, raw, why) in zip(places, self.answer_each(inputs), strict=True):
+            rows[place] = {**rows[place], **flat(rows[place]["image"], answer, self.labels, why), **raw}
         return rows
+
+    def answer_each(
+        self, items: Sequence[Mapping[str, torch.Tensor]]
+    ) -> list[tuple[dict[str, Any] | None, dict[str, Any], str | None]]:
+        """Of each item the answer, what is kept of it, and why there is none: one bad image spoils no batch."""
+        if not items:
+            return []
+        try:
+            answers, kept = self.answer(items)
+        except ValueError as error:  # NotFiniteError, under whatever module's name it was loaded
+            if len(items) == 1:
+                return [(None, {}, one_line(error))]
+            return [self.answer_each([item])[0] for item in items]
+        return [(answer, raw, None) for answer, raw in zip(answers, kept, strict=True)]
 
     def prepare(self, picture: Image.Image | None, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """One picture and what is known beside it -> the model's inputs, a batch of one."""
@@ -196,6 +209,7 @@ class Scorer:
             answers = self.model.answer_in_words(output, trust=asked.trust, prior=asked.prior, withdrawn=withdrawn)
         else:
             output = self.model(**inputs)
+            check_finite("the logits", output.logits, "no class can be named; fetch the model again, or give another")
             answers = [self.in_words(row) for row in functional.log_softmax(output.logits.double(), dim=-1).cpu()]
         return answers, self.kept(output) if asked.keep_logits else [{} for _ in answers]
 
@@ -232,4 +246,7 @@ def read_one(scorer: Scorer, root: Path, listed: Listed) -> dict[str, Any]:
         inputs = scorer.prepare(picture, scorer.record(listed.metadata))
     except UNREADABLE as error:
         raise ImagesError(f"--images {one_line(error)}") from error
-    return scorer.answer([inputs])[0][0]
+    try:
+        return scorer.answer([inputs])[0][0]
+    except ValueError as error:
+        raise ImagesError(f"--images {listed.image}: {one_line(error)}") from error
