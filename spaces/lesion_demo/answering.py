@@ -14,6 +14,7 @@ from PIL import Image
 
 # What only a model of the suite says.
 NOT_KNOWN = ("aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
+NO_NUMBERS = "{} gives no numbers for this image, so that it names no class: its weights may be damaged."
 NO_PROMISE = "Nothing is known of how far this model can be trusted."
 
 
@@ -61,17 +62,14 @@ def look(image: Image.Image, classifier: Classifier, question: Question | None =
         None. A model that declines where it was calibrated goes on declining at any prevalence.
 
     Raises:
-        ImageUnusableError: a picture that the processor refuses.
+        ImageUnusableError: a picture that the processor refuses, or for which the model gives no numbers.
         QuestionError: an age, a site or a share that there is not.
     """
     question = question or Question()
     inputs = prepare([image], classifier, question.record)
-    if not classifier.knows_itself:
-        answer = _from_logits(classifier, inputs)[0]
-    else:
-        answer = _ask(classifier, inputs)[0]
-        if question.share is not None and not answer.get("abstain"):
-            answer = _ask(classifier, inputs, prior=_prior(classifier, question.share))[0]
+    answer = _answers(classifier, inputs)[0]
+    if classifier.knows_itself and question.share is not None and not answer.get("abstain"):
+        answer = _answers(classifier, inputs, prior=_prior(classifier, question.share))[0]
     return Looked({**answer, "model": classifier.title}, inputs)
 
 
@@ -82,8 +80,7 @@ def classify_many(images: list[Image.Image], classifier: Classifier) -> list[dic
         ImageUnusableError: one of them is refused.
     """
     inputs = prepare(images, classifier, {})
-    answers = _ask(classifier, inputs) if classifier.knows_itself else _from_logits(classifier, inputs)
-    return [{**answer, "model": classifier.title} for answer in answers]
+    return [{**answer, "model": classifier.title} for answer in _answers(classifier, inputs)]
 
 
 def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -101,6 +98,23 @@ def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[s
             raise QuestionError(str(error)) from error
         raise ImageUnusableError(f"The model cannot look at this image: {error}") from error
     return {name: value.to(classifier.model.device) for name, value in inputs.items()}
+
+
+def _answers(classifier: Classifier, inputs: dict[str, torch.Tensor], **asked: Any) -> list[dict[str, Any]]:
+    """The answers of any model. Where its output is NaN or infinite there is none: an argmax would still name a class.
+
+    Raises:
+        ImageUnusableError: an answer that is no numbers.
+    """
+    try:
+        answers = _ask(classifier, inputs, **asked) if classifier.knows_itself else _from_logits(classifier, inputs)
+    except ValueError as error:
+        if type(error).__name__ != "NotFiniteError":  # of the code that lies beside the weights
+            raise
+        raise ImageUnusableError(NO_NUMBERS.format(classifier.title)) from error
+    if not all(math.isfinite(share) for answer in answers for share in answer["probabilities"].values()):
+        raise ImageUnusableError(NO_NUMBERS.format(classifier.title))
+    return answers
 
 
 def _ask(classifier: Classifier, inputs: dict[str, torch.Tensor], **asked: Any) -> list[dict[str, Any]]:

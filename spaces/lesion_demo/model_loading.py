@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from classifier import COMMIT, Classifier, ModelSource
+from foreign_files import ForeignFileError, check_files
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -32,6 +34,9 @@ _LOADING_FAILS = (
     TypeError,
     SyntaxError,
     SafetensorError,
+    pickle.UnpicklingError,
+    ArithmeticError,
+    AssertionError,
 )
 
 
@@ -78,6 +83,7 @@ def load(source: ModelSource) -> Classifier:
     if source.revision:
         options["revision"] = source.revision
     try:
+        check_files(source.location, source.revision)
         # Weights of a stranger come as safetensors or not at all: other formats can hold programs.
         weights = {} if source.runs_code else {"use_safetensors": True}
         model = AutoModelForImageClassification.from_pretrained(source.location, **options, **weights)
@@ -85,6 +91,8 @@ def load(source: ModelSource) -> Classifier:
         model.eval()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return Classifier(source, model.to(device), processor, _commit_of(source))
+    except ForeignFileError as error:
+        raise ModelUnavailableError(f"The model {source.title} could not be loaded: {error}.") from error
     except _LOADING_FAILS as error:
         raise ModelUnavailableError(
             f"The model {source.title} could not be loaded: {_without_paths(_first_sentence(error))} {source.advice}"

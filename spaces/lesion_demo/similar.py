@@ -187,7 +187,10 @@ def features_of(image: Image.Image, classifier: Classifier, record: dict[str, An
         GalleryError: the model does not give its features.
     """
     inputs = prepare([image], classifier, record)
-    features = getattr(classifier.model(**inputs), "features", None)
+    try:
+        features = getattr(classifier.model(**inputs), "features", None)
+    except ValueError as error:
+        raise GalleryError(f"{classifier.title} gives no numbers for this image.") from error
     if features is None:
         raise GalleryError(f"{classifier.title} does not give the features that cases are compared by.")
     vector = features[0].detach().float().cpu().numpy().ravel()

@@ -51,6 +51,7 @@ class Page:
 PARTS = (
     "classifier",
     "measured",
+    "foreign_files",
     "model_loading",
     "image_files",
     "archives",
