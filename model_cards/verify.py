@@ -62,7 +62,7 @@ def verify_folder(folder: Path) -> list[str]:
     problems = check_manifest(folder)
     if kind == CROSS_VALIDATION:
         return problems + check_folds(folder, report, {problem.split(" ", 1)[0] for problem in problems})
-    if (folder / WEIGHTS).is_file():
+    if (folder / WEIGHTS).is_file() and not any(problem.startswith(f"{WEIGHTS} ") for problem in problems):
         try:
             check_weights(folder / WEIGHTS)
         except ForeignFileError as error:

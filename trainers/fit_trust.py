@@ -153,15 +153,18 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
     try:
         if Path(repo).is_dir() and not (Path(repo) / "config.json").is_file():
             raise UserError(f"{source!r} has no config.json: give the folder of a finished model")
-        check_files(repo, found.revision)
+        try:
+            check_files(repo, found.revision)
+        except UserError as error:
+            raise UserError(f"{source}: {error}") from error
         told = AutoConfig.from_pretrained(repo, **how)
         if told.model_type not in known:
-            raise UserError(f"it is a {told.model_type} model: give one that was trained or imported here")
+            raise UserError(f"{source} is a {told.model_type} model: give one that was trained or imported here")
         model = AutoModelForImageClassification.from_pretrained(repo, **how)
         processor = AutoImageProcessor.from_pretrained(repo, **how)
         report = read_report(Path(repo)) if Path(repo).is_dir() else download_report(repo, found.revision)
-    except UserError as error:
-        raise UserError(f"{source}: {error}") from error
+    except UserError:
+        raise
     except LOADING_FAILS as error:
         raise UserError(
             f"{source!r} is no model of ours that can be read ({one_line(error)}): give a finished folder or a repo id"

@@ -175,7 +175,13 @@ def check_weights(path: Path) -> None:
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size, LONGEST_HEADER)))
+            text = file.read(min(length, size, LONGEST_HEADER))
+        if text.startswith(b"{") and len(text) < length <= LONGEST_HEADER:
+            raise ForeignFileError(
+                f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; fetch "
+                "it again"
+            )
+        header = json.loads(text)
         tensors = [
             (str(name), str(entry["dtype"]), *(int(offset) for offset in entry["data_offsets"]))
             for name, entry in header.items()
@@ -184,6 +190,8 @@ def check_weights(path: Path) -> None:
         end = max(stop for _, _, _, stop in tensors)
         if not all(0 <= start <= stop for _, _, start, stop in tensors):
             raise ValueError("offsets")
+    except ForeignFileError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ForeignFileError(f"{path.name} is no safetensors file ({size:,} bytes): fetch it again") from error
     if size != 8 + length + end:

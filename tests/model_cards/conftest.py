@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hub_fixture import hub  # noqa: F401
 from invented_trust import LABELS, TEST_COUNTS, fitted_trust, measured, trust_evaluation, undefined
+from safetensors.numpy import save_file
 
 from model_cards.build import build_card
 from model_cards.manifest import write_manifest
@@ -201,7 +203,8 @@ def model_folder(tmp_path: Path, report: dict[str, Any]) -> Path:
     folder = tmp_path / "invented-mobilenet"
     (folder / "figures").mkdir(parents=True)
     (folder / "figures" / "confusion_matrix_test.png").write_bytes(PNG)
-    (folder / "model.safetensors").write_bytes(bytes(range(256)) * 40)
+    noise = np.arange(10_096, dtype=np.uint8)
+    save_file({"head.bias": np.zeros(2, dtype=np.float32), "noise": noise}, folder / "model.safetensors")
     (folder / "predictions_test.parquet").write_bytes(b"PAR1" + bytes(3000) + b"PAR1")
     (folder / "config.json").write_text(json.dumps(config_of(report)), encoding="utf-8")
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")

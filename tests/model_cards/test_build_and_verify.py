@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from datasets_scripts.command import UserError
 from model_cards.build import build_card
 from model_cards.card import CARD_LAYOUT, MissingNumberError, ReportError
 from model_cards.manifest import write_manifest
@@ -260,3 +263,37 @@ def test_the_commands_speak_in_one_line_and_exit_codes(model_folder: Path, tmp_p
     wrong = command("model_cards.verify", "a/b/c")
     assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)
     assert "give ORG/NAME" in wrong.stderr
+
+
+def spoil_weights(folder: Path) -> None:
+    save_file({"head.bias": np.array([0.0, np.nan], dtype=np.float32)}, folder / "model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_weights, "'head.bias' holds NaN"),
+        (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n"), "LFS"),
+        (lambda f: (f / "config.json").write_text("null"), "config.json: it holds null"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json: it is nested too deeply"),
+        (lambda f: (f / "config.json").write_text('{"backbone": "hf-hub:org/x"}'), "backbone is 'hf-hub:org/x'"),
+        (lambda f: (f / "config.json").write_text('{"image_size": 1000000000}'), "image_size is 1000000000"),
+        (
+            lambda f: (f / "preprocessor_config.json").write_text('{"size": {"height": 1e9}}'),
+            "size.height is 1000000000",
+        ),
+    ],
+)
+def test_a_folder_that_no_model_follows_from_does_not_verify(model_folder: Path, spoil: Any, named: str) -> None:
+    spoil(model_folder)
+    write_manifest(model_folder)
+    assert any(named in problem for problem in verify_folder(model_folder))
+
+
+@pytest.mark.parametrize("content", ["null", "[" * 100_000, '{"a": NaN}', "<html>", ""])
+@pytest.mark.parametrize("name", ["report.json", "manifest.json"])
+def test_a_report_or_manifest_that_is_none_is_one_line(model_folder: Path, name: str, content: str) -> None:
+    (model_folder / name).write_text(content)
+    with pytest.raises(UserError, match=name) as refused:
+        verify_folder(model_folder)
+    assert len(str(refused.value)) < 500

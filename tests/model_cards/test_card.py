@@ -206,7 +206,7 @@ def test_every_table_names_its_place_in_the_report(report: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not JSON"), ("[1]", "is a list"), ('{"schema_version": 2}', "layout 2")]
+    ("content", "message"), [("{", "is not JSON"), ("[1]", "holds list"), ('{"schema_version": 2}', "layout 2")]
 )
 def test_a_report_that_cannot_be_read_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "report.json").write_text(content)

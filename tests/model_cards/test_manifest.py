@@ -85,7 +85,7 @@ def test_a_link_to_a_folder_is_refused_but_one_to_a_sibling_is_hashed(folder: Pa
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "no map 'files'"),
+        ("[]", "holds list"),
         ('{"schema_version": 9, "files": {}}', "layout 9"),
         ('{"schema_version": 1, "files": {"../x": {}}}', "outside its folder"),
         ('{"schema_version": 1, "files": {"/etc/x": {}}}', "outside its folder"),

@@ -91,7 +91,7 @@ REFUSED = {
     "another inference": ((*OUT, "--inference", "magic"), "argument --inference: invalid choice: 'magic'"),
     "no such model": (("--model", "nowhere", *OUT), "--model 'nowhere' is neither a folder that exists nor ORG/NAME"),
     "an empty revision": (("--model", "org/name@", *OUT), "--model 'org/name@' is neither a folder"),
-    "no model in it": (("--model", "clinic", *OUT), "--model 'clinic': "),
+    "no model in it": (("--model", "clinic", *OUT), "--model 'clinic' has no config.json"),
     "never fitted": (OUT, "--model ours has no trust (this model has no fitted temperature, prior, "),
     "never fitted, mend": (OUT, "fit it with `python -m trainers.fit_trust ours ...`, or add --no_trust"),
     "no prior known": ((*OUT, *NO, "--prior", "mel=0.5,nv=0.5"), "--prior needs the prior that --model ours was"),
