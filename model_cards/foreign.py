@@ -147,8 +147,8 @@ def check_weights(path: Path) -> None:
             text = file.read(min(length, size, LONGEST_HEADER))
         if text.startswith(b"{") and len(text) < length <= LONGEST_HEADER:
             raise ForeignFileError(
-                f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; fetch "
-                "it again"
+                f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; "
+                "fetch it again"
             )
         header = json.loads(text)
         tensors = [

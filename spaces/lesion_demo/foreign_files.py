@@ -178,8 +178,8 @@ def check_weights(path: Path) -> None:
             text = file.read(min(length, size, LONGEST_HEADER))
         if text.startswith(b"{") and len(text) < length <= LONGEST_HEADER:
             raise ForeignFileError(
-                f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; fetch "
-                "it again"
+                f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; "
+                "fetch it again"
             )
         header = json.loads(text)
         tensors = [
@@ -258,7 +258,7 @@ def read_json(path: Path, *, finite: bool = True) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant if finite else None)
     except RecursionError as error:
-        raise ForeignFileError("it is nested too deeply to be read") from error
+        raise ForeignFileError("it is not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:  # also of bytes that are no UTF-8
         raise ForeignFileError(what_file_is(path) or f"it is not JSON ({str(error)[:200]})") from error
     if not isinstance(content, dict):
