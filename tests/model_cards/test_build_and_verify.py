@@ -275,7 +275,7 @@ def spoil_weights(folder: Path) -> None:
         (spoil_weights, "'head.bias' holds NaN"),
         (lambda f: (f / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\nsize 9\n"), "LFS"),
         (lambda f: (f / "config.json").write_text("null"), "config.json: it holds null"),
-        (lambda f: (f / "config.json").write_text("[" * 100_000), "config.json: it is nested too deeply"),
+        (lambda f: (f / "config.json").write_text("[" * 100_000), "nested too deeply"),
         (lambda f: (f / "config.json").write_text('{"backbone": "hf-hub:org/x"}'), "backbone is 'hf-hub:org/x'"),
         (lambda f: (f / "config.json").write_text('{"image_size": 1000000000}'), "image_size is 1000000000"),
         (
