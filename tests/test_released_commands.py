@@ -1,0 +1,215 @@
+"""Every public command that takes a model, on every released model and on real images: what is released is tested."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_server import LoopbackHub
+from test_released import RELEASED
+
+from datasets_scripts.command import run as run_command
+from model_cards.verify import verify_folder
+from trainers.predictions import read_predictions
+from trainers.scoring.answers import PROBABILITY
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
+    pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
+    pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),
+]
+PER_CLASS = 36
+SCORED = 24
+BUILDERS = {
+    "derm-x-mobilenetv2-ham7": ["datasets_scripts.build_ham10000"],
+    "isic-skin-lesion-uncertainty": ["datasets_scripts.build_isic_binary", "--per-class", 2 * PER_CLASS],
+}
+
+
+@dataclass(frozen=True)
+class Released:
+    """A released model and what the commands are given with it.
+
+    Attributes:
+        model: its folder.
+        images: a folder of SCORED real images of its own test split.
+        labels: a table with the diagnosis of each, as HAM10000 names it.
+        dataset: a small dataset of real images, built for its task.
+        fitted: the model with trust fitted again on that dataset.
+    """
+
+    model: Path
+    images: Path
+    labels: Path
+    dataset: Path
+    fitted: Path
+
+    @property
+    def classes(self) -> list[str]:
+        """The model's classes in order."""
+        return [name for _, name in sorted(json.loads((self.model / "config.json").read_text())["id2label"].items())]
+
+
+def call(module: str, *words: object) -> None:
+    """Run a command in this process as its command line does; anything but success fails the test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [module, *map(str, words)])
+        try:
+            run_command(importlib.import_module(module).main)
+        except SystemExit as stopped:
+            if stopped.code:
+                pytest.fail(f"{module} {words} ended with exit code {stopped.code}")
+
+
+@pytest.fixture(scope="module")
+def archive(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small HAM10000 in the public layout: PER_CLASS images of each diagnosis."""
+    source, out = data_dir / "ham10000", tmp_path_factory.mktemp("archive")
+    with (source / "HAM10000_metadata.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    classes = {row["dx"]: [one for one in rows if one["dx"] == row["dx"]] for row in rows}
+    chosen = [row for name in sorted(classes) for row in classes[name][:PER_CLASS]]
+    paths = {path.stem: path for path in source.glob("HAM10000_images_part_*/*.jpg")}
+    masks = "HAM10000_segmentations_lesion_tschandl"
+    for folder in ("HAM10000_images_part_1", masks):
+        (out / folder).mkdir()
+    for row in chosen:
+        (out / "HAM10000_images_part_1" / f"{row['image_id']}.jpg").symlink_to(paths[row["image_id"]].absolute())
+        mask = f"{row['image_id']}_segmentation.png"
+        (out / masks / mask).symlink_to((source / masks / mask).absolute())
+    with (out / "HAM10000_metadata.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(chosen)
+    return out
+
+
+@pytest.fixture(scope="module", params=RELEASED, ids=lambda path: path.name)
+def released(
+    request: pytest.FixtureRequest, archive: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Released:
+    """A released model, real images of its test split, a small real dataset, and trust fitted on it again."""
+    model, place = request.param, tmp_path_factory.mktemp("released")
+    rows = read_predictions(model / "predictions_test.parquet")
+    ids = rows.image_id[np.linspace(0, len(rows) - 1, SCORED).astype(int)]
+    paths = {path.stem: path for path in (data_dir / "ham10000").glob("HAM10000_images_part_*/*.jpg")}
+    with (data_dir / "ham10000" / "HAM10000_metadata.csv").open(newline="") as file:
+        known = {row["image_id"]: row for row in csv.DictReader(file)}
+    (place / "images").mkdir()
+    with (place / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "label", "lesion_id"])
+        for name in ids:
+            (place / "images" / f"{name}.jpg").symlink_to(paths[name].absolute())
+            writer.writerow([name, known[name]["dx"], known[name]["lesion_id"]])
+    call(*BUILDERS[model.name], "--source", archive, "--out", place / "dataset")
+    words = ["--dataset", place / "dataset", "--output_dir", place / "fitted", "--bootstrap_replicates", 50]
+    call("trainers.fit_trust", model, *words)
+    return Released(model, place / "images", place / "labels.csv", place / "dataset", place / "fitted")
+
+
+def test_score_answers_a_folder_with_the_diagnoses_of_its_source(released: Released, tmp_path: Path) -> None:
+    words = ["--images", released.images, "--labels", released.labels, "--estimate_prior"]
+    call("trainers.score", "--model", released.model, *words, "--out", tmp_path / "out", "--bootstrap_replicates", 50)
+    with (tmp_path / "out" / "answers.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    stored = read_predictions(released.model / "predictions_test.parquet")
+    trust = json.loads((released.model / "config.json").read_text())["trust"]
+    probs = dict(zip(stored.image_id, stored.probs(trust["temperature"]["value"]), strict=True))
+    assert len(rows) == SCORED
+    for row in rows:
+        found = [float(row[f"{PROBABILITY}{name}"]) for name in released.classes]
+        assert found == pytest.approx(probs[row["image"].removesuffix(".jpg")].tolist(), abs=5e-3)
+        malignant = sum(found[column] for column in stored.malignant_columns())
+        assert float(row["p_malignant"]) == pytest.approx(malignant, abs=1e-6)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["evaluation"]["external"]["n"] == SCORED
+    assert report["evaluation"]["external"]["discrimination"]["accuracy"]["value"] > 0.5
+
+
+def test_score_answers_one_image(released: Released, capsys: pytest.CaptureFixture[str]) -> None:
+    image = sorted(released.images.iterdir())[0]
+    call("trainers.score", "--model", released.model, "--images", image, "--json")
+    answer = json.loads(capsys.readouterr().out)
+    assert list(answer["probabilities"]) == released.classes
+    prior = ",".join(f"{name}={1 / len(released.classes)}" for name in released.classes)
+    call("trainers.score", "--model", released.model, "--images", image, "--prior", prior)
+    assert "Research software" in capsys.readouterr().out
+
+
+def test_fit_trust_rebuild_verify_and_build_give_whole_folders(released: Released, tmp_path: Path) -> None:
+    assert verify_folder(released.fitted) == []
+    copy = shutil.copytree(released.model, tmp_path / released.model.name)
+    call("trainers.rebuild", copy, "--bootstrap_replicates", 50)
+    call("model_cards.build", copy)
+    call("model_cards.verify", copy)
+
+
+def test_a_release_of_a_release_is_whole(released: Released, tmp_path: Path) -> None:
+    call("trainers.release", released.model, tmp_path / "again", "--bootstrap_replicates", 50)
+    call("model_cards.verify", tmp_path / "again")
+
+
+@pytest.mark.parametrize("other", RELEASED, ids=lambda path: path.name)
+def test_any_two_released_models_are_compared(released: Released, other: Path, tmp_path: Path) -> None:
+    words = ["--shared", "--replicates", 100, "--out", tmp_path / "compared.json"]
+    call("trainers.compare", released.model, other, *words)
+    result = json.loads((tmp_path / "compared.json").read_text())
+    assert ("own_classes" in result) == (released.model != other)
+    found = result["comparisons"][0]["differences"]["auroc_malignant"]
+    assert found["value"] == 0 if released.model == other else abs(found["value"]) < 0.2
+
+
+def test_robustness_and_explanations_are_measured(released: Released, tmp_path: Path) -> None:
+    given = [released.fitted, "--dataset", released.dataset, "--images", 4, "--bootstrap_replicates", 50]
+    some = ["--corruptions", "jpeg", "--severities", 1]
+    call("trainers.measure_robustness", *given, *some, "--output_dir", tmp_path / "robust")
+    assert json.loads((tmp_path / "robust" / "report.json").read_text())["robustness"]["n"] == 4
+    call("trainers.measure_explanations", *given, "--steps", 3, "--output_dir", tmp_path / "explained")
+    assert json.loads((tmp_path / "explained" / "report.json").read_text())["explanations"]["n"] >= 4
+
+
+def test_similar_cases_gallery_and_map(released: Released, tmp_path: Path) -> None:
+    given = ["--model", released.model, "--dataset", released.dataset]
+    image = sorted(released.images.iterdir())[0]
+    call("trainers.similar", *given, "--image", image, "--k", 3, "--out", tmp_path / "similar")
+    assert len(json.loads((tmp_path / "similar" / "similar.json").read_text())["cases"]) == 3
+    call(
+        "trainers.similar", *given, "--evaluate", "--k", 3, "--out", tmp_path / "quality", "--bootstrap_replicates", 50
+    )
+    assert (tmp_path / "q" / "report.json").is_file()
+    call("trainers.similar", *given, "--build_gallery", tmp_path / "gallery")
+    assert any((tmp_path / "gallery").iterdir())
+    words = ["--splits", "test", "--thumbnail", 0, "--bootstrap_replicates", 50]
+    call("trainers.map_latent", *given, *words, "--out", tmp_path / "map")
+    assert (tmp_path / "map" / "map.html").is_file()
+
+
+def test_it_is_published_to_a_hub_and_scores_from_there(released: Released, hub: LoopbackHub, tmp_path: Path) -> None:
+    name = f"org/{released.model.name}"
+    image = sorted(released.images.iterdir())[0]
+
+    def clean(*words: object) -> str:
+        command = [sys.executable, "-m", *map(str, words)]
+        env = hub.client_env(tmp_path, OMP_NUM_THREADS="1")
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    assert name in clean("model_cards.publish", released.model, "--repo-id", name)
+    clean("model_cards.verify", name)
+    answers = [
+        json.loads(clean("trainers.score", "--model", model, "--images", image, "--json"))
+        for model in (name, released.model)
+    ]
+    assert answers[0] == answers[1]
