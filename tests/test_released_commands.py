@@ -187,7 +187,7 @@ def test_similar_cases_gallery_and_map(released: Released, tmp_path: Path) -> No
     call(
         "trainers.similar", *given, "--evaluate", "--k", 3, "--out", tmp_path / "quality", "--bootstrap_replicates", 50
     )
-    assert (tmp_path / "q" / "report.json").is_file()
+    assert (tmp_path / "quality" / "report.json").is_file()
     call("trainers.similar", *given, "--build_gallery", tmp_path / "gallery")
     assert any((tmp_path / "gallery").iterdir())
     words = ["--splits", "test", "--thumbnail", 0, "--bootstrap_replicates", 50]
