@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -154,3 +155,13 @@ def test_the_results_table_of_the_readme_is_that_of_the_released_reports(repo_ro
     stale = readme.replace("| Accuracy | ", "| Accuracy | 9", 1)
     assert stale != readme
     assert replaced(stale, table([ReportNode(read_report(folder)) for folder in RELEASED]), "README.md") == readme
+
+
+def test_the_readme_prints_the_answer_of_the_released_model(
+    repo_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, answer = re.findall(r"```(?:python)?\n(.*?)```", (repo_root / "README.md").read_text(), re.S)[1:3]
+    assert "pipeline(" in code
+    monkeypatch.chdir(repo_root)
+    exec(compile(code, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == answer.strip()
