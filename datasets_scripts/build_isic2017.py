@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets_scripts.command import parser, run, warn
@@ -35,7 +36,7 @@ def read(source: str) -> tuple[Archive, dict[str, Any]]:
         ArchiveError: ``source`` is in no known layout; other errors as the readers'.
     """
     from datasets_scripts.sources import ham10000, isic2017
-    from datasets_scripts.sources.archive_files import ArchiveError
+    from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
 
     if ham10000.is_layout(source):
         about: dict[str, Any] = {
@@ -50,7 +51,7 @@ def read(source: str) -> tuple[Archive, dict[str, Any]]:
     if not isic2017.is_layout(source):
         raise ArchiveError(
             f"{source} has neither ISIC-2017_*_Part3_GroundTruth.csv, nor images under train, valid and test, nor "
-            "HAM10000_metadata.csv; give the folder that holds one of them"
+            f"HAM10000_metadata.csv; give the folder that holds one of them{ArchiveFiles(Path(source)).own_classes()}"
         )
     about = {
         "name": "isic2017",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from datasets_scripts.curate import check_out, check_rows, curate
     from datasets_scripts.dataset_card import printed_leak_table
     from datasets_scripts.sources import ham10000, isic_archive
-    from datasets_scripts.sources.archive_files import ArchiveError
+    from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
 
     options.add_argument(
         "--source",
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif not ham10000.is_layout(given.source):
         raise ArchiveError(
             f"{given.source} has neither metadata.csv of isic-cli nor HAM10000_metadata.csv; give the folder that "
-            "holds one of them beside the images"
+            f"holds one of them beside the images{ArchiveFiles(Path(given.source)).own_classes()}"
         )
     else:
         whole = ham10000.read(given.source)

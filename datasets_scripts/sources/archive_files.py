@@ -15,6 +15,10 @@ from datasets_scripts.command import UserError
 from datasets_scripts.images import HEAD, is_image, kind_of, passed_over_text
 
 Reader = Callable[[], bytes]
+OWN_CLASSES = (
+    "class folders of your own need no build: train on them with accelerate launch trainers/train_mobilenet.py "
+    "--dataset DIR --output_dir OUT"
+)
 LARGEST_FILE = 512_000_000  # bytes; no image or table of an archive comes near
 _ENCRYPTED = 0x1
 # What zipfile and its decompressors raise on a damaged file.
@@ -67,6 +71,15 @@ class ArchiveFiles:
         self.image_entries = [(path, read) for path, read in found if _is_image(path, read)]
         if not self.entries:
             raise ArchiveError(f"archive folder {root} is empty; put the download there")
+
+    def own_classes(self) -> str:
+        """What to do with images in folders of several classes, as the end of a message; "" where there are none."""
+        folders = {path.parent for path, _ in self.image_entries}
+        named = sorted({folder.name for folder in folders if folder.name})
+        if len(named) < 2:
+            return ""
+        shown = ", ".join(named[:4]) + (", ..." if len(named) > 4 else "")
+        return f" ({shown}: {OWN_CLASSES})"
 
     def images(self) -> dict[str, Reader]:
         """Image files by stem; of files with one stem (Kaggle's copy has each folder twice) the first counts."""

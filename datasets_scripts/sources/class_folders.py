@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import REAL, SYNTHETIC, Archive, Row
 from datasets_scripts.sources import tables
-from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import OWN_CLASSES, ArchiveError, ArchiveFiles, Reader
 from datasets_scripts.splits import PUBLISHED_SPLITS
 from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
@@ -60,7 +60,7 @@ def place(path: PurePosixPath, read: Reader, task: str) -> Placed:
     try:
         label = canonical(task, classes[-1])
     except UnknownLabelError as error:
-        raise UnknownLabelError(f"folder of {path}: {error}; rename or remove the folder") from error
+        raise UnknownLabelError(f"folder of {path}: {error}; rename or remove the folder ({OWN_CLASSES})") from error
     provenance = next((part for part in folders if part in (REAL, SYNTHETIC)), None)
     return Placed(path, read, label, split_of(path), provenance)
 

@@ -42,7 +42,7 @@ def read(source: str) -> Archive:
     if not taken:
         raise ArchiveError(
             f"{source} has no image in a folder 'Acne and Rosacea Photos'; give the folder that holds DermNet's "
-            "train and test"
+            f"train and test{files.own_classes()}"
         )
     stems = Counter(path.stem for path, _, _ in taken)
     rows = []

@@ -65,7 +65,9 @@ def read(source: str, with_masks: bool = True) -> Archive:
             records, images, warnings = ham10000_mirror.read_files(files.parquet, source)
             warnings += files.warnings([PurePosixPath(path.relative_to(files.root)) for path in files.parquet])
         elif table is None:
-            raise ArchiveError(f"{source} has no HAM10000_metadata.csv; put the metadata table beside the images")
+            raise ArchiveError(
+                f"{source} has no HAM10000_metadata.csv; put the metadata table beside the images{files.own_classes()}"
+            )
         else:
             records, warnings = parse(table[1](), table[0])
             images = files.images()

@@ -12,8 +12,8 @@ import httpx
 import pyarrow as pa
 
 from datasets_scripts.sources.archive_files import ArchiveError, Reader
-from datasets_scripts.sources.ham10000_table import COLUMNS, Record, check_columns
-from datasets_scripts.sources.tables import unread_warnings
+from datasets_scripts.sources.ham10000_table import COLUMNS, MetadataError, Record, check_columns
+from datasets_scripts.sources.tables import is_gap, unread_warnings
 
 _UNREADABLE = (ValueError, OSError, pa.ArrowException, httpx.HTTPError, datasets.exceptions.DatasetsError)
 
@@ -30,11 +30,18 @@ def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
     """
     try:
         splits = datasets.load_dataset(repo_id)
-        table = datasets.concatenate_datasets([splits[name] for name in sorted(splits)])
     except _UNREADABLE as error:
         raise ArchiveError(
             f"{repo_id!r} is neither a folder here nor a dataset that can be read from the Hub "
             f"({type(error).__name__}: {error}); check the path, or the id and the network"
+        ) from error
+    for name in sorted(splits):
+        _check_diagnosed(splits[name], f"split {name} of {repo_id}")
+    try:
+        table = datasets.concatenate_datasets([splits[name] for name in sorted(splits)])
+    except _UNREADABLE as error:
+        raise ArchiveError(
+            f"the splits of {repo_id!r} have different columns ({error}); take another mirror"
         ) from error
     return _take(table, repo_id)
 
@@ -48,7 +55,33 @@ def read_files(files: Sequence[Path], where: str) -> tuple[list[Record], dict[st
         raise ArchiveError(
             f"the Parquet files of {where} cannot be read ({type(cause).__name__}: {cause}); download them again"
         ) from error
+    for path in files:
+        rows = datasets.load_dataset("parquet", data_files=str(path), split="train") if len(files) > 1 else table
+        _check_diagnosed(rows, f"file {path.name} of {where}")
     return _take(table, where)
+
+
+def _check_diagnosed(table: datasets.Dataset, where: str) -> None:
+    """Refuse images without a diagnosis.
+
+    Raises:
+        MetadataError: counts them, and names the split or file and the first image.
+    """
+    if not {"dx", "image_id"} <= set(table.column_names):
+        return  # _take says what is missing
+    kind = table.features["dx"]
+    classes = kind.num_classes if isinstance(kind, datasets.ClassLabel) else None
+    values = table["dx"][:]
+    without = [
+        row
+        for row, value in enumerate(values)
+        if value is None or (not 0 <= value < classes if classes is not None else is_gap(str(value).strip()))
+    ]
+    if without:
+        raise MetadataError(
+            f"{where} has {len(without)} of {len(table)} images without a diagnosis (dx is -1, null or empty), the "
+            f"first is {str(table['image_id'][without[0]])!r}; fill them in, or leave them out of the copy"
+        )
 
 
 def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
@@ -64,7 +97,9 @@ def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, 
     for number, values in enumerate(table.select_columns(list(COLUMNS))):
         for name, kind in classes.items():
             if values.get(name) is not None:
-                values[name] = kind.int2str(values[name])
+                # -1 is the usual "no value" of such a column.
+                known = 0 <= values[name] < kind.num_classes
+                values[name] = kind.int2str(values[name]) if known else None
         record = {column: _text(values[column]) for column in COLUMNS}
         records.append(record)
         readers.setdefault(record["image_id"], partial(_bytes, images, number))

@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from datasets_scripts import build_lesions12
+from datasets_scripts import build_dermx, build_ham10000, build_isic2017, build_isic_binary, build_lesions12
 from datasets_scripts.command import run
 from datasets_scripts.rows import Archive, Row
 from datasets_scripts.sources import class_folders
@@ -356,3 +356,28 @@ def test_bad_input_is_one_line(tmp_path, capsys, names, message):
     assert len(errors) == 1
     assert message.format(root=root) in errors[0]
     assert list(tmp_path.glob("out*")) == []
+
+
+BUILDERS = {
+    "ham10000": (build_ham10000.main, ("--source",)),
+    "isic_binary": (build_isic_binary.main, ("--source",)),
+    "isic2017": (build_isic2017.main, ("--source",)),
+    "lesions12": (build_lesions12.main, ("--source",)),
+    "dermx": (build_dermx.main, ("--ham10000", "--dermnet")),
+}
+
+
+@pytest.mark.parametrize("layout", ["", "train/", "test/"])
+@pytest.mark.parametrize("builder", BUILDERS)
+def test_every_builder_names_the_way_on_for_classes_of_ones_own(tmp_path, capsys, builder, layout):
+    root = put(tmp_path / "a", *(f"{layout}{name}/1.jpg" for name in ("keratosis", "mole", "suspicious")))
+    main, options = BUILDERS[builder]
+    words = [word for option in options for word in (option, str(root))]
+    with pytest.raises(SystemExit) as left:
+        run(lambda: main([*words, "--out", str(tmp_path / "out")]))
+    assert left.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "keratosis" in lines[0]
+    assert "trainers/train_mobilenet.py --dataset DIR" in lines[0]
+    assert not (tmp_path / "out").exists()

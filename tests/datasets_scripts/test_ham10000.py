@@ -188,6 +188,30 @@ def test_contradicting_rows_of_a_mirror_are_refused(make_mirror, ham_records):
         ham10000.read(str(mirror))
 
 
+@pytest.mark.parametrize("missing", [-1, None])
+def test_images_of_a_mirror_without_a_diagnosis_name_their_split_and_count(make_mirror, ham_records, missing):
+    mirror = make_mirror(ham_records)
+    path = next(mirror.rglob("test*.parquet"))
+    table = datasets.Dataset.from_parquet(str(path))
+    kind = datasets.ClassLabel(names=sorted(set(table["dx"][:])))
+    coded = [missing if row < 3 else kind.str2int(name) for row, name in enumerate(table["dx"][:])]
+    table.remove_columns("dx").add_column("dx", coded, feature=kind).to_parquet(str(path))
+    said = rf"{path.name} .* 3 of {len(coded)} images without a diagnosis .* first is '{table['image_id'][0]}'"
+    with pytest.raises(MetadataError, match=said):
+        ham10000.read(str(mirror))
+
+
+def test_a_coded_column_of_a_mirror_without_a_value_is_unknown(make_mirror, ham_records):
+    mirror = make_mirror(ham_records)
+    for path in mirror.rglob("*.parquet"):
+        table = datasets.Dataset.from_parquet(str(path))
+        kind = datasets.ClassLabel(names=["female", "male"])
+        coded = [-1 if sex == "unknown" else kind.str2int(sex) for sex in table["sex"][:]]
+        table.remove_columns("sex").add_column("sex", coded, feature=kind).to_parquet(str(path))
+    expected = {record["image_id"]: record["sex"] for record in ham_records}
+    assert {row.image_id: row.sex for row in ham10000.read(str(mirror)).rows} == expected
+
+
 def test_one_spelling_or_another_of_a_diagnosis_is_no_contradiction(ham_records):
     kept, _ = without_repeats([ham_records[0], {**ham_records[0], "dx": "actinic_keratoses"}])
     assert kept == ham_records[:1]
