@@ -7,14 +7,18 @@ other workers or processes, sees the same images cut the same way.
 from __future__ import annotations
 
 import io
+import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,12 +27,26 @@ from torchvision.transforms import v2
 
 from datasets_scripts.images import known_formats
 from hub_models.image_processing_lesion import PREPARED
+from trainers.completing import (
+    PUBLISHED,
+    SPLITS,
+    SPLITS_FILE,
+    check_labelled,
+    no_id,
+    usual_name,
+    with_all_splits,
+    with_ids,
+)
 from trainers.errors import DatasetError, UserError
 
 SAMPLING = ("uniform", "oversample", "square_root")
 AUGMENTATIONS = ("none", "flips_rotation", "crops_colour")
 REQUIRED_COLUMNS = ("image", "label")
-SPLITS = ("train", "validation", "calibration", "test")
+# What recipes and commands name where the user names no config.
+DEFAULT_CONFIGS = ("grouped", PUBLISHED)
+UNKNOWN = "unknown"
+# Id -> the one that takes its place where it is missing; in the end the row's own number.
+INSTEAD = {"group_id": "lesion_id", "lesion_id": "image_id", "image_id": ""}
 
 
 @dataclass(frozen=True)
@@ -42,6 +60,9 @@ class Splits:
         config_name: its config.
         left_out: rows of all splits whose class was left out (their ``label`` is 0 and means nothing), or None.
         left_out_classes: the names of these classes.
+        ids: ``column``: what says which images belong together (None: nothing does, each image is a group of its own);
+            ``alone``: the groups that are one image without such an id. Empty where nobody looked.
+        made: which splits were made here from which, and how; None where all were given.
     """
 
     splits: dict[str, datasets.Dataset]
@@ -50,31 +71,40 @@ class Splits:
     config_name: str
     left_out: datasets.Dataset | None = None
     left_out_classes: tuple[str, ...] = ()
+    ids: Mapping[str, Any] = field(default_factory=dict)
+    made: Mapping[str, Any] | None = None
 
-    def column(self, split: str, name: str, default: str = "unknown") -> np.ndarray:
-        """One column of one split, (N,); absent columns are filled with ``default``."""
+    def column(self, split: str, name: str, default: str = UNKNOWN) -> np.ndarray:
+        """One column of one split, (N,); missing values are ``default``, each missing id is the row's own."""
         rows = self.splits[split]
-        if name not in rows.column_names:
-            return np.array([default] * len(rows), dtype=object)
-        return np.array(rows.with_format(None)[name][:], dtype=object)
+        values = rows.with_format(None)[name][:] if name in rows.column_names else [None] * len(rows)
+        if name in INSTEAD:
+            numbers = [f"{split}-{row:06d}" for row in range(len(rows))]
+            others = self.column(split, INSTEAD[name]) if INSTEAD[name] else numbers
+            filled = [other if no_id(value) else value for value, other in zip(values, others, strict=True)]
+        else:
+            filled = [default if value is None else value for value in values]
+        return np.array(filled, dtype=object)
 
 
 def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: str = "") -> Splits:
-    """Load a config's splits from a folder or a Hub dataset.
+    """Load a config's splits from a folder or a Hub dataset; those that it lacks are made of its train split.
 
     Args:
-        dataset: folder written by a build_* command, or a Hub dataset id.
+        dataset: folder written by a build_* command, folder with a folder of images for each class, or Hub dataset id.
         config_name: e.g. ``grouped``.
         built_by: the command that builds it, for the message when it is missing.
         leave_out: classes to leave out, separated by commas; empty = none.
 
     Raises:
-        DatasetError: no such dataset or config, no train/validation split, or a missing column.
+        DatasetError: no such dataset or config, no train split or one too small to make the others of, a missing
+            column, or images without a label.
     """
     mend = (
         f"build it with `{built_by}`"
         if built_by
-        else "give --dataset the folder a build_* command wrote, or a Hub dataset id"
+        else "give --dataset the folder a build_* command wrote, a folder with a folder of images for each class, or a "
+        "Hub dataset id"
     )
     if not dataset:
         raise DatasetError(f"no dataset was given: {mend}")
@@ -82,30 +112,79 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
     if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
         raise DatasetError(f"the dataset folder {dataset!r} does not exist: {mend}")
     try:
-        known = datasets.get_dataset_config_names(dataset)
-        if config_name not in known:
-            raise DatasetError(f"dataset {dataset!r} has no config {config_name!r}: choose one of {', '.join(known)}")
+        config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
         loaded = datasets.load_dataset(dataset, config_name)
-    except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetNotFoundError, OSError) as error:
-        raise DatasetError(f"dataset {dataset!r} cannot be loaded ({type(error).__name__}: {error}): {mend}") from error
-    for split in ("train", "validation"):
-        if split not in loaded:
-            raise DatasetError(
-                f"config {config_name!r} of {dataset!r} has no {split} split: it has {', '.join(loaded)}"
-            )
-    features = loaded["train"].features
+    except (ConnectionError, datasets.exceptions.DatasetsError, OSError) as error:
+        cause = error.__cause__ or error
+        raise DatasetError(f"dataset {dataset!r} cannot be loaded ({type(cause).__name__}: {cause}): {mend}") from error
+    tables = {usual_name(name, loaded): rows for name, rows in loaded.items()}
+    if "train" not in tables:
+        raise DatasetError(f"config {config_name!r} of {dataset!r} has no train split: it has {', '.join(loaded)}")
+    features = tables["train"].features
     for column in REQUIRED_COLUMNS:
         if column not in features:
-            raise DatasetError(f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}")
+            raise DatasetError(
+                f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}; images in a folder of "
+                "their own for each class are read with both"
+            )
     if not isinstance(features["label"], datasets.ClassLabel):
         raise DatasetError(
             f"column 'label' of {dataset!r} is {features['label']}: make it a ClassLabel of the class names"
         )
-    undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in loaded.items()}
-    ordered = {name: undecoded[name] for name in (*SPLITS, *sorted(set(undecoded) - set(SPLITS))) if name in undecoded}
+    check_labelled(tables, dataset)
+    undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in tables.items()}
+    named, ids = with_ids(undecoded, Path(dataset).resolve() if local else None)
+    whole, made = with_all_splits(named, ids, config_name, dataset)
+    ordered = {name: whole[name] for name in (*SPLITS, *sorted(set(whole) - set(SPLITS))) if name in whole}
     name = Path(dataset).resolve().name if local else dataset
-    splits = Splits(ordered, list(features["label"].names), name, config_name)
+    splits = Splits(ordered, list(features["label"].names), name, config_name, ids=ids, made=made)
+    if made:
+        note(made_in_words(splits))
     return without_classes(splits, [word.strip() for word in leave_out.split(",")]) if leave_out else splits
+
+
+def choose_config(dataset: str, config_name: str, known: Sequence[str]) -> str:
+    """The config to load: the named one; the only one there is, where nobody named another than the usual.
+
+    Raises:
+        DatasetError: there is no such config; those that there are are named.
+    """
+    if config_name in known:
+        return config_name
+    if len(known) == 1 and config_name in DEFAULT_CONFIGS:
+        note(f"dataset {dataset!r} has no config {config_name!r}: taken is the only one it has, {known[0]!r}")
+        return known[0]
+    raise DatasetError(
+        f"dataset {dataset!r} has no config {config_name!r}: choose one of {', '.join(known)} with --config_name"
+    )
+
+
+def made_in_words(splits: Splits) -> str:
+    """One line: which splits were made, of what, how large, and where they are written down."""
+    made = splits.made or {}
+    sizes = ", ".join(f"{split} {len(splits.splits[split])}" for split in (made["of"], *made["splits"]))
+    by = f"grouped by {made['grouped_by']}" if made["grouped_by"] else "by image, as there are no lesion or patient ids"
+    return (
+        f"the dataset has no {' and no '.join(made['splits'])} split: made of its {made['of']} split, {by}, seed "
+        f"{made['seed']} ({sizes} images); {made['file']} of the finished folder names the split of each image"
+    )
+
+
+def write_splits(splits: Splits, folder: Path) -> None:
+    """``splits.parquet``: image, group and split of each row, where splits were made here."""
+    if splits.made:
+        columns: dict[str, list[str]] = {"image_id": [], "group_id": [], "split": []}
+        for split, rows in splits.splits.items():
+            columns["image_id"] += [str(value) for value in splits.column(split, "image_id")]
+            columns["group_id"] += [str(value) for value in splits.column(split, "group_id")]
+            columns["split"] += [split] * len(rows)
+        pq.write_table(pa.table(columns), folder / SPLITS_FILE, compression="zstd")
+
+
+def note(text: str) -> None:
+    """One line on stderr, by the first process alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
@@ -136,7 +215,7 @@ def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
         inside[split] = part(rows, labels, known)
         outside.append(part(rows, labels, ~known))
     left = datasets.concatenate_datasets(outside)
-    return Splits(inside, kept, splits.name, splits.config_name, left, tuple(names))
+    return replace(splits, splits=inside, labels=kept, left_out=left, left_out_classes=tuple(names))
 
 
 def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:

@@ -240,6 +240,9 @@ def read_predictions(path: Path) -> Predictions:
         if name in table.column_names:
             columns[name] = np.array([v if v is not None else "unknown" for v in table[name].to_pylist()], dtype=object)
     ids = {name: np.array(table[name].to_pylist(), dtype=object) for name in ("image_id", "group_id")}
+    # A row without a group is its own: two unknowns are not the same lesion.
+    groups = [own if group is None else group for group, own in zip(ids["group_id"], ids["image_id"], strict=True)]
+    ids["group_id"] = np.array(groups, dtype=object)
     lesion = table["lesion_id"].to_pylist() if "lesion_id" in table.column_names else ids["group_id"].tolist()
     return Predictions(
         image_id=ids["image_id"],

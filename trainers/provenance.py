@@ -33,6 +33,7 @@ PACKAGES = (
     "pillow",
 )
 HELD_OUT = ("validation", "calibration", "test")
+NO_IDS = "Leaks could not be checked: the dataset has no lesion or patient ids, so each image counts as its own lesion."
 
 
 def provenance(splits: Splits, resolved: dict[str, Any], seed: int, precision: str) -> dict[str, Any]:
@@ -73,9 +74,12 @@ def describe_dataset(splits: Splits) -> dict[str, Any]:
             "groups": len(set(groups)),
             "per_class": {name: per_class.get(name, 0) for name in splits.labels},
         }
+    made = {} if splits.made is None else {"made_splits": dict(splits.made)}
     return {
         "name": splits.name,
         "config_name": splits.config_name,
+        **({"group_ids": group_ids(splits)} if splits.ids else {}),
+        **made,
         "fingerprint": fingerprint(splits),
         "license": sorted(texts["license"]),
         "sources": sorted(texts["source"]),
@@ -95,6 +99,13 @@ def fingerprint(splits: Splits) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+def group_ids(splits: Splits) -> dict[str, Any]:
+    """What says which images show one lesion or patient, and how many images of each split lack it."""
+    alone = splits.ids["alone"]
+    missing = {split: sum(group in alone for group in splits.column(split, "group_id")) for split in splits.splits}
+    return {"column": splits.ids["column"], "missing": missing}
+
+
 def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:
     """How many images have which size, ``{"200x150": 10015}``, the commonest first; rarer ones summed as ``other``."""
     sizes: Counter[str] = Counter()
@@ -109,7 +120,12 @@ def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:
 
 
 def audit_leaks(splits: Splits) -> dict[str, Any]:
-    """For each held-out split, how many of its images share a lesion or duplicate group with train."""
+    """For each held-out split, how many of its images share a lesion or duplicate group with train.
+
+    Without any id of a lesion or patient ``unknown`` says so: counts would be zeros that show nothing.
+    """
+    if splits.ids and splits.ids["column"] is None:
+        return {"unknown": NO_IDS}
     train = splits.column("train", "group_id").tolist()
     audit = {}
     for split in HELD_OUT:

@@ -222,7 +222,7 @@ def notes(ready: Prepared, shared: bool, per_class: int | None) -> list[str]:
         "share among the lesions of the index.",
         "Not a medical device: similar is no diagnosis.",
     ]
-    if "group_id" not in ready.cases.rows.column_names:
+    if ready.cases.splits.ids.get("column") != "group_id":
         lines.append("The dataset has no group_id: duplicates under two lesion ids may flatter these numbers.")
     if per_class is not None:
         lines.append(
