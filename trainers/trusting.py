@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +34,21 @@ def fitted_split(predictions: dict[str, Predictions]) -> str:
         if split in predictions:
             return split
     raise UserError(f"there is no {' and no '.join(FITTED_ON)} split to fit trust on: it has {', '.join(predictions)}")
+
+
+def nothing_promised(promise: Mapping[str, Any]) -> str:
+    """One line on what ``promised`` found: how many lesions there are, how many it takes, and what to do; or ""."""
+    if promise["possible"]:
+        return ""
+    if promise["needed"] is None:
+        way = "more lesions alone would not help, since too many answers are wrong: train a better model, promise less"
+    else:
+        way = f"about {promise['needed']} are needed: give more"
+    then = "the model declines every image" if promise["declines"] else "only a temperature was fitted"
+    return (
+        f"nothing can be promised from {promise['n']} {promise['split']} {promise['unit']} ({promise['reason']}), so "
+        f"{then}; {way}, or use it with trust=False, for probabilities without any promise"
+    )
 
 
 def learn_trust(
@@ -93,6 +108,15 @@ def learn_trust(
 
 def _altered(image: Image.Image, number: int, *, kind: str, seed: int) -> Image.Image:
     return shifted(image, kind, seed=seed, index=number)
+
+
+def mark_selection(config: dict[str, Any], chosen_on: str) -> None:
+    """Write beside each fit whether its split chose the epoch of this very model, where that is known."""
+    if "also_used_for_model_selection" in config:
+        config["also_used_for_model_selection"] = config["split"] == chosen_on
+    for section in config.values():
+        if isinstance(section, dict):
+            mark_selection(section, chosen_on)
 
 
 def give_trust(

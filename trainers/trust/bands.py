@@ -30,6 +30,7 @@ from scipy.stats import beta, binom
 
 LEAST = 60
 GRID_SIZE = 100
+MOST = 1_000_000
 # Thresholds are stored to 6 decimals, rounded up, so that float32 noise of saturated answers decides nothing.
 DECIMALS = 6
 
@@ -188,6 +189,35 @@ def fit_band(
     return BandFit(
         threshold if passed else None, risk, confidence, p_value=float(p_values[at]), reason=reason, **counts
     )
+
+
+def least_n(risk: float, confidence: float, errors: float = 0.0) -> int | None:
+    """The fewest accepted lesions whose p-value is at most 1 - confidence when a share ``errors`` of them is wrong.
+
+    At a risk of 10 % and a confidence of 90 % it is 22 without an error, at 5 % it is 45.
+
+    Args:
+        risk: bound on the share of wrong answers, in (0, 1).
+        confidence: in (0, 1).
+        errors: the share of wrong answers to expect, in [0, 1].
+
+    Returns:
+        The number; None where not even a million is enough, since the answers are wrong about as often.
+
+    Raises:
+        BandsError: a setting out of range.
+    """
+    _check_settings(risk, confidence, 1, 1)
+    if errors >= risk:
+        return None
+    below, above = 0, 64
+    while below < MOST:
+        numbers = np.arange(below + 1, above + 1)
+        passed = binom.cdf(np.ceil(errors * numbers), numbers, risk) <= 1 - confidence
+        if passed.any():
+            return int(numbers[np.argmax(passed)])
+        below, above = above, 4 * above
+    return None
 
 
 def exact_upper(errors: float, n: float, confidence: float = 0.95) -> float:

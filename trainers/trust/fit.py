@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from trainers.predictions import Predictions
-from trainers.trust.bands import fit_bands
+from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
+from trainers.trust.conformal import least_n as least_of_sets
 from trainers.trust.halves import halve, one_per_group
 from trainers.trust.ood.fitted import OODFit, OODFitError
 from trainers.trust.ood.gate import GateFit, fit_gate
@@ -129,6 +130,48 @@ def temperature_alone(rows: Predictions, why: str) -> FittedTrust:
         "alone_because": why,
     }
     return FittedTrust({"temperature": {**_temperature(fit), **said}}, {})
+
+
+def promised(rows: Predictions, trust: Mapping[str, Any], options: TrustOptions) -> dict[str, Any]:
+    """Whether anything is promised, and if not, why, and how many calibration lesions it would take.
+
+    Args:
+        rows: of the split that trust was fitted on.
+        trust: what was fitted, or a temperature alone.
+        options: of the fit.
+
+    Returns:
+        ``possible``; ``declines``: the model declines every image; ``split``, ``n``: the lesions it has (``unit``:
+        images where each is a lesion of its own); ``needed``: about how many would be enough, None where more
+        would not help because too many answers are wrong; ``reason``: None where something is promised.
+    """
+    n = _groups(rows)
+    unit = "images" if n == len(rows) else "lesions"
+    least = needed_lesions(options, len(rows.labels))
+    counts = {"split": rows.split, "n": n, "unit": unit, "needed": least}
+    found: dict[str, Any] = {"possible": True, "declines": False, **counts, "reason": None}
+    if "bands" not in trust:
+        return {**found, "possible": False, "reason": str(trust["temperature"].get("alone_because", "nothing fitted"))}
+    bands = trust["bands"]
+    if any(band["threshold"] is not None for band in bands.values()):
+        return found
+    moderate = bands["moderate"]
+    if n >= least and moderate["n"]:
+        # Enough lesions, and still no promise: it takes as many more as the share of wrong answers asks for.
+        wanted = least_n(options.moderate_risk, options.confidence, moderate["errors"] / moderate["n"])
+        found["needed"] = None if wanted is None else max(math.ceil(n * wanted / moderate["n"]), n + 1)
+    return {**found, "possible": False, "declines": True, "reason": str(moderate["reason"])}
+
+
+def needed_lesions(options: TrustOptions, classes: int) -> int:
+    """About how many calibration lesions it takes to promise anything, where the surest answers are all right.
+
+    Each half needs, among the lesions that the gate accepts, those of the first threshold, those of the binomial bound
+    without an error, and those of a finite quantile; of each class the first half may get one lesion less.
+    """
+    without_error = least_n(options.moderate_risk, options.confidence) or 0
+    half = max(LEAST, without_error, least_of_sets(options.alpha))
+    return 2 * math.ceil(half / options.acceptance) + classes
 
 
 def first_half(rows: Predictions, options: TrustOptions) -> np.ndarray:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from trainers.trust import bands
-from trainers.trust.bands import BandsError, exact_upper, fit_band, fit_bands, missed_in_low
+from trainers.trust.bands import BandsError, exact_upper, fit_band, fit_bands, least_n, missed_in_low
 
 DRAWS = 2000
 EVEN = np.arange(1, 101) / 100
@@ -242,3 +242,25 @@ def test_other_bad_input_is_named():
         missed_in_low([], [], [])
     with pytest.raises(BandsError, match="shapes"):
         missed_in_low([True], [True, False], [True])
+
+
+# ------------------------------------------------------------------------- how many lesions it takes
+
+
+@pytest.mark.parametrize(("risk", "confidence"), [(0.1, 0.9), (0.05, 0.9), (0.2, 0.95)])
+@pytest.mark.parametrize("errors", [0.0, 0.01, 0.04])
+def test_the_least_number_of_lesions_is_the_first_that_passes(risk: float, confidence: float, errors: float) -> None:
+    least = least_n(risk, confidence, errors)
+    assert least is not None
+    passed = [binom.cdf(np.ceil(errors * n), n, risk) <= 1 - confidence for n in range(1, least + 1)]
+    assert passed == [False] * (least - 1) + [True]
+
+
+def test_without_an_error_the_least_number_is_the_papers() -> None:
+    assert (least_n(0.1, 0.9), least_n(0.05, 0.9)) == (22, 45)
+
+
+def test_no_number_is_enough_where_the_answers_are_wrong_as_often_as_the_risk() -> None:
+    assert least_n(0.1, 0.9, 0.1) is None
+    assert least_n(0.1, 0.9, 0.3) is None
+    assert least_n(0.1, 0.9, 0.09999999) is None

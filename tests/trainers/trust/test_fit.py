@@ -17,7 +17,17 @@ from trainers.predictions import Predictions, PredictionsError
 from trainers.trust import fit
 from trainers.trust.bands import fit_bands
 from trainers.trust.conformal import ConformalFitWarning
-from trainers.trust.fit import FittedTrust, TrustFitError, TrustWarning, first_half, fit_trust, shown_acceptance
+from trainers.trust.fit import (
+    FittedTrust,
+    TrustFitError,
+    TrustWarning,
+    first_half,
+    fit_trust,
+    needed_lesions,
+    promised,
+    shown_acceptance,
+    temperature_alone,
+)
 from trainers.trust.halves import HalvesError, halve
 from trainers.trust.options import TrustOptions
 from trainers.trust.temperature import TemperatureWarning
@@ -375,3 +385,46 @@ def test_no_images_and_no_features_are_named(rows):
 def test_lesions_of_one_image_each_class_cannot_be_halved():
     with pytest.raises(HalvesError, match="none of the 4 classes has two groups"):
         fitted(made([1, 1, 1, 1]))
+
+
+# --------------------------------------------------------------------------- what it takes to promise
+
+
+def sure(n: int) -> Predictions:
+    """So many lesions of two classes, all answered right."""
+    rows = made([n // 2, n - n // 2], seed=4)
+    return replace(rows, logits=20.0 * np.eye(2)[rows.label][:, None])
+
+
+def promise_of(rows: Predictions, options: TrustOptions = OPTIONS) -> dict:
+    return promised(rows, fitted(rows, options).config, options)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_number_of_lesions_that_is_named_is_enough_and_half_of_it_is_not():
+    needed = needed_lesions(OPTIONS, classes=2)
+    few = promise_of(sure(needed // 2))
+    assert (few["possible"], few["declines"], few["n"], few["needed"]) == (False, True, needed // 2, needed)
+    assert "fewer than the 60" in few["reason"]
+    assert promise_of(sure(needed)) == {**few, "possible": True, "declines": False, "n": needed, "reason": None}
+
+
+def test_a_stricter_promise_takes_more_lesions():
+    strict = replace(OPTIONS, low_risk=0.01, moderate_risk=0.01, confidence=0.95)
+    assert needed_lesions(strict, 2) >= 2 * 299 / strict.acceptance
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_too_many_answers_are_wrong_more_lesions_are_not_advised():
+    rows = sure(400)
+    wrong = np.arange(400) % 2 == 0
+    found = promise_of(replace(rows, logits=np.where(wrong[:, None, None], -rows.logits, rows.logits)))
+    assert (found["possible"], found["needed"]) == (False, None)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_temperature_alone_promises_nothing():
+    rows = sure(8)
+    found = promised(rows, temperature_alone(rows, "too few").config, OPTIONS)
+    assert (found["possible"], found["declines"], found["n"], found["reason"]) == (False, False, 8, "too few")
+    assert found["unit"] == "images"
