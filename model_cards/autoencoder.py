@@ -7,8 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from model_cards.front_matter import HUB_LICENSES, slug, trained_on
+from model_cards.front_matter import license_values, slug, trained_on
 from model_cards.report_view import ReportNode, given, num, number, optional
+from model_cards.situation import chosen_on, groups_known
 from model_cards.sources import all_drawn, any_drawn, known_limits
 
 TASK = "reconstruction"
@@ -36,6 +37,8 @@ def autoencoder_values(report: ReportNode, files: Sequence[str]) -> dict[str, An
         "split": split,
         "tested": "test" in splits,
         "elsewhere": False,
+        "chosen_on": chosen_on(report),
+        **groups_known(report),
         "imported": False,
         "shared_sources": [],
         "labels": [{"name": name} for name in per_class],
@@ -46,14 +49,11 @@ def autoencoder_values(report: ReportNode, files: Sequence[str]) -> dict[str, An
 
 def front_matter(report: ReportNode, files: Sequence[str]) -> str:
     """The YAML block of the card, without its fences."""
-    model, license_id = report["model"], str(report["model"]["license"])
-    known = license_id in HUB_LICENSES
+    model = report["model"]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-feature-extraction",
-        license=license_id if known else "other",
-        license_name=None if known else slug(license_id),
-        license_link="LICENSE" if not known and "LICENSE" in files else None,
+        **license_values(model, files),
         datasets=trained_on(report),
         metrics=["psnr", "ssim"] if "test" in report["evaluation"] else None,
         tags=[*TAGS, *(str(tag) for tag in optional(model, "tags"))],

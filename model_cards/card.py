@@ -20,7 +20,7 @@ from model_cards.autoencoder import TEMPLATE as AUTOENCODER
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
-from model_cards.situation import is_fitted, only_imported, situation, sources_of
+from model_cards.situation import counted_as_one, is_fitted, only_imported, situation, sources_of
 from model_cards.sources import known_limits
 
 REPORT = "report.json"
@@ -29,7 +29,7 @@ REPORT_VERSION = 1
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 5
+CARD_LAYOUT = 6
 LOOKS = "looks at one picture of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
@@ -43,7 +43,6 @@ STEPS = {
     "do_lesion_crop": "lesion crop",
     "do_colour_constancy": "colour constancy",
 }
-OFF_BECAUSE = ": none of them made Derm-X better (three seeds each; the table is in the suite's README)"
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -154,7 +153,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML
     )
-    jinja.filters.update(FILTERS)
+    jinja.filters.update(FILTERS, counted_as_one=counted_as_one)
     jinja.tests.update(TESTS)
     return jinja
 
@@ -175,7 +174,7 @@ def label_rows(report: ReportNode) -> list[dict[str, str]]:
         {
             "name": str(label["name"]),
             "long_name": str(label["long_name"]),
-            "group": str(label["group"]) if given(label["group"]) else "no group",
+            "group": str(label["group"]) if given(label["group"]) else "not stated",
         }
         for label in report["model"]["labels"]
     ]
@@ -184,15 +183,12 @@ def label_rows(report: ReportNode) -> list[dict[str, str]]:
 def steps_before(report: ReportNode) -> str:
     """Which steps the image processor takes before the resize, ``hair removal off, ...``; empty where it is not known.
 
-    Where all are off it says why that is their default: what `trainers.compare` found of Derm-X stands in the README.
-
     Trust holds for one preprocessing alone, so a report with fitted trust knows it; a switch that it lacks is off.
     """
     settings = raw(optional(report["trust"]["fitted_for"], "preprocessing")) if is_fitted(report) else {}
     if "do_resize" not in settings:
         return ""
-    said = ", ".join(f"{name} {'on' if settings.get(switch) else 'off'}" for switch, name in STEPS.items())
-    return said if any(settings.get(switch) for switch in STEPS) else f"{said}{OFF_BECAUSE}"
+    return ", ".join(f"{name} {'on' if settings.get(switch) else 'off'}" for switch, name in STEPS.items())
 
 
 def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, str]]:

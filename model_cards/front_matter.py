@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
@@ -69,14 +70,11 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
     """
     model = report["model"]
     tested = not only_imported(report) and "test" in report["evaluation"]
-    license_id = str(model["license"])
     tags = [*TAGS, *(TRUST_TAGS if is_fitted(report) else []), *(str(tag) for tag in optional(model, "tags"))]
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        license=license_id if license_id in HUB_LICENSES else "other",
-        license_name=None if license_id in HUB_LICENSES else slug(license_id),
-        license_link="LICENSE" if license_id not in HUB_LICENSES and "LICENSE" in files else None,
+        **license_values(model, files),
         base_model=raw(model["base_model"]),
         datasets=trained_on(report),
         metrics=METRICS if tested else None,
@@ -85,6 +83,17 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
         eval_results=eval_results(report) if tested else None,
     )
     return data.to_yaml()
+
+
+def license_values(model: ReportNode, files: Sequence[str]) -> dict[str, Any]:
+    """``license``; where the Hub does not know its id ``license_name`` and ``license_link``; none if not stated."""
+    if not given(model["license"]):
+        return {}
+    license_id = str(model["license"])
+    if license_id in HUB_LICENSES:
+        return {"license": license_id}
+    link = "LICENSE" if "LICENSE" in files else None
+    return {"license": "other", "license_name": slug(license_id), "license_link": link}
 
 
 def trained_on(report: ReportNode) -> list[str] | None:

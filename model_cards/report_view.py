@@ -213,6 +213,11 @@ def codes(names: Iterable[object]) -> str:
     return ", ".join(f"`{cell(name)}`" for name in names)
 
 
+def stated(node: ReportNode) -> list[str]:
+    """The texts of a list; ``not stated`` in the place of the builders' ``unknown``."""
+    return ["not stated" if str(text) == "unknown" else str(text) for text in node]
+
+
 FILTERS = {
     "cell": cell,
     "codes": codes,
@@ -232,5 +237,6 @@ FILTERS = {
     "signed": signed,
     "signed_percent": signed_percent,
     "size": size,
+    "stated": stated,
 }
 TESTS = {"given": given}

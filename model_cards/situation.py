@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from model_cards.report_view import MissingNumberError, ReportNode, given, raw
-from model_cards.sources import all_drawn, any_drawn, known_limits
+from model_cards.sources import BUILT, all_drawn, any_drawn, known_limits
 
 # What the fit of prediction sets calls the threshold that is nobody's own.
 ALL_CLASSES = "all classes"
@@ -36,7 +36,9 @@ def situation(report: ReportNode) -> dict[str, Any]:
         - ``members``: of an ensemble, 0 for a single model;
         - ``fitted``: trust was fitted; ``judged``: it was judged on ``split``;
         - ``chosen_on``: the split that chose the epoch, ``""`` where none of these splits did;
+        - ``promise``: whether anything is promised (``possible``), and what it would take;
         - ``without_promise``: see :func:`without_promise`;
+        - what :func:`groups_known` gives;
         - ``shared_sources``: see :func:`shared_sources`;
         - ``drawn``: whether ``any`` and whether ``all`` pictures are phantoms; ``source_limits``: known of the sources.
 
@@ -57,12 +59,58 @@ def situation(report: ReportNode) -> dict[str, Any]:
         "members": count_members(report),
         "fitted": is_fitted(report),
         "judged": "trust_evaluation" in report,
-        "chosen_on": "" if elsewhere else "validation",
+        "chosen_on": chosen_on(report),
+        "promise": raw(report["promise"]) if "promise" in report else {"possible": True},
+        **groups_known(report),
         "without_promise": without_promise(report) if is_fitted(report) else {},
         "shared_sources": shared_sources(report),
         "drawn": {"any": any_drawn(sources), "all": all_drawn(sources)},
         "source_limits": known_limits(sources),
     }
+
+
+def chosen_on(report: ReportNode) -> str:
+    """The split of the report's dataset that chose the epoch of a model, or of any member of it; "" where none did."""
+    if "training" not in report or "imported" in report or "trained_on" in report:
+        return ""
+    training = report["training"]
+    runs = list(training["members"]) if "members" in training else [training]
+    return "validation" if any("validation" in str(run["kept_because"]) for run in runs) else ""
+
+
+def groups_known(report: ReportNode) -> dict[str, Any]:
+    """What says which images show one lesion.
+
+    Returns:
+        - ``no_ids``: nothing does, so that each image counts as a lesion of its own (older reports do not say: False);
+        - ``without_id``: split -> images that lack such an id where others have one, only where there are some;
+        - ``id_column``: the column, ``""`` where nothing or nobody says.
+    """
+    dataset = report["provenance"]["dataset"] if "provenance" in report else report
+    unsaid: dict[str, Any] = {"column": "group_id", "missing": {}}
+    found: dict[str, Any] = raw(dataset["group_ids"]) if "group_ids" in dataset else unsaid
+    missing = {split: n for split, n in found["missing"].items() if n}
+    no_ids = found["column"] is None
+    return {"no_ids": no_ids, "without_id": {} if no_ids else missing, "id_column": found["column"] or ""}
+
+
+def counted_as_one(dataset: ReportNode) -> str:
+    """One sentence on which images count as one lesion, as far as a dataset's section says it."""
+    found = groups_known(dataset)
+    if found["no_ids"]:
+        return (
+            'There are no lesion or patient ids: each image counts as a lesion of its own, and "lesion" on this card '
+            "means one image. Duplicates were not searched for."
+        )
+    built = found["id_column"] == "group_id" and all(str(name).lower() in BUILT for name in dataset["sources"])
+    if "group_ids" not in dataset or built:
+        return "Images of one lesion, and near-duplicates of one image, count as one lesion here."
+    lacking = ", ".join(f"{n} of {split}" for split, n in found["without_id"].items())
+    alone = f" An image without one counts as a lesion of its own: {lacking}." if lacking else ""
+    return (
+        f"Images with the same `{found['id_column']}` count as one lesion here.{alone} Duplicates under two ids were "
+        "not searched for."
+    )
 
 
 def count_members(report: ReportNode) -> int:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from trainers.training_arguments import LesionTrainingArguments
 
 RECIPES = Path(__file__).parent / "recipes"
+# What a recipe says of its own model, on its own dataset.
+IDENTITY = ("name", "title", "license", "citation", "follows")
 SAMPLING = ("uniform", "oversample", "square_root")
 AUGMENTATIONS = ("none", "flips_rotation", "crops_colour")
 LOSSES = ("cross_entropy", "focal")
@@ -40,11 +42,18 @@ class LesionArguments:
     """The suite's own options; everything else is a field of ``transformers.TrainingArguments``."""
 
     dataset: str = field(
-        default="", metadata={"help": "Dataset folder written by a build_* command, or a Hub dataset id."}
+        default="",
+        metadata={
+            "help": "Dataset folder written by a build_* command, a folder with a folder of images for each class, or "
+            "a Hub dataset id. Splits that it lacks are made of its train split."
+        },
     )
     config_name: str = field(
         default="grouped",
-        metadata={"help": "The dataset's config: grouped (no lesion in two splits), published, fold0..fold4."},
+        metadata={
+            "help": "The dataset's config: grouped (no lesion in two splits), published, fold0..fold4; where it has "
+            "one config alone, that one."
+        },
     )
     leave_out: str = field(
         default="",
@@ -59,7 +68,11 @@ class LesionArguments:
     name: str = field(default="", metadata={"help": "Short name of the model, used in the card."})
     title: str = field(default="", metadata={"help": "Title of the card."})
     license: str = field(
-        default="", metadata={"help": "Licence of the weights (a Hub licence id), usually the dataset's."}
+        default="",
+        metadata={"help": "Licence of the weights (a Hub licence id), usually the dataset's; empty = not stated."},
+    )
+    citation: str = field(
+        default="", metadata={"help": "How to cite the model and its images: BibTeX, or a file that holds it."}
     )
     follows: str = field(
         default="", metadata={"help": "The published system a recipe follows (cited in the card), e.g. derm-x."}
@@ -133,6 +146,9 @@ class LesionArguments:
     keep_features: bool = field(
         default=True, metadata={"help": "Keep pooled features in the predictions files (a release leaves them out)."}
     )
+    # Which of IDENTITY the recipe says and the command line does not, and the command that builds the recipe's dataset.
+    of_recipe: tuple[str, ...] = field(default=(), init=False)
+    recipe_builder: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
         """Refuse values that no run could mean.
@@ -290,11 +306,14 @@ def parse(
         raise UserError(f"fp16 {training.fp16}, bf16 {training.bf16}: precision is {precision}; give --precision alone")
     check(training)
     lesion.precision = precision
+    explicit = _explicit(parser, argv)
+    lesion.of_recipe = tuple(key for key in IDENTITY if key in values and key not in explicit)
+    lesion.recipe_builder = str(values.get("dataset_command", ""))
     if lesion.dataset != values.get("dataset"):
         lesion.dataset_command = ""  # it builds the recipe's dataset, not the one that was asked for
     resolved = {
         name: getattr(lesion if hasattr(lesion, name) else training, name)
-        for name in sorted({*values, *_explicit(parser, argv)} - {"recipe"})
+        for name in sorted({*values, *explicit} - {"recipe"})
     }
     resolved["precision"] = precision
     return lesion, training, {"recipe_name": Path(chosen).stem, **{k: plain(v) for k, v in resolved.items()}}

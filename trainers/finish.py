@@ -16,8 +16,10 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hub_models import PIPELINE_TASK, LesionClassificationPipeline
+from model_cards.report_view import ReportNode
+from model_cards.situation import chosen_on
 from trainers.arguments import LesionArguments
-from trainers.data import Splits
+from trainers.data import Splits, write_splits
 from trainers.errors import UserError
 from trainers.judging import JUDGED, describe, judge
 from trainers.mc_dropout import head_samples, samples_file, write_samples
@@ -25,9 +27,9 @@ from trainers.predicting import predict_split
 from trainers.predictions import Predictions, write_predictions
 from trainers.provenance import origin
 from trainers.references import citations, notes
-from trainers.trust.fit import FittedTrust, temperature_alone
+from trainers.trust.fit import FittedTrust, promised, temperature_alone
 from trainers.trust.options import TrustOptions
-from trainers.trusting import fitted_split, give_trust, learn_trust, predict_left_out
+from trainers.trusting import fitted_split, give_trust, learn_trust, mark_selection, nothing_promised, predict_left_out
 from trainers.whole_folder import put_in_place
 
 SCHEMA_VERSION = 1
@@ -65,17 +67,22 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
         split: predict_split(model, processor, run.splits, split) for split in JUDGED if split in run.splits.splits
     }
     samples = sample_dropout(model, predictions, run, staging)
-    fitted = trust_or_temperature(run, model, processor, predictions)
+    options = TrustOptions(seed=run.about["provenance"]["seed"])
+    fitted = trust_or_temperature(run, model, processor, predictions, options)
+    mark_selection(fitted.config, chosen_on(ReportNode(run.about)))
+    promise = promised(predictions[fitted_split(predictions)], fitted.config, options)
     predictions = give_trust(model, fitted, predictions)
     foreign = give_trust(model, fitted, predict_left_out(model, processor, run.splits))
     write_all(predictions, staging, run.options.keep_features)
     write_strangers(foreign, staging)
+    write_splits(run.splits, staging)
     save(model, processor, staging, run.options.weights_dtype)
     report = {
         "schema_version": SCHEMA_VERSION,
-        "model": describe_model(model, run),
+        "model": describe_model(model, run, out),
         **run.about,
         "trust": fitted.config,
+        "promise": promise,
         "test_reads": [read_of("test", "evaluation of the finished model")] if "test" in predictions else [],
         **judge(
             predictions,
@@ -92,13 +99,20 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     return report
 
 
-def trust_or_temperature(run: Finished, model: Any, processor: Any, predictions: dict[str, Predictions]) -> FittedTrust:
+def print_finished(out: Path, report: dict[str, Any], done: str = "finished") -> None:
+    """The last words of a command that writes a model's folder; on stderr where the model promises nothing."""
+    print(f"{done}: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+    if warning := nothing_promised(report["promise"]):
+        print(f"warning: {warning}", file=sys.stderr, flush=True)
+
+
+def trust_or_temperature(
+    run: Finished, model: Any, processor: Any, predictions: dict[str, Predictions], options: TrustOptions
+) -> FittedTrust:
     """All of trust; a temperature alone where the split is too small for more: no training is lost to that."""
-    options = TrustOptions(seed=run.about["provenance"]["seed"])
     try:
         return learn_trust(model, processor, run.splits, predictions, options)
     except UserError as error:
-        print(f"warning: no trust could be fitted, only a temperature: {error}", file=sys.stderr, flush=True)
         return temperature_alone(predictions[fitted_split(predictions)], str(error))
 
 
@@ -172,13 +186,26 @@ def base_model(weights: str, backbones: list[str]) -> str | list[str] | None:
     return ids[0] if len(ids) == 1 else ids or None
 
 
-def describe_model(model: Any, run: Finished) -> dict[str, Any]:
-    """The ``model`` section."""
+def names(options: LesionArguments, architecture: str, splits: Splits, out: Path) -> dict[str, str]:
+    """``name`` and ``title`` as they were given; else the output folder's name, and what was trained on what."""
+    return {
+        "name": options.name or out.resolve().name,
+        "title": options.title or options.name or f"{architecture} trained on {splits.name}",
+    }
+
+
+def cited(options: LesionArguments, sources: list[str], methods: list[str]) -> dict[str, Any]:
+    """``citation``; and whether any of it is of this model or its images, not only of the methods it is built from."""
+    own = [*([options.citation] if options.citation else []), *citations(sources, [], options.follows)]
+    return {"citation": list(dict.fromkeys([*own, *methods])), "citation_stated": bool(own)}
+
+
+def describe_model(model: Any, run: Finished, out: Path) -> dict[str, Any]:
+    """The ``model`` section of what becomes the folder ``out``."""
     config, options = model.config, run.options
     dataset = run.about["provenance"]["dataset"]
     return {
-        "name": options.name or config.model_type,
-        "title": options.title or options.name or config.model_type,
+        **names(options, in_words(config.backbones), run.splits, out),
         "class": type(model).__name__,
         "model_type": config.model_type,
         "backbone": in_words(config.backbones),
@@ -192,8 +219,8 @@ def describe_model(model: Any, run: Finished) -> dict[str, Any]:
             {"name": name, "long_name": config.label_names[name], "group": config.label_groups.get(name)}
             for name in run.splits.labels
         ],
-        "license": options.license or "other",
+        "license": options.license or None,
         "weights_dtype": options.weights_dtype,
-        "citation": citations(dataset["sources"], config.backbones, options.follows),
+        **cited(options, dataset["sources"], citations([], config.backbones, "")),
         "notes": notes(dataset["sources"], dataset["image_sizes"]),
     }

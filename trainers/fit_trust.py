@@ -6,7 +6,6 @@ split. The model's weights stay as they are; the result is a new, complete Hub f
 
 from __future__ import annotations
 
-import os
 import tempfile
 from argparse import Namespace
 from dataclasses import fields
@@ -19,11 +18,13 @@ import hub_models
 from datasets_scripts.command import OneLineParser
 from model_cards.card import read_report
 from model_cards.command import UserError as CardError
+from model_cards.report_view import ReportNode
+from model_cards.situation import chosen_on
 from model_cards.verify import verify_folder
 from trainers.arguments import WEIGHTS_DTYPES
-from trainers.data import Splits, load_splits
+from trainers.data import Splits, load_splits, write_splits
 from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.finish import SCHEMA_VERSION, read_of, save, write_all, write_strangers
+from trainers.finish import SCHEMA_VERSION, print_finished, read_of, save, write_all, write_strangers
 from trainers.judging import JUDGED, describe, judge
 from trainers.mc_dropout import read_samples, samples_file, write_samples
 from trainers.predicting import predict_split
@@ -31,8 +32,9 @@ from trainers.predictions import Predictions, read_predictions
 from trainers.provenance import audit_leaks, describe_dataset, origin
 from trainers.references import notes
 from trainers.scoring.models import LOADING_FAILS, ModelError, check_files, one_line, parse_source
+from trainers.trust.fit import needed_lesions, promised
 from trainers.trust.options import TrustOptions
-from trainers.trusting import give_trust, learn_trust, predict_folders, predict_left_out
+from trainers.trusting import fitted_split, give_trust, learn_trust, mark_selection, predict_folders, predict_left_out
 from trainers.whole_folder import beside, check_empty, written_whole
 
 UNKNOWN_LEAK = (
@@ -82,13 +84,27 @@ def fit_trust(
         for split in JUDGED
         if split in splits.splits
     }
-    fitted = learn_trust(model, processor, splits, predictions, options)
+    try:
+        fitted = learn_trust(model, processor, splits, predictions, options)
+    except UserError as error:
+        calibration = predictions[fitted_split(predictions)]
+        needed = needed_lesions(options, len(splits.labels))
+        if len(calibration) >= needed:
+            raise
+        raise UserError(
+            f"{error} (it has {len(calibration)} images; about {needed} are needed to promise anything: give more, or "
+            "use the model as it is, with trust=False)"
+        ) from error
+    described = about(old, splits, dataset, options.seed)
+    if "training" in described and "trained_on" not in described:
+        mark_selection(fitted.config, chosen_on(ReportNode(described)))
     predictions, foreign = give_trust(model, fitted, predictions), give_trust(model, fitted, foreign)
     samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if still else None
     report = {
         "schema_version": SCHEMA_VERSION,
-        **about(old, splits, dataset, options.seed),
+        **described,
         "trust": fitted.config,
+        "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
         "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
     }
     report |= judge(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, foreign)
@@ -97,6 +113,7 @@ def fit_trust(
         save(model, processor, folder, report["model"]["weights_dtype"])
         write_all(predictions, folder, keep_features)
         write_strangers(foreign, folder)
+        write_splits(splits, folder)
         if samples is not None:
             write_samples(predictions["test"], samples, samples_file(folder, "test"))
         describe(report, predictions, folder, foreign)
@@ -321,7 +338,7 @@ def main() -> None:
     if arguments.bootstrap_replicates < 1:
         raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
     options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
-    fit_trust(
+    report = fit_trust(
         arguments.model,
         load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),
         arguments.output_dir,
@@ -332,7 +349,7 @@ def main() -> None:
         weights_dtype=arguments.weights_dtype or "",
         naming={name: value for name in ("name", "title") if (value := getattr(arguments, name))},
     )
-    print(f"fitted: {os.path.relpath(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
+    print_finished(arguments.output_dir, report, "fitted")
 
 
 if __name__ == "__main__":

@@ -26,10 +26,10 @@ from trainers.arguments import EnsembleArguments, LesionArguments, parse
 from trainers.data import Splits, load_splits
 from trainers.errors import OutputError, UserError
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS
-from trainers.finish import Finished, finish
+from trainers.finish import Finished, finish, print_finished
 from trainers.provenance import audit_leaks, describe_dataset, provenance
 from trainers.resuming import check_output
-from trainers.runner import end_processes, print_recipe, train
+from trainers.runner import end_processes, print_recipe, settle_identity, train
 from trainers.training_arguments import LesionTrainingArguments
 from trainers.training_log import settle_metric
 from trainers.whole_folder import beside, check_empty, locked
@@ -39,10 +39,12 @@ NOT_THE_RECIPE = {
     "backbone",
     "backbone_weights",
     "bootstrap_replicates",
+    "citation",
     "dataloader_num_workers",
     "dataset",
     "dataset_command",
     "disable_tqdm",
+    "follows",
     "keep_features",
     "license",
     "member",
@@ -82,9 +84,10 @@ def run(argv: list[str], recipe: str) -> Path | None:
     for number in wanted:
         if not finished[number]:
             check_output(*member_run(number, folders[number], options, training, resolved)[:2])
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    settle_identity(options, resolved, splits)
     if training.process_index == 0:
         print_recipe(resolved)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     for number in wanted:
         if finished[number]:
             check_member(folders[number], splits, resolved)
@@ -120,8 +123,8 @@ def member_run(
     own = {
         "backbone": entry(options.backbone, number),
         "backbone_weights": entry(options.backbone_weights, number),
-        "name": f"{options.name}-member-{number}",
-        "title": f"{options.title}, member {number}",
+        "name": f"{options.name or folder.parent.name.removesuffix('.members')}-member-{number}",
+        **({"title": f"{options.title}, member {number}"} if options.title else {}),
     }
     its_training = copy.copy(training)
     its_training.seed = training.seed + number
@@ -197,8 +200,8 @@ def put_together(
         check_empty(out, held=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
-    print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+        report = finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
+    print_finished(out, report)
     return out
 
 

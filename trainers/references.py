@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from datasets_scripts.sources import ham10000, isic2017, isic_archive
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from datasets_scripts import phantom_rows
+from datasets_scripts.sources import class_folders, dermnet, ham10000, isic2017, isic_archive
+from trainers.errors import UserError
 
 MOBILENET_V2 = """@inproceedings{sandler2018mobilenetv2,
   title = {MobileNetV2: Inverted Residuals and Linear Bottlenecks},
@@ -84,6 +89,41 @@ BY_SYSTEM = {
     "isic2017-resnet50": [ISIC2017_RESNET, isic2017.CITATION.strip()],
     "vit-large-lesions12": [VIT_LESIONS12],
 }
+# The command that builds a recipe's dataset -> what the ``source`` column of that dataset may say.
+BY_BUILDER: Mapping[str, Collection[str]] = {
+    "build_dermx": (ham10000.SOURCE, dermnet.SOURCE),
+    "build_ham10000": (ham10000.SOURCE,),
+    "build_isic2017": (isic2017.SOURCE, ham10000.SOURCE),
+    "build_isic_binary": (isic_archive.SOURCE, ham10000.SOURCE),
+    "build_lesions12": (class_folders.SOURCE,),
+    "build_phantom": (phantom_rows.SOURCE,),
+}
+
+
+def is_recipes_own(command: str, sources: Sequence[str]) -> bool:
+    """Whether images come from where a recipe's own dataset does: only then its name, title and licence hold.
+
+    Args:
+        command: the recipe's ``dataset_command``; a recipe without one is the user's own, and holds for any images.
+        sources: the ``source`` values of the dataset.
+    """
+    own = next((found for builder, found in BY_BUILDER.items() if builder in command), None)
+    return not command or (own is not None and bool(sources) and set(sources) <= set(own))
+
+
+def own_citation(citation: str) -> list[str]:
+    """What ``--citation`` gives: the text itself, or that of the file it names; empty where there is none.
+
+    Raises:
+        UserError: it looks like a file's name, and there is no such file, or it is no text.
+    """
+    text = citation.strip()
+    if not text or len(text.split()) > 1 or Path(text).suffix.lower() not in (".bib", ".txt"):
+        return [text] if text else []
+    try:
+        return [Path(text).read_text(encoding="utf-8").strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"citation {text!r} cannot be read ({error}): give BibTeX, or a file that holds it") from error
 
 
 def citations(sources: list[str], backbones: list[str], system: str) -> list[str]:

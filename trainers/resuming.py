@@ -41,6 +41,7 @@ FREE = {
     "do_train",
     "eval_accumulation_steps",
     "eval_steps",
+    "follows",
     "fp16",
     "gradient_checkpointing",
     "gradient_checkpointing_kwargs",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,12 +20,13 @@ import hub_models
 from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
 from hub_models import LesionConfig, LesionImageProcessor
 from trainers.arguments import LesionArguments, parse
-from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits
+from trainers.data import UNKNOWN, EpochSampler, LesionImages, Splits, augmentation, collate, load_splits, note
 from trainers.errors import UserError
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS, trainer_metrics
-from trainers.finish import Finished, finish
+from trainers.finish import Finished, finish, print_finished
 from trainers.losses import make_loss
 from trainers.provenance import audit_leaks, fingerprint, provenance
+from trainers.references import is_recipes_own, own_citation
 from trainers.resuming import RunRecord, begin, check_output, last_checkpoint, settings
 from trainers.trainer_lesion import LesionTrainer
 from trainers.training_arguments import LesionTrainingArguments
@@ -54,10 +54,41 @@ def run(argv: list[str], recipe: str, model_class: type) -> Path:
     options, training, resolved = parse(argv, recipe, LesionArguments)
     settle_metric(training, TRAINER_METRICS)
     check_output(options, training)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    settle_identity(options, resolved, splits)
     if training.process_index == 0:
         print_recipe(resolved)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     return train(options, training, resolved, splits, model_class)
+
+
+def settle_identity(options: LesionArguments, resolved: dict[str, Any], splits: Splits) -> None:
+    """Take name, title, licence and citation of the recipe away where the images are not those of its own dataset.
+
+    The config is written down as it was loaded.
+
+    Args:
+        options: changed in place.
+        resolved: the resolved recipe, changed likewise.
+        splits: the dataset; the ``source`` of its images decides.
+
+    Raises:
+        UserError: the citation cannot be read.
+    """
+    if "config_name" in resolved:
+        resolved["config_name"] = splits.config_name
+    options.citation = "\n\n".join(own_citation(options.citation))
+    sources = sorted({str(source) for split in splits.splits for source in splits.column(split, "source")})
+    if is_recipes_own(options.recipe_builder, sources):
+        return
+    for name in options.of_recipe:
+        setattr(options, name, "")
+        resolved.pop(name, None)
+    if options.of_recipe:
+        where = ", ".join(sources).replace(UNKNOWN, "not stated")
+        note(
+            f"these images (source: {where}) are not those of recipe {resolved['recipe_name']!r}: its "
+            f"{', '.join(options.of_recipe)} are not used; give --title, --license and --citation of your own"
+        )
 
 
 def print_recipe(resolved: dict[str, Any]) -> None:
@@ -106,8 +137,8 @@ def train_into(
             "training": training_section(trainer),
             "leak_audit": audit_leaks(splits),
         }
-        finish(Finished(whole, processor, splits, about, options, partial), out)
-        print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+        report = finish(Finished(whole, processor, splits, about, options, partial), out)
+        print_finished(out, report)
     return out
 
 

@@ -166,7 +166,7 @@ def test_a_vocabulary_without_malignant_classes_has_none_to_miss(report: dict[st
     report["trust"]["conformal"]["malignant_without_own_promise"] = []
     card = render(report, FILES)
     assert f'Malignant lesions missed in the band "low": {why}.' in card
-    assert "classes together (there is none here) |" in card
+    assert "classes together (none is marked as such here) |" in card
     assert "**Malignant or premalignant among these" not in card
 
 

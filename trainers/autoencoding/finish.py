@@ -21,10 +21,10 @@ from trainers.autoencoding.reconstructing import (
     reconstruct_split,
     write_reconstructions,
 )
-from trainers.data import Splits
-from trainers.finish import read_of
+from trainers.data import Splits, write_splits
+from trainers.finish import cited, names, read_of
 from trainers.judging import write_report
-from trainers.references import citations, notes
+from trainers.references import notes
 from trainers.whole_folder import put_in_place
 
 SCHEMA_VERSION = 1
@@ -74,10 +74,11 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     found = judge_splits(run, model, processor)
     for split, rows in found.items():
         write_reconstructions(rows, staging / f"reconstructions_{split}.parquet")
+    write_splits(run.splits, staging)
     seed = run.about["provenance"]["seed"]
     report = {
         "schema_version": SCHEMA_VERSION,
-        "model": describe_model(model, run),
+        "model": describe_model(model, run, out),
         **run.about,
         "test_reads": [read_of("test", "evaluation of the finished model")] if "test" in found else [],
         "evaluation": {
@@ -127,14 +128,13 @@ def judge_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconst
     return found
 
 
-def describe_model(model: Any, run: Finished) -> dict[str, Any]:
-    """The ``model`` section."""
+def describe_model(model: Any, run: Finished, out: Path) -> dict[str, Any]:
+    """The ``model`` section of what becomes the folder ``out``."""
     config, options = model.config, run.options
     dataset = run.about["provenance"]["dataset"]
     values = 3 * config.image_size**2
     return {
-        "name": options.name or config.model_type,
-        "title": options.title or options.name or config.model_type,
+        **names(options, "autoencoder", run.splits, out),
         "task": TASK,
         "class": type(model).__name__,
         "model_type": config.model_type,
@@ -151,8 +151,8 @@ def describe_model(model: Any, run: Finished) -> dict[str, Any]:
         },
         "loss": {name: getattr(options, name) for name in ("loss", "ssim_weight", "perceptual_weight", "noise_std")},
         "base_model": None,
-        "license": options.license or "other",
+        "license": options.license or None,
         "weights_dtype": options.weights_dtype,
-        "citation": [PUBLISHED, CHECKERBOARD, *citations(dataset["sources"], [], options.follows)],
+        **cited(options, dataset["sources"], [PUBLISHED, CHECKERBOARD]),
         "notes": notes(dataset["sources"], dataset["image_sizes"]),
     }

@@ -22,7 +22,7 @@ from trainers.data import AUGMENTATIONS, EpochSampler, LesionImages, Splits, aug
 from trainers.errors import DatasetError, UserError
 from trainers.provenance import audit_leaks, provenance
 from trainers.resuming import check_output
-from trainers.runner import end_processes, output_folder, print_recipe, run_trainer
+from trainers.runner import end_processes, output_folder, print_recipe, run_trainer, settle_identity
 from trainers.training_arguments import LesionTrainingArguments
 from trainers.training_log import settle_metric, training_section
 
@@ -48,9 +48,10 @@ def run(argv: list[str], recipe: str) -> Path:
     options, training, resolved = parse(argv, recipe, AutoencoderArguments)
     settle(training)
     check_output(options, training)
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
+    settle_identity(options, resolved, splits)
     if training.process_index == 0:
         print_recipe(resolved)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
     return train(options, training, resolved, splits)
 
 

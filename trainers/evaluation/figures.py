@@ -18,6 +18,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from model_cards.report_view import ReportNode
+from model_cards.situation import chosen_on
 from trainers.evaluation.calibration import N_BINS, reliability_bins
 from trainers.evaluation.discrimination import divide_or_nan
 from trainers.evaluation.intervals import exact_by_lesion
@@ -84,7 +86,8 @@ def draw_all(
     for split in ALSO_SHOWN if "test" in predictions_by_split else ():
         if split in predictions_by_split:
             drawn.append(_save_matrix(predictions_by_split[split], report["evaluation"][split], folder, split))
-            drawn[-1]["caption"] += " This split chose the epoch: it is no evidence of how well the model does."
+            if chosen_on(ReportNode(report)) == split:
+                drawn[-1]["caption"] += " This split chose the epoch: it is no evidence of how well the model does."
     training = report.get("training") or {}
     if training.get("history"):
         curves = draw_training(training["history"], training.get("kept_epoch"))

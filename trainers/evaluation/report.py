@@ -24,7 +24,7 @@ from trainers.trust.temperature import Calibration
 
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 Replicates = dict[str, np.ndarray] | None
-NO_MALIGNANT_CLASS = "no class of this vocabulary is malignant or premalignant"
+NO_MALIGNANT_CLASS = "no class is marked as malignant or premalignant"
 # What only some label sets are judged by: name -> function(sample, labels, resamples), None where they are others.
 TASK_SECTIONS = {"isic2017": isic2017.section}
 
