@@ -185,7 +185,7 @@ def test_training_by_accelerate_without_a_dataset_says_which_command_builds_it(
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--model_config", '{"code_size": 0}'], "code_size is 0; give a whole number of codes, at least 1"),
+        (["--model_config", '{"code_size": 0}'], "code_size is 0; give a whole number of codes"),
         (["--image_size", "36"], "image_size is 36; 3 stages halve the picture as often"),
         (["--model_config", '{"codes": 8}'], "unknown field 'codes'"),
         (["--model_config", "[8]"], "no JSON object"),
