@@ -21,7 +21,15 @@ from model_cards.imports import covered
 from model_cards.manifest import MANIFEST, file_facts, write_manifest
 from model_cards.pins import Pin, PinError, pin_gallery, pin_model, split_targets
 from model_cards.report_view import size_text
-from model_cards.space_folder import README, SpaceError, SpaceFolder, read_space
+from model_cards.space_folder import (
+    CONSTRAINTS,
+    README,
+    REQUIREMENTS,
+    SpaceError,
+    SpaceFolder,
+    pinned_requirements,
+    read_space,
+)
 from model_cards.upload import Plan, Published, ReadBackError, changes, publish, standing
 
 MODELS = "LESION_MODELS"
@@ -125,10 +133,11 @@ def pin_models(api: HfApi, space: SpaceFolder, models: str | None) -> list[Pin]:
 
 
 def lay_ready(space: SpaceFolder, copy: Path, models: list[Pin], gallery: Pin | None) -> None:
-    """Copy what is uploaded, and let the copy's README name the models and the gallery's dataset."""
+    """Copy what is uploaded; the copy names the models and the gallery's dataset, and its libraries' versions."""
     for name in space.files:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(space.folder / name, copy / name)
+    (copy / REQUIREMENTS).write_text(pinned_requirements(space.folder)[0], encoding="utf-8", newline="\n")
     card = {**space.card, "models": list(dict.fromkeys(pin.repo_id for pin in models))}
     if gallery:
         card["datasets"] = [gallery.repo_id]
@@ -223,6 +232,9 @@ def describe_space(work: SpacePlan, endpoint: str, how: str) -> str:
     lines = [f"{work.source.folder} -> {endpoint}, {upload.about} ({how})"]
     lines += [f"  {size_text(facts['size']):>9}  {path}" for path, facts in sorted(upload.files.items())]
     lines.append(f"  {size_text(upload.size):>9}  in {len(upload.files)} files, one commit")
+    _, unpinned = pinned_requirements(work.source.folder)
+    if unpinned:
+        lines.append(f"  {REQUIREMENTS}: {CONSTRAINTS} has no version of {', '.join(unpinned)}, which stay(s) unpinned")
     if work.source.left_out:
         lines.append(f"  left out: {', '.join(work.source.left_out)}")
     for kind, pin in [*(("model", pin) for pin in work.models), *([("gallery", work.gallery)] if work.gallery else [])]:

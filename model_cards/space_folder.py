@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from huggingface_hub import metadata_load
 from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from model_cards.card import REPORT
@@ -253,6 +254,27 @@ def tested_versions(folder: Path) -> dict[str, str]:
         if (place / "pyproject.toml").is_file():
             break
     return {}
+
+
+def pinned_requirements(folder: Path) -> tuple[str, list[str]]:
+    """``requirements.txt`` with every library at the version that was tested, and the names of those without one.
+
+    Comments, options of pip, extras, markers and addresses stay. Without a checkout the text stays as it is.
+    """
+    text, pins, without = (folder / REQUIREMENTS).read_text("utf-8"), tested_versions(folder), []
+    lines = text.split("\n") if pins else []
+    for number, line in enumerate(lines):
+        body = re.sub(r"(^|\s)#.*", "", line).strip()
+        if not body or body.startswith("-"):
+            continue
+        requirement = Requirement(body)
+        version = pins.get(canonicalize_name(requirement.name))
+        if version and not requirement.url:
+            requirement.specifier = SpecifierSet(f"=={version}")
+            lines[number] = line.replace(body, str(requirement), 1)
+        elif not requirement.url:
+            without.append(requirement.name)
+    return "\n".join(lines) if pins else text, without
 
 
 def check_code(folder: Path, files: list[str], provided: frozenset[str]) -> frozenset[str]:

@@ -14,7 +14,7 @@ from space_fixture import BODY, FILES, MODEL, SPACE, Command, add_gallery, chang
 from model_cards.build import build_card
 from model_cards.manifest import check_manifest
 from model_cards.publish import plan, publish
-from model_cards.space_folder import read_space
+from model_cards.space_folder import pinned_requirements, read_space
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,6 +78,34 @@ def test_a_space_goes_up_in_one_commit_with_its_models_pinned(
     assert f"model {MODEL}, main = {commit}: 9 files match its manifest" in out
     assert f"set and read back: LESION_MODELS: not set -> {MODEL}@{commit}" in out
     assert f"published and read back: {hub.endpoint}/spaces/{SPACE}/commit/" in out
+
+
+def test_libraries_go_up_at_the_versions_that_were_tested(
+    hub: LoopbackHub, space: Path, commit: str, command: Command, tmp_path: Path
+) -> None:
+    own = 'Pillow[x] >= 11 ; python_version > "3"  # opens images\n--extra-index-url https://example.org/cpu\nunknown>=1\n'
+    change(space / "requirements.txt", "gradio>=6.31\n", f"gradio>=6.31\n{own}")
+    before = (space / "requirements.txt").read_text("utf-8")
+    (tmp_path / "constraints.txt").write_text("gradio==6.31.0\ntorch==2.14.0\npillow==11.3.0  # tested\nnumpy==2.1.0\n")
+    code, out, err = command(space, "--models", MODEL)
+    assert (code, err) == (0, "")
+    lines = hub.content(SPACE, "requirements.txt", "spaces").decode("utf-8").splitlines()
+    assert "gradio==6.31.0" in lines
+    assert "torch==2.14.0  # CPU" in lines
+    assert 'Pillow[x]==11.3.0; python_version > "3"  # opens images' in lines
+    assert {"--extra-index-url https://example.org/cpu", "unknown>=1"} <= set(lines)
+    assert len(lines) == len(before.splitlines())
+    assert "constraints.txt has no version of unknown" in out
+    assert (space / "requirements.txt").read_text("utf-8") == before
+    assert "would change nothing" in command(space, "--models", MODEL, "--dry-run")[1]
+
+
+def test_every_library_of_the_real_space_is_pinned(tmp_path: Path) -> None:
+    text, without = pinned_requirements(ROOT / "spaces" / "lesion_demo")
+    assert without == []
+    tested = set((ROOT / "constraints.txt").read_text("utf-8").splitlines())
+    assert [line for line in text.splitlines() if line not in tested] == []
+    assert len(text.splitlines()) == len((ROOT / "spaces/lesion_demo/requirements.txt").read_text().splitlines())
 
 
 def test_only_the_models_of_the_front_matter_are_rewritten(
