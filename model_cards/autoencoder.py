@@ -7,7 +7,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from model_cards.front_matter import license_values, slug, trained_on
+from model_cards.front_matter import dataset_type, license_values, trained_on
 from model_cards.report_view import ReportNode, given, num, number, optional
 from model_cards.situation import chosen_on, groups_known
 from model_cards.sources import all_drawn, any_drawn, known_limits
@@ -72,7 +72,7 @@ def eval_results(report: ReportNode) -> list[EvalResult]:
         rows.append(
             EvalResult(
                 task_type="image-feature-extraction",
-                dataset_type=slug(str(dataset["name"])),
+                dataset_type=dataset_type(report),
                 dataset_name=str(dataset["name"]),
                 dataset_config=str(dataset["config_name"]),
                 dataset_split="test",

@@ -95,6 +95,7 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         "report": node,
         "layout": CARD_LAYOUT,
         "front_matter": front_matter(node, files),
+        "load_from": load_from(node),
         "labels": label_rows(node),
         "inputs": input_names(node),
         "reads": READS[tuple(input_names(node))],
@@ -130,11 +131,18 @@ def render_autoencoder(report: ReportNode, files: Sequence[str]) -> str:
     values = {
         "report": report,
         "layout": CARD_LAYOUT,
+        "load_from": load_from(report),
         "recipe": yaml_text(raw(report["provenance"]["recipe"])),
         "figures": check_figures(report, files),
         **autoencoder_values(report, files),
     }
     return tidy(environment().get_template(AUTOENCODER).render(**values))
+
+
+def load_from(report: ReportNode) -> str:
+    """What the examples load: the repository that the model was published to, or else its local name."""
+    model = report["model"]
+    return str(model["repo_id"] if "repo_id" in model else model["name"])
 
 
 def tidy(text: str) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from model_cards.report_view import ReportNode, given, num, number, optional, raw
 from model_cards.situation import is_fitted, only_imported
@@ -75,7 +78,7 @@ def front_matter(report: ReportNode, files: Sequence[str]) -> str:
         library_name="transformers",
         pipeline_tag="image-classification",
         **license_values(model, files),
-        base_model=raw(model["base_model"]),
+        base_model=base_models(report),
         datasets=trained_on(report),
         metrics=METRICS if tested else None,
         tags=tags,
@@ -96,12 +99,36 @@ def license_values(model: ReportNode, files: Sequence[str]) -> dict[str, Any]:
     return {"license": "other", "license_name": slug(license_id), "license_link": link}
 
 
+def hub_ids(names: Sequence[Any]) -> list[str]:
+    """Those names that can be ids of the Hub, ``ORG/NAME``; the others are in the text alone."""
+    found = []
+    for name in names:
+        if not isinstance(name, str) or name.count("/") != 1:
+            continue
+        with contextlib.suppress(HFValidationError):
+            validate_repo_id(name)
+            found.append(name)
+    return found
+
+
+def base_models(report: ReportNode) -> str | list[str] | None:
+    """The Hub ids of what the weights started from: one as a text, several as a list, None where there is none."""
+    names = raw(report["model"]["base_model"])
+    ids = hub_ids(names if isinstance(names, list) else [names])
+    return ids[0] if len(ids) == 1 else ids or None
+
+
 def trained_on(report: ReportNode) -> list[str] | None:
-    """The dataset that the weights were trained on, the Hub's ``datasets``; None where it has no name."""
+    """The Hub id of the dataset that the weights were trained on, the Hub's ``datasets``; None where it has none."""
     if "imported" in report:
         return None
     dataset = report["trained_on"] if "trained_on" in report else report["provenance"]["dataset"]
-    return [slug(str(dataset["name"]))]
+    return hub_ids([str(dataset["name"])]) or None
+
+
+def dataset_type(report: ReportNode) -> str:
+    """The Hub id of the dataset of the results, for the ``model-index``; of a local one its kind, ``parquet``."""
+    return next(iter(hub_ids([str(report["provenance"]["dataset"]["name"])])), "parquet")
 
 
 def eval_results(report: ReportNode) -> list[EvalResult]:
@@ -120,7 +147,7 @@ def eval_results(report: ReportNode) -> list[EvalResult]:
         rows.append(
             EvalResult(
                 task_type="image-classification",
-                dataset_type=slug(str(dataset["name"])),
+                dataset_type=dataset_type(report),
                 dataset_name=str(dataset["name"]),
                 dataset_config=str(dataset["config_name"]),
                 dataset_split="test",
@@ -133,7 +160,5 @@ def eval_results(report: ReportNode) -> list[EvalResult]:
 
 
 def slug(name: str) -> str:
-    """A name as the Hub writes an id: ``HAM10000 (grouped)`` -> ``ham10000-grouped``; ``org/name`` stays."""
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        return name
+    """A name as the Hub writes one: ``CC BY-NC 4.0 (own)`` -> ``cc-by-nc-4.0-own``."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")

@@ -44,8 +44,13 @@ def write_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     if not paths:
         raise ManifestError(f"{folder} holds no file: give the folder of a finished model or dataset")
     facts = {path: file_facts(folder / path) for path in _progress(paths, folder)}
-    write_text(folder / MANIFEST, json.dumps({"schema_version": SCHEMA_VERSION, "files": facts}, indent=1) + "\n")
+    write_text(folder / MANIFEST, manifest_text(facts))
     return facts
+
+
+def manifest_text(facts: dict[str, dict[str, Any]]) -> str:
+    """The text of a manifest with this ``files`` map."""
+    return json.dumps({"schema_version": SCHEMA_VERSION, "files": facts}, indent=1) + "\n"
 
 
 def check_manifest(folder: Path) -> list[str]:
@@ -144,6 +149,11 @@ def file_facts(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
         return {"sha256": digest.hexdigest(), "size": file.tell()}
+
+
+def bytes_facts(content: bytes) -> dict[str, Any]:
+    """sha256 (hex) and size (bytes) of a file's content."""
+    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
 
 
 def write_text(path: Path, content: str) -> None:

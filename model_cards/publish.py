@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
-from model_cards.card import read_report, report_kind
+from model_cards.build import CARD
+from model_cards.card import REPORT, read_report, render, report_kind
 from model_cards.command import OneLineParser, run
 from model_cards.hub import check_repo_id, client
-from model_cards.manifest import MANIFEST, file_facts, read_manifest
+from model_cards.manifest import MANIFEST, bytes_facts, file_facts, list_files, manifest_text, read_manifest
 from model_cards.publish_space import MODELS, deploy, describe_space, space_plan, variable_rows, would_change
 from model_cards.report_view import size_text
 from model_cards.space_folder import is_space
@@ -41,7 +43,29 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
     if problems:
         more = f" (and {len(problems) - 1} more: python -m model_cards.verify {folder})" if len(problems) > 1 else ""
         raise PublishError(f"{folder} is not published, since it does not verify: {problems[0]}{more}")
-    return Plan(folder, repo_id, found, {**read_manifest(folder), MANIFEST: file_facts(folder / MANIFEST)})
+    if found == "dataset":
+        return Plan(folder, repo_id, found, {**read_manifest(folder), MANIFEST: file_facts(folder / MANIFEST)})
+    rewritten = named_for(folder, repo_id)
+    facts = {path: bytes_facts(content) for path, content in rewritten.items()}
+    return Plan(folder, repo_id, found, {**read_manifest(folder), **facts}, rewritten=rewritten)
+
+
+def named_for(folder: Path, repo_id: str) -> dict[str, bytes]:
+    """Report, card and manifest of a model's folder as they are in its repository: the examples load it from there.
+
+    The folder itself stays as it is. The report says ``model.repo_id``, so that the card there follows from the report
+    there, as ``verify`` wants it.
+    """
+    report = read_report(folder)
+    report["model"]["repo_id"] = repo_id
+    files, _ = list_files(folder)
+    try:
+        texts = {REPORT: json.dumps(report, indent=1, allow_nan=False) + "\n", CARD: render(report, files)}
+    except ValueError as error:
+        raise PublishError(f"{folder / REPORT} cannot be written for {repo_id} ({error}): evaluate again") from error
+    rewritten = {path: text.encode("utf-8") for path, text in texts.items()}
+    facts = {**read_manifest(folder), **{path: bytes_facts(content) for path, content in rewritten.items()}}
+    return {**rewritten, MANIFEST: manifest_text(facts).encode("utf-8")}
 
 
 def describe(work: Plan, endpoint: str, how: str) -> str:

@@ -8,7 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ class Plan:
 
     Attributes:
         description: the commit's message below its title.
+        rewritten: path -> content of the files that are uploaded otherwise than they lie in the folder.
     """
 
     folder: Path
@@ -47,11 +48,16 @@ class Plan:
     repo_type: str
     files: Facts
     description: str = ""
+    rewritten: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def about(self) -> str:
         """The repository in a sentence: ``model org/name``."""
         return f"{self.repo_type} {self.repo_id}"
+
+    def content(self, path: str) -> bytes:
+        """What is uploaded as this file."""
+        return self.rewritten[path] if path in self.rewritten else (self.folder / path).read_bytes()
 
     @property
     def size(self) -> int:
@@ -138,7 +144,9 @@ def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool)
     Raises:
         HubProblem: says whether the commit was made. Large files that arrived stay, and are not sent again.
     """
-    additions = [CommitOperationAdd(path, str(work.folder / path)) for path in sorted(work.files)]
+    additions = [
+        CommitOperationAdd(path, work.rewritten.get(path) or str(work.folder / path)) for path in sorted(work.files)
+    ]
     deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
     try:
         with one_sentence(api, work.about), one_commit():
@@ -233,7 +241,7 @@ def changes(work: Plan, found: Standing) -> list[str]:
             rows.append((path, "+"))
         elif entry.lfs is not None:
             rows += [(path, "~")] if entry.lfs.sha256 != facts["sha256"] else []
-        elif entry.blob_id != git_hash((work.folder / path).read_bytes()):
+        elif entry.blob_id != git_hash(work.content(path)):
             rows.append((path, "~"))
     return [f"{mark} {path}" for path, mark in sorted(rows)]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -182,7 +183,9 @@ def base_model(weights: str, backbones: list[str]) -> str | list[str] | None:
     """The Hub ids that the backbones' weights came from: one as a text, several as a list, None where there is none."""
     if weights != "timm":
         return weights if re.fullmatch(r"[\w.-]+/[\w.-]+", weights) and not os.path.exists(weights) else None
-    ids = [f"timm/{name}" for name in dict.fromkeys(backbones)]
+    # The Hub id has a tag behind the name, which timm knows: timm/resnet50.a1_in1k.
+    configs = [timm.get_pretrained_cfg(name, allow_unregistered=True) for name in dict.fromkeys(backbones)]
+    ids = [config.hf_hub_id for config in configs if config is not None and config.hf_hub_id]
     return ids[0] if len(ids) == 1 else ids or None
 
 

@@ -49,7 +49,8 @@ def test_front_matter_is_what_the_hub_searches(report: dict[str, Any]) -> None:
     assert data["pipeline_tag"] == "image-classification"
     assert data["base_model"] == "timm/mobilenetv2_100.ra_in1k"
     assert data["license"] == "cc-by-nc-4.0"
-    assert data["datasets"] == ["invented-lesions"]
+    assert "datasets" not in data, "invented-lesions is no id of the Hub"
+    assert data["model-index"][0]["results"][0]["dataset"]["type"] == "parquet"
     assert {"medical", "research-only", "mobilenet"} <= set(data["tags"])
     result = data["model-index"][0]["results"][0]
     assert result["dataset"]["config"] == "grouped"
@@ -246,7 +247,8 @@ def test_counts_shares_times_and_sizes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("HAM10000 (grouped)", "ham10000-grouped"), ("org/Name", "org/Name"), ("Derm-X", "derm-x")]
+    ("name", "expected"),
+    [("HAM10000 (grouped)", "ham10000-grouped"), ("CC BY-NC 4.0", "cc-by-nc-4.0"), ("Derm-X", "derm-x")],
 )
 def test_slug(name: str, expected: str) -> None:
     assert slug(name) == expected
@@ -257,3 +259,31 @@ def test_a_star_in_a_caption_stays_a_star(report: dict[str, Any]) -> None:
     lines = render(report, FILES).splitlines()
     assert "![confusion matrix test](figures/confusion_matrix_test.png)" in lines
     assert "\\* marks malignant classes, \\* and so on" in lines
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("timm/resnet50.a1_in1k", "timm/resnet50.a1_in1k"), (["a/b", "c/d"], ["a/b", "c/d"]), (["a/b", "local"], "a/b"),
+        ("local", None), ("/data/weights", None), ("../x/y", None), ("a/b/c", None), ("a/b c", None), (None, None),
+        ("a--b/c", None), ("", None), ([], None), (5, None), ("a/b.git", None),
+    ],
+)  # fmt: skip
+def test_only_ids_of_the_hub_stand_in_the_front_matter(report: dict[str, Any], names: Any, expected: Any) -> None:
+    report["model"]["base_model"] = names
+    kept = expected if isinstance(expected, list) else [expected] if expected else []
+    for name in names if isinstance(names, list) else [names]:
+        report["provenance"]["dataset"]["name"] = str(name)
+        data = yaml.safe_load(render(report, FILES).split("---\n")[1])
+        assert data.get("base_model") == expected
+        assert data.get("datasets") == ([name] if name in kept else None)
+        assert data["model-index"][0]["results"][0]["dataset"]["type"] == (name if name in kept else "parquet")
+
+
+def test_the_examples_load_what_was_published(report: dict[str, Any]) -> None:
+    name = report["model"]["name"]
+    assert f'"{name}"' in render(report, FILES)
+    card = render({**report, "model": {**report["model"], "repo_id": "org/lesions"}}, FILES)
+    assert '"org/lesions"' in card
+    assert f'"{name}"' not in card
+    assert "Put the path of this folder" not in card

@@ -60,7 +60,10 @@ def test_a_model_goes_up_in_one_commit_and_comes_back_the_same(
     assert done.commit == history[0].sha
     assert done.url == f"{hub.endpoint}/org/invented/commit/{done.commit}"
     assert files_on(hub, "org/invented") == local_files(model_folder)
-    assert hub.content("org/invented", "README.md") == (model_folder / "README.md").read_bytes()
+    card = hub.content("org/invented", "README.md").decode("utf-8")
+    assert '"org/invented"' in card, "the examples load it from there"
+    assert '"org/invented"' not in (model_folder / "README.md").read_text("utf-8"), "the folder stays as it is"
+    assert verify_folder(model_folder) == []
     kept_by_lfs = {path for path, entry in hub.repo("org/invented").commit("main").files.items() if entry.lfs}
     assert kept_by_lfs == {"model.safetensors", "predictions_test.parquet", "figures/confusion_matrix_test.png"}
     copy = Path(api.snapshot_download("org/invented", local_dir=tmp_path / "copy"))

@@ -89,8 +89,9 @@ def test_a_repo_that_it_starts_from_is_its_base_model(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "model").mkdir(parents=True)
     said = ("google/vit-large-patch32-384", "outputs/model", str(tmp_path), "none", "timm")
-    expected = ["google/vit-large-patch32-384", None, None, None, "timm/vit_tiny"]
-    assert [base_model(weights, ["vit_tiny"]) for weights in said] == expected
+    expected = ["google/vit-large-patch32-384", None, None, None, "timm/resnet50.a1_in1k"]
+    assert [base_model(weights, ["resnet50"]) for weights in said] == expected
+    assert base_model("timm", ["no_such_backbone"]) is None
 
 
 @pytest.mark.parametrize("value", ["0", "1.5", "-0.5", "nan"])
