@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,7 @@ def answer_one(given: argparse.Namespace, source: Any, asked: Any) -> str:
     Raises:
         UserError: the image or the model cannot be used.
     """
+    from datasets_scripts.images import frames_in
     from trainers.scoring.files import Listed, Table
     from trainers.scoring.scorer import Scorer, read_one
 
@@ -138,6 +140,8 @@ def answer_one(given: argparse.Namespace, source: Any, asked: Any) -> str:
     if table is not None:
         scorer.check_rows(table.rows, table.where)
     answer = read_one(scorer, given.images.parent, Listed(given.images.name, 0, row, None))
+    if frames_in(given.images) > 1:  # not on stdout, which may be read as JSON
+        print(f"note: {given.images.name} holds several images (frames): the first was scored", file=sys.stderr)
     if given.json:
         return json.dumps({"image": given.images.name, **answer}, indent=1, allow_nan=False)
     return in_words(given.images.name, answer, getattr(scorer.model.config, "label_names", None) or {})

@@ -98,7 +98,7 @@ def read(source: str, task: str) -> Archive:
     if not placed:
         raise ArchiveError(f"{source} has no image; give the folder that holds the class folders")
     ids = image_ids(placed)
-    records, tables_read = _provenance_table(files)
+    records, tables_read, unread = _provenance_table(files)
     origins = _Origins(placed, records)
     lesions = origins.roots()
     rows = [
@@ -107,7 +107,8 @@ def read(source: str, task: str) -> Archive:
     ]
     order = sorted(range(len(rows)), key=lambda i: ids[i])
     splits, warnings = own_splits([placed[i].split for i in order])
-    return Archive([rows[i] for i in order], origins.warnings() + warnings + files.warnings(tables_read), splits)
+    said = [*origins.warnings(), *warnings, *unread, *files.warnings(tables_read)]
+    return Archive([rows[i] for i in order], said, splits)
 
 
 def own_splits(splits: list[str | None]) -> tuple[list[str | None] | None, list[str]]:
@@ -126,16 +127,17 @@ def _folders(path: PurePosixPath) -> list[str]:
     return [part.lower().removesuffix(".zip") for part in path.parts[:-1]]
 
 
-def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[PurePosixPath]]:
-    """The rows of the table, and the path of it; both empty where there is none."""
+def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[PurePosixPath], list[str]]:
+    """The rows of the table, the path of it, and what was not read; all empty where there is none."""
     found = [(path, reader) for path, reader in files.entries if path.name.lower() == PROVENANCE_TABLE]
     if len(found) > 1:
         raise ArchiveError(f"{files.root} has {len(found)} files {PROVENANCE_TABLE}; leave one")
     if not found:
-        return [], []
+        return [], [], []
     columns, records = tables.read_table(found[0][1](), str(found[0][0]))
     tables.check_columns(columns, ("file", "provenance"), str(found[0][0]))
-    return records, [found[0][0]]
+    unread = tables.unread_warnings(columns, ("file", "provenance", "parent"), PROVENANCE_TABLE)
+    return records, [found[0][0]], unread
 
 
 class _Origins:

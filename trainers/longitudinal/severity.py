@@ -130,11 +130,12 @@ def _meaning(folder: Path, grades: dict[str, float]) -> str:
     return f"{what} by {model} in images, {CAVEAT}"
 
 
-def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int], int]]:
+def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int], int], int]:
     """The days of a study: the mean over the images of a patient's day.
 
     Returns:
-        The days in the order of the visits, and (patient, day) -> number of images that were scored.
+        The days in the order of the visits; (patient, day) -> number of images that were scored; the number of scored
+        images without a visit.
 
     Raises:
         SeverityError: a visit whose image was not scored, or one day under two treatments.
@@ -163,7 +164,7 @@ def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int],
     days = [
         Day(*key, treatment[key], math.fsum(values) / len(values) if values else None) for key, values in points.items()
     ]
-    return days, {key: len(values) for key, values in points.items()}
+    return days, {key: len(values) for key, values in points.items()}, len(scored.severity) - len(found)
 
 
 def write_days(days: Sequence[Day], images: dict[tuple[str, int], int], meaning: str, out: Path) -> None:
@@ -213,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_writable(given.out, "--out")
     grades = {given.label: 100.0} if given.label is not None else parse_grades(given.grades)
     scored = read_scores(given.scores, grades, given.keep_declined)
-    days, images = join(scored, given.visits)
+    days, images, without_visit = join(scored, given.visits)
     write_days(days, images, scored.meaning, given.out)
     missed = sum(day.severity is None for day in days)
     print(f"{len(days)} days of {len({day.patient for day in days})} patients written to {given.out}")
@@ -223,6 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ):
         if count:
             print(f"note: {count} scored images {why}; a day that has no other is missed ({missed} days)")
+    if without_visit:
+        print(f"note: {without_visit} scored images have no visit and were left out")
     print(f"severity is {scored.meaning}")
 
 

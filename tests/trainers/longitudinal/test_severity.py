@@ -130,13 +130,15 @@ def test_grades_are_weighted_by_their_probabilities(scores: Path) -> None:
 def test_images_of_a_day_are_averaged_and_lost_days_are_missed(scores: Path, tmp_path: Path, run: Run) -> None:
     visits = [("a1", "ann", 1, "Baseline"), ("a2", "ann", 1, "Baseline"), ("far", "ann", 2, "Gel")]
     table = written(tmp_path / "v.csv", [*visits, ("broken.png", "bob", 1, "Gel")])
-    days, images = join(read_scores(scores, {"severe": 100.0}), table)
+    days, images, without_visit = join(read_scores(scores, {"severe": 100.0}), table)
     assert [(day.patient, day.day, day.treatment, day.severity) for day in days] == [
         ("ann", 1, "Baseline", 25.0),
         ("ann", 2, "Gel", None),
         ("bob", 1, "Gel", None),
     ]
     assert images == {("ann", 1): 2, ("ann", 2): 0, ("bob", 1): 0}
+    assert without_visit == 0
+    assert join(read_scores(scores, {"severe": 100.0}), written(tmp_path / "w.csv", visits))[2] == 1
     words = ["--scores", scores, "--visits", table, "--grades", "severe=3,mild=1", "--out", tmp_path / "s.csv"]
     code, said, _ = run(*words, "--keep_declined", main=severity.main)
     assert code == 0

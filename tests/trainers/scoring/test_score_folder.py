@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from hub_models.answers_lesion import INFERENCES as MODEL_INFERENCES
 from trainers import score
@@ -50,6 +51,25 @@ def test_one_image_is_answered_in_words_and_as_json(ours: Path, images: Path, ru
     code, out, _ = run("--model", ours, "--images", path, "--json")
     assert code == 0
     assert json.loads(out) == {"image": "i00.png", **answer}
+
+
+def test_of_a_file_of_several_images_the_first_is_scored(ours: Path, tmp_path: Path, run: Run) -> None:
+    first, second = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
+    first.save(tmp_path / "one.tif")
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[second])
+    answers = {}
+    for name in ("one", "two"):
+        code, out, error = run("--model", ours, "--images", tmp_path / f"{name}.tif", "--json")
+        assert code == 0
+        assert ("two.tif holds several images" in error) == (name == "two")
+        answers[name] = json.loads(out)["probabilities"]
+    assert answers["one"] == answers["two"]
+    (tmp_path / "notes.txt").write_text("no image")
+    code, shown, _ = run("--model", ours, "--images", tmp_path, "--out", tmp_path / "out")
+    assert code == 0
+    assert "passed over: 1 (.txt 1)" in shown
+    scored = json.loads((tmp_path / "out" / "summary.json").read_text())["scored"]
+    assert (scored["images"], scored["several_frames"], scored["passed_over"]) == (2, 1, {".txt": 1})
 
 
 def test_a_folder_gives_one_row_an_image(
