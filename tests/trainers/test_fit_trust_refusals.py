@@ -82,7 +82,7 @@ def test_pictures_that_are_none_are_named(trained: Path, phantom_dataset: Path, 
     (tmp_path / "a" / "test").mkdir()
     other = Path(shutil.copytree(clothes, tmp_path / "b" / "clothes"))
     for folders, says in (
-        ([tmp_path / "empty"], "empty' holds no picture (.jpg"),
+        ([tmp_path / "empty"], "empty' holds no image (.jpg"),
         ([broken], "x.png cannot be read"),
         ([tmp_path / "a" / "test"], "the --ood folder 'test' is called as a split is"),
         ([clothes, other], "the --ood folder 'clothes' is called as another --ood folder is"),
