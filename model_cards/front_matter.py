@@ -123,12 +123,17 @@ def trained_on(report: ReportNode) -> list[str] | None:
     if "imported" in report:
         return None
     dataset = report["trained_on"] if "trained_on" in report else report["provenance"]["dataset"]
-    return hub_ids([str(dataset["name"])]) or None
+    return hub_ids([dataset_name(dataset)]) or None
+
+
+def dataset_name(dataset: ReportNode) -> str:
+    """The repository that a dataset was published to, or else the name that it was read by."""
+    return str(dataset["repo_id"] if "repo_id" in dataset else dataset["name"])
 
 
 def dataset_type(report: ReportNode) -> str:
     """The Hub id of the dataset of the results, for the ``model-index``; of a local one its kind, ``parquet``."""
-    return next(iter(hub_ids([str(report["provenance"]["dataset"]["name"])])), "parquet")
+    return next(iter(hub_ids([dataset_name(report["provenance"]["dataset"])])), "parquet")
 
 
 def eval_results(report: ReportNode) -> list[EvalResult]:

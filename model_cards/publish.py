@@ -13,7 +13,7 @@ from huggingface_hub.utils import disable_progress_bars
 from model_cards.build import CARD
 from model_cards.card import REPORT, read_report, render, report_kind
 from model_cards.command import OneLineParser, run
-from model_cards.hub import check_repo_id, client
+from model_cards.hub import check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, bytes_facts, file_facts, list_files, manifest_text, read_manifest
 from model_cards.publish_space import MODELS, deploy, describe_space, space_plan, variable_rows, would_change
 from model_cards.report_view import size_text
@@ -24,7 +24,7 @@ from model_cards.verify import folder_type, verify_folder
 __all__ = ["Plan", "PublishError", "Published", "plan", "publish"]
 
 
-def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
+def plan(folder: Path, repo_id: str, repo_type: str | None = None, dataset: str | None = None) -> Plan:
     """Check the folder and the repository's name; asks nobody.
 
     Raises:
@@ -33,6 +33,8 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
     """
     folder = Path(folder)
     check_repo_id(repo_id)
+    if dataset is not None:
+        check_repo_id(dataset, "not a dataset repository")
     found = folder_type(folder)
     if repo_type not in (None, found):
         raise PublishError(f"--repo-type {repo_type}, but {folder} holds a {found}: leave the option out")
@@ -43,14 +45,16 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None) -> Plan:
     if problems:
         more = f" (and {len(problems) - 1} more: python -m model_cards.verify {folder})" if len(problems) > 1 else ""
         raise PublishError(f"{folder} is not published, since it does not verify: {problems[0]}{more}")
+    if dataset is not None and (found == "dataset" or "imported" in read_report(folder)):
+        raise PublishError(f"--dataset is for a model that was trained here, which {folder} is not: leave it out")
     if found == "dataset":
         return Plan(folder, repo_id, found, {**read_manifest(folder), MANIFEST: file_facts(folder / MANIFEST)})
-    rewritten = named_for(folder, repo_id)
+    rewritten = named_for(folder, repo_id, dataset)
     facts = {path: bytes_facts(content) for path, content in rewritten.items()}
     return Plan(folder, repo_id, found, {**read_manifest(folder), **facts}, rewritten=rewritten)
 
 
-def named_for(folder: Path, repo_id: str) -> dict[str, bytes]:
+def named_for(folder: Path, repo_id: str, dataset: str | None) -> dict[str, bytes]:
     """Report, card and manifest of a model's folder as they are in its repository: the examples load it from there.
 
     The folder itself stays as it is. The report says ``model.repo_id``, so that the card there follows from the report
@@ -58,6 +62,8 @@ def named_for(folder: Path, repo_id: str) -> dict[str, bytes]:
     """
     report = read_report(folder)
     report["model"]["repo_id"] = repo_id
+    if dataset is not None:
+        (report.get("trained_on") or report["provenance"]["dataset"])["repo_id"] = dataset
     files, _ = list_files(folder)
     try:
         texts = {REPORT: json.dumps(report, indent=1, allow_nan=False) + "\n", CARD: render(report, files)}
@@ -89,12 +95,16 @@ def main() -> None:
     if of_a_space:
         kind = folder_type(args.folder)
         raise PublishError(f"--{of_a_space[0]} is for a Space, but {args.folder} holds a {kind}: leave it out")
-    work = plan(args.folder, args.repo_id, args.repo_type)
+    work = plan(args.folder, args.repo_id, args.repo_type, args.dataset)
     print(describe(work, constants.ENDPOINT, how))
     if args.dry_run:
         print("dry run: nothing was uploaded, no server was asked")
         return
-    done = publish(work, client_with_token(), private=args.private, create_pr=args.create_pr)
+    api = client_with_token()
+    if args.dataset is not None:
+        with one_sentence(api, f"dataset {args.dataset}"):
+            api.repo_info(args.dataset, repo_type="dataset")
+    done = publish(work, api, private=args.private, create_pr=args.create_pr)
     verb = "published" if done.new else "nothing to do, already published"
     print(f"{verb} and read back: {done.url}")
 
@@ -122,6 +132,12 @@ def parse_arguments() -> argparse.Namespace:
         "--gallery",
         metavar="REPO[@REVISION]",
         help="of a Space: the dataset of its gallery, made with one of the models (default: none)",
+    )
+    parser.add_argument(
+        "--dataset",
+        metavar="ORG/NAME",
+        help="of a model: where the dataset that it was trained on was published, for datasets: of its card "
+        "(default: the name that it was read by, where that is ORG/NAME)",
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
     parser.add_argument("--create-pr", action="store_true", help="propose a pull request (default: commit to main)")

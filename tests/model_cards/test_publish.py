@@ -13,8 +13,10 @@ from typing import Any
 
 import huggingface_hub.utils._http as client_http
 import pytest
+import yaml
 from hub_server import LoopbackHub
 from huggingface_hub import CommitOperationAdd, HfApi
+from space_fixture import typed
 
 from datasets_scripts.command import UserError
 from model_cards.build import build_card
@@ -68,6 +70,32 @@ def test_a_model_goes_up_in_one_commit_and_comes_back_the_same(
     assert kept_by_lfs == {"model.safetensors", "predictions_test.parquet", "figures/confusion_matrix_test.png"}
     copy = Path(api.snapshot_download("org/invented", local_dir=tmp_path / "copy"))
     assert verify_folder(copy) == []
+
+
+def test_the_card_names_the_dataset_where_it_was_published(
+    hub: LoopbackHub,
+    api: HfApi,
+    model_folder: Path,
+    dataset_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = typed(hub, monkeypatch, capsys)
+    code, _, error = command(model_folder, "--dataset", "org/pictures", repo_id="org/invented")
+    assert (code, "dataset org/pictures" in error) == (2, True), "it has to be there"
+    publish(plan(dataset_folder, "org/pictures"), api)
+    code, _, error = command(model_folder, "--dataset", "org/pictures", repo_id="org/invented")
+    assert (code, error) == (0, "")
+    copy = Path(api.snapshot_download("org/invented", local_dir=tmp_path / "copy"))
+    assert verify_folder(copy) == []
+    front = yaml.safe_load((copy / "README.md").read_text("utf-8").split("---\n")[1])
+    assert front["datasets"] == ["org/pictures"]
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "org/pictures"
+    with pytest.raises(PublishError, match="--dataset is for a model"):
+        plan(dataset_folder, "org/pictures", dataset="org/pictures")
+    with pytest.raises(RepoIdError, match="'ham' is not a dataset repository"):
+        plan(model_folder, "org/invented", dataset="ham")
 
 
 def test_a_dataset_goes_up_as_a_dataset(hub: LoopbackHub, api: HfApi, dataset_folder: Path) -> None:
