@@ -133,7 +133,7 @@ class LesionImageProcessor(PilBackend):
             PixelSettingError: names the setting and its value.
         """
         for name in ("size", "crop_size", "pad_size"):
-            sides = getattr(self, name, None)
+            sides: Any = getattr(self, name, None)
             if sides is None and name != "size":
                 continue
             try:

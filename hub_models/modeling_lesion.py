@@ -309,7 +309,8 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
                 "no class can be named; the weights are damaged or the training diverged: fetch the model again"
             )
             check_finite("the logits", raw_logits, what_to_do)
-            check_finite("the calibrated logits", output.logits, what_to_do)
+            calibrated: Any = output.logits
+            check_finite("the calibrated logits", calibrated, what_to_do)
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
 

@@ -183,7 +183,7 @@ def check_weights(path: Path) -> None:
             )
         header = json.loads(text)
         tensors = [
-            (str(name), str(entry["dtype"]), *(int(offset) for offset in entry["data_offsets"]))
+            (str(name), str(entry["dtype"]), int(entry["data_offsets"][0]), int(entry["data_offsets"][1]))
             for name, entry in header.items()
             if name != "__metadata__"
         ]
@@ -192,7 +192,7 @@ def check_weights(path: Path) -> None:
             raise ValueError("offsets")
     except ForeignFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise ForeignFileError(f"{path.name} is no safetensors file ({size:,} bytes): fetch it again") from error
     if size != 8 + length + end:
         raise ForeignFileError(

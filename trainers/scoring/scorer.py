@@ -174,8 +174,8 @@ class Scorer:
             except UNREADABLE as error:
                 why = one_line(error).replace(printable(str(path)), name)
                 rows.append({**flat(name, None, self.labels, why), "sha256": digest or "unreadable"})
-        for place, (answer, raw, why) in zip(places, self.answer_each(inputs), strict=True):
-            rows[place] = {**rows[place], **flat(rows[place]["image"], answer, self.labels, why), **raw}
+        for place, (answer, raw, error_text) in zip(places, self.answer_each(inputs), strict=True):
+            rows[place] = {**rows[place], **flat(rows[place]["image"], answer, self.labels, error_text), **raw}
         return rows
 
     def answer_each(

@@ -29,6 +29,8 @@ from trainers.evaluation.weighting import group_weights
 
 KINDS = ("scalar", "vector", "bias_corrected")
 LOWEST, HIGHEST = 0.01, 100.0
+# Beyond it float32 overflows where the model applies what was fitted.
+LARGEST_LOGIT = 1e30
 GRID = 41
 # Standard deviations of the normal priors that hold what data leave open: of a bias, in nats, and of a class's log
 # scale about the mean of all. Both weigh as one image does, so the ridge on the mean loss is 1 / (2 sd^2 N). A bias of
@@ -295,10 +297,12 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
         raise TemperatureError(
             f"logits have shape {logits.shape}: a temperature needs at least one image; check the calibration split"
         )
-    if not np.isfinite(logits).all():
-        bad = int((~np.isfinite(logits)).reshape(len(logits), -1).any(axis=1).sum())
+    usable = np.abs(logits) <= LARGEST_LOGIT  # NaN is not, either
+    if not usable.all():
+        bad = int((~usable).reshape(len(logits), -1).any(axis=1).sum())
         raise TemperatureError(
-            f"{bad} of {len(logits)} images have a logit that is NaN or infinite: the training diverged; "
+            f"{bad} of {len(logits)} images have a logit that is NaN or infinite, or above {LARGEST_LOGIT:g}: the "
+            "training diverged; "
             "lower the learning rate or train in fp32"
         )
     if not np.issubdtype(labels.dtype, np.integer):

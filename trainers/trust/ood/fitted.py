@@ -11,6 +11,8 @@ import torch
 from hub_models.ood_lesion import EARLY, ood_score
 
 BATCH = 512
+# Beyond it float32 overflows where the model applies what was fitted.
+LARGEST = 1e30
 
 
 class OODFitError(ValueError):
@@ -51,7 +53,10 @@ def apply(name: str, fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, 
         temperature: T > 0.
 
     Returns:
-        (N,) float64; higher = stranger.
+        (N,) float64, finite; higher = stranger.
+
+    Raises:
+        OODFitError: a score is NaN or infinite.
     """
     buffers = {key: torch.from_numpy(values) for key, values in fit.buffers.items()}
     parts = []
@@ -62,7 +67,14 @@ def apply(name: str, fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, 
             logits = torch.from_numpy(np.ascontiguousarray(raw_logits[rows], dtype=np.float32))
             early = batch if name in EARLY else None
             parts.append(ood_score(name, batch, logits, temperature, fit.settings, buffers, early).numpy())
-    return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+    scores = np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
+    bad = ~np.isfinite(scores)
+    if bad.any():
+        raise OODFitError(
+            f"{name} gives {int(bad.sum())} of {len(scores)} images a score that is NaN or infinite: their features or "
+            "logits are enormous; look at the training"
+        )
+    return scores
 
 
 def check(
@@ -83,10 +95,10 @@ def check(
     if len(features) < 2:
         raise OODFitError(f"{len(features)} images: an out-of-distribution detector needs at least two")
     for name, values in (("feature", features), ("logit", logits)):
-        bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+        bad = ~(np.abs(values) <= LARGEST).reshape(len(values), -1).all(axis=1)
         if bad.any():
             raise OODFitError(
-                f"{int(bad.sum())} of {len(values)} images have a {name} that is NaN or infinite: the training "
-                "diverged; lower the learning rate or train in fp32"
+                f"{int(bad.sum())} of {len(values)} images have a {name} that is NaN or infinite, or above {LARGEST:g}: "
+                "the training diverged; lower the learning rate or train in fp32"
             )
     return features, logits[:, None] if logits.ndim == 2 else logits
