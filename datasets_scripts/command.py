@@ -209,6 +209,11 @@ def what_file_is(path: Path) -> str | None:
             head = file.read(1024)
     except OSError:
         return None
+    return what_bytes_are(head, size)
+
+
+def what_bytes_are(head: bytes, size: int) -> str | None:
+    """As :func:`what_file_is`, of a file's first bytes and its size."""
     if not head:
         return "it is empty (0 bytes): fetch it again"
     if head.startswith(LFS_POINTER):

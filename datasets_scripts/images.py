@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datasets_scripts.command import UserError
+from datasets_scripts.command import UserError, what_bytes_are
 from datasets_scripts.rows import Row
 
 MIN_SIDE = 16
@@ -261,7 +261,8 @@ def decode(data: bytes) -> tuple[Image.Image, bool]:
     except ImageError:
         raise
     except _BROKEN as error:
-        raise ImageError(f"it cannot be decoded ({_one_line(error)})") from error
+        why = what_bytes_are(data[:1024], len(data)) or f"it cannot be decoded ({_one_line(error)})"
+        raise ImageError(why) from error
     if min(rgb.size) < MIN_SIDE:
         raise ImageError(f"it is {rgb.size[0]}x{rgb.size[1]} pixels, at least {MIN_SIDE}x{MIN_SIDE} are needed")
     single = image.format == "JPEG" or frames_of(image) == 1

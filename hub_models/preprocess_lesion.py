@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .checks_lesion import what_file_is
+
 try:  # Optional: only the two switches need it, so that nobody else has to install it.
     import cv2
 except ImportError:
@@ -86,7 +88,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except BROKEN as error:
         raise UnreadableImageError(
-            f"{path} cannot be opened as an image ({error}). Give the path of a whole image file."
+            f"{path} cannot be opened as an image ({what_file_is(path) or error}). Give the path of a whole image file."
         ) from error
     with image:
         return to_rgb(image)

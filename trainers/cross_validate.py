@@ -154,7 +154,7 @@ def prepare(plan: Plan) -> None:
             )
         return
     plan.partial.mkdir(parents=True)
-    write_text(state, json.dumps(asked, indent=1) + "\n")
+    write_text(state, json.dumps(asked, indent=1, allow_nan=False) + "\n")
 
 
 def run_fold(plan: Plan, name: str, bar: Any) -> tuple[bool, str]:

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 from torchvision.transforms import v2
 
+from datasets_scripts.command import what_bytes_are, what_file_is
 from datasets_scripts.images import known_formats
 from hub_models.image_processing_lesion import PREPARED
 from trainers.completing import (
@@ -111,6 +112,9 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
     local = Path(dataset).is_dir()
     if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
         raise DatasetError(f"the dataset folder {dataset!r} does not exist: {mend}")
+    for path in sorted(Path(dataset).rglob("*.parquet")) if local else ():
+        if instead := what_file_is(path):
+            raise DatasetError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
     try:
         config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
         loaded = datasets.load_dataset(dataset, config_name)
@@ -295,7 +299,12 @@ class LesionImages(Dataset):
     def read(self, index: int) -> Image.Image:
         """The stored image, decoded but otherwise as it lies in the dataset."""
         stored = self.images[int(index)]["image"]
-        return Image.open(io.BytesIO(stored["bytes"]) if stored["bytes"] else stored["path"], formats=known_formats())
+        data = stored["bytes"] or Path(stored["path"]).read_bytes()
+        try:
+            return Image.open(io.BytesIO(data), formats=known_formats())
+        except Image.UnidentifiedImageError as error:
+            why = what_bytes_are(data[:1024], len(data)) or "it is no image that is known here: leave it out"
+            raise DatasetError(f"image {int(index)} of the dataset ({stored['path']}): {why}") from error
 
 
 def encoded_metadata(rows: datasets.Dataset, processor: Any) -> Tensor:

@@ -136,7 +136,7 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
     files = {
         "roc.png": png(draw_roc(positive, scores, numbers, NAMES)),
         "confusion_matrix.png": png(draw_decisions(positive, scores, threshold, NAMES)),
-        "scores.json": (json.dumps(numbers, indent=1) + "\n").encode(),
+        "scores.json": (json.dumps(numbers, indent=1, allow_nan=False) + "\n").encode(),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)

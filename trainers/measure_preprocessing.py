@@ -377,8 +377,8 @@ def main() -> None:
         repeats=options.repeats,
         progress=True,
     )
-    write_text(options.out, json.dumps(numbers, indent=2) + "\n")
-    print(json.dumps(numbers, indent=2))
+    write_text(options.out, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    print(json.dumps(numbers, indent=2, allow_nan=False))
 
 
 def positive(text: str) -> int:

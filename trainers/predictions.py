@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
+from datasets_scripts.command import what_file_is
 from datasets_scripts.output import whole_file
 from trainers.errors import UserError
 
@@ -219,7 +220,7 @@ def read_predictions(path: Path) -> Predictions:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
         raise PredictionsError(
-            f"{path} cannot be read as Parquet ({error}): give a predictions_<split>.parquet"
+            f"{path} cannot be read as Parquet ({what_file_is(path) or error}): give a predictions_<split>.parquet"
         ) from error
     about = _about(path, table.schema.metadata or {})
     missing = [name for name in ("image_id", "group_id", "label", "logits") if name not in table.column_names]

@@ -251,6 +251,10 @@ def check_columns(columns: Collection[str], required: Sequence[str], where: str)
         )
 
 
+# What the ISIC 2019 challenge added to the names of images that it made smaller.
+REDUCED = "_downsampled"
+
+
 def check_present(image_ids: Sequence[str], present: Collection[str], source: str, mend: str) -> None:
     """Refuse a table with ids that the folder has no image of.
 
@@ -258,6 +262,14 @@ def check_present(image_ids: Sequence[str], present: Collection[str], source: st
         MetadataError: counts them and names the first.
     """
     without = [image_id for image_id in image_ids if image_id not in present]
+    other = {one: name for one in without for name in (one + REDUCED, one.removesuffix(REDUCED)) if name in present}
+    if other:
+        first, there = next(iter(other.items()))
+        raise MetadataError(
+            f"{len(other)} of {len(image_ids)} ids name an image that {source} has under another name, the first is "
+            f"{first!r}, there as {there!r}: ISIC 2019 added {REDUCED!r} to images that it made smaller; give ids "
+            "and files the same names, with or without it"
+        )
     if without:
         raise MetadataError(
             f"{len(without)} of {len(image_ids)} ids have no image in {source}, the first is {without[0]!r}; {mend}"

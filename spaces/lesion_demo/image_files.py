@@ -34,6 +34,7 @@ _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # First bytes of what people send by mistake or on purpose, and what to call it.
 _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"GIF8", "a GIF"),
+    (b"version https://git-lfs", "a Git LFS pointer in place of the image"),
     (b"%PDF", "a PDF document"),
     (b"PK\x03\x04", "a zip archive or an office document"),
     (b"\x1f\x8b", "a gzip archive"),

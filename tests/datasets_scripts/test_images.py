@@ -113,7 +113,7 @@ def test_unusable_images_say_why():
     for data, why in (
         (b"", r"empty \(0 bytes\)"),
         (whole[: len(whole) // 2], "cannot be decoded.*truncated"),
-        (b"<html>not found</html>" * 20, "cannot be decoded.*cannot identify"),
+        (b"<html>not found</html>" * 20, r"web page \(440 bytes\)"),
         (saved(Image.new("RGB", (1, 1)), "PNG"), "1x1 pixels, at least 16x16"),
         (saved(Image.new("RGB", (200, 15)), "PNG"), "200x15 pixels"),
         (saved(Image.new("RGB", (64, 64)), "PNG")[:60], "cannot be decoded"),
@@ -170,7 +170,7 @@ def test_no_program_is_started_for_an_image(monkeypatch):
         raise AssertionError("Ghostscript")
 
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
-    with pytest.raises(ImageError, match=r"cannot be decoded.*cannot identify"):
+    with pytest.raises(ImageError, match=rr"web page \(440 bytes\)"):
         decode(EPS)
     data = saved(half_black_half_white("RGB"), "PNG")
     found = scan(Row("i", "nv", lambda: data, "l", read_mask=lambda: EPS))
@@ -221,3 +221,8 @@ def test_images_are_recognised_by_name_or_content(tmp_path):
     assert [path.name for path in images] == ["a", "b.jpg"]
     assert passed_over == {".txt": 1, ".db": 1, "hidden": 1}
     assert passed_over_text({".txt": 1, "hidden": 2}) == "3 (hidden 2, .txt 1)"
+
+
+def test_a_pointer_in_place_of_an_image_is_named() -> None:
+    with pytest.raises(ImageError, match="Git LFS pointer"):
+        decode(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99\n")

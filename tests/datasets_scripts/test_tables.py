@@ -144,3 +144,9 @@ def test_names_separated_by_spaces_can_be_split_again() -> None:
     assert spaced(["mel", "nv"]) == "mel nv"
     names = ["basal cell carcinoma", 'say "x"', "nv"]
     assert next(csv.reader([spaced(names)], delimiter=" ")) == names
+
+
+@pytest.mark.parametrize(("row", "file"), [("ISIC_1", "ISIC_1_downsampled"), ("ISIC_1_downsampled", "ISIC_1")])
+def test_names_of_reduced_images_get_their_own_advice(row: str, file: str) -> None:
+    with pytest.raises(MetadataError, match=f"the first is '{row}', there as '{file}'"):
+        tables.check_present(["ISIC_2", row], {"ISIC_2", file}, "folder", "download them")

@@ -372,3 +372,10 @@ def test_an_exif_block_that_cannot_be_decoded_harms_no_pixel() -> None:
     Image.new("RGB", (30, 20), "red").save(file, "PNG", exif=b"Exif\0\0M)\0*\0\0\0\x08\0\x01")
     image = to_rgb(Image.open(file))
     assert (image.size, image.getpixel((0, 0))) == ((30, 20), (255, 0, 0))
+
+
+def test_a_pointer_in_place_of_an_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234567\n")
+    with pytest.raises(UnreadableImageError, match=r"Git LFS pointer .* 1,234,567 bytes"):
+        open_image(path)

@@ -244,3 +244,14 @@ def test_a_dataset_without_the_models_columns_is_refused(patients: datasets.Data
     processor = LesionImageProcessor(model_input_names=["metadata"], metadata_fields=["age", "localization"])
     with pytest.raises(DatasetError, match=r"no column 'localization', which this model looks at \(it has image"):
         LesionImages(patients, processor)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(b"", "0 bytes"), (b"version https://git-lfs.github.com/spec/v1\nsize 99\n", "LFS"), (b"<html>", "web page")],
+)
+def test_a_pointer_in_place_of_the_rows_is_named(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000.parquet").write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"train-00000\.parquet holds no rows; .*{named}"):
+        load_splits(str(tmp_path), "grouped")

@@ -224,7 +224,7 @@ def _begin(partial: Path, asked: dict[str, Any], listing: Any) -> None:
         (partial / PARTS).mkdir(parents=True)
         with (partial / LISTING).open("w", encoding="ascii") as file:
             shutil.copyfileobj(listing, file)
-        write_text(stored, json.dumps(asked, indent=1) + "\n")  # last: with it, the listing is whole
+        write_text(stored, json.dumps(asked, indent=1, allow_nan=False) + "\n")  # last: with it, the listing is whole
 
 
 def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
@@ -309,7 +309,7 @@ def finish(
         "processes": job.processes,
         "provenance": made,
     }
-    write_text(staging / "summary.json", json.dumps(summary, indent=1) + "\n")
+    write_text(staging / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     put_in_place(staging, job.out)
     shutil.rmtree(job.partial)
     return Finished(summary, report)

@@ -33,8 +33,7 @@ GRID_SIZE = 100
 MOST = 1_000_000
 # Thresholds are stored to 6 decimals, rounded up, so that float32 noise of saturated answers decides nothing.
 DECIMALS = 6
-# Probabilities of float32 may sum to a little more than 1.
-ROUNDING = 1e-5
+LARGEST = 1e6
 
 
 class BandsError(ValueError):
@@ -327,11 +326,11 @@ def _checked(
     for name, (values, outcome) in outcomes.items():
         if values.ndim != 1 or not len(values):
             raise BandsError(f"the {name} half's uncertainty has shape {values.shape}: give (n,), with n above 0")
-        outside = ~((values >= -ROUNDING) & (values <= 1 + ROUNDING))  # NaN, too
+        outside = ~(np.abs(values) <= LARGEST)  # NaN, too
         if outside.any():
             raise BandsError(
-                f"{int(outside.sum())} of {len(values)} uncertainties of the {name} half are NaN or outside [0, 1] "
-                f"(the first is {values[outside][0]:g}): give 1 - the largest probability of each image"
+                f"{int(outside.sum())} of {len(values)} uncertainties of the {name} half are NaN, infinite or "
+                f"enormous (the first is {values[outside][0]:g}): give 1 - the largest probability of each image"
             )
         if outcome is not None and np.shape(outcome) != values.shape:
             raise BandsError(f"{np.shape(outcome)} outcomes for {values.shape} uncertainties of the {name} half")

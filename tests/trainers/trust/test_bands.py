@@ -217,6 +217,8 @@ OK = np.zeros(100, dtype=bool)
             {"second_uncertainty": np.where(EVEN > 0.98, np.nan, EVEN)},
             "2 of 100 uncertainties of the second half are NaN",
         ),
+        ({"second_uncertainty": np.where(EVEN > 0.98, np.inf, EVEN)}, r"second half .* \(the first is inf\)"),
+        ({"first_uncertainty": np.where(EVEN > 0.98, 1e300, EVEN)}, r"first half .* \(the first is 1e\+300\)"),
         ({"second_wrong": OK[:5]}, r"\(5,\) outcomes for \(100,\) uncertainties of the second half"),
         ({"first_wrong": OK[:5]}, r"\(5,\) outcomes for \(100,\) uncertainties of the first half"),
         ({"risk": 0.0}, "risk 0.0: give a share"),

@@ -267,6 +267,15 @@ def test_a_class_of_one_lesion_is_no_obstacle(known):
         ({"groups": np.array(["one"] * 20)}, "1 lesion groups"),
         ({"features": np.full((20, 4), np.nan)}, "20 of 20 images have a feature that is NaN"),
         ({"logits": np.full((20, 2), np.nan)}, "20 of 20 images have a logit that is NaN"),
+        (
+            {"features": np.full((20, 4), 1e300)},
+            r"20 of 20 images have a feature that is NaN, infinite or above 1e\+30",
+        ),
+        ({"logits": np.full((20, 2), np.inf)}, "20 of 20 images have a logit that is NaN, infinite"),
+        (
+            {"shifted": {"a": (np.full((2, 4), np.nan), np.full((2, 2), np.nan))}, "shifted_rows": np.array([0, 1])},
+            "max_softmax gives 1 of 1 images a score that is NaN",
+        ),
         ({"features": np.zeros((0, 4)), "logits": np.zeros((0, 2)), "labels": [], "groups": []}, "0 images"),
         ({"shifted": {"a": (np.zeros((2, 4)), np.zeros((2, 2)))}, "shifted_rows": np.array([0, 20])}, "row numbers"),
     ],

@@ -98,7 +98,7 @@ def check(
         bad = ~(np.abs(values) <= LARGEST).reshape(len(values), -1).all(axis=1)
         if bad.any():
             raise OODFitError(
-                f"{int(bad.sum())} of {len(values)} images have a {name} that is NaN or infinite, or above {LARGEST:g}: "
+                f"{int(bad.sum())} of {len(values)} images have a {name} that is NaN, infinite or above {LARGEST:g}: "
                 "the training diverged; lower the learning rate or train in fp32"
             )
     return features, logits[:, None] if logits.ndim == 2 else logits

@@ -176,11 +176,10 @@ def choose(
     for name in candidates:
         try:
             fitted = known.cross_fit(name, folds, seed)
-            rows[name] = _told(fitted, known, shifted, shifted_rows)
         except OODFitError as error:
             rows[name] = {"why": str(error)}
             continue
-        fits[name] = fitted
+        fits[name], rows[name] = fitted, _told(fitted, known, shifted, shifted_rows)
     if not fits:
         raise OODFitError(f"no detector can be fitted: {rows[candidates[0]]['why']}")
     best = max(fits, key=lambda name: rows[name]["mean"])  # the first of several
