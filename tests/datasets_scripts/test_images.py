@@ -170,7 +170,7 @@ def test_no_program_is_started_for_an_image(monkeypatch):
         raise AssertionError("Ghostscript")
 
     monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", started)
-    with pytest.raises(ImageError, match="cannot be decoded.*cannot identify"):
+    with pytest.raises(ImageError, match=r"cannot be decoded.*cannot identify"):
         decode(EPS)
     data = saved(half_black_half_white("RGB"), "PNG")
     found = scan(Row("i", "nv", lambda: data, "l", read_mask=lambda: EPS))
