@@ -18,12 +18,24 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+try:
+    from pillow_heif import register_heif_opener
+except ImportError:  # optional; without it a phone's HEIC is refused with a line that says what to do
+    OPENS_HEIC = False
+else:
+    register_heif_opener(thumbnails=False)
+    OPENS_HEIC = True
+
 LARGEST_FILE = 20_000_000  # bytes
 MOST_PIXELS = 40_000_000
 LONGEST_SIDE = 16_000
 SHORTEST_SIDE = 32
-ALLOWED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-GIVE = "Give a JPEG, PNG, WebP, BMP or TIFF picture."
+ALLOWED = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", *(("HEIF",) if OPENS_HEIC else ()))
+GIVE = f"Give a JPEG, PNG, WebP, BMP{', TIFF or HEIC' if OPENS_HEIC else ' or TIFF'} image."
+NO_HEIC = (
+    "This is a HEIC image, which is not opened here. Send it as JPEG: on an iPhone choose Settings, Camera, Formats, "
+    "Most Compatible, or export the photo as JPEG."
+)
 WHITE = (255, 255, 255, 255)
 # Modes of photographs; the others (floats, 32-bit numbers, CIE Lab) hold measurements.
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr")
@@ -42,7 +54,8 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"MZ", "a program"),
     (b"\x00\x00\x01\x00", "an icon"),
 )
-_HEIF = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"mif1")
+_AVIF = (b"avif", b"avis")
 
 
 class ImageUnusableError(ValueError):
@@ -59,6 +72,8 @@ def kind_of(head: bytes) -> str | None:
         return "WEBP"
     if head[:4] in (b"II*\x00", b"MM\x00*"):
         return "TIFF"
+    if _is_heic(head) and OPENS_HEIC:
+        return "HEIF"
     # Two letters are a weak sign: the size of the header that follows tells a bitmap from a text.
     if (
         head[:2] == b"BM"
@@ -70,19 +85,23 @@ def kind_of(head: bytes) -> str | None:
     return None
 
 
+def _is_heic(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIC
+
+
 def what_else(head: bytes) -> str:
     """What to call a file that is no picture of ours, by its first bytes."""
     for start, name in _OTHERS:
         if head.startswith(start):
             return name
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIF:
-        return "a HEIC or AVIF picture"
+    if head[4:8] == b"ftyp":
+        return "an AVIF image" if head[8:12] in _AVIF else "a film or another kind of image container"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<svg", b"<?xml")):
         return "an SVG or XML file, which can hold programs"
     if text.startswith((b"<!doctype", b"<html", b"<script", b"<")):
         return "a web page"
-    return "no picture that is known here"
+    return "no image that is known here"
 
 
 def read_image(source: str | os.PathLike[str] | bytes, most: float = LARGEST_FILE) -> Image.Image:
@@ -104,6 +123,8 @@ def read_image(source: str | os.PathLike[str] | bytes, most: float = LARGEST_FIL
     if len(data) > most:
         raise ImageUnusableError(too_large(len(data)))
     kind = kind_of(data[:16])
+    if kind is None and _is_heic(data[:16]):
+        raise ImageUnusableError(NO_HEIC)
     if kind is None:
         raise ImageUnusableError(f"This file cannot be read as an image: it is {what_else(data[:64])}. {GIVE}")
     try:
@@ -145,23 +166,24 @@ def _check_size(image: Image.Image) -> None:
     """Refuse by what the header says, before a pixel is decoded."""
     width, height = image.size
     if width * height > MOST_PIXELS or max(width, height) > LONGEST_SIDE:
-        raise ImageUnusableError(f"This picture has {width} x {height} pixels. {_too_many()}")
+        raise ImageUnusableError(f"This image has {width} x {height} pixels. {_too_many()}")
     if min(width, height) < SHORTEST_SIDE:
         raise ImageUnusableError(
-            f"This picture has {width} x {height} pixels; at least {SHORTEST_SIDE} on each side are needed to see "
+            f"This image has {width} x {height} pixels; at least {SHORTEST_SIDE} on each side are needed to see "
             "anything."
         )
-    # A camera's MPO is a JPEG, with a preview or a gain map behind the picture itself, which is the first.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        raise ImageUnusableError("This file holds several pictures (an animation or pages). Give one picture a file.")
+    # A camera's MPO is a JPEG, with a preview or a gain map behind the image itself, which is the first. A phone's HEIC
+    # can hold a series; it opens at the one that the phone marked as the main image.
+    if image.format not in ("MPO", "HEIF") and getattr(image, "n_frames", 1) > 1:
+        raise ImageUnusableError("This file holds several images (an animation or pages). Give one image per file.")
     if image.mode not in MODES and not image.mode.startswith("I;16"):
-        raise ImageUnusableError(f"This file holds measurements rather than a picture (mode {image.mode}). {GIVE}")
+        raise ImageUnusableError(f"This file holds measurements rather than an image (mode {image.mode}). {GIVE}")
 
 
 def _too_many() -> str:
     return (
         f"At most {MOST_PIXELS / 1e6:.0f} million pixels and {LONGEST_SIDE} on a side are taken: "
-        "make the picture smaller."
+        "make the image smaller."
     )
 
 

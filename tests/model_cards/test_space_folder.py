@@ -132,7 +132,7 @@ def test_the_real_space_requires_what_it_imports() -> None:
             names += [str(node.module)] if isinstance(node, ast.ImportFrom) and not node.level else []
             found |= {name.split(".")[0] for name in names} - own - set(sys.stdlib_module_names)
     assert {"gradio", "torch", "transformers"} <= found
-    assert {spelled.get(name, name) for name in found} <= named
+    assert {spelled.get(name, name.replace("_", "-")) for name in found} <= named
     space = read_space(folder)
     assert "LESION_MODELS" in space.reads
     assert own == {Path(name).stem for name in space.files if name.endswith(".py") and "/" not in name}

@@ -57,7 +57,7 @@ def test_five_kinds_are_read_by_content(parts: Any, tmp_path: Path, kind: str) -
     ("content", "said"),
     [
         (b"", "is empty"),
-        (b"no image", "no picture that is known"),
+        (b"no image", "no image that is known"),
         (b"\x89PNG\r\n\x1a\n", "may be damaged"),
         (encoded("PNG")[:900], "may be damaged"),
         (encoded("GIF", mode="P"), "it is a GIF"),
@@ -66,17 +66,18 @@ def test_five_kinds_are_read_by_content(parts: Any, tmp_path: Path, kind: str) -
         (b"<!DOCTYPE html><script>alert(1)</script>", "a web page"),
         (b"%PDF-1.7", "a PDF document"),
         (b"PK\x03\x04 and more", "a zip archive"),
-        (b"BM is how this sentence begins, it is no bitmap", "no picture that is known"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIC"),
+        (b"BM is how this sentence begins, it is no bitmap", "no image that is known"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "may be damaged"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "AVIF"),
         (b"MZ\x90\0", "a program"),
         (png_header(100_000, 100_000), "At most 40 million pixels"),
         (png_header(7_000, 7_000), "7000 x 7000 pixels. At most 40 million"),
         (png_header(20_000, 100), "16000 on a side"),
         (encoded("PNG", size=(20, 500)), "at least 32 on each side"),
-        (encoded("TIFF", mode="F"), "measurements rather than a picture (mode F)"),
+        (encoded("TIFF", mode="F"), "measurements rather than an image (mode F)"),
         (encoded("PNG") + b"x" * 23_450_000, "has 23.5 MB; at most 20 MB"),
     ],
-    ids=range(19),
+    ids=range(20),
 )  # fmt: skip
 def test_everything_else_is_refused_in_words(parts: Any, content: bytes, said: str) -> None:
     with pytest.raises(parts.image_files.ImageUnusableError, match=re.escape(said)):
@@ -88,7 +89,7 @@ def test_pages_and_animations_are_refused(parts: Any) -> None:
     for kind in ("WEBP", "TIFF", "PNG"):
         buffer = io.BytesIO()
         frames[0].save(buffer, kind, save_all=True, append_images=frames[1:])
-        with pytest.raises(parts.image_files.ImageUnusableError, match="several pictures"):
+        with pytest.raises(parts.image_files.ImageUnusableError, match="several images"):
             parts.image_files.read_image(buffer.getvalue())
 
 
@@ -326,3 +327,34 @@ def test_room_is_made_of_the_oldest_uploads(parts: Any, tmp_path: Path, monkeypa
     assert not files.make_room(80), "what was just uploaded is not deleted for others"
     assert [path.name for path in files.folder.iterdir()] == ["young"]
     files.remove()
+
+
+def heic(size: tuple[int, int] = (48, 64)) -> bytes:
+    """A drawn image as a phone would write it."""
+    import pillow_heif
+
+    image = Image.new("RGB", size, (200, 40, 40))
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(image).save(buffer, quality=95)
+    return buffer.getvalue()
+
+
+def test_a_phones_heic_opens(parts: Any) -> None:
+    content = heic()
+    assert content[4:8] == b"ftyp"
+    assert parts.image_files.kind_of(content[:16]) == "HEIF"
+    image = parts.image_files.read_image(content)
+    assert (image.mode, image.size, image.info) == ("RGB", (48, 64), {})
+    assert np.asarray(image).reshape(-1, 3).mean(0) == pytest.approx([200, 40, 40], abs=4)
+    with pytest.raises(parts.image_files.ImageUnusableError, match="may be damaged"):
+        parts.image_files.read_image(content[: len(content) // 2])
+    with pytest.raises(parts.image_files.ImageUnusableError, match="at least 32 on each side"):
+        parts.image_files.read_image(heic((16, 64)))
+
+
+def test_without_the_library_a_heic_is_refused_with_what_to_do(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts.image_files, "OPENS_HEIC", False)
+    with pytest.raises(parts.image_files.ImageUnusableError) as refused:
+        parts.image_files.read_image(heic())
+    assert "HEIC" in str(refused.value)
+    assert "JPEG" in str(refused.value)
