@@ -134,6 +134,13 @@ def judged_bands() -> dict[str, Any]:
             "of_malignant_in_low": {"n": 9.5, "value": 0.140351, "upper": 0.4338},
             "of_benign_answers_in_low": {"n": 70.25, "value": 0.01898, "upper": 0.0707},
         },
+        "missed_in_moderate": {
+            "missed": 2.5,
+            "confidence": 0.95,
+            "of_malignant": {"n": 24.0, "value": 0.104167, "upper": 0.2671},
+            "of_malignant_in_moderate": {"n": 7.5, "value": 0.333333, "upper": 0.6863},
+            "of_benign_answers_in_moderate": {"n": 20.0, "value": 0.125, "upper": 0.3193},
+        },
         "conventions": {"error": "Share of wrong answers, by lesion."},
     }
 

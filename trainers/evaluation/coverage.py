@@ -145,7 +145,8 @@ def bands_section(
         JSON-ready: ``bands`` (of each: n, n_groups, share of the lesions, error and accuracy by lesion with exact
         intervals), ``promises`` (of low, and of moderate, which is about low and moderate together: measured error,
         ``kept`` when it is at most the promised risk, ``contradicted`` when even the lower end of its exact interval is
-        above), ``missed_in_low`` (see ``bands.missed_in_low``) and ``conventions``.
+        above), ``missed_in_low`` (see ``bands.missed_in_low``), ``missed_in_moderate`` (the same of that band) and
+        ``conventions``.
 
     Raises:
         MetricInputError: no image, or lengths that differ.
@@ -177,7 +178,7 @@ def bands_section(
     return {
         "bands": rows,
         "promises": {name: _promise(fitted[name], share(wrong, within[name])) for name in within},
-        "missed_in_low": _missed(predictions, predicted, bands == "low", weights),
+        **{f"missed_in_{name}": _missed(predictions, predicted, bands, weights, name) for name in ("low", "moderate")},
         "conventions": _band_conventions(),
     }
 
@@ -264,14 +265,20 @@ def _promise(fitted: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]
     }
 
 
-def _missed(predictions: Predictions, predicted: np.ndarray, in_low: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+def _missed(
+    predictions: Predictions, predicted: np.ndarray, bands: np.ndarray, weights: np.ndarray, band: str
+) -> dict[str, Any]:
     columns = predictions.malignant_columns()
     if not len(columns):
         return undefined("no class of this vocabulary is malignant or premalignant")
-    found = missed_in_low(np.isin(predictions.label, columns), ~np.isin(predicted, columns), in_low, weights)
-    for name in ("of_malignant", "of_malignant_in_low", "of_benign_answers_in_low"):
-        found[name] = {key: None if value is None else plain(value) for key, value in found[name].items()}
-    return found | {"missed": plain(found["missed"])}
+    found = missed_in_low(np.isin(predictions.label, columns), ~np.isin(predicted, columns), bands == band, weights)
+    shares = {
+        name.replace("in_low", f"in_{band}"): {
+            key: None if value is None else plain(value) for key, value in found[name].items()
+        }
+        for name in ("of_malignant", "of_malignant_in_low", "of_benign_answers_in_low")
+    }
+    return {"missed": plain(found["missed"]), "confidence": found["confidence"], **shares}
 
 
 def _set_conventions() -> dict[str, str]:
@@ -295,5 +302,5 @@ def _band_conventions() -> dict[str, str]:
         "kept": "The measured error is at most the promised risk; 'contradicted': its interval lies above it.",
         "missed_in_low": "Malignant or premalignant lesions that are answered with a benign class in the low band; "
         "'upper' is a one-sided 95 % Clopper-Pearson bound. The band's error averages over all lesions, most of which "
-        "are benign, and says little about this.",
+        "are benign, and says little about this. 'missed_in_moderate': the same in the moderate band.",
     }

@@ -179,6 +179,10 @@ def test_bands_by_hand():
     missed = found["missed_in_low"]
     assert (missed["missed"], missed["of_malignant"]["n"], missed["of_malignant"]["value"]) == (1, 2, 0.5)
     assert (missed["of_malignant_in_low"]["value"], missed["of_benign_answers_in_low"]["value"]) == (1.0, 0.4)
+    missed = found["missed_in_moderate"]
+    assert (missed["missed"], missed["of_malignant_in_moderate"]["n"]) == (0, 0)
+    # The image of e alone, as the other image in moderate is called by the third class.
+    assert missed["of_benign_answers_in_moderate"]["value"] == 0.0
 
 
 def test_the_interval_of_a_band_is_that_of_scipy():
