@@ -30,6 +30,8 @@ CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
 CARD_LAYOUT = 6
+# Groups that ask for a doctor, in the order in which they are named.
+AT_RISK = ("malignant", "premalignant")
 LOOKS = "looks at one picture of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
@@ -100,7 +102,10 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         "inputs": input_names(node),
         "reads": READS[tuple(input_names(node))],
         "steps": steps_before(node),
-        "malignant": [row["name"] for row in label_rows(node) if row["group"] in ("malignant", "premalignant")],
+        "malignant": [row["name"] for row in label_rows(node) if row["group"] in AT_RISK],
+        "at_risk": " or ".join(
+            [name for name in AT_RISK if name in {row["group"] for row in label_rows(node)}] or AT_RISK
+        ),
     }
     if only_imported(node):
         text = (

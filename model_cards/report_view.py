@@ -176,6 +176,27 @@ def percent(node: ReportNode, digits: int = 1) -> str:
     return f"{100 * number(node):.{digits}f} %"
 
 
+def of_100(node: ReportNode) -> str:
+    """A share in [0, 1] with one denominator, in the words of the page: ``17 of 100``."""
+    value = number(node)
+    if value < 0.005:
+        return "none of 100" if value == 0 else "fewer than 1 of 100"
+    return f"{100 * value:.0f} of 100"
+
+
+def about_in(node: ReportNode) -> str:
+    """A share in [0, 1] in plain words, as the page has them: ``about 3 in 10``, ``about 6 in 100``."""
+    value = number(node)
+    if value < 0.005:
+        return "fewer than 1 in 100"
+    if value > 0.995:
+        return "more than 99 in 100"
+    tenths = round(10 * value)
+    if 0 < tenths < 10 and abs(value - tenths / 10) < 0.015:
+        return f"about {tenths} in 10"
+    return f"about {100 * value:.0f} in 100"
+
+
 def duration(node: ReportNode) -> str:
     """Seconds as ``95 s``, ``31 min`` or ``1 h 52 min``."""
     seconds = number(node)
@@ -219,6 +240,7 @@ def stated(node: ReportNode) -> list[str]:
 
 
 FILTERS = {
+    "about_in": about_in,
     "cell": cell,
     "codes": codes,
     "count": count,
@@ -227,6 +249,7 @@ FILTERS = {
     "num": num,
     "number": number,
     "optional": optional,
+    "of_100": of_100,
     "pairs": pairs,
     "path": path_of,
     "percent": percent,

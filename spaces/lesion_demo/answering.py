@@ -15,6 +15,8 @@ from PIL import Image
 # What only a model of the suite says.
 NOT_KNOWN = ("aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
 NO_NUMBERS = "{} gives no numbers for this image, so that it names no class: its weights may be damaged."
+# Kept of the answer at the calibrated prevalence, when another one is assumed.
+AT_CALIBRATION = ("predicted", "probabilities", "p_malignant", "band", "prediction_set", "abstain", "reason")
 NO_PROMISE = "Nothing is known of how far this model can be trusted."
 
 
@@ -59,7 +61,8 @@ def look(image: Image.Image, classifier: Classifier, question: Question | None =
     Returns:
         The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any
         other model what there is (``predicted``, ``probabilities``, ``p_malignant``, ``predictive_entropy``); the rest
-        None. A model that declines where it was calibrated goes on declining at any prevalence.
+        None. A model that declines where it was calibrated goes on declining at any prevalence. With another prevalence
+        also ``assumed_share``, and ``at_calibration``: class, set and verdict without that assumption.
 
     Raises:
         ImageUnusableError: a picture that the processor refuses, or for which the model gives no numbers.
@@ -69,7 +72,9 @@ def look(image: Image.Image, classifier: Classifier, question: Question | None =
     inputs = prepare([image], classifier, question.record)
     answer = _answers(classifier, inputs)[0]
     if classifier.knows_itself and question.share is not None and not answer.get("abstain"):
+        kept = {name: answer.get(name) for name in AT_CALIBRATION}
         answer = _answers(classifier, inputs, prior=_prior(classifier, question.share))[0]
+        answer |= {"assumed_share": question.share, "at_calibration": kept}
     return Looked({**answer, "model": classifier.title}, inputs)
 
 

@@ -1,4 +1,4 @@
-"""Lesion Suite's page: what a model sees in a picture of a skin lesion, how sure it is, and when it declines.
+"""Lesion Suite's page: what a model names in an image of a skin lesion, how often that was wrong, when it declines.
 
 Start it with the models to show::
 
@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 from memory import give_memory_back
 from temporary_files import TemporaryFiles
@@ -54,6 +55,8 @@ from similar import Gallery, GalleryError  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from upload_limit import UploadLimit  # noqa: E402
 
+MENUS = ("model", "many-model", "compare-models", "about-model")
+HIDDEN: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 # Warnings of Pillow and others name files, and no name of an upload belongs into a log.
 warnings.filterwarnings("ignore")
 log_no_values()
@@ -79,6 +82,9 @@ def build_page(desk: Desk, settings: Settings) -> gr.Blocks:
             with gr.Tab("About", id="about") as tab:
                 tab_about.build(desk, tab)
         gr.HTML(notice())
+        menus = [block for block in page.blocks.values() if block.elem_id in MENUS]
+        # What a model tells apart is known only once its files are here.
+        page.load(lambda: [gr.update(choices=desk.choices)] * len(menus), None, menus, **HIDDEN)
         endpoints.build(desk, gallery if title else None, title)
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=8)
 

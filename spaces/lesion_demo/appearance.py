@@ -1,4 +1,4 @@
-"""How the page looks: a quiet paper-and-ink theme with a dark variant; the style sheets hold the rest."""
+"""How the page looks: a plain grey theme with a dark variant; the style sheets hold the rest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 import gradio as gr
 
 HEADER = (
-    '<header id="masthead"><p class="eyebrow">Lesion Suite</p><h1>What the model sees, and how sure it is</h1>'
-    "<p>One close-up of a skin lesion in; a class with its uncertainty out, or a plain “I decline”.</p></header>"
+    '<header id="masthead"><p class="eyebrow">Lesion Suite</p><h1>What the model names, and how often it is wrong</h1>'
+    "<p>One close-up of a skin lesion in; a class with its measured errors out, or a plain “not answered”.</p></header>"
 )
 _HERE = Path(__file__).parent
 # Run in the browser before anything else; see there. The fixed notice must not hide what has the keyboard's focus.
@@ -28,17 +28,18 @@ _INK = gr.themes.Color(
     c50="#f7f6f3", c100="#efede8", c200="#e0ddd5", c300="#c9c5bb", c400="#9a978f", c500="#6f6d68", c600="#555450",
     c700="#3b3d3e", c800="#26292b", c900="#191c1e", c950="#121416",
 )  # fmt: skip
-_TEAL = gr.themes.Color(
-    c50="#eef5f4", c100="#d8e8e6", c200="#b3d1ce", c300="#83b3b0", c400="#54918f", c500="#367674", c600="#2a615f",
-    c700="#234f4e", c800="#1d3f3f", c900="#183333", c950="#0f2222",
+# No green anywhere: beside an answer it would be read as "harmless".
+_SLATE = gr.themes.Color(
+    c50="#f0f3f7", c100="#dde5ee", c200="#bccbdc", c300="#93abc5", c400="#6886a8", c500="#48688c", c600="#375475",
+    c700="#2d4560", c800="#25384d", c900="#1d2c3d", c950="#121d29",
 )  # fmt: skip
 
 # Gradio ships these with all of Latin in regular and bold only; its semibold lacks letters, so that words fall apart.
 _FONT = gr.themes.LocalFont("IBM Plex Sans", weights=(400, 700))
 _MONO = gr.themes.LocalFont("IBM Plex Mono", weights=(400, 700))
 THEME = gr.themes.Base(
-    primary_hue=_TEAL,
-    secondary_hue=_TEAL,
+    primary_hue=_SLATE,
+    secondary_hue=_SLATE,
     neutral_hue=_INK,
     radius_size=gr.themes.sizes.radius_sm,
     text_size=gr.themes.sizes.text_md,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +61,18 @@ class ModelSource:
         return "Check that LESION_MODELS names a model folder or a Hub repository that this machine can reach."
 
 
+def kind_of(labels: Sequence[str], groups: Mapping[str, str]) -> str:
+    """What a model tells apart: "benign or malignant" of two such classes, else how many diagnoses.
+
+    Args:
+        labels: its classes.
+        groups: class -> benign, premalignant or malignant, as far as known.
+    """
+    if len(labels) == 2 and {groups.get(label) for label in labels} == {"benign", "malignant"}:
+        return "benign or malignant"
+    return f"{len(labels)} diagnoses" if groups else f"{len(labels)} classes"
+
+
 @dataclass(frozen=True)
 class Classifier:
     """A loaded model with its image processor, in eval mode; ``commit``: of the Hub, None of a folder."""
@@ -92,6 +104,11 @@ class Classifier:
         """What its classes at risk are called together: "malignant or premalignant", or the one group that it knows."""
         known = [group for group in AT_RISK if group in self.groups.values()]
         return " or ".join(known or AT_RISK)
+
+    @property
+    def kind(self) -> str:
+        """What it tells apart, in words: "7 diagnoses", or "benign or malignant"."""
+        return kind_of(self.labels, self.groups)
 
     @cached_property
     def report(self) -> dict[str, Any]:

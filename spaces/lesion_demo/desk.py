@@ -37,6 +37,11 @@ class Desk:
         """The models on offer."""
         return self.shelf.titles
 
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """The models on offer, as the menus show them, and their titles."""
+        return self.shelf.choices
+
     @contextlib.contextmanager
     def opened(self, upload: Any) -> Iterator[Image.Image]:
         """The pixels of an upload for as long as it is asked about; whatever comes of that, nothing else of it stays.
@@ -50,7 +55,7 @@ class Desk:
             ImageUnusableError: it was not uploaded here, or is no picture that is taken.
         """
         if upload is None:
-            raise ImageUnusableError("No picture was given. " + GIVE)
+            raise ImageUnusableError("No image was given. " + GIVE)
         path = path_of(upload)
         if path is None or not self.files.holds(path):
             raise ImageUnusableError("This file was not uploaded here, or is no longer kept. Upload it again.")

@@ -11,13 +11,14 @@ from answering import Question, QuestionError
 from classifier import Classifier
 from desk import SAID, Desk
 from gradio import FileData
+from html_band import guarantee, rating_in_words
 from many import Row, as_table, look_at
 from model_loading import ModelUnavailableError
 from pictures import data_uri, heat_layer, heat_map
 from queueing import QUEUED_API, QUEUED_API_BATCH, in_turn
 from similar import Gallery, GalleryError
 from tab_compare import MOST_MODELS, answers_of
-from words import band_title, promise, state, why_declined
+from words import band_title, state, why_declined, why_no_promise
 
 
 def build(desk: Desk, gallery: Gallery | None, gallery_title: str | None) -> None:
@@ -84,9 +85,7 @@ class _Endpoints:
             "model": classifier.title,
             "state": state(answer),
             "title": band_title(answer),
-            "words": why_declined(answer)
-            if declined
-            else promise(classifier.trust, state(answer)) or answer["message"],
+            "words": _in_words(answer, classifier),
             "explained": None if field is None else answer["predicted"],
             "heat_map": None if field is None else data_uri(heat_layer(field, field.shape[::-1]), "PNG"),
         }
@@ -148,6 +147,15 @@ class _Endpoints:
 
 def _question(prevalence: float | None, age: Any, sex: Any, localization: Any) -> Question:
     return Question(prevalence, {"age": age, "sex": sex, "localization": localization})
+
+
+def _in_words(answer: dict[str, Any], classifier: Classifier) -> str:
+    """What was measured of the answer's rating, then the limit behind it; why there is none, or why it declines."""
+    if answer.get("abstain"):
+        return why_declined(answer, classifier.groups)
+    if not answer.get("band"):
+        return why_no_promise(answer)
+    return " ".join([rating_in_words(answer, classifier), *guarantee(answer, classifier)])
 
 
 def _several(models: Any, offered: list[str]) -> list[str]:

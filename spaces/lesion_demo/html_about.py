@@ -1,4 +1,4 @@
-"""The page about a model as HTML: what it is, where it comes from, whether its files are unchanged, its figures."""
+"""The page about a model as HTML: how it was tested, what it is, whether its files are unchanged, its figures."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any
 
 from classifier import Classifier
 from html_band import shape
+from measured import Recognised, attribution, measured, recognised, share_answered, sources, subgroups
 from model_folder import MOST_PROBLEMS, Check
+from words import BAND_TITLES, in_a_row, of_100, what_was_measured
 
 # What the parts of a Creative Commons licence's name ask for.
 _CONDITIONS = {"by": "attribution", "nc": "non-commercial", "sa": "share alike", "nd": "no derivatives"}
 
 
 def about(classifier: Classifier, found: Check) -> str:
-    """What a model is, and whether its files are unchanged."""
-    return f'<section class="panel about">{_facts(classifier, classifier.report)}{_verdict(found)}</section>'
+    """On whom a model was tested and what it found there, what it is, and whether its files are unchanged."""
+    body = f"{_tested(classifier)}{_facts(classifier, classifier.report)}{_verdict(found, classifier)}"
+    return f'<section class="panel about">{body}</section>'
 
 
 def day(moment: Any) -> str | None:
@@ -41,31 +44,94 @@ def licence(name: Any) -> str | None:
     return f"CC {'-'.join(parts).upper()} {version} ({asked})"
 
 
+def _tested(classifier: Classifier) -> str:
+    """Population, sensitivity and specificity, as the report has them; that nothing is known, where it has none."""
+    found = recognised(classifier)
+    if found is None:
+        return (
+            '<h3>How it was tested</h3><p id="tested">This model comes with no test results: it is not known how often '
+            "it is right, nor on whom.</p>"
+        )
+    name = classifier.at_risk_name
+    of = f" of {found.lesions:,} lesions" if found.lesions else ""
+    where = f" from {in_a_row(sources(classifier))}" if sources(classifier) else ""
+    rows = {
+        "Tested on": f"{found.images:,} images{of}{where}, the {found.split} split. {found.at_risk:,} of them "
+        f"({of_100(found.at_risk / found.images)}) are {name}.",
+        "Sensitivity": f"{of_100(found.sensitivity)}: of {found.at_risk:,} {name} images it called {found.found:,} "
+        f"{name}.",
+        "Specificity": f"{of_100(found.specificity)}: of {found.others:,} benign images it called {found.cleared:,} "
+        "benign.",
+    }
+    answered = share_answered(classifier)
+    if answered is not None:
+        rows["Answered"] = (
+            f"{of_100(answered)} test lesions; the model declined the others. Sensitivity and specificity are as if it "
+            "had answered all."
+        )
+    for band in ("low", "moderate"):
+        rating = measured(classifier, band)
+        if rating is not None:
+            rows[f"Rating “{BAND_TITLES[band].lower()}”"] = what_was_measured(rating, name)
+    rows |= _population(classifier, found)
+    return f'<h3>How it was tested</h3><dl class="facts-list" id="tested">{_items(rows)}</dl>'
+
+
+def _population(classifier: Classifier, found: Recognised) -> dict[str, str]:
+    """Whose images it was tested on, and what is not known of them."""
+    rows = {}
+    for column in ("age", "sex"):
+        groups = subgroups(classifier, found.split, column)
+        rows[f"Test images by {column}"] = ", ".join(f"{value}: {amount:,}" for value, amount in groups)
+    if not any(subgroups(classifier, found.split, column) for column in ("skin_tone", "fitzpatrick")):
+        rows["Skin tone"] = "Results by skin tone were not measured."
+    rows["Source of the images"] = "; ".join(attribution(classifier))
+    return rows
+
+
+def _items(rows: dict[str, Any]) -> str:
+    return "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(str(value))}</dd></div>" for name, value in rows.items() if value
+    )
+
+
 def _facts(classifier: Classifier, report: dict[str, Any]) -> str:
-    model, provenance = report.get("model") or {}, report.get("provenance") or {}
+    model, provenance = _map(report.get("model")), _map(report.get("provenance"))
     size = getattr(classifier.model, "num_parameters", None)
     rows = {
         "Model": model.get("title") or classifier.title,
-        "From": "a folder of this machine" if classifier.source.is_folder else classifier.source.location,
         "Version": model.get("version"),
-        "Revision": classifier.source.revision,
-        "Commit on the Hub": classifier.commit,
         "Made": day(provenance.get("created")),
-        "Lesion Suite": provenance.get("suite_version") or (provenance.get("packages") or {}).get("lesion-suite"),
-        "Code at commit": provenance.get("git_commit"),
-        "Architecture": f"{type(classifier.model).__name__}, {model.get('backbone') or ''}".rstrip(", "),
-        "Parameters": f"{size() / 1e6:.1f} million" if callable(size) else None,
         "Classes": ", ".join(classifier.long_names.values()),
         "Licence": licence(model.get("license")),
-        "Trust": "fitted: temperature, gate, prediction sets and bands"
+        "Trust": "fitted: temperature, gate, prediction sets and ratings"
         if classifier.trust_is_fitted
         else "never fitted: it cannot decline",
+        "Architecture": f"{type(classifier.model).__name__}, {model.get('backbone') or ''}".rstrip(", "),
+        "Parameters": f"{size() / 1e6:.1f} million" if callable(size) else None,
     }
-    items = "".join(f"<dt>{name}</dt><dd>{escape(str(value))}</dd>" for name, value in rows.items() if value)
-    return f'<h3>What it is</h3><dl class="facts-list">{items}</dl>'
+    return f'<h3 class="next">What it is</h3><dl class="facts-list">{_items(rows)}</dl>'
 
 
-def _verdict(found: Check) -> str:
+def _origin(classifier: Classifier) -> str:
+    """Where its files come from, for who wants to find them again; folded away."""
+    provenance = _map(classifier.report.get("provenance"))
+    rows = {
+        "From": "a folder of this machine" if classifier.source.is_folder else classifier.source.location,
+        "Revision": classifier.source.revision,
+        "Commit on the Hub": classifier.commit,
+        "Lesion Suite": provenance.get("suite_version") or _map(provenance.get("packages")).get("lesion-suite"),
+        "Code at commit": provenance.get("git_commit"),
+    }
+    listed = f'<dl class="facts-list">{_items(rows)}</dl>'
+    return f'<details class="more"><summary>Where its files come from</summary>{listed}</details>'
+
+
+def _map(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _verdict(found: Check, classifier: Classifier) -> str:
     words = {
         "matches": ("good", "tick", "Unchanged: every file is what its manifest says"),
         "differs": ("bad", "high", "Changed: files differ from the manifest"),
@@ -77,9 +143,10 @@ def _verdict(found: Check) -> str:
     problems = [*found.problems[:MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
     listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return (
-        f'<h3 style="margin-top:22px">Are its files unchanged?</h3><p class="verdict {kind}" id="manifest" '
+        f'<h3 class="next">Are its files unchanged?</h3><p class="verdict {kind}" id="manifest" '
         f'data-verdict="{found.verdict}">{shape(sign)}{said}</p><p class="small">{size}</p>'
         + (f'<ul class="problems">{listed}</ul>' if listed else "")
+        + _origin(classifier)
     )
 
 

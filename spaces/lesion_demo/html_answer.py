@@ -1,4 +1,4 @@
-"""One answer as HTML: band first, then class, probabilities, set, uncertainty, gate. Pure; all is escaped."""
+"""One answer as HTML: rating first, then class, set, probabilities; entropies and gate in a fold. All is escaped."""
 
 from __future__ import annotations
 
@@ -9,17 +9,23 @@ from typing import Any
 
 from answering import entropy_share
 from classifier import AT_RISK, Classifier
-from html_band import band, clash_box, shape
+from html_band import band, clash_box, rating_in_words, shape
+from measured import least_percent, recognised, sources
 from words import (
     GLOSSARY,
     NOT_A_DEVICE,
     PRIVACY,
-    WHAT_TO_DO,
+    advice,
+    at_risk_first,
     band_title,
+    chance,
     clash,
-    percent,
-    set_promise,
+    in_a_row,
+    of_100,
+    rate,
+    shifted,
     state,
+    times,
     why_declined,
 )
 
@@ -35,8 +41,8 @@ def empty() -> str:
     return (
         '<div class="panel empty" data-state="empty"><div class="signs" aria-hidden="true">'
         f"{shape('low')}{shape('moderate')}{shape('high')}</div>"
-        "<p><b>Choose a picture, and the answer appears here.</b></p>"
-        "<p>First how uncertain the model is, then what it sees. It may also decline.</p>"
+        "<p><b>Choose an image, and the answer appears here.</b></p>"
+        "<p>First how often such answers were wrong in testing, then the class. The model may also decline.</p>"
         f'<p class="small">{PRIVACY}</p></div>'
     )
 
@@ -51,55 +57,128 @@ def answer_panel(answer: Mapping[str, Any], classifier: Classifier) -> str:
     """The whole answer; of a model that declines only that, why, and what to do."""
     name = state(answer)
     if name == "declined":
+        told = advice(answer, classifier.trust, sources(classifier))
         return (
             '<section class="panel answer declined" data-state="declined">'
-            f"{band(answer, classifier)}{gate(answer, classifier)}<h3>What you can do</h3>"
-            f'<ul class="advice">{"".join(f"<li>{text}</li>" for text in WHAT_TO_DO)}</ul></section>'
+            f"{band(answer, classifier)}<h3>What you can do</h3>"
+            f'<ul class="advice">{"".join(f"<li>{escape(text)}</li>" for text in told)}</ul>'
+            f"{_fold('More numbers', gate(answer, classifier))}</section>"
         )
-    parts = (band, headline, clash_box, bars, prediction_set, uncertainty, gate, _limits)
+    if shifted(answer):
+        parts: tuple[Any, ...] = (against_prevalence, band, _bars_folded, numbers, _limits)
+    else:
+        parts = (band, headline, prediction_set, bars, numbers, _limits)
     body = "".join(part(answer, classifier) for part in parts)
     return f'<section class="panel answer" data-state="{escape(name)}">{body}</section>'
 
 
 def spoken(answer: Mapping[str, Any], classifier: Classifier) -> str:
-    """The answer in a sentence, for screen readers."""
+    """The answer in a few sentences, for screen readers; in the order in which they are seen."""
+    title = band_title(answer)
     if answer.get("abstain"):
-        return f"{band_title(answer)}. {why_declined(answer)}"
-    long_name = classifier.long_names.get(str(answer["predicted"]), str(answer["predicted"]))
-    likely = f"Most likely class: {long_name}, {percent(max(answer['probabilities'].values()))}."
-    against = clash(answer, classifier.long_names)
-    return f"{band_title(answer)}. {likely}{f' But {against[0]}: {against[1]}' if against else ''}"
+        return f"{title}. {why_declined(answer, classifier.groups)}"
+    if shifted(answer):
+        number, compared = _against(answer, classifier)
+        return f"{number} {classifier.at_risk_name}: {compared}. {title}."
+    rating = f" {rating_in_words(answer, classifier)}" if answer.get("band") else ""
+    least = least_percent(classifier)
+    against = clash(answer, classifier.long_names, classifier.groups, least)
+    if against:
+        return f"{title}.{rating} {against[0]}. {against[1]}"
+    likely = (
+        f"Most likely class: {_long_name(answer, classifier)}, {chance(max(answer['probabilities'].values()), least)}."
+    )
+    return " ".join(filter(None, [f"{title}.{rating}", likely, still_possible(answer, classifier)]))
 
 
 def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
-    """The most likely class, its group, and all that is malignant together."""
+    """The most likely class, and all that is malignant together; what cannot be ruled out where that is another.
+
+    Only a class at risk has a chip: "benign" beside a class would say more than was measured.
+    """
     label = str(answer["predicted"])
+    box = clash_box(answer, classifier)
+    if box:
+        return f"{box}{_risk(answer, classifier)}"
     group = classifier.groups.get(label)
-    chip = f'<span class="chip {escape(group)}">{escape(group)}</span>' if group and group != label else ""
-    code = "" if classifier.long_names[label] == label else f" <code>{escape(label)}</code>"
-    at_risk = answer.get("p_malignant")
-    several = sum(group in AT_RISK for group in classifier.groups.values()) > 1
-    name = classifier.at_risk_name
-    together = f"All {name.replace(' or ', ' and ')} classes together" if several else f"Probability of {name}"
-    risk = "" if at_risk is None else f'<p class="risk">{together}: <b>{escape(percent(at_risk))}</b></p>'
+    chip = f'<span class="chip {group}">{group}</span>' if group in AT_RISK and group != label else ""
+    others = still_possible(answer, classifier)
+    loud = f'<p class="possible">{escape(others)}</p>' if others else ""
     return (
         '<div class="headline"><p class="eyebrow">Most likely class</p>'
-        f'<h3><span id="predicted">{escape(classifier.long_names[label])}</span>{code}{chip}</h3>{risk}</div>'
+        f'<h3><span id="predicted">{escape(classifier.long_names[label])}</span>{_code(label, classifier)}{chip}</h3>'
+        f"{loud}</div>{_risk(answer, classifier)}"
     )
+
+
+def still_possible(answer: Mapping[str, Any], classifier: Classifier) -> str:
+    """ "Melanoma cannot be ruled out." for the classes at risk in the set of another class; "" where there are none."""
+    label, names = str(answer["predicted"]), answer.get("prediction_set") or []
+    if classifier.groups.get(label) in AT_RISK or label not in names:
+        return ""
+    risky = [name for name in names if classifier.groups.get(name) in AT_RISK]
+    if not risky:
+        return ""
+    ordered = at_risk_first(risky, answer, classifier.groups)
+    return f"{in_a_row([classifier.long_names[name] for name in ordered])} cannot be ruled out."
+
+
+def _risk(answer: Mapping[str, Any], classifier: Classifier) -> str:
+    at_risk = answer.get("p_malignant")
+    if at_risk is None:
+        return ""
+    several = sum(group in AT_RISK for group in classifier.groups.values()) > 1
+    name = classifier.at_risk_name
+    together = f"All {name.replace(' or ', ' and ')} classes together" if several else f"Probability that it is {name}"
+    shown = chance(at_risk, least_percent(classifier))
+    return f'<p class="risk">{escape(together)}: <b>{escape(shown)}</b></p>'
+
+
+def against_prevalence(answer: Mapping[str, Any], classifier: Classifier) -> str:
+    """With another prevalence: the probability of all that is at risk against the assumed rate; no class, no chip."""
+    number, compared = _against(answer, classifier)
+    was = answer.get("at_calibration") or {}
+    home = ""
+    if was.get("predicted") in classifier.long_names:
+        named = clash(was, classifier.long_names, classifier.groups, least_percent(classifier))
+        ruled = still_possible(was, classifier)
+        said = named[0] if named else " ".join(filter(None, [f"{_long_name(was, classifier)}.", ruled]))
+        home = f'<p class="home">Without this assumption: {escape(band_title(was))}. {escape(said)}</p>'
+    return (
+        f'<div class="headline assumed"><p class="eyebrow">Probability that it is {escape(classifier.at_risk_name)}</p>'
+        f'<h3><span id="assumed-risk">{escape(number)}</span></h3><p class="times">{escape(compared)}</p>{home}</div>'
+    )
+
+
+def _against(answer: Mapping[str, Any], classifier: Classifier) -> tuple[str, str]:
+    """The probability of all that is at risk, and that against the assumed rate, in words."""
+    at_risk, assumed = float(answer.get("p_malignant") or 0.0), answer.get("assumed_share")
+    if not assumed:
+        return chance(at_risk), "at the assumed prevalence"
+    compared = f"{times(at_risk, assumed)} of {rate(assumed)}"
+    return chance(at_risk), compared[:1].upper() + compared[1:]
+
+
+def _long_name(answer: Mapping[str, Any], classifier: Classifier) -> str:
+    return classifier.long_names.get(str(answer["predicted"]), str(answer["predicted"]))
+
+
+def _code(label: str, classifier: Classifier) -> str:
+    return "" if classifier.long_names[label] == label else f" <code>{escape(label)}</code>"
 
 
 def bars(answer: Mapping[str, Any], classifier: Classifier, most: int | None = None) -> str:
     """Probabilities as bars, the largest first; ``most`` of them where that is given."""
     rows = []
+    other = shifted(answer)
+    least = 1 if other else least_percent(classifier)
     ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
     for rank, (label, p) in enumerate(ranked[:most]):
-        top = " top" if rank == 0 else ""
-        long_name = classifier.long_names[label]
-        code = "" if long_name == label else f" <code>{escape(label)}</code>"
+        top = " top" if rank == 0 and not other else ""
         rows.append(
             f'<li class="bar{top}" data-label="{escape(label)}" data-probability="{p:.9f}">'
-            f'<span class="name">{escape(long_name)}{code}</span>'
-            f'<span class="value">{escape(percent(p))}</span>'
+            f'<span class="name">{escape(classifier.long_names[label])}{_code(label, classifier)}</span>'
+            f'<span class="value">{escape(chance(p, least))}</span>'
             f'<span class="track" aria-hidden="true"><span style="width:{100 * p:.2f}%"></span></span></li>'
         )
     rest = len(ranked) - len(rows)
@@ -107,17 +186,29 @@ def bars(answer: Mapping[str, Any], classifier: Classifier, most: int | None = N
     return f'<h4>Probabilities</h4><ol class="bars">{"".join(rows)}</ol>{more}'
 
 
+def _bars_folded(answer: Mapping[str, Any], classifier: Classifier) -> str:
+    return _fold("Probabilities of the classes at this prevalence", bars(answer, classifier))
+
+
 def prediction_set(answer: Mapping[str, Any], classifier: Classifier) -> str:
-    """The classes that cannot be ruled out; nothing where there is no set."""
+    """The classes that cannot be ruled out, those at risk first; nothing where there is no set."""
     names = answer.get("prediction_set")
     if names is None:
         return ""
-    chips = "".join(f"<li>{escape(classifier.long_names[label])}</li>" for label in names)
-    said = set_promise(classifier.trust, classifier.long_names) or ""
-    return (
-        f'<h4>Prediction set <span class="small">cannot be ruled out</span></h4><ul class="set" id="set">{chips}</ul>'
-        f'<p class="small">{escape(said)}</p>'
-    )
+    chips = ""
+    for label in at_risk_first(names, answer, classifier.groups):
+        risky = ' class="risky"' if classifier.groups.get(label) in AT_RISK else ""
+        chips += f"<li{risky}>{escape(classifier.long_names[label])}</li>"
+    return f'<h4>Cannot be ruled out</h4><ul class="set" id="set">{chips}</ul>'
+
+
+def numbers(answer: Mapping[str, Any], classifier: Classifier) -> str:
+    """Entropies and gate, for readers who know what these are; folded away."""
+    return _fold("More numbers", uncertainty(answer, classifier) + gate(answer, classifier))
+
+
+def _fold(title: str, content: str) -> str:
+    return f'<details class="more"><summary>{title}</summary>{content}</details>' if content else ""
 
 
 def uncertainty(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -127,7 +218,7 @@ def uncertainty(answer: Mapping[str, Any], classifier: Classifier) -> str:
     share = 100 * entropy_share(nats, classes)
     parts = ""
     rows = (
-        ("aleatoric", "In the picture", "aleatoric"),
+        ("aleatoric", "In the image", "aleatoric"),
         ("epistemic", "Between the members", "epistemic"),
     )
     if answer.get("aleatoric") is not None and answer.get("epistemic") is not None:
@@ -140,8 +231,8 @@ def uncertainty(answer: Mapping[str, Any], classifier: Classifier) -> str:
     else:
         why = (
             "They belong to the probabilities before the re-weighting."
-            if answer.get("reason") == "other_prior"
-            else "This model has one member, so what lies in the picture and what in the model cannot be told apart."
+            if shifted(answer)
+            else "This model has one member, so the two cannot be told apart."
         )
         parts = f'<p class="small">Aleatoric and epistemic parts: not given. {why}</p>'
     return (
@@ -157,12 +248,12 @@ def _meter(share: float, kind: str) -> str:
 
 
 def gate(answer: Mapping[str, Any], classifier: Classifier) -> str:
-    """What the gate says: a bar of strangeness with the limit marked; nothing where there is no gate."""
+    """What the gate says: a bar of unfamiliarity with the limit marked; nothing where there is no gate."""
     if answer.get("is_ood") is None or answer.get("ood_score") is None:
         return ""
     fitted = classifier.trust.get("ood") or {}
     strange = bool(answer["is_ood"])
-    verdict = "Strange: turned away" if strange else "Familiar: let through"
+    verdict = "Unfamiliar: declined" if strange else "Familiar enough to be answered"
     bar = ""
     limit = fitted.get("threshold")
     if isinstance(limit, (int, float)) and limit > 0 and math.isfinite(float(answer["ood_score"])):
@@ -173,12 +264,13 @@ def gate(answer: Mapping[str, Any], classifier: Classifier) -> str:
         )
     passed = fitted.get("acceptance")
     said = (
-        f"The mark is the limit: {passed * 100:g} of 100 lesion pictures like those of the calibration stay below it."
+        f"The mark is the limit: {passed * 100:g} of 100 images like those of the calibration stay below it."
         if bar and passed is not None
         else ""
     )
     return (
-        f'<h4>Does the picture look familiar?</h4><div class="part gate" id="gate" data-ood="{str(strange).lower()}">'
+        "<h4>Does the image look familiar to the model?</h4>"
+        f'<div class="part gate" id="gate" data-ood="{str(strange).lower()}">'
         f'<span>{verdict}</span>{bar}</div><p class="small">{escape(said)}</p>'
     )
 
@@ -200,12 +292,15 @@ def glossary() -> str:
 
 
 def model_facts(classifier: Classifier) -> str:
-    """One line about the model: how many classes, the size it looks at, whether it can decline."""
-    side = classifier.image_size if classifier.looks_at_pictures else None
-    size = f", looks at {side} × {side} pixels" if side else ""
-    trust = "calibrated, may decline" if classifier.trust_is_fitted else "never calibrated for trust, cannot decline"
-    blind = "" if classifier.looks_at_pictures else " It looks at age, sex and site alone, not at the picture."
-    return (
-        f'<p class="facts"><b>{escape(classifier.title)}</b>: {len(classifier.labels)} '
-        f"classes{size}; {trust}.{blind}</p>"
+    """Two lines about the model: what it tells apart, whether it can decline, and what it found in testing."""
+    can = "may decline to answer" if classifier.trust_is_fitted else "was never tested for trust and cannot decline"
+    blind = "" if classifier.looks_at_pictures else " It uses age, sex and site alone, not the image."
+    found = recognised(classifier)
+    name = escape(classifier.at_risk_name)
+    tested = (
+        ""
+        if found is None
+        else f" In testing it recognised {of_100(found.sensitivity)} {name} images, and called "
+        f"{of_100(found.specificity)} benign images benign."
     )
+    return f'<p class="facts"><b>{escape(classifier.title)}</b>: {escape(classifier.kind)}; {can}.{blind}{tested}</p>'

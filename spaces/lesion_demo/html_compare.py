@@ -8,8 +8,9 @@ from typing import Any
 
 from classifier import Classifier
 from html_answer import bars, headline, message, prediction_set
-from html_band import clash_box, shape, what_stands_behind
-from words import BAND_TITLES, in_a_row, percent, state
+from html_band import shape, what_stands_behind
+from measured import least_percent
+from words import band_title, chance, in_a_row, state
 
 Told = tuple[Classifier | None, Mapping[str, Any] | str, str]
 
@@ -21,7 +22,7 @@ def no_comparison(models: int = 2) -> str:
         models: on offer.
     """
     wanted = {0: "No model is set, so there is nothing to compare.", 1: "Only one model is on offer here."}
-    first = wanted.get(models, "Choose a picture and at least two models.")
+    first = wanted.get(models, "Choose an image and at least two models.")
     rest = "" if models < 2 else "<p>Each answers for itself, or declines; what they agree on is said above them.</p>"
     return f'<section class="panel empty small-empty"><p><b>{first}</b></p>{rest}</section>'
 
@@ -43,7 +44,7 @@ def comparison(answers: Sequence[Told]) -> str:
 def _common(answers: Sequence[Told]) -> str:
     """What can be compared across different classes: the probability of all that is at risk, a row a model."""
     rows = [
-        (title, classifier.at_risk_name, float(answer["p_malignant"]))
+        (title, classifier.at_risk_name, chance(float(answer["p_malignant"]), least_percent(classifier)))
         for classifier, answer, title in answers
         if classifier is not None
         and not isinstance(answer, str)
@@ -53,7 +54,7 @@ def _common(answers: Sequence[Told]) -> str:
     if len(rows) < 2:
         return ""
     items = "".join(
-        f"<li><span>{escape(title)}: {escape(name)}</span><b>{escape(percent(p))}</b></li>" for title, name, p in rows
+        f"<li><span>{escape(title)}: {escape(name)}</span><b>{escape(p)}</b></li>" for title, name, p in rows
     )
     return f'<ul class="common" aria-label="Probability of malignancy">{items}</ul>'
 
@@ -63,17 +64,13 @@ def _card(classifier: Classifier | None, answer: Mapping[str, Any] | str, title:
     if classifier is None or isinstance(answer, str):
         return f'<article class="card panel" data-state="error">{name}{message(str(answer), spoken=False)}</article>'
     kind = state(answer)
-    if kind == "declined":
-        heading, rest = "Declines to answer", ""
-    else:
-        heading = BAND_TITLES.get(kind, "No promise")
-        parts = (headline, clash_box, lambda a, c: bars(a, c, most=4), prediction_set)
-        rest = "".join(part(answer, classifier) for part in parts)
+    parts = (headline, prediction_set, lambda a, c: bars(a, c, most=4))
+    rest = "" if kind == "declined" else "".join(part(answer, classifier) for part in parts)
     # The page's ids belong to the first tab.
     rest = rest.replace(' id="predicted"', "").replace(' id="set"', "")
     return (
         f'<article class="card panel" data-state="{escape(kind)}" data-model="{escape(title)}">{name}'
-        f'<div class="band {escape(kind)}">{shape(kind)}<div><h4>{escape(heading)}</h4>'
+        f'<div class="band {escape(kind)}">{shape(kind)}<div><h4>{escape(band_title(answer))}</h4>'
         f"{what_stands_behind(answer, classifier)}</div></div>{rest}</article>"
     )
 
@@ -85,15 +82,17 @@ def agreement(told: Sequence[tuple[str, Mapping[str, Any]]], everyone: Sequence[
     failed = len(everyone) - len(told)
     parts = []
     if declined:
-        parts.append("All decline." if len(declined) == len(told) > 1 else f"{in_a_row(declined)} declined.")
+        nobody = len(declined) == len(told) > 1
+        parts.append("None of them answers." if nobody else f"{in_a_row(declined)} did not answer.")
     if len(answered) > 1:
         vocabularies = {tuple(answer["probabilities"]) for _, answer in answered}
         if len(vocabularies) > 1:
             groups_known = sum(answer.get("p_malignant") is not None for _, answer in answered) > 1
-            what = "what they say of malignancy" if groups_known else "nothing but whether they answer"
+            what = "their probabilities of malignancy" if groups_known else "nothing but whether they answer"
             parts.append(f"Those that answer know different classes; compare {what}.")
         elif len({answer["predicted"] for _, answer in answered}) == 1:
-            parts.append("Those that answer name the same class." if declined else "They name the same class.")
+            who = "Those that answer name" if declined else "They name"
+            parts.append(f"{who} the same class, which does not make it right.")
         else:
             parts.append("They name different classes: do not read more into any one of them.")
     elif len(answered) == 1 and len(told) > 1:

@@ -1,4 +1,4 @@
-"""Where the model looked, and what it was given, as HTML, with a place of the same size meanwhile."""
+"""The heat map of an answer, and what the model was given, as HTML, with a place of the same size meanwhile."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from html import escape
 import numpy as np
 from answering import Looked
 from classifier import Classifier
+from measured import heat_is_worse_than_centre
 from pictures import as_seen, data_uri, heat_layer, heat_map, prepared, shown
 from PIL import Image
+from words import HEAT_IS_WORSE
 
 SWITCHES = (
     ("do_hair_removal", "hairs removed"),
@@ -23,8 +25,7 @@ def waiting(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
     if not looked.answer.get("abstain"):
         heat = _no_heat(classifier)
         if classifier.can_explain and classifier.looks_at_pictures:
-            name = escape(classifier.long_names[str(looked.answer["predicted"])])
-            heat = _heat_frame(image.size, "", f"What {name} drew on; {_NOT_AN_OUTLINE}", waiting=True)
+            heat = _heat_frame(image.size, "", _caption(looked, classifier), waiting=True)
     side = classifier.image_size
     given = _pair(image, "", "", (side, side), classifier) if side and classifier.looks_at_pictures else ""
     return f'<section class="panel views waiting" aria-busy="true">{heat}{given}</section>' if heat or given else ""
@@ -38,39 +39,49 @@ def views(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
 
 
 def _heat(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
-    target = str(looked.answer["predicted"])
+    target = _target(looked)
     field = heat_map(looked.inputs, classifier, target)
     if field is None:
         return _no_heat(classifier)
     base = shown(prepared(image, classifier))
     name = escape(classifier.long_names[target])
-    nothing = " <b>Nothing in the picture spoke for it: the map is empty.</b>" if float(np.max(field)) == 0.0 else ""
+    nothing = " <b>Nothing in the image counted for it: the map is empty.</b>" if float(np.max(field)) == 0.0 else ""
     pictures = (
-        f'<img src="{data_uri(base)}" alt="The picture">'
-        f'<img class="layer" src="{data_uri(heat_layer(field, base.size), "PNG")}" alt="Heat map of where the model '
-        f'looked for {name}" style="opacity:.6">'
+        f'<img src="{data_uri(base)}" alt="The image">'
+        f'<img class="layer" src="{data_uri(heat_layer(field, base.size), "PNG")}" alt="Heat map for '
+        f'{name}" style="opacity:.6">'
     )
-    return _heat_frame(base.size, pictures, f"What {name} drew on; {_NOT_AN_OUTLINE}{nothing}")
+    return _heat_frame(base.size, pictures, _caption(looked, classifier) + nothing)
 
 
-_NOT_AN_OUTLINE = "brighter means more. It is not the outline of the lesion."
+def _target(looked: Looked) -> str:
+    """The class that the map is about: at another prevalence still the one named without that assumption."""
+    return str((looked.answer.get("at_calibration") or looked.answer)["predicted"])
+
+
+def _caption(looked: Looked, classifier: Classifier) -> str:
+    """What the map shows, and first, where the report measured it, how little that is worth."""
+    name = escape(classifier.long_names[_target(looked)])
+    method = str(classifier.model.explanation_methods()[0])
+    worse = f"<b>{HEAT_IS_WORSE}</b> " if heat_is_worse_than_centre(classifier, method) else ""
+    return f"{worse}Brighter parts counted more for {name}. It is not the outline of the lesion."
 
 
 def _no_heat(classifier: Classifier) -> str:
     why = (
-        "This model brings no way to show where it looked."
+        "This model has no heat map."
         if classifier.looks_at_pictures
-        else "This model looks at age, sex and site alone; there is no picture to show."
+        else "This model uses age, sex and site alone; there is no image to show."
     )
-    return f'<h3>Where the model looked</h3><p class="small" id="no-heat">{why}</p>'
+    return f'<h3>Heat map</h3><p class="small" id="no-heat">{why}</p>'
 
 
 def _heat_frame(size: tuple[int, int], pictures: str, words: str, waiting: bool = False) -> str:
     own_id, off = ("", " disabled") if waiting else (' id="heat"', "")
     return (
-        f'<h3>Where the model looked</h3><figure class="heat"{own_id}><div class="stack" '
+        f'<h3>Heat map</h3><figure class="heat"{own_id}><div class="stack" '
         f'style="aspect-ratio:{size[0]}/{size[1]}">{pictures}</div>'
-        f'<label class="opacity"><span>Heat map</span><input type="range" min="0" max="100" value="60"{off} '
+        f'<label class="opacity"><span>Opacity</span><input type="range" min="0" max="100" value="60"{off} '
         'data-opacity aria-label="Opacity of the heat map in percent"><output>60 %</output></label>'
         f"<figcaption>{words}</figcaption></figure>"
     )
@@ -80,8 +91,8 @@ def _preprocessing(image: Image.Image, looked: Looked, classifier: Classifier) -
     seen = as_seen(looked.inputs, classifier)
     if seen is None:
         return ""
-    uploaded = f'<img src="{data_uri(shown(image, 420))}" alt="The picture as uploaded">'
-    given = f'<img src="{data_uri(seen)}" alt="The picture as the model sees it">'
+    uploaded = f'<img src="{data_uri(shown(image, 420))}" alt="The image as uploaded">'
+    given = f'<img src="{data_uri(seen)}" alt="The image as the model sees it">'
     return _pair(image, uploaded, given, seen.size, classifier, ' id="preprocessing"')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import re
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from classifier import COMMIT, Classifier, ModelSource
+from classifier import COMMIT, Classifier, ModelSource, kind_of
 from foreign_files import ForeignFileError, check_files
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+CONFIG = "config.json"
 RETRY_AFTER_S = 30.0  # a model that failed to load is not tried again sooner
 MOST_VISITORS_MODELS = 2  # kept in memory of those that visitors named; the oldest goes first
 # A path of the machine, from its root; "and/or" is none, nor a link.
@@ -103,7 +105,7 @@ def _commit_of(source: ModelSource) -> str | None:
     """The full commit of what was just loaded from the Hub: the name of its folder in the Hub client's cache."""
     if source.is_folder:
         return None
-    config = try_to_load_from_cache(source.location, "config.json", revision=source.revision)
+    config = try_to_load_from_cache(source.location, CONFIG, revision=source.revision)
     commit = Path(config).parent.name if isinstance(config, str) else source.revision or ""
     return commit if COMMIT.fullmatch(commit) else None
 
@@ -146,6 +148,32 @@ class ModelShelf:
     def titles(self) -> list[str]:
         """What the page lists: the host's in the order of LESION_MODELS, then what visitors named."""
         return list(self._sources)
+
+    @property
+    def choices(self) -> list[tuple[str, str]]:
+        """Menu entry and title of each model; the entry starts with what it tells apart, as far as that is known yet.
+
+        On a phone the end of a long entry is cut off.
+        """
+        kinds = {title: self._kind(title) for title in self.titles}
+        return [(f"{kind}: {title}" if kind else title, title) for title, kind in kinds.items()]
+
+    def _kind(self, title: str) -> str:
+        """ "7 diagnoses", from the model or its config.json; "" where neither is here yet."""
+        source, loaded = self._sources[title], self._loaded.get(title)
+        if loaded is not None:
+            return loaded.kind
+        path: Any = Path(source.location) / CONFIG if source.is_folder else None
+        if path is None and REPO_ID.fullmatch(source.location):
+            path = try_to_load_from_cache(source.location, CONFIG, revision=source.revision)
+        if not isinstance(path, (str, Path)):
+            return ""
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            groups = dict(content.get("label_groups") or {})
+            return kind_of([str(name) for name in content["id2label"].values()], groups)
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+            return ""  # what is wrong with it is said when it is loaded
 
     @property
     def takes_any(self) -> bool:

@@ -20,8 +20,12 @@
 
   // A cell that a row does not have counts as empty, and what is empty goes last, whichever way.
   const keyOf = (row, column) => {
-    const cell = row.cells[column];
-    return cell ? (cell.dataset.key ?? cell.textContent.trim()) : '';
+    let at = 0;
+    for (const cell of row.cells) {
+      if (column < at + cell.colSpan) return cell.dataset.key ?? cell.textContent.trim();
+      at += cell.colSpan;
+    }
+    return '';
   };
   const compare = (a, b, kind) =>
     kind === 'number' ? Number(a) - Number(b) : a.localeCompare(b, 'en', { numeric: true, sensitivity: 'base' });
@@ -58,7 +62,7 @@
     large.showModal();
   });
 
-  // On a phone the answer stands below the examples: bring it into view, once for each new picture.
+  // On a phone the answer stands below the examples: bring it into view, once for each new image.
   let seen = null;
   const show = () => {
     const panel = document.querySelector('#answer .panel.answer, #answer .panel.message');

@@ -17,7 +17,7 @@ WAITING = '<section class="panel empty small-empty"><p>The model\'s files are be
 def build(desk: Desk, tab: gr.Tab) -> None:
     """Lay the tab out and wire it up; nothing is read before it is opened."""
     model = gr.Dropdown(
-        desk.titles,
+        desk.choices,
         value=desk.titles[0] if desk.titles else None,
         label="Model",
         visible=len(desk.titles) > 1,

@@ -27,9 +27,9 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
     """
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):
-            photo = photo_input("Picture of the lesion", "compare-photo", height=260)
+            photo = photo_input("Image of the lesion", "compare-photo", height=260)
             models = gr.CheckboxGroup(
-                desk.titles,
+                desk.choices,
                 value=desk.titles[:MOST_MODELS],
                 label=f"Models (at most {MOST_MODELS} at once)",
                 visible=bool(desk.titles),

@@ -21,7 +21,7 @@ def build(desk: Desk) -> None:
         with gr.Column(scale=6, min_width=280):
             files = gr.File(
                 file_count="multiple",
-                label="Pictures, or a zip archive of pictures",
+                label="Images, or a zip archive of images",
                 elem_id="files",
                 height=170,
                 type="filepath",
@@ -31,16 +31,16 @@ def build(desk: Desk) -> None:
             files.preprocess = untouched  # type: ignore[method-assign]
         with gr.Column(scale=5, min_width=280):
             model = gr.Dropdown(
-                desk.titles,
+                desk.choices,
                 value=desk.titles[0] if desk.titles else None,
                 label="Model",
                 visible=len(desk.titles) > 1,
                 elem_id="many-model",
             )
             gr.HTML(
-                f'<p class="small">At most {MOST_IMAGES} pictures of {LARGEST_FILE / 1e6:.0f} MB each, archives of '
-                f"{LARGEST_ARCHIVE / 1e6:.0f} MB. Archives are read where they lie, never unpacked. Of a picture that "
-                "the model declines, table and CSV name no class.</p>"
+                f'<p class="small">At most {MOST_IMAGES} images of {LARGEST_FILE / 1e6:.0f} MB each, archives of '
+                f"{LARGEST_ARCHIVE / 1e6:.0f} MB. Archives are read where they lie, never unpacked. Of an image that "
+                "is not answered, table and CSV name no class.</p>"
             )
     result = gr.HTML(no_files(), elem_id="many")
 

@@ -12,6 +12,7 @@ from classifier import Classifier
 from desk import SAID, Desk
 from example_pictures import PICK, Example, example_buttons
 from html_answer import answer_panel, empty, glossary, message, model_facts, spoken
+from html_saved import save_link
 from html_views import views, waiting
 from model_loading import ModelUnavailableError
 from queueing import QUEUED, in_turn
@@ -34,7 +35,7 @@ def photo_input(label: str, elem_id: str, height: int = 340) -> gr.Image:
         webcam_options=gr.WebcamOptions(mirror=False, constraints={"video": {"facingMode": "environment"}}),
         buttons=[],
         label=label,
-        placeholder="# Drop a picture here\nor click to choose one",
+        placeholder="# Drop an image here\nor click to choose one",
         height=height,
         elem_id=elem_id,
     )
@@ -46,9 +47,9 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     """Lay the tab out and wire it up; its picture, for other tabs to start from."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
-            photo = photo_input("Picture of the lesion", "photo")
+            photo = photo_input("Image of the lesion", "photo")
             model = gr.Dropdown(
-                desk.titles,
+                desk.choices,
                 value=desk.titles[0] if desk.titles else None,
                 label="Model",
                 visible=len(desk.titles) > 1 or desk.shelf.takes_any,
@@ -134,7 +135,7 @@ class _Handlers:
     def look(
         self, photo: str | None, model: str | None, shift: bool, share: Any, age: Any, sex: Any, site: Any
     ) -> Iterator[tuple[Any, Any]]:
-        """The answer first, then what takes longer: where it looked, and what it was given."""
+        """The answer first, then what takes longer: the heat map, and what the model was given."""
         if photo is None:
             yield empty(), ""
             return
@@ -145,7 +146,7 @@ class _Handlers:
                 looked, classifier = self._desk.look(image, model, question)
                 panel = answer_panel(looked.answer, classifier)
                 said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
-                yield panel + said, waiting(image, looked, classifier)
+                yield panel + save_link(image, panel, classifier) + said, waiting(image, looked, classifier)
                 yield gr.skip(), views(image, looked, classifier)
         except SAID as error:
             yield message(str(error)), ""
@@ -168,7 +169,7 @@ class _Handlers:
             title = self._desk.shelf.add(wanted or "")
         except ModelUnavailableError as error:
             return gr.skip(), message(str(error), "Not loaded")
-        return gr.update(choices=self._desk.titles, value=title), ""
+        return gr.update(choices=self._desk.choices, value=title), ""
 
     def introduce(self, model: str | None) -> list[Any]:
         """The line about a model, and the controls that it has."""

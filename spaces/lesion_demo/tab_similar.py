@@ -17,7 +17,7 @@ from tab_one import photo_input
 from words import DECLINED, why_declined
 
 EMPTY = (
-    '<section class="panel empty small-empty"><p><b>Choose a picture.</b></p><p>The known cases nearest to it for the '
+    '<section class="panel empty small-empty"><p><b>Choose an image.</b></p><p>The known cases nearest to it for the '
     "model appear here, one a lesion, with what they turned out to be.</p></section>"
 )
 
@@ -34,7 +34,7 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
     """
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):
-            photo = photo_input("Picture of the lesion", "similar-photo", height=260)
+            photo = photo_input("Image of the lesion", "similar-photo", height=260)
             data = gallery.facts.get("dataset") or {}
             gr.HTML(
                 f'<p class="small">{len(gallery.features):,} cases of {escape(str(data.get("name")))}, split '
@@ -71,7 +71,7 @@ def cases_of(desk: Desk, gallery: Gallery, title: str, image: Any) -> list[Case]
         raise GalleryError(why_not)
     answer = look(image, classifier, Question()).answer
     if answer.get("abstain"):
-        return why_declined(answer)
+        return why_declined(answer, classifier.groups)
     return gallery.nearest(image, classifier, {})
 
 
@@ -90,10 +90,10 @@ def _shown(cases: list[Case] | str) -> str:
             f'<li><img src="{case.picture}" alt="A case of {escape(case.long_name)}"><b>{escape(case.long_name)}</b>'
             f"<br>distance {case.distance:.3f}{own}</li>"
         )
-    credit = f'<p class="small credit">All pictures: {escape(sources[0])}.</p>' if alike else ""
+    credit = f'<p class="small credit">All images: {escape(sources[0])}.</p>' if alike else ""
     return (
         '<section class="panel" data-state="cases"><h3>Nearest known cases</h3><p class="small">Alike to the model: '
-        "distance 0 is the same; the larger, the less alike (at most 2). Pictures of the same lesion, or nearly the "
-        "same picture, are left out. That cases look alike does not make the diagnosis the same.</p>"
+        "distance 0 is the same; the larger, the less alike (at most 2). Images of the same lesion, or nearly the "
+        "same image, are left out. That cases look alike does not make the diagnosis the same.</p>"
         f'<ul class="cases">{items}</ul>{credit}</section>'
     )

@@ -60,6 +60,7 @@ PARTS = (
     "words",
     "html_band",
     "html_answer",
+    "html_saved",
     "html_views",
     "many",
     "html_tables",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,7 @@ def clear(tab: Any) -> None:
 
 def choose(tab: Any, where: str, title: str) -> None:
     tab.click(f"{where} input")
-    tab.get_by_role("option", name=title, exact=True).click()
+    tab.get_by_role("option", name=re.compile(rf"(^|\s){re.escape(title)}\s*$")).click()
 
 
 def assert_notice_in_view(tab: Any) -> None:

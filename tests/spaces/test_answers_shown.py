@@ -90,10 +90,11 @@ def test_promise_is_said_in_the_models_own_numbers(parts: Any, trusted: Any, sur
         "calibrated on."
     ) in read_aloud(low)
     assert '<span class="whole">90 %</span>' in low, "no line ends before a percent sign"
-    assert low.index("Low uncertainty") < low.index("Most likely class") < low.index("Probabilities")
-    assert "Meant to hold the true class in 90 of 100 lesions" in low
+    assert low.index("Answered") < low.index("Most likely class") < low.index("Probabilities")
+    assert low.index("How is this known?") < low.index("At most")
+    assert "hold the true class in 90 of 100 lesions" in low
     panel = parts.html_answer.answer_panel(parts.answering.classify(opened(parts, trusted, "moderate"), sure), sure)
-    assert "At most 20 % of answers in the low and moderate bands together" in read_aloud(panel)
+    assert "At most 20 % of “answered” and “uncertain” answers together" in read_aloud(panel)
     for part in ("aleatoric", "epistemic"):
         nats = float(re.search(rf'data-part="{part}" data-nats="([\d.]+)"', panel)[1])  # type: ignore[index]
         assert nats == pytest.approx(said_of(trusted, "moderate")[part], abs=1e-6)
@@ -114,7 +115,7 @@ def test_of_a_declined_picture_no_class_is_seen(parts: Any, trusted: Any, sure: 
         parts.html_compare.comparison([(sure, looked.answer, sure.title)]),
     ]
     for text in texts:
-        assert "decline" in text or "views" in text
+        assert "not answer" in text.lower() or "views" in text
         assert not any(name in text for name in sure.long_names.values())
         assert not any(mark in text for mark in ('class="bar', 'id="heat"', "Most likely class: ", "data-probability"))
     assert table[0]["declined"] is True
@@ -137,6 +138,7 @@ def test_prevalence_reweighs_and_withdraws(parts: Any, trusted: Any, sure: Any) 
     wanted = {label: value / sum(odds.values()) for label, value in odds.items()}
     assert after["probabilities"] == pytest.approx(wanted, abs=1e-6)
     assert (after["band"], after["prediction_set"], after["reason"]) == (None, None, "other_prior")
+    assert (after["assumed_share"], after["at_calibration"]["predicted"]) == (0.9, before["predicted"])
     panel = parts.html_answer.answer_panel(after, sure)
     assert "You assumed another prevalence" in panel
     assert "withdrawn" in panel
@@ -205,7 +207,7 @@ def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path)
         max(rows[0].answer["probabilities"].values()), rel=1e-5
     )
     html = parts.html_tables.table(rows, sure, 5, parts.many.as_csv(table))
-    assert "<b>2</b> answered, <b>2</b> declined, <b>1</b> not readable" in html
+    assert "<b>1</b> answered, <b>1</b> uncertain, <b>2</b> not answered, <b>1</b> not readable" in html
     assert 'aria-valuenow="2"' in parts.html_tables.table(rows[:2], sure, 5)
 
 
@@ -216,14 +218,16 @@ def test_agreement_is_said_in_a_sentence(parts: Any) -> None:
     say = parts.html_compare.agreement
     a, b, other = told("a"), told("b"), told("x", labels="xyz")
     declined = told("a", abstain=True)
-    assert say([("m", a), ("n", a)], "mn") == "They name the same class."
+    assert say([("m", a), ("n", a)], "mn") == "They name the same class, which does not make it right."
     assert say([("m", a), ("n", b)], "mn").startswith("They name different classes")
     assert say([("m", a), ("n", other)], "mn").endswith("different classes; compare nothing but whether they answer.")
     groups = [("m", {**a, "p_malignant": 0.1}), ("n", {**other, "p_malignant": 0.2})]
-    assert say(groups, "mn").endswith("know different classes; compare what they say of malignancy.")
-    assert say([("m", a), ("n", declined)], "mn") == "n declined. Only m answers."
-    assert say([("m", declined), ("n", declined)], "mn") == "All decline."
-    assert say([("m", a), ("n", a)], "mno") == "They name the same class. 1 could not be asked."
+    assert say(groups, "mn").endswith("know different classes; compare their probabilities of malignancy.")
+    assert say([("m", a), ("n", declined)], "mn") == "n did not answer. Only m answers."
+    assert say([("m", declined), ("n", declined)], "mn") == "None of them answers."
+    assert say([("m", a), ("n", a)], "mno") == (
+        "They name the same class, which does not make it right. 1 could not be asked."
+    )
 
 
 def test_text_from_outside_cannot_break_the_page(parts: Any) -> None:
@@ -260,6 +264,43 @@ def test_percentages_do_not_round_to_certainty(parts: Any) -> None:
     assert said == {
         0.0: "0.0 %", 0.0004: "< 0.1 %", 0.0312: "3.1 %", 0.5: "50.0 %", 0.9996: "> 99.9 %", 1.0: "100.0 %",
     }  # fmt: skip
+
+
+def test_a_probability_is_no_surer_than_was_measured(parts: Any) -> None:
+    said = {p: parts.words.chance(p, 6) for p in (0.0, 0.0004, 0.0599, 0.06, 0.131, 0.94, 0.9401, 1.0)}
+    assert list(said.values()) == [
+        "under 6 %",
+        "under 6 %",
+        "under 6 %",
+        "6 %",
+        "13 %",
+        "94 %",
+        "over 94 %",
+        "over 94 %",
+    ]
+    assert [parts.words.chance(p) for p in (0.0004, 0.9996)] == ["under 1 %", "over 99 %"]
+
+
+def test_shares_in_plain_words(parts: Any) -> None:
+    words = parts.words
+    shares = (0.0, 0.004, 0.0453, 0.0577, 0.098, 0.3056, 0.3103, 0.36, 0.999)
+    assert [words.about_in(p) for p in shares] == [
+        "fewer than 1 in 100", "fewer than 1 in 100", "about 5 in 100", "about 6 in 100", "about 1 in 10",
+        "about 3 in 10", "about 3 in 10", "about 36 in 100", "more than 99 in 100",
+    ]  # fmt: skip
+    assert [words.of_100(p) for p in (0.0, 0.002, 0.1714, 0.89)] == [
+        "none of 100", "fewer than 1 of 100", "17 of 100", "89 of 100"
+    ]  # fmt: skip
+
+
+def test_a_probability_is_compared_with_the_assumed_rate(parts: Any) -> None:
+    compared = {p: parts.words.times(p, 0.02).removesuffix("the assumed rate") for p in (
+        0.001, 0.013, 0.02, 0.03, 0.04, 0.05, 0.18, 0.19, 0.3, 0.9
+    )}  # fmt: skip
+    assert list(compared.values()) == [
+        "less than half ", "below ", "about ", "above the assumed rate, less than twice", "about twice ",
+        "more than twice ", "about nine times ", "more than nine times ", "about 15 times ", "more than 20 times ",
+    ]  # fmt: skip
 
 
 def test_examples_are_drawings_of_committed_code(parts: Any, tmp_path: Path) -> None:

@@ -32,10 +32,10 @@ def assert_shows(tab: Any, expected: dict[str, Any]) -> None:
     assert [p for _, p, _ in rows] == sorted((p for _, p, _ in rows), reverse=True)
     for label, p, text in rows:
         assert names[label] in text
-        assert f"{100 * p:.1f} %" in text or "< 0.1 %" in text or "> 99.9 %" in text
+        assert f"{100 * p:.0f} %" in text or "under 1 %" in text or "over 99 %" in text
     entropy, most = expected["predictive_entropy"], math.log(len(names))
     assert float(tab.get_attribute("#entropy", "data-entropy")) == pytest.approx(entropy, abs=1e-5)
-    assert f"{100 * entropy / most:.0f} % of the maximum of {most:.2f} nats" in tab.inner_text("#entropy")
+    assert f"{100 * entropy / most:.0f} % of the maximum of {most:.2f} nats" in tab.text_content("#entropy")
     assert "malignant and premalignant" in tab.inner_text("#answer .risk")
 
 
@@ -60,11 +60,14 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         band, headline = tab.locator("#band").bounding_box(), tab.locator("#predicted").bounding_box()
         assert 0 < band["y"] < headline["y"]
         assert band["y"] + band["height"] < 860, "seen without scrolling"
-        assert "Low uncertainty" in tab.inner_text("#band h2")
+        assert tab.inner_text("#band h2") == "Answered"
+        assert not tab.is_visible("#entropy"), "folded away"
+        assert "At most 5 %" not in tab.inner_text("#band")
+        tab.click("#band summary")
         assert "At most 5 % of such answers are expected to be wrong, with 90 % confidence" in tab.inner_text("#band")
         assert tab.locator("#set li").count() == len(said("low")["prediction_set"])
         assert tab.get_attribute("#gate", "data-ood") == "false"
-        tab.wait_for_function("document.querySelector('#live').textContent.startsWith('Low uncertainty. Most likely')")
+        tab.wait_for_function("document.querySelector('#live').textContent.startsWith('Answered. How often')")
 
         tab.wait_for_selector("#heat")
         tab.locator("[data-opacity]").focus()
@@ -72,6 +75,12 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         assert tab.eval_on_selector("#heat .layer", "layer => layer.style.opacity") == "0"
         assert tab.inner_text("#heat output") == "0 %"
         assert tab.locator("#preprocessing img").count() == 2
+
+        with tab.expect_download() as download:
+            tab.click("#save")
+        saved = Path(download.value.path()).read_text(encoding="utf-8")
+        assert download.value.suggested_filename == "lesion_answer.html"
+        assert long_names(said("low")["probabilities"])[said("low")["predicted"]] in saved
 
         before = assumed(tab)
         tab.click("#shift input")
@@ -83,6 +92,8 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         tab.keyboard.press("End")
         tab.wait_for_selector("#answer [data-state=none]")
         assert "withdrawn" in tab.inner_text("#band")
+        assert "the assumed rate of 99.9 in 100" in tab.inner_text("#answer .headline")
+        assert tab.locator("#predicted, #answer .chip").count() == 0
         assert tab.locator("#set").count() == 0
         tab.wait_for_function(f"{RISK} > {before + 0.01}")
         tab.fill("#share input[type=number]", "0.5")
@@ -97,7 +108,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         tab.mouse.wheel(0, 5000)
         assert_notice_in_view(tab)
         tab.click("#meaning summary")
-        assert "not for one picture" in tab.inner_text("#meaning")
+        assert "not for one image" in tab.inner_text("#meaning")
 
 
 AT_RISK = ("akiec", "bcc", "mel")
@@ -115,12 +126,12 @@ def assumed(tab: Any) -> float:
 def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None:
     names = list(long_names(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")).values())
     with opened(browser, page.url) as tab:
-        for state, why in (("strange", "unlike the lesion pictures"), ("high", "less sure of this picture")):
+        for state, why in (("strange", "unlike the images"), ("high", "too unsure of this lesion")):
             upload(tab, trusted.pictures["low"], then="[data-state=low]")
             tab.wait_for_selector("#heat")
             clear(tab)
             upload(tab, trusted.pictures[state], then="[data-state=declined]")
-            assert tab.inner_text("#declined") == "The model declines to answer"
+            assert tab.inner_text("#declined") == "Not answered"
             assert why in tab.inner_text("#band")
             tab.wait_for_selector("#preprocessing")
             seen = tab.inner_text("#answer") + tab.inner_text("#behind") + tab.inner_text("#live")
@@ -155,7 +166,7 @@ def test_errors_are_said_on_the_page(browser: Any, page: Any, trusted: Any, tmp_
         assert "/nowhere" not in tab.inner_text("body")
         choose(tab, "#model", "tiny-fusion")
         tab.wait_for_selector("#answer [data-state=none]")
-        assert "never measured how far this model can be trusted" in tab.inner_text("#band")
+        assert "never measured how often this model is wrong" in tab.inner_text("#band")
         tab.fill("#age input", "900")
         tab.press("#age input", "Enter")
         tab.wait_for_selector("#answer .panel.message")
@@ -181,20 +192,21 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
         files = [str(path) for path in (archive, broken, trusted.pictures["moderate"])]
         tab.set_input_files("#files input[type=file]", files)
         tab.wait_for_selector("#many [data-done=true]")
-        assert "2 answered, 2 declined, 1 not readable" in tab.inner_text("#many .summary")
+        assert "1 answered, 1 uncertain, 2 not answered, 1 not readable" in tab.inner_text("#many .summary")
 
         def column(number: int) -> list[str]:
             return tab.eval_on_selector_all(
-                "#many tbody tr", f"rows => rows.map(r => r.cells[{number}].innerText.trim())"
+                "#many tbody tr", f"rows => rows.map(r => [...r.cells].at({number}).innerText.trim())"
             )
 
         names = ["folder/high.png", "folder/low.png", "folder/strange.png", "broken.jpg", "moderate.png"]
-        assert column(1) == names
-        tab.locator("#many th button", has_text="Band").press("Enter")
-        assert column(2) == ["low uncertainty", "moderate uncertainty", "declined", "declined", "not readable"]
+        assert column(-1) == names
+        tab.locator("#many th button", has_text="Rating").press("Enter")
+        assert column(2)[:2] == ["answered", "uncertain"]
+        assert [text.split(" ")[0] for text in column(1)[2:]] == ["Not"] * 3
         tab.locator("#many th button", has_text="File").press("Enter")
         tab.locator("#many th button", has_text="File").press("Enter")
-        assert column(1) == sorted(column(1), reverse=True)
+        assert column(-1) == sorted(names, reverse=True)
         assert tab.locator("#many th[aria-sort=descending]").inner_text().startswith("File")
         assert tab.locator("#many tbody img").count() == 4
         with tab.expect_download() as download:
@@ -216,7 +228,7 @@ def test_models_side_by_side_and_about(browser: Any, page: Any, trusted: Any) ->
         states = tab.eval_on_selector_all(".cards .card", "cards => cards.map(c => c.dataset.state)")
         assert states == ["low", "none", "none", "error"]
         assert "1 could not be asked" in tab.inner_text("#agreement")
-        assert "At most 5 %" in tab.inner_text(".cards")
+        assert "At most 5 %" in tab.text_content(".cards")
         tab.get_by_role("tab", name="About").click()
         tab.wait_for_selector("#manifest[data-verdict=matches]")
         assert not tab.is_visible("#card h1"), "folded away"
@@ -269,11 +281,11 @@ def test_released_model_declines_clothing(
     released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
     with start_page(str(released)) as running, opened(browser, running.url) as tab:
         upload(tab, clothing, then="[data-state=declined]")
-        assert "unlike the lesion pictures" in tab.inner_text("#band")
+        assert "unlike the images" in tab.inner_text("#band")
         assert tab.get_attribute("#gate", "data-ood") == "true"
         clear(tab)
         tab.click("[data-example='5']")
         tab.wait_for_selector("#answer [data-state=declined]")
         tab.click("[data-example='0']")
         tab.wait_for_selector("#answer [data-state=low]")
-        assert "At most 5 % of such answers" in tab.inner_text("#band")
+        assert "About 6 in 100 such answers were wrong in testing" in tab.inner_text("#band")
