@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from datasets_scripts.command import UserError
@@ -133,6 +133,20 @@ def classes_named(name: str) -> set[str]:
         except UnknownLabelError:
             continue
     return found
+
+
+def class_order(labels: Sequence[str], others: Sequence[str]) -> list[int] | None:
+    """The place of each of ``labels`` in ``others``: ``[others[place] for place in places] == labels``.
+
+    Classes are the same where their names are, whatever their order: every comparison of two lists of classes is this.
+
+    Returns:
+        The places (C,), a permutation; None where one list has a class that the other lacks, or has it twice.
+    """
+    place = {name: index for index, name in enumerate(others)}
+    if len(place) != len(others) or len(labels) != len(others) or set(labels) != set(place):
+        return None
+    return [place[name] for name in labels]
 
 
 def _lookup(label: str) -> LesionClass:

@@ -27,6 +27,7 @@ from torchvision.transforms import v2
 
 from datasets_scripts.command import what_bytes_are, what_file_is
 from datasets_scripts.images import known_formats
+from datasets_scripts.taxonomy import class_order
 from hub_models.image_processing_lesion import PREPARED
 from trainers.completing import (
     PUBLISHED,
@@ -86,6 +87,33 @@ class Splits:
         else:
             filled = [default if value is None else value for value in values]
         return np.array(filled, dtype=object)
+
+    def in_order(self, labels: Sequence[str], whose: str = "the model") -> Splits:
+        """The same splits with the classes in another order, such as that of a model's logits.
+
+        Args:
+            labels: the same C class names.
+            whose: what has them, for the message.
+
+        Raises:
+            DatasetError: other classes.
+        """
+        if list(labels) == self.labels:
+            return self
+        number = class_order(self.labels, labels)
+        if number is None:
+            raise DatasetError(
+                f"{whose} has the labels {', '.join(labels)}, the dataset {', '.join(self.labels)}: give a dataset of "
+                "the same classes"
+            )
+        named = datasets.ClassLabel(names=list(labels))
+
+        def renumbered(rows: datasets.Dataset) -> datasets.Dataset:
+            return with_labels(rows, [number[old] if old >= 0 else old for old in rows["label"][:]], named)
+
+        ordered = {split: renumbered(rows) for split, rows in self.splits.items()}
+        left = None if self.left_out is None else renumbered(self.left_out)
+        return replace(self, splits=ordered, labels=list(labels), left_out=left)
 
 
 def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: str = "") -> Splits:
@@ -191,6 +219,11 @@ def note(text: str) -> None:
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
+def with_labels(rows: datasets.Dataset, labels: list[int], named: datasets.ClassLabel) -> datasets.Dataset:
+    """The same rows with other labels (N,), numbered as ``named`` names them."""
+    return rows.remove_columns("label").add_column("label", labels).cast_column("label", named)
+
+
 def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
     """The same splits without some classes; their rows go into ``left_out``, for a model that never sees them to meet.
 
@@ -210,8 +243,7 @@ def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
 
     def part(rows: datasets.Dataset, labels: np.ndarray, chosen: np.ndarray) -> datasets.Dataset:
         new = [number.get(int(label), 0) for label in labels[chosen]]
-        some = rows.select(np.flatnonzero(chosen)).remove_columns("label")
-        return some.add_column("label", new).cast_column("label", named)
+        return with_labels(rows.select(np.flatnonzero(chosen)), new, named)
 
     for split, rows in splits.splits.items():
         labels = np.array(rows["label"][:], dtype=int)

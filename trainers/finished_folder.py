@@ -17,7 +17,7 @@ from trainers.data import Splits
 from trainers.errors import UserError
 from trainers.evaluation.figures import FOLDER
 from trainers.finish import read_of, save
-from trainers.fit_trust import check_labels, check_output, load
+from trainers.fit_trust import check_output, load
 from trainers.judging import JUDGED, describe
 from trainers.predictions import Predictions, read_predictions
 from trainers.provenance import describe_dataset
@@ -64,8 +64,8 @@ class Finished:
 
 
 @contextmanager
-def finished_model(source: str, splits: Splits, out: Path) -> Iterator[Finished]:
-    """A model to be measured further on a dataset; where the result is to go is checked first.
+def finished_model(source: str, splits: Splits, out: Path) -> Iterator[tuple[Finished, Splits]]:
+    """A model to be measured further, and the dataset with its classes in the model's order; ``out`` is checked first.
 
     Args:
         source: a finished model of ours: a folder, or ``ORG/NAME[@REVISION]``.
@@ -79,8 +79,7 @@ def finished_model(source: str, splits: Splits, out: Path) -> Iterator[Finished]
     check_output(out)
     with as_folder(source) as folder:
         finished = read_finished(folder, source)
-        check_labels(finished.model, splits)
-        yield finished
+        yield finished, splits.in_order(finished.model.config.labels)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def measure_explanations(
         UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
             images; there are no masks where they were said to be, or they do not fit.
     """
-    with finished_model(source, splits, out) as finished:
+    with finished_model(source, splits, out) as (finished, splits):
         check_method(finished.model, options.method)
         rows = finished.judged(splits, split)
         subject = subject_of(finished, splits, rows, masks)

@@ -58,7 +58,7 @@ def measure_robustness(
         UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
             images.
     """
-    with finished_model(source, splits, out) as finished:
+    with finished_model(source, splits, out) as (finished, splits):
         if "pixel_values" not in finished.model.input_names:
             raise UserError(f"{source!r} looks at no picture, which nothing can be done to: give a model that does")
         rows = drawn(len(finished.judged(splits, split)), images, seed)

@@ -15,6 +15,7 @@ import numpy as np
 
 from trainers.comparison_tables import number, title
 from trainers.errors import UserError
+from trainers.evaluation.aligned import in_order_of
 from trainers.evaluation.paired import spread
 from trainers.predictions import Predictions
 from trainers.trust.temperature import calibrated
@@ -79,8 +80,12 @@ def pool(folds: Sequence[Fold]) -> Predictions:
         raise FoldError("there is no fold to pool: give at least one")
     first = folds[0]
     seen: dict[str, str] = {}
+    parts = []
     for fold in folds:
-        if fold.predictions.labels != first.predictions.labels:
+        # Calibrated first: what was fitted for each class is in the fold's own order of the classes.
+        own = calibrated(fold.predictions.logits, fold.report["trust"]["temperature"])
+        part = in_order_of(first.predictions.labels, replace(fold.predictions, logits=own))
+        if part is None:
             raise FoldError(
                 f"{fold.name} has the classes {', '.join(fold.predictions.labels)}, {first.name} has "
                 f"{', '.join(first.predictions.labels)}: folds of one dataset have the same"
@@ -95,7 +100,7 @@ def pool(folds: Sequence[Fold]) -> Predictions:
                     "fold; train both on one build of the dataset"
                 )
             seen[image] = fold.name
-    parts = [fold.predictions for fold in folds]
+        parts.append(part)
     shared = set.intersection(*(set(part.columns) for part in parts))
     return replace(
         first.predictions,
@@ -103,9 +108,7 @@ def pool(folds: Sequence[Fold]) -> Predictions:
         lesion_id=np.concatenate([part.lesion_id for part in parts]),
         group_id=np.concatenate([part.group_id for part in parts]),
         label=np.concatenate([part.label for part in parts]),
-        logits=np.concatenate(
-            [calibrated(fold.predictions.logits, fold.report["trust"]["temperature"]) for fold in folds]
-        ),
+        logits=np.concatenate([part.logits for part in parts]),
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in sorted(shared)},
         features=None,
         early=None,

@@ -58,12 +58,14 @@ def predict_split(
         progress: show a progress bar.
 
     Returns:
-        Raw member logits (N, M, C), features (N, D), what an early layer sees (N, E), and the subgroup columns.
+        Raw member logits (N, M, C) and labels in the order of the model's classes, features (N, D), what an early layer
+        sees (N, E), and the subgroup columns.
 
     Raises:
-        UserError: there is no image, or the model cannot be run in that way.
+        UserError: there is no image, the dataset has other classes, or the model cannot be run in that way.
         PredictionsError: it answers with NaN or infinity.
     """
+    splits = splits.in_order(model.config.labels)
     table = splits.splits[split]
     chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
     part = replace(splits, splits={split: table if rows is None else table.select(chosen)})

@@ -9,6 +9,7 @@ from datasets_scripts.taxonomy import (
     TASKS,
     UnknownLabelError,
     canonical,
+    class_order,
     classes_named,
     long_names,
     malignancy_groups,
@@ -87,3 +88,22 @@ def test_a_name_means_the_classes_that_any_source_calls_so() -> None:
     assert classes_named("actinic keratosis") == {"akiec", "ak"}
     assert classes_named("melanocytic_Nevi") == {"nv"}
     assert classes_named("psoriasis") == set()
+
+
+@pytest.mark.parametrize(
+    ("labels", "others", "places"),
+    [
+        (["nv", "mel", "df"], ["df", "nv", "mel"], [1, 2, 0]),
+        (["a", "b"], ["a", "b"], [0, 1]),
+        (("a", "b"), ["b", "a"], [1, 0]),
+        ([], [], []),
+        (["a", "b"], ["a", "c"], None),
+        (["a", "b"], ["a"], None),
+        (["a"], ["a", "b"], None),
+        (["a", "a"], ["a", "b"], None),
+        (["a", "b"], ["a", "a"], None),
+        (["a", "a"], ["a", "a"], None),
+    ],
+)
+def test_the_order_of_classes_is_found_by_name(labels, others, places):
+    assert class_order(labels, others) == places

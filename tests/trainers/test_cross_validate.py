@@ -104,6 +104,19 @@ def test_a_bias_and_a_scale_of_a_fold_are_in_the_pooled_logits(two):
     assert pooled.ood_score is None  # each fold has a gate of its own
 
 
+def test_a_fold_whose_classes_stand_in_another_order_is_put_into_the_first_ones(two):
+    turned = replace(
+        two[1].predictions,
+        labels=["mel", "nv"],
+        label=1 - two[1].predictions.label,
+        logits=two[1].predictions.logits[:, :, ::-1],
+    )
+    expected, found = pool(two), pool([two[0], replace(two[1], predictions=turned)])
+    assert found.labels == ["nv", "mel"]
+    assert found.label.tolist() == expected.label.tolist()
+    assert found.logits.tolist() == expected.logits.tolist()
+
+
 def test_members_keep_their_mean_probability():
     one = fold("fold0", ["i0", "i1"], 2.0, [[[2, 0], [0, 2]], [[4, 8], [1, 0]]])
     expected = softmax(one.predictions.logits / 2.0, axis=2).mean(axis=1)

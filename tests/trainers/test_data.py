@@ -13,6 +13,8 @@ from PIL import Image
 from hub_models import LesionImageProcessor
 from trainers.data import EpochSampler, LesionImages, Splits, augmentation, collate, load_splits, without_classes
 from trainers.errors import DatasetError, UserError
+from trainers.latent.cases import load_cases
+from trainers.provenance import describe_dataset
 
 LABELS = np.array([0] * 12 + [1] * 4 + [2] * 2)
 
@@ -123,6 +125,33 @@ def test_splits_come_in_order_with_their_labels(phantom_dataset: Path) -> None:
     assert splits.labels[-1] == "acne"
     assert splits.name == "phantoms"
     assert splits.column("train", "no_such_column").tolist() == ["unknown"] * len(splits.splits["train"])
+
+
+# ---------------------------------------------------------------------------- classes in another order
+
+
+def test_classes_are_put_into_another_order_by_name(phantom_dataset: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped", leave_out="acne")
+    turned = splits.in_order(splits.labels[::-1])
+    assert turned.labels == splits.labels[::-1]
+    assert turned.left_out is not None
+    for split, rows in turned.splits.items():
+        assert rows.features["label"].names == turned.labels
+        assert turned.column(split, "image_id").tolist() == splits.column(split, "image_id").tolist()
+        names = [splits.labels[label] for label in splits.splits[split]["label"][:]]
+        assert [turned.labels[label] for label in rows["label"][:]] == names
+    assert describe_dataset(turned)["fingerprint"] == describe_dataset(splits)["fingerprint"]
+    assert splits.in_order(list(splits.labels)) is splits
+    for other in (splits.labels[1:], [*splits.labels[1:], "scc"], [*splits.labels, splits.labels[0]]):
+        with pytest.raises(DatasetError, match="the model has the labels"):
+            splits.in_order(other)
+
+
+def test_cases_follow_their_classes(phantom_dataset: Path) -> None:
+    cases = load_cases(load_splits(str(phantom_dataset), "grouped"), "test")
+    turned = cases.in_order(cases.labels[::-1])
+    assert turned.labels == cases.labels[::-1]
+    assert [turned.labels[label] for label in turned.label] == [cases.labels[label] for label in cases.label]
 
 
 # ------------------------------------------------------------------------------ classes left out

@@ -204,6 +204,27 @@ def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
     assert second["leak_audit"] == report["leak_audit"]
 
 
+def test_a_model_whose_classes_stand_in_another_order_gets_trust(phantom_dataset: Path, tmp_path: Path) -> None:
+    """The published Derm-X order is not the dataset's."""
+    torch.save(derm_x().state_dict(), tmp_path / "best.pth")
+    import_published(find_system("derm-x"), [tmp_path / "best.pth"], tmp_path / "model")
+    splits = load_splits(str(phantom_dataset), "grouped")
+    ours = ["nv", "mel", "bkl", "bcc", "akiec", "vasc", "df", "acne"]
+    assert splits.labels != ours
+    out = tmp_path / "trusted"
+    fit_trust(str(tmp_path / "model"), splits, out, TrustOptions(detector="energy"), replicates=REPLICATES)
+    assert verify_folder(out) == []
+    stored, report = read_predictions(out / "predictions_test.parquet"), read(out)
+    assert stored.labels == ours == [label["name"] for label in report["model"]["labels"]]
+    names = [splits.labels[label] for label in splits.splits["test"]["label"][:]]
+    assert [ours[label] for label in stored.label] == names
+    # By hand: the share of the test images whose most probable class has the dataset's name.
+    right = np.array([ours[row.argmax()] for row in stored.logits[:, 0]]) == np.array(names)
+    assert report["evaluation"]["test"]["discrimination"]["accuracy"]["value"] == pytest.approx(right.mean(), abs=1e-6)
+    counts = report["provenance"]["dataset"]["splits"]["test"]["per_class"]
+    assert counts == {name: names.count(name) for name in ours}
+
+
 def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
     hub: LoopbackHub, trained: Path, phantom_dataset: Path, tmp_path: Path
 ) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from datasets_scripts.taxonomy import class_order
 from trainers.predictions import Predictions
 
 
@@ -63,6 +64,20 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
     return [replace(predictions, group_id=groups) for predictions in found]
 
 
+def in_order_of(labels: Sequence[str], predictions: Predictions) -> Predictions | None:
+    """The same predictions with the classes in the order of ``labels``; None where they are other classes."""
+    order = class_order(labels, predictions.labels)
+    if order is None:
+        return None
+    inside = predictions.label >= 0
+    return replace(
+        predictions,
+        label=np.where(inside, np.argsort(order)[predictions.label], predictions.label),
+        logits=predictions.logits[:, :, order],
+        labels=list(labels),
+    )
+
+
 def merged_groups(groups: Sequence[np.ndarray]) -> np.ndarray:
     """The finest groups that no file's groups cut: several (N,) ids of the same images -> (N,) str.
 
@@ -94,16 +109,10 @@ def _ids(name: str, predictions: Predictions) -> dict[str, int]:
 
 def _same_classes(name: str, predictions: Predictions, first_name: str, first: Predictions) -> Predictions:
     """The classes in the first one's order."""
-    if set(predictions.labels) != set(first.labels) or len(predictions.labels) != len(first.labels):
+    ordered = in_order_of(first.labels, predictions)
+    if ordered is None:
         raise AlignmentError(
             f"{name} has the classes {', '.join(predictions.labels)}, {first_name} has {', '.join(first.labels)}: "
             "only models of the same classes compare"
         )
-    order = np.array([predictions.labels.index(label) for label in first.labels])
-    return replace(
-        predictions,
-        label=np.argsort(order)[predictions.label],
-        logits=predictions.logits[:, :, order],
-        labels=list(first.labels),
-        label_groups=first.label_groups,
-    )
+    return replace(ordered, label_groups=first.label_groups)

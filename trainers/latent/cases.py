@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import datasets
@@ -73,6 +73,15 @@ class Cases:
         narrowed = replace(self.splits, splits={self.split: table})
         arrays = {name: getattr(self, name)[rows] for name in ("image_id", "lesion_id", "group_id", "label")}
         return Cases(splits=narrowed, split=self.split, **arrays)
+
+    def in_order(self, labels: Sequence[str]) -> Cases:
+        """The same cases with the classes in another order, such as that of a model's logits.
+
+        Raises:
+            DatasetError: other classes.
+        """
+        splits = self.splits.in_order(labels)
+        return replace(self, splits=splits, label=np.array(splits.splits[self.split]["label"][:], dtype=np.int64))
 
     def stored(self, number: int) -> bytes:
         """The bytes of one image, as they lie in the dataset."""

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from trainers.data import Splits, load_splits
 from trainers.errors import UserError
 from trainers.evaluation.figures import FOLDER, save_figure
-from trainers.fit_trust import check_labels
 from trainers.latent.cases import Cases, load_cases, whole_lesions
 from trainers.latent.cluster_quality import Judged, difference
 from trainers.latent.embedding import check_perplexity, draw_map
@@ -99,7 +98,8 @@ def map_latent(
     for of_split in cases.values():
         check_split(of_split, settings)
     encoders = {FEATURES: load_classifier(model)}
-    check_labels(encoders[FEATURES].model, splits)
+    labels = encoders[FEATURES].model.config.labels
+    splits, cases = splits.in_order(labels), {split: some.in_order(labels) for split, some in cases.items()}
     if autoencoder is not None:
         encoders[CODES] = load_autoencoder(autoencoder)
     looks = looks_of(encoders[FEATURES], splits, next(iter(cases.values())))

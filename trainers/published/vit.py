@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import ImageProcessingMixin, ViTImageProcessor
 
-from datasets_scripts.taxonomy import CLASSES, TASKS, UnknownLabelError, canonical
+from datasets_scripts.taxonomy import CLASSES, TASKS, UnknownLabelError, canonical, class_order
 from hub_models.backbone_lesion import BackboneWeightsError
 from hub_models.configuration_lesion import LesionConfigError
 from hub_models.configuration_vit import ViTLesionConfig
@@ -82,7 +82,7 @@ class PublishedViT(System):
         require_backbone(model, ViTForLesionClassification, None, self.name)
         vit = model.to_vit()
         weight, bias, remarks = in_published_order(model, model.head, self)
-        labels = list(self.labels) if set(model.config.labels) == set(self.labels) else model.config.labels
+        labels = model.config.labels if class_order(self.labels, model.config.labels) is None else self.labels
         vit.classifier.load_state_dict({"weight": weight, "bias": bias})
         written = [CLASSES[name].long_name if name in CLASSES else name for name in labels]
         vit.config.id2label = dict(enumerate(written))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from datasets_scripts.output import whole_file
+from datasets_scripts.taxonomy import class_order
 from trainers.published.state import PublishedFileError
 from trainers.published.system import System
 
@@ -43,9 +44,9 @@ def in_published_order(model: Any, head: nn.Module, system: System) -> tuple[Ten
     labels = model.config.labels
     if labels == list(system.labels):
         return weight, bias, []
-    if set(labels) != set(system.labels):
+    rows = class_order(system.labels, labels)
+    if rows is None:
         return weight, bias, [f"its classes are its own, in this order: {', '.join(labels)}"]
-    rows = torch.tensor([labels.index(label) for label in system.labels])
     return weight[rows], bias[rows], [f"classes were put into the published order: {', '.join(system.labels)}"]
 
 

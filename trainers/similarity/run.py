@@ -11,7 +11,6 @@ import numpy as np
 
 from trainers.data import Splits, load_splits
 from trainers.evaluation.figures import FOLDER, save_figure
-from trainers.fit_trust import check_labels
 from trainers.latent.cases import Cases, load_cases
 from trainers.latent.representations import Encoder, encode, load_classifier
 from trainers.provenance import origin
@@ -78,8 +77,8 @@ def prepare(model: str, settings: Settings) -> Prepared:
     splits = load_splits(settings.dataset, settings.config_name)
     cases = at_most_per_class(load_cases(splits, settings.split), settings.per_class, settings.seed)
     encoder = load_classifier(model)
-    check_labels(encoder.model, splits)
-    return Prepared(splits, cases, encoder)
+    labels = encoder.model.config.labels
+    return Prepared(splits.in_order(labels), cases.in_order(labels), encoder)
 
 
 def similar(model: str, image: str, settings: Settings, out: Path | None = None) -> dict[str, Any]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,7 @@ from trainers.latent.cases import Cases
 from trainers.latent.representations import load_classifier
 from trainers.similarity.index import CaseIndex, Found
 from trainers.similarity.query import Query, QueryError, ask, find_query
+from trainers.similarity.run import Settings, prepare
 from trainers.similarity.search import Own, Similar, described, in_words, own_groups, search
 
 
@@ -103,6 +107,29 @@ def test_a_file_wins_over_an_id_and_what_is_neither_is_refused(phantom_dataset: 
         broken.write_bytes(content)
         with pytest.raises(QueryError, match=r"--image 'broken.jpg' cannot be read \(.*\): give a whole image file"):
             find_query(str(broken), splits)
+
+
+def test_an_id_of_several_images_is_refused(phantom_dataset: Path) -> None:
+    splits = load_splits(str(phantom_dataset), "grouped")
+    train = splits.splits["train"]
+    twice = datasets.concatenate_datasets([train, train.select([0])])
+    with pytest.raises(QueryError, match="is the image_id of 2 images"):
+        find_query(str(train[0]["image_id"]), replace(splits, splits={**splits.splits, "train": twice}))
+
+
+def test_a_model_whose_classes_stand_in_another_order_is_taken(
+    classifier: Path, train_cases: Cases, phantom_dataset: Path, tmp_path: Path
+) -> None:
+    turned = Path(shutil.copytree(classifier, tmp_path / "turned"))
+    config = json.loads((turned / "config.json").read_text())
+    labels = train_cases.labels[::-1]
+    config["id2label"] = {str(index): label for index, label in enumerate(labels)}
+    config["label2id"] = {label: index for index, label in enumerate(labels)}
+    (turned / "config.json").write_text(json.dumps(config))
+    cases = prepare(str(turned), Settings(str(phantom_dataset))).cases
+    assert cases.labels == labels
+    names = [train_cases.labels[label] for label in train_cases.label]
+    assert [labels[label] for label in cases.label] == names
 
 
 def test_features_are_those_of_the_model(classifier: Path, phantom_dataset: Path) -> None:
