@@ -20,6 +20,7 @@ from .trust_lesion import (
     TRUST_NOT_ASKED,
     TrustNotFittedError,
     check_prior,
+    class_in_words,
     decide,
     entropy,
     shift_prior,
@@ -37,7 +38,7 @@ UNTRUSTED = {
     "is_ood": None,
     "abstain": None,
     "reason": TRUST_NOT_ASKED,
-    "message": "Nothing says how far this answer can be trusted: it was asked for without.",
+    "message": "Nothing states how far this answer can be trusted: it was requested without trust.",
 }
 
 
@@ -101,7 +102,9 @@ class LesionAnswers:
             - ``band`` (``low``, ``moderate``, ``high``), ``prediction_set`` (list of short names): None where the
               picture is out of distribution, or used in a way that nothing was promised for;
             - ``ood_score`` (higher = stranger), ``is_ood``;
-            - ``abstain``, ``reason`` (a code), ``message`` (a sentence).
+            - ``abstain``, ``reason`` (a code);
+            - ``message``, the answer in words: the class by its long name, every class of a set of several, malignant
+              ones first, and the uncertainty.
 
         Raises:
             TrustNotFittedError: ``trust`` was asked for and never fitted.
@@ -316,7 +319,7 @@ class LesionAnswers:
             values = parts[name].tolist() if name in parts else [None] * len(answers)
             for answer, value in zip(answers, values, strict=True):
                 answer[name] = value
-        verdicts = self._verdicts(output, log_probs.exp(), withdrawn) if trust else [dict(UNTRUSTED) for _ in answers]
+        verdicts = self._verdicts(output, log_probs.exp(), withdrawn) if trust else self._untrusted(answers)
         return [answer | verdict for answer, verdict in zip(answers, verdicts, strict=True)]
 
     def check_prior_is_known(self) -> None:
@@ -339,6 +342,12 @@ class LesionAnswers:
             "predictive_entropy": float(entropy(log_probs)),
         }
 
+    def _untrusted(self, answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The part of each answer about trust where it was not requested."""
+        config = self.config
+        named = [class_in_words(answer["predicted"], config.label_names, config.label_groups) for answer in answers]
+        return [UNTRUSTED | {"message": f"{name}. {UNTRUSTED['message']}"} for name in named]
+
     def _verdicts(self, output: Any, probs: torch.Tensor, withdrawn: str | None) -> list[dict[str, Any]]:
         """Gate, set, band and verdict of each image, from probabilities (N, C)."""
         self.check_trust_is_fitted()
@@ -357,6 +366,8 @@ class LesionAnswers:
                 band=band,
                 prediction_set=prediction_set,
                 withdrawn=withdrawn,
+                long_names=self.config.label_names,
+                groups=self.config.label_groups,
             )
             verdicts.append(
                 {

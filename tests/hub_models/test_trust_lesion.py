@@ -74,19 +74,49 @@ def test_shift_prior_by_hand():
 def test_the_policy(given, abstain, reason):
     verdict = decide(TRUST, "nv", **given)
     assert (verdict.abstain, verdict.reason) == (abstain, reason)
-    assert verdict.message.startswith("The model declines: " if abstain else "nv")
+    assert verdict.message.startswith("The model declines") == abstain
+
+
+WORDS = {
+    "long_names": {"mel": "Melanoma", "nv": "Melanocytic nevus", "bkl": "Benign keratosis-like lesion"},
+    "groups": {"mel": "malignant", "nv": "benign", "bkl": "benign"},
+}
 
 
 def test_a_promise_is_worded_as_what_was_tested():
-    low = decide(TRUST, "nv", is_ood=False, band="low", prediction_set=["nv"]).message
+    low = decide(TRUST, "nv", is_ood=False, band="low", prediction_set=["nv"], **WORDS).message
     assert low == (
-        "nv. Band low: at most 5 % of such answers are expected to be wrong, with 90 % confidence, on lesions like "
-        "those it was calibrated on."
+        "Melanocytic nevus (benign). Low uncertainty: at most 5 % of such answers are expected to be wrong, with 90 % "
+        "confidence, on lesions like those it was calibrated on."
     )
-    moderate = decide(TRUST, "nv", is_ood=False, band="moderate", prediction_set=["nv"]).message
-    assert "at most 20 % of answers in the low and moderate bands together" in moderate
-    shifted = decide(TRUST, "nv", is_ood=False, withdrawn=OTHER_PRIOR).message
-    assert shifted.startswith("nv, without a promise: the classes are assumed to be more or less frequent")
+    moderate = decide(TRUST, "nv", is_ood=False, band="moderate", prediction_set=["nv"], **WORDS).message
+    assert "Moderate uncertainty: at most 20 % of answers with low or moderate uncertainty" in moderate
+    shifted = decide(TRUST, "nv", is_ood=False, withdrawn=OTHER_PRIOR, **WORDS).message
+    assert shifted.startswith("Melanocytic nevus (benign), without a tested error rate: the classes are assumed")
+
+
+@pytest.mark.parametrize(
+    ("band", "names", "begins"),
+    [
+        ("low", ["nv", "mel"], "Melanoma (malignant) or Melanocytic nevus (benign): neither is ruled out"),
+        ("low", ["mel"], "Melanoma (malignant) is not ruled out, and Melanocytic nevus (benign) is the most probable"),
+        ("high", ["nv", "mel"], "The model declines. High uncertainty"),
+        ("moderate", LABELS, "The model declines: it cannot tell 3 classes apart: Melanoma (malignant)"),
+    ],
+)
+def test_every_class_of_the_set_is_named_and_malignant_ones_first(band, names, begins):
+    message = decide(TRUST, "nv", is_ood=False, band=band, prediction_set=names, **WORDS).message
+    assert message.startswith(begins)
+    assert f"{band.capitalize()} uncertainty" in message
+    places = [message.index(WORDS["long_names"][name]) for name in names]
+    assert min(places) == message.index("Melanoma")
+
+
+def test_two_classes_that_cannot_be_told_apart_are_named():
+    one = {**TRUST, "policy": {"max_set_size": 1}}
+    words = {"long_names": {"b": "Benign lesion", "m": "Malignant lesion"}, "groups": {"b": "benign", "m": "malignant"}}
+    message = decide(one, "b", is_ood=False, band="low", prediction_set=["b", "m"], **words).message
+    assert message == ("The model declines: it cannot tell Malignant lesion and Benign lesion apart. Low uncertainty.")
 
 
 def test_a_prior_by_name_or_in_order():

@@ -87,6 +87,7 @@ class TrustTester:
         (row,) = model.predict(**self.inputs(1), trust=False)
         assert set(row) == KEYS
         assert row["reason"] == "trust_not_asked"
+        assert row["message"].startswith(model.config.label_names[row["predicted"]])
         assert [row[key] for key in ("band", "prediction_set", "ood_score", "is_ood", "abstain")] == [None] * 5
 
     def test_the_whole_answer(self) -> None:
@@ -109,7 +110,9 @@ class TrustTester:
             assert row["prediction_set"] == list(row["probabilities"])[:3]
             assert row["band"] == ("low" if 1 - float(p.max()) <= 0.99 else "moderate")
             assert (row["is_ood"], row["abstain"], row["reason"]) == (False, False, "answered")
-            assert row["message"].startswith(f"{row['predicted']}. Band low: at most 5 % ")
+            assert f"{row['band'].capitalize()} uncertainty: at most " in row["message"]
+            assert all(model.config.label_names[name] in row["message"] for name in row["prediction_set"])
+            assert model.config.label_names[row["predicted"]] in row["message"]
 
     def test_a_stranger_is_declined(self) -> None:
         model = fitted(self.model(), ood_threshold=-1.0)
