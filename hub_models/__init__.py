@@ -5,6 +5,8 @@ Every other file of this folder is shipped beside the weights of each model; thi
 
 from __future__ import annotations
 
+import sys
+
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -20,7 +22,7 @@ from .configuration_mobilenet import MobileNetLesionConfig
 from .configuration_resnet import ResNetLesionConfig
 from .configuration_vit import ViTLesionConfig
 from .explain_lesion import ExplanationError, LesionExplanation
-from .image_processing_lesion import LesionImageProcessor, SwitchError
+from .image_processing_lesion import ImageCountError, LesionImageProcessor, SwitchError
 from .metadata_lesion import (
     STANDARD_FIELDS,
     MetadataFieldsError,
@@ -61,6 +63,9 @@ for _config_class, _model_class in CLASSIFIERS.items():
     AutoImageProcessor.register(_config_class, image_processor_classes={"pil": LesionImageProcessor})
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
+    _features = getattr(sys.modules[_model_class.__module__], _model_class.class_names()["AutoModel"])
+    AutoModel.register(_config_class, _features)
+    _features.register_for_auto_class("AutoModel")
 # No classifier: it answers with codes and a picture, so AutoModel loads it.
 AutoConfig.register(AutoencoderLesionConfig.model_type, AutoencoderLesionConfig)
 AutoModel.register(AutoencoderLesionConfig, AutoencoderLesionModel)
@@ -93,6 +98,7 @@ __all__ = [
     "ExplanationError",
     "FusionForLesionClassification",
     "FusionLesionConfig",
+    "ImageCountError",
     "InferenceError",
     "LesionClassificationPipeline",
     "LesionConfig",

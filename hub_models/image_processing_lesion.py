@@ -10,7 +10,7 @@ processor with these switches off (:data:`PREPARED`), so that a model never sees
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -62,6 +62,10 @@ class PixelSettingError(ValueError):
     """A setting of the image processor, such as its size, that no image can be prepared with."""
 
 
+class ImageCountError(ValueError):
+    """No image, or several, where one is needed."""
+
+
 class LesionImageProcessorKwargs(ImagesKwargs, total=False):
     """The processor's own switches beside those of transformers.
 
@@ -92,6 +96,7 @@ class LesionImageProcessor(PilBackend):
 
     Raises:
         RecordError: a record is not what it should be, or lacks the image that the model needs.
+        ImageCountError: a record holds several images.
         MetadataFieldsError: ``metadata_fields`` is no vocabulary, or ``model_input_names`` does not go with it.
         MissingOpenCVError: a switch needs OpenCV and it is not installed (on construction and on each call).
         UnreadableImageError: a file is cut short, damaged or no image.
@@ -241,7 +246,7 @@ class LesionImageProcessor(PilBackend):
         picture = records[number].get(IMAGE)
         if picture is None:
             raise RecordError(f"record {number} has no image; this model looks at one: give it under {IMAGE!r}.")
-        return picture
+        return single_image(picture, f"record {number}")
 
     def pixel_settings(self) -> dict[str, Any]:
         """The settings that decide how a picture becomes pixels, as JSON holds them."""
@@ -305,10 +310,35 @@ def as_records(images: Any) -> list[Mapping[str, Any]] | None:
     return None
 
 
+def single_image(image: Any, where: str) -> Any:
+    """The image itself, or the only one of an array (1, H, W, C).
+
+    Args:
+        image: a PIL image, an array or tensor, a path or an address.
+        where: where it was given, for the message.
+
+    Raises:
+        ImageCountError: it is none or several.
+    """
+    dimensions = getattr(image, "ndim", None)
+    if dimensions is None:
+        if isinstance(image, (str, os.PathLike)) or not isinstance(image, Iterable):
+            return image
+        found = f"{len(image)} items" if isinstance(image, Sized) else "any number of items"
+    elif dimensions < 4 or (dimensions == 4 and len(image) == 1):
+        return image if dimensions < 4 else image[0]
+    else:
+        found = f"the shape {tuple(image.shape)}"
+    raise ImageCountError(
+        f"{where} is a {type(image).__name__} of {found}, one image is needed: give each image as an input of its own, "
+        "in a flat list."
+    )
+
+
 def count_images(images: Any) -> int:
-    """How many images there are: items of a list, rows of an array (N, H, W, C), otherwise one."""
+    """How many images there are: rows of an array (N, H, W, C), the sum over the items of a list, otherwise one."""
     if isinstance(images, (list, tuple)):
-        return len(images)
+        return sum(map(count_images, images))
     return len(images) if getattr(images, "ndim", 0) == 4 else 1
 
 

@@ -102,6 +102,11 @@ def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[s
         if known and type(error).__name__ == "RecordError":
             raise QuestionError(str(error)) from error
         raise ImageUnusableError(f"The model cannot look at this image: {error}") from error
+    if any(len(value) != len(images) for value in inputs.values()):
+        raise ImageUnusableError(
+            f"The model's image processor does not make one input of each image: {len(images)} images gave "
+            f"{', '.join(f'{len(value)} {name}' for name, value in inputs.items())}."
+        )
     return {name: value.to(classifier.model.device) for name, value in inputs.items()}
 
 

@@ -7,16 +7,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from lesion_shipping_tester import picture
 from lesion_trust_tester import fitted
+from torch.utils.data import Dataset
 from transformers import pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from hub_models import (
     PIPELINE_TASK,
     FusionForLesionClassification,
     FusionLesionConfig,
+    ImageCountError,
     LesionClassificationPipeline,
     LesionImageProcessor,
     MetadataForLesionClassification,
@@ -113,6 +118,114 @@ def test_pictures_paths_and_streams_are_taken(fused: LesionClassificationPipelin
     given: list[Any] = [[str(path) for path in paths], [{"image": str(path)} for path in paths], list(paths), stream()]
     for inputs in given:
         assert [row["probabilities"] for row in fused(inputs)] == expected
+
+
+def several(folder: Path) -> dict[str, Any]:
+    """Each way to give the images 0, 1 and 2 at once, by name."""
+    images = [picture(seed) for seed in range(3)]
+    arrays = np.stack([np.asarray(image) for image in images])
+    paths = [folder / f"{seed}.png" for seed in range(3)]
+    for image, path in zip(images, paths, strict=True):
+        image.save(path)
+    rows = datasets.Dataset.from_dict({"image": [str(path) for path in paths]}).cast_column("image", datasets.Image())
+    return {
+        "list": images,
+        "tuple": tuple(images),
+        "array (N, H, W, C)": arrays,
+        "array (N, C, H, W)": arrays.transpose(0, 3, 1, 2),
+        "tensor": torch.from_numpy(arrays),
+        "list of arrays": list(arrays),
+        "list of arrays (1, H, W, C)": list(arrays[:, None]),
+        "array of paths": np.array([str(path) for path in paths]),
+        "tuple of paths": tuple(paths),
+        "tuple of records": tuple({"image": image} for image in images),
+        "values of a dictionary": dict(enumerate(images)).values(),
+        "generator": (image for image in images),
+        "iterator": iter(images),
+        "column": rows["image"],
+        "dataset": rows,
+        "KeyDataset": KeyDataset(rows, "image"),
+        "streamed column": rows.to_iterable_dataset()["image"],
+    }
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 8])
+def test_n_images_give_n_answers(
+    image_only: LesionClassificationPipeline, fused: LesionClassificationPipeline, tmp_path: Path, batch_size: int
+) -> None:
+    for pipe in (image_only, fused):
+        expected = probabilities([pipe(picture(seed)) for seed in range(3)])
+        for name, inputs in several(tmp_path).items():
+            answers = pipe(inputs, batch_size=batch_size)
+            assert not isinstance(answers, dict), name
+            assert [row["probabilities"] for row in answers] == expected, name
+
+
+def test_one_image_gives_one_answer(image_only: LesionClassificationPipeline, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "0.png")
+    array = np.array(picture(0))
+    for one in (array, torch.from_numpy(array), tmp_path / "0.png", {"image": array[None]}):
+        assert [image_only(one)["probabilities"]] == probabilities([image_only(picture(0))])
+    assert [row["probabilities"] for row in image_only(array[None])] == probabilities([image_only(picture(0))])
+
+
+def test_no_image_gives_no_answer(image_only: LesionClassificationPipeline) -> None:
+    for inputs in ([], (), np.zeros((0, 32, 32, 3), np.uint8), iter([])):
+        assert list(image_only(inputs)) == []
+
+
+def test_images_within_one_another_give_as_many_answers(
+    image_only: LesionClassificationPipeline, fused: LesionClassificationPipeline
+) -> None:
+    one, two = picture(0), picture(1)
+    both = np.stack([np.asarray(one), np.asarray(two)])
+    nested: list[Any] = [
+        [[one, two]],
+        [[one], [two]],
+        [(one, two)],
+        ([one], two),
+        [both],
+        both[None],
+        {"image": [one, two]},
+        {"image": (one, two)},
+        {"image": both},
+        [{"image": [one, two]}],
+        [{"image": one}, [two]],
+        {"image": [one, two], "age": [None, None]},
+    ]
+    for pipe in (image_only, fused):
+        expected = probabilities([pipe(one), pipe(two)])
+        for inputs in nested:
+            assert [row["probabilities"] for row in pipe(inputs, batch_size=2)] == expected
+        for pair in ([one, two], both):
+            assert [row["probabilities"] for row in pipe([pair, pair])] == expected * 2
+    assert len(image_only({"image": iter([one, two])})) == 2
+    ages = {"image": [one, one], "age": [45, 80]}
+    apart = [fused({"image": one, "age": age}) for age in (45, 80)]
+    assert [row["probabilities"] for row in fused(ages)] == probabilities(apart)
+    with pytest.raises(RecordError, match="2 images and 3 values of age"):
+        fused({"image": [one, two], "age": [1, 2, 3]})
+
+
+def test_several_images_in_one_item_of_a_dataset_or_a_record_of_the_processor_are_refused(
+    image_only: LesionClassificationPipeline, fused: LesionClassificationPipeline
+) -> None:
+    one, two = picture(0), picture(1)
+    both = np.stack([np.asarray(one), np.asarray(two)])
+
+    class Pairs(Dataset):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, index: int) -> Any:
+            return [one, two]
+
+    for pipe in (image_only, fused):
+        with pytest.raises(ImageCountError, match="one image is needed"):
+            list(pipe(Pairs()))
+        for several_images in ([one, two], (one, two), both, both[None], iter([one, two])):
+            with pytest.raises(ImageCountError, match="record 0"):
+                pipe.image_processor([{"image": several_images}], return_tensors="pt")
 
 
 def test_a_metadata_only_model_needs_no_picture(metadata_only: LesionClassificationPipeline) -> None:

@@ -195,7 +195,12 @@ class Scorer:
     def prepare(self, picture: Image.Image | None, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """One picture and what is known beside it -> the model's inputs, a batch of one."""
         item: Any = {"image": picture, **record} if self.fields else picture
-        return dict(self.processor(images=item, return_tensors="pt"))
+        inputs = dict(self.processor(images=item, return_tensors="pt"))
+        # Some processors of other models cut an image into several: these would be the answers of the next images.
+        rows = {name: len(value) for name, value in inputs.items() if len(value) != 1}
+        if rows:
+            raise ValueError(f"its image processor makes {rows} rows of one image; one row is needed")
+        return inputs
 
     @torch.inference_mode()
     def answer(self, items: Sequence[Mapping[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

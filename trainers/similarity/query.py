@@ -76,11 +76,14 @@ def find_query(image: str, splits: Splits) -> Query:
         if path.is_file():
             data = path.read_bytes()
             return Query(path.name, decode(data)[0], look(data, path.name), None, None, None, {})
-        for split in splits.splits:
-            ids = splits.column(split, "image_id").astype(str)
-            rows = np.flatnonzero(ids == image) if len(ids) else np.zeros(0, dtype=np.int64)
+        ids = {split: splits.column(split, "image_id").astype(str) for split in splits.splits}
+        found = {split: np.flatnonzero(names == image) for split, names in ids.items()}
+        several = sum(map(len, found.values()))
+        if several > 1:
+            raise QueryError(f"--image {image!r} is the image_id of {several} images of {splits.name!r}: give a file")
+        for split, rows in found.items():
             if len(rows):
-                case = load_cases(splits, split).select(rows[:1])
+                case = load_cases(splits, split).select(rows)
                 data, record = case.stored(0), case.rows.remove_columns("image")[0]
                 label, group = case.labels[case.label[0]], str(case.group_id[0])
                 return Query(image, decode(data)[0], look(data, image), split, label, group, record)

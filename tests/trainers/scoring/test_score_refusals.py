@@ -16,6 +16,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
 from trainers import score
 from trainers.errors import report_user_errors
+from trainers.scoring.scorer import Scorer
 
 LABELS = {0: "mel", 1: "nv"}
 
@@ -183,3 +184,11 @@ def test_nothing_to_judge_is_said_and_the_answers_are_kept(
     score.main()
     assert "2 of them could not be read" in capsys.readouterr().out
     assert json.loads((tmp_path / "answers" / "summary.json").read_text())["scored"]["errors"] == 2
+
+
+def test_a_processor_that_makes_several_rows_of_one_image_is_refused() -> None:
+    scorer = Scorer.__new__(Scorer)
+    scorer.fields = []
+    scorer.processor = lambda images, return_tensors: {"pixel_values": torch.zeros(5, 3, 8, 8)}
+    with pytest.raises(ValueError, match="'pixel_values': 5"):
+        scorer.prepare(Image.new("RGB", (8, 8)), {})
