@@ -111,6 +111,15 @@ def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
     return found
 
 
+def stages(backbones: list[nn.Module]) -> list[nn.Module]:
+    """The stages of each CNN of timm, from the input to the output; none of what names no stages."""
+    found = []
+    for backbone in backbones:
+        names = [stage["module"] for stage in getattr(backbone, "feature_info", None) or []]
+        found += [backbone.get_submodule(name) for name in dict.fromkeys(names)]
+    return found
+
+
 def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str:
     """Load a local safetensors file into a backbone.
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, NoReturn
 
@@ -19,6 +21,8 @@ from transformers import PreTrainedConfig
 from .checks_lesion import LARGEST_BUFFER, LARGEST_IMAGE, MOST_CLASSES, brief, is_number, is_whole
 
 LABEL_GROUPS = ("benign", "premalignant", "malignant")
+# What sets the labels in ``from_pretrained``.
+LABEL_KEYS = ("num_labels", "id2label", "label2id")
 SMALLEST_IMAGE = 32
 # A name in timm's registry, perhaps with the tag of its weights. `hf-hub:`, `local-dir:` and paths are none: timm would
 # open a folder, or download from another repository, for whoever wrote the config.
@@ -117,6 +121,7 @@ class LesionConfig(PreTrainedConfig):
         "epistemic",
         "early",
         "ood_score",
+        "hidden_states",
     ]
 
     label_names: dict[str, str] = field(default_factory=dict)
@@ -141,6 +146,40 @@ class LesionConfig(PreTrainedConfig):
             raise LesionConfigError(f"id2label is {brief(self.id2label)}; give a dictionary from index to short name.")
         super().__post_init__(**kwargs)
         self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers does, also for other labels than the stored ones, as fine-tuning on new classes sets them.
+
+        What is stored about the classes (``label_names``, ``label_groups``, ``trust``) does not hold for other ones. It
+        is dropped with one warning, unless it is given anew. The order of the classes counts: the head's rows have it.
+
+        Args:
+            config_dict: the content of a ``config.json``.
+            **kwargs: values that replace stored ones; ``num_labels``, ``id2label`` and ``label2id`` as for every
+                classifier of transformers, indices as numbers or as text.
+
+        Raises:
+            LesionConfigError: ``id2label`` and ``num_labels`` disagree, or a value is out of its range.
+        """
+        stored = _by_index(config_dict.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"})
+        requested = {name: kwargs.pop(name, None) for name in LABEL_KEYS}
+        # What is stored may be anything; the constructor names it.
+        labels = _requested_labels(stored, **requested) if isinstance(stored, dict) else None
+        if labels is not None:
+            config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_KEYS}
+            config_dict["id2label"] = labels
+            if labels != stored:
+                about = ("label_names", "label_groups", "trust")
+                dropped = [name for name in about if config_dict.pop(name, None) and name not in kwargs]
+                if dropped:
+                    warnings.warn(
+                        f"the labels {', '.join(map(str, stored.values()))} were replaced by "
+                        f"{', '.join(map(str, labels.values()))}: {', '.join(dropped)} of the old labels were dropped. "
+                        "Train the head, then fit trust with `python -m trainers.fit_trust`.",
+                        stacklevel=2,
+                    )
+        return super().from_dict(config_dict, **kwargs)
 
     def check(self) -> None:
         """Check every value; called on construction, by the model's constructor and before saving.
@@ -184,7 +223,8 @@ class LesionConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _check_labels(self) -> None:
-        indices = sorted(self.id2label or {})
+        self.id2label = _by_index(self.id2label or {})
+        indices = list(self.id2label)
         if not 2 <= len(indices) <= MOST_CLASSES or indices != list(range(len(indices))):
             raise LesionConfigError(
                 f"id2label has {len(indices)} classes, with the indices {brief(indices)}; give at least two classes "
@@ -310,3 +350,37 @@ class LesionConfig(PreTrainedConfig):
             wanted = "a finite number" if amount == 1 else f"{amount} finite numbers, one a class"
             limit = "" if above is None else f" above {above:g}"
             self._refuse(section, name, given, f"{wanted}{limit}")
+
+
+def _by_index(id2label: Any) -> Any:
+    """Class index -> name with whole numbers for indices that are text, as in JSON; in their order.
+
+    Anything else is returned as it is, for the check that names it.
+    """
+    try:
+        rows = sorted((int(key) if isinstance(key, str) else key, key) for key in id2label)
+        return {index: id2label[key] for index, key in rows}
+    except (TypeError, ValueError):
+        return id2label
+
+
+def _requested_labels(stored: Any, num_labels: Any, id2label: Any, label2id: Any) -> dict[int, str] | None:
+    """The labels that a caller of ``from_pretrained`` sets, by index; None where none are set.
+
+    Raises:
+        LesionConfigError: they are none, or ``id2label`` and ``num_labels`` disagree.
+    """
+    if num_labels is not None and not is_whole(num_labels, 2, MOST_CLASSES):
+        raise LesionConfigError(f"num_labels is {brief(num_labels)}; give a whole number from 2 to {MOST_CLASSES}.")
+    for name, given in (("id2label", id2label), ("label2id", label2id)):
+        if not isinstance(given, (Mapping, type(None))):
+            raise LesionConfigError(f"{name} is {brief(given)}; give a dictionary of the classes.")
+    if id2label is None and label2id is not None:
+        id2label = {index: label for label, index in label2id.items()}
+    if id2label is None:
+        other = num_labels is not None and num_labels != len(stored)
+        return {index: f"LABEL_{index}" for index in range(num_labels)} if other else None
+    labels = _by_index(id2label)
+    if num_labels is not None and num_labels != len(labels):
+        raise LesionConfigError(f"num_labels is {num_labels}, but id2label has {len(labels)} labels; give the same.")
+    return labels

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .configuration_efficientnet import EfficientNetLesionConfig
-from .modeling_lesion import LesionForImageClassification
+from .modeling_lesion import LesionFeatures, LesionForImageClassification
 
 
 class EfficientNetForLesionClassification(LesionForImageClassification):
@@ -14,3 +14,7 @@ class EfficientNetForLesionClassification(LesionForImageClassification):
 
     config_class = EfficientNetLesionConfig
     config: EfficientNetLesionConfig
+
+
+class EfficientNetLesionModel(LesionFeatures, EfficientNetForLesionClassification):
+    """Its features alone; what ``AutoModel`` loads."""

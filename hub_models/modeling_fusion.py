@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 
 from .backbone_lesion import BackboneWeightsError, first_line
 from .configuration_fusion import FusionLesionConfig
-from .modeling_lesion import LesionForImageClassification, LesionOutput
+from .modeling_lesion import LesionFeatures, LesionForImageClassification, LesionOutput
 from .modeling_metadata import MetadataEncoder
 
 if TYPE_CHECKING:
@@ -141,12 +141,13 @@ class FusionForLesionClassification(LesionForImageClassification):
         layers["logits"] = nn.Linear(width, len(self.config.labels))
         return nn.Sequential(layers)
 
-    def forward(
+    def forward(  # type: ignore[override]
         self,
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         metadata: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
         """Classify a batch.
 
@@ -155,13 +156,14 @@ class FusionForLesionClassification(LesionForImageClassification):
             labels: (N,) class indices, or (N, C) class probabilities; adds the loss.
             return_dict: False returns a tuple of the fields that are not None.
             metadata: (N, M), as the image processor returns it; None = everything is unknown.
+            output_hidden_states: add ``hidden_states`` of the image; None = as the config says.
 
         Raises:
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
             MetadataShapeError: ``metadata`` does not hold the model's fields.
         """
-        features, early = self.look(self.check_pixels(pixel_values), metadata)
-        return self.answer(features, self.classify(features), labels, return_dict, early)
+        seen = self.look(self.check_pixels(pixel_values), metadata, output_hidden_states=output_hidden_states)
+        return self.answer(seen[0], self.classify(seen[0]), labels, return_dict, *seen[1:])
 
     def encode(self, pixel_values: torch.Tensor, metadata: torch.Tensor | None = None) -> torch.Tensor:
         """Images (N, 3, H, W) and encoded records (N, M) -> features side by side (N, D)."""
@@ -200,7 +202,8 @@ class FusionForLesionClassification(LesionForImageClassification):
         if metadata_weights is not None:
             metadata = read_trained(metadata_weights, "trained metadata-only model", "metadata_encoder")
         for trained in filter(None, (image, metadata)):
-            agree(trained, "labels", config.labels, trained.labels)
+            # Sorted: the head is new, so that the order of the classes does not matter.
+            agree(trained, "labels", sorted(config.labels), sorted(trained.labels))
         if image is not None:
             agree(image, "image_size", config.image_size, image.config.get("image_size"))
             adopt(config, "backbone", image, "backbone")
@@ -228,6 +231,10 @@ class FusionForLesionClassification(LesionForImageClassification):
         hidden = [layer for name, layer in self.head.named_children() if name.startswith("hidden")]
         if isinstance(module, nn.Linear) and any(module is layer for layer in hidden):
             init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+
+class FusionLesionModel(LesionFeatures, FusionForLesionClassification):
+    """Its features alone, of image and metadata side by side; what ``AutoModel`` loads."""
 
 
 def agree(model: TrainedModel, name: str, ours: Any, theirs: Any) -> None:

@@ -15,7 +15,7 @@ from transformers import initialization as init
 from .backbone_lesion import BackboneWeightsError
 from .configuration_metadata import MetadataLesionConfig
 from .metadata_lesion import encode_record, metadata_width
-from .modeling_lesion import LesionForImageClassification, LesionOutput
+from .modeling_lesion import LesionFeatures, LesionForImageClassification, LesionOutput
 from .trust_lesion import check_finite
 
 
@@ -113,6 +113,14 @@ class MetadataForLesionClassification(LesionForImageClassification):
         """None: it looks at no picture."""
         return []
 
+    def hidden_layers(self) -> list[nn.Module]:
+        """What follows each linear layer of the encoder: its ReLU."""
+        return [layer for name, layer in self.metadata_encoder.layers.named_children() if name.startswith("relu")]
+
+    def last_layer(self) -> None:
+        """None: there is no map."""
+        return
+
     def explained_layers(self) -> list[nn.Module]:
         """None: it looks at no picture."""
         return []
@@ -141,6 +149,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         pixel_values: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
         """Classify a batch.
 
@@ -149,6 +158,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
             labels: (N,) class indices, or (N, C) class probabilities; adds the loss.
             return_dict: False returns a tuple of the fields that are not None.
             pixel_values: (N, ...), not looked at; without metadata, they say how many rows are unknown altogether.
+            output_hidden_states: add ``hidden_states``; None = as the config says.
 
         Raises:
             MetadataShapeError: ``metadata`` does not hold the model's fields, or there is no input at all.
@@ -156,8 +166,8 @@ class MetadataForLesionClassification(LesionForImageClassification):
         like = metadata if metadata is not None else pixel_values
         if like is None:
             raise MetadataShapeError("metadata is None; give (N, M), as the model's own image processor returns it.")
-        features = self.encode(self.metadata_encoder.rows(metadata, like))
-        return self.answer(features, self.classify(features), labels, return_dict)
+        seen = self.look(self.metadata_encoder.rows(metadata, like), output_hidden_states=output_hidden_states)
+        return self.answer(seen[0], self.classify(seen[0]), labels, return_dict, *seen[1:])
 
     def encode(self, metadata: torch.Tensor) -> torch.Tensor:
         """Encoded records (N, M) -> features (N, D)."""
@@ -169,3 +179,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         self.metadata_encoder.init_weights(module)
+
+
+class MetadataLesionModel(LesionFeatures, MetadataForLesionClassification):
+    """Its features alone; what ``AutoModel`` loads."""

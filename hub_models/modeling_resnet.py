@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_resnet import ResNetLesionConfig
-from .modeling_lesion import LesionForImageClassification
+from .modeling_lesion import LesionFeatures, LesionForImageClassification
 
 
 class ResNetForLesionClassification(LesionForImageClassification):
@@ -41,3 +41,7 @@ class ResNetForLesionClassification(LesionForImageClassification):
             if module is layer:
                 # transformers' 0.02 would let the signal die out over several layers (He et al. 2015).
                 init.kaiming_normal_(layer.get_parameter("weight"), nonlinearity="relu")
+
+
+class ResNetLesionModel(LesionFeatures, ResNetForLesionClassification):
+    """Its features alone; what ``AutoModel`` loads."""

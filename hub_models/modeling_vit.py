@@ -17,7 +17,7 @@ from transformers import ImageProcessingMixin, PreTrainedConfig, ViTForImageClas
 from .backbone_lesion import BackboneWeightsError, check_safetensors, first_line
 from .configuration_lesion import LesionConfig, LesionConfigError
 from .configuration_vit import ViTLesionConfig
-from .modeling_lesion import LesionForImageClassification, PixelShapeError
+from .modeling_lesion import LesionFeatures, LesionForImageClassification, PixelShapeError
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
@@ -80,6 +80,16 @@ class ViTForLesionClassification(LesionForImageClassification):
         """The transformer layer a quarter of the way up."""
         layers: Any = self.backbone.layers
         return [layers[len(layers) // 4]]
+
+    def hidden_layers(self) -> list[nn.Module]:
+        """The embeddings and each transformer layer."""
+        backbone: Any = self.backbone
+        return [backbone.embeddings, *backbone.layers]
+
+    def last_layer(self) -> tuple[nn.Module, str]:
+        """The last layer norm."""
+        backbone: Any = self.backbone
+        return backbone.layernorm, "output"
 
     def explained_layers(self) -> list[nn.Module]:
         """The last attention: behind it, only the class token is looked at, and the patches have no say any more."""
@@ -201,6 +211,10 @@ class ViTForLesionClassification(LesionForImageClassification):
         """
         kwargs.setdefault("save_original_format", False)
         super().save_pretrained(save_directory, *args, **kwargs)
+
+
+class ViTLesionModel(LesionFeatures, ViTForLesionClassification):
+    """Its features alone; what ``AutoModel`` loads."""
 
 
 def add_stochastic_depth(vit: nn.Module, rate: float) -> None:

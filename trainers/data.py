@@ -109,7 +109,9 @@ class Splits:
         named = datasets.ClassLabel(names=list(labels))
 
         def renumbered(rows: datasets.Dataset) -> datasets.Dataset:
-            return with_labels(rows, [number[old] if old >= 0 else old for old in rows["label"][:]], named)
+            # No class of its own (none, or -1) stays so.
+            old = rows["label"][:]
+            return with_labels(rows, [label if label is None or label < 0 else number[label] for label in old], named)
 
         ordered = {split: renumbered(rows) for split, rows in self.splits.items()}
         left = None if self.left_out is None else renumbered(self.left_out)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,10 +19,10 @@ import pytest
 import torch
 from lesion_explain_tester import ExplainTester
 from lesion_shipping_tester import LABELS, ShippingTester
-from lesion_trust_tester import TrustTester
+from lesion_trust_tester import TrustTester, fitted
 from safetensors.torch import load_file, save_file
 from torch.nn import functional
-from transformers import AutoConfig, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from hub_models import LesionConfigError, LesionImageProcessor, PixelShapeError, WeightsDtypeError
 
@@ -39,6 +40,8 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
     members: ClassVar[int | None] = None
     # The linear layer that gives the logits (one of them, where there are several).
     head: ClassVar[str] = "head"
+    # Whether there is one last map or one list of tokens; not of several members, nor where no image is read.
+    has_maps: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-3
 
     # ------------------------------------------------------------- making
@@ -125,6 +128,103 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
         assert len(as_tuple) == (3 if self.members is None else 6)
         for got, expected in zip(as_tuple, output.values(), strict=True):
             assert torch.equal(got, expected)
+
+    # ----------------------------------------------------------- features
+
+    def test_auto_model_gives_the_features_and_loses_nothing(self, tmp_path: Path) -> None:
+        model, inputs = self.model().eval(), self.inputs(2)
+        model.save_pretrained(tmp_path / "a")
+        features = AutoModel.from_pretrained(tmp_path / "a").eval()
+        features.save_pretrained(tmp_path / "b")
+        again = AutoModelForImageClassification.from_pretrained(tmp_path / "b").eval()
+        for folder in ("a", "b"):
+            auto_map = json.loads((tmp_path / folder / "config.json").read_text())["auto_map"]
+            stem = self.model_class.__name__.removesuffix("ForLesionClassification")
+            assert {auto: name.rpartition(".")[2] for auto, name in auto_map.items()} == {
+                "AutoConfig": self.config_class.__name__,
+                "AutoModel": f"{stem}LesionModel",
+                "AutoModelForImageClassification": self.model_class.__name__,
+            }
+        with torch.no_grad():
+            expected, output = model(**inputs), features(**inputs, output_hidden_states=True)
+            assert torch.equal(again(**inputs).logits, expected.logits)
+            as_tuple = features(**inputs, return_dict=False)
+        assert torch.equal(output.pooler_output, expected.features)
+        assert as_tuple[-1].shape == output.pooler_output.shape
+        assert "logits" not in output
+        if self.has_maps:
+            assert len(output.last_hidden_state) == 2
+            assert output.last_hidden_state.ndim in (3, 4)
+            assert torch.equal(as_tuple[0], output.last_hidden_state)
+        else:
+            assert output.last_hidden_state is None
+        assert features(**inputs).hidden_states is None
+
+    def test_hidden_states_are_given_where_they_are_wanted(self) -> None:
+        model, inputs = self.model(), self.inputs(2)
+        with torch.no_grad():
+            plain, full = model(**inputs), model(**inputs, output_hidden_states=True)
+        assert plain.hidden_states is None
+        assert len(full.hidden_states) > 1
+        assert all(len(state) == 2 and torch.isfinite(state).all() for state in full.hidden_states)
+        assert torch.equal(full.logits, plain.logits)
+        model.config.output_hidden_states = True
+        with torch.no_grad():
+            by_config, off = model(**inputs), model(**inputs, output_hidden_states=False)
+        assert len(by_config.hidden_states) == len(full.hidden_states)
+        assert off.hidden_states is None
+        assert not any(module._forward_hooks for module in model.modules())
+
+    # ------------------------------------------------------ other labels
+
+    @pytest.mark.parametrize("more", [{}, {"label_names": {}}])
+    def test_other_labels_drop_what_was_stored_of_the_old_ones_with_one_warning(
+        self, tmp_path: Path, more: dict[str, Any]
+    ) -> None:
+        """As the fine-tuning tutorials call it: the indices are text."""
+        fitted(self.model()).save_pretrained(tmp_path / "old")
+        new = {"id2label": {"0": "x", "1": "y", "2": "z"}, "label2id": {"x": "0", "y": "1", "z": "2"}, **more}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model = AutoModelForImageClassification.from_pretrained(
+                tmp_path / "old", num_labels=3, ignore_mismatched_sizes=True, **new
+            )
+        [warning] = [str(one.message) for one in caught if "dropped" in str(one.message)]
+        for name in ("label_groups", "trust", "mel", "x, y, z"):
+            assert name in warning
+        assert ("label_names" in warning) == (not more)
+        config = model.config
+        assert (config.labels, config.id2label, config.label2id) == (
+            ["x", "y", "z"],
+            {0: "x", 1: "y", 2: "z"},
+            {"x": 0, "y": 1, "z": 2},
+        )
+        assert (config.label_names, config.label_groups, config.trust) == ({}, {}, {})
+        model.train()
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        loss = model(**self.inputs(3), labels=torch.tensor([0, 1, 2])).loss
+        loss.backward()
+        optimizer.step()
+        model.eval().save_pretrained(tmp_path / "new")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            again = AutoModelForImageClassification.from_pretrained(tmp_path / "new").eval()
+        with torch.no_grad():
+            logits = model(**self.inputs(2)).logits
+            assert logits.shape == (2, 3)
+            assert torch.isfinite(logits).all()
+            assert torch.equal(again(**self.inputs(2)).logits, logits)
+        assert again.config.labels == ["x", "y", "z"]
+
+    def test_the_same_labels_drop_nothing(self, tmp_path: Path) -> None:
+        model = fitted(self.model())
+        model.save_pretrained(tmp_path)
+        same = {str(index): label for index, label in enumerate(LABELS)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            again = AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=len(LABELS), id2label=same)
+        assert again.config.trust == model.config.trust
+        assert again.config.label_groups == GROUPS
 
     def test_uncertainty_adds_up(self) -> None:
         model = self.with_temperature(self.model(), 1.4)

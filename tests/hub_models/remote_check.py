@@ -15,7 +15,7 @@ for name in ("hub_models", "trainers", "datasets_scripts", "model_cards", "cv2")
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline  # noqa: E402
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline  # noqa: E402
 
 
 def main() -> None:
@@ -42,6 +42,16 @@ def main() -> None:
     again = AutoModelForImageClassification.from_pretrained("again", trust_remote_code=True)
     with torch.no_grad():
         logits_again = again(**inputs).logits
+
+    # The way of transformers: model and processor, each by its own save_pretrained.
+    model.save_pretrained("alone")
+    processor.save_pretrained("alone")
+    features = AutoModel.from_pretrained("alone", trust_remote_code=True)
+    with torch.no_grad():
+        pooled = features(**inputs, output_hidden_states=True).pooler_output
+
+    several = (tuple(records), np.stack([np.asarray(pictures[0])] * 2), [records])
+    counts = [len(answer(inputs)) for inputs in several]
 
     try:
         AutoImageProcessor.from_pretrained(folder, trust_remote_code=True, do_hair_removal=True)
@@ -71,6 +81,9 @@ def main() -> None:
         "answers": answer(records),
         "answers_by_two": answer(records, batch_size=2),
         "answers_saved_again": pipeline(model="again", trust_remote_code=True)(records),
+        "answers_saved_alone": pipeline("lesion-classification", "alone", trust_remote_code=True)(records),
+        "features": pooled.tolist(),
+        "one_answer_an_image": counts,
         "answer_to_a_path": answer(str(pictures[0].filename)),
         "unknown_site": unknown_site,
         "without_opencv": refused,

@@ -104,8 +104,22 @@ class ShippingTester:
         for name in code:
             assert (tmp_path / name).read_bytes() == (repo_root / "hub_models" / name).read_bytes()
         auto_map = json.loads((tmp_path / "config.json").read_text())["auto_map"]
-        assert set(auto_map) == {"AutoConfig", "AutoModelForImageClassification"}
+        assert set(auto_map) == {"AutoConfig", "AutoModel", "AutoModelForImageClassification"}
         assert auto_map["AutoModelForImageClassification"].endswith(f".{self.model_class.__name__}")
+
+    def test_a_model_saved_alone_has_the_code_of_its_pipeline(self, tmp_path: Path) -> None:
+        model, processor = fitted(self.model()), self.processor()
+        model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        assert {path.name for path in tmp_path.glob("*.py")} == self.shared_files | self.own_files
+        named = json.loads((tmp_path / "config.json").read_text())["custom_pipelines"]
+        assert named == {
+            PIPELINE_TASK: {
+                "impl": "pipeline_lesion.LesionClassificationPipeline",
+                "pt": ["AutoModelForImageClassification"],
+                "type": "multimodal",
+            }
+        }
 
     def test_auto_classes_know_the_processor(self, tmp_path: Path) -> None:
         self.saved(tmp_path)
@@ -123,6 +137,7 @@ class ShippingTester:
         inputs = {**self.inputs(2), **processor(pictures, return_tensors="pt")}
         with torch.no_grad():
             logits = model(**inputs).logits
+            of_features = model(**inputs).features.numpy()
             of_records = model.predict(**processor(records(tmp_path), return_tensors="pt"))
         np.savez(tmp_path / "inputs.npz", **{name: value.numpy() for name, value in inputs.items()})
         (tmp_path / "records.json").write_text(json.dumps(records(tmp_path)))
@@ -148,7 +163,9 @@ class ShippingTester:
             )
         else:
             assert said["heat_maps"] == ["ExplanationError"]
-        answers = [said[name] for name in ("answers", "answers_by_two", "answers_saved_again")]
+        answers = [said[name] for name in ("answers", "answers_by_two", "answers_saved_again", "answers_saved_alone")]
+        np.testing.assert_allclose(said["features"], of_features, rtol=0, atol=1e-4)
+        assert said["one_answer_an_image"] == [2, 2, 2]
         assert said["task"] == PIPELINE_TASK
         for answer in answers:
             assert [row["predicted"] for row in answer] == [row["predicted"] for row in of_records]

@@ -27,6 +27,7 @@ class TestEnsemble(ClassifierTester):
     config_kwargs = {"members": [SMALL, SMALL]}
     members = 2
     head = "members.1.head"
+    has_maps = False
     own_files = {"configuration_ensemble.py", "modeling_ensemble.py"}
 
 
@@ -84,6 +85,16 @@ def test_members_of_different_architectures() -> None:
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(ensemble(pixels).raw_logits[:, 1], models[1](pixels).raw_logits[:, 0])
+
+
+def test_members_whose_classes_stand_in_another_order_answer_for_the_same_classes() -> None:
+    models = [single(0), single(1, labels=("c", "a", "b"))]
+    ensemble = EnsembleForLesionClassification.from_members(models)
+    assert ensemble.config.labels == ["a", "b", "c"]
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        together, alone = ensemble(pixels).raw_logits[:, 1], models[1](pixels).raw_logits[:, 0]
+    torch.testing.assert_close(together, alone[:, [1, 2, 0]], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,17 @@ def test_a_plain_backbone_and_a_random_one_will_do(metadata_model: Maker) -> Non
         FusionForLesionClassification.from_backbone(config(**SMALL), weights="nowhere.safetensors")
 
 
-OTHER_LABELS = {"id2label": {0: "mel", 1: "bkl", 2: "nv"}}
+def test_encoders_trained_with_the_classes_in_another_order_are_taken(
+    image_model: Maker, metadata_model: Maker
+) -> None:
+    other_order = {"id2label": {0: "bkl", 1: "mel", 2: "nv"}}
+    model = FusionForLesionClassification.from_backbone(
+        config(), weights=image_model(**other_order), metadata_weights=metadata_model(**other_order)
+    )
+    assert model.config.labels == ["mel", "nv", "bkl"]
+
+
+OTHER_LABELS = {"id2label": {0: "mel", 1: "df", 2: "nv"}}
 
 
 @pytest.mark.parametrize(
@@ -268,7 +278,7 @@ OTHER_LABELS = {"id2label": {0: "mel", 1: "bkl", 2: "nv"}}
         (
             OTHER_LABELS,
             {},
-            "image was trained with labels ['mel', 'bkl', 'nv'], this run has labels ['mel', 'nv', 'bkl']",
+            "image was trained with labels ['df', 'mel', 'nv'], this run has labels ['bkl', 'mel', 'nv']",
         ),
         ({}, {"image_size": 96}, "image was trained with image_size 64, this run has image_size 96"),
         ({}, {"backbone": "resnet18"}, "image has backbone tf_efficientnet_lite0, this run has backbone resnet18"),
@@ -286,7 +296,7 @@ def test_an_image_model_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("trained", "ours", "says"),
     [
-        (OTHER_LABELS, {}, "metadata was trained with labels ['mel', 'bkl', 'nv']"),
+        (OTHER_LABELS, {}, "metadata was trained with labels ['df', 'mel', 'nv']"),
         ({}, {"metadata_fields": ["age"]}, "metadata has metadata_fields {'age': {'centre': 50"),
         (
             {},

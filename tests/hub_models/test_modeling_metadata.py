@@ -43,6 +43,7 @@ class TestMetadata(ClassifierTester):
     config_kwargs = {"dropout": 0.1}
     learning_rate = 3e-2
     own_files = {"configuration_metadata.py", "modeling_metadata.py"}
+    has_maps = False
     explanations = ()
 
     def inputs(self, batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
