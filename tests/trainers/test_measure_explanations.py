@@ -146,7 +146,7 @@ def test_it_can_be_judged_again_from_its_table(explained: Path, tmp_path: Path) 
 def test_another_measurement_takes_the_section_along(explained: Path, splits: Splits, tmp_path: Path) -> None:
     out = tmp_path / "further"
     with (
-        finished_model(str(explained), splits, out) as finished,
+        finished_model(str(explained), splits, out) as (finished, _),
         written_anew(finished, out, split="test", purpose="something else") as (_, report),
     ):
         pass
