@@ -157,4 +157,4 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int = -1
         with archive.open(info) as file:
             return file.read(most)
     except _DAMAGED as error:
-        raise ArchiveError(f"{name} cannot be unpacked ({error}); download it again") from error
+        raise ArchiveError(f"{name} cannot be unpacked, the file is damaged ({error})") from error

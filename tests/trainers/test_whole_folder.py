@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from trainers import rebuild as rebuilding
 from trainers.errors import UserError
-from trainers.whole_folder import beside, check_empty, check_writable, written_whole
+from trainers.whole_folder import beside, check_empty, check_writable, locked, written_whole
 
 
 @pytest.mark.parametrize("name", ["new", "a/b/c/new", "./new", "empty"])
@@ -56,3 +57,18 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert not out.exists()
     assert os.listdir(out) == ["whole"]
     assert os.listdir(out.parent) == ["out"]
+
+
+def test_a_rebuild_finds_its_folder_again_and_shares_it_with_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[bool] = []
+    monkeypatch.setattr(rebuilding, "_rebuild", lambda folder, old, replicates: seen.append(folder.is_dir()))
+    (tmp_path / "model.old").mkdir()  # a rebuild was killed between its two renames
+    rebuilding.rebuild(tmp_path / "model", 1)
+    assert os.listdir(tmp_path) == ["model"]
+    with locked(tmp_path / "model"), pytest.raises(UserError, match="another process writes"):
+        rebuilding.rebuild(tmp_path / "model", 1)
+    assert seen == [True]
+    rebuilding.rebuild(tmp_path / "none" / "model", 1)
+    assert os.listdir(tmp_path) == ["model"]
