@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets_scripts.command import parser, run, warn
+from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 NOTES = (
@@ -19,10 +19,7 @@ NOTES = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_dermx", __doc__)
-    from datasets_scripts.curate import check_out, curate
-    from datasets_scripts.dataset_card import printed_leak_table
     from datasets_scripts.sources import dermnet, ham10000
-    from datasets_scripts.splits import random_stratified
 
     options.add_argument("--ham10000", required=True, help=ham10000.SOURCE_HELP)
     options.add_argument(
@@ -30,6 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options.add_argument("--no-masks", action="store_true", help="leave lesion masks out (default: taken where found)")
     given = options.parse_args(arguments)
+    check_source(given.ham10000)
+    check_source(given.dermnet)
+    from datasets_scripts.curate import check_out, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.splits import random_stratified
+
     check_out(given.out)
     archives = [ham10000.read(given.ham10000, with_masks=not given.no_masks), dermnet.read(given.dermnet)]
     rows = [row for archive in archives for row in archive.rows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import parser, run, warn
+from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -42,13 +42,15 @@ def published_split(rows: Sequence[Row], seed: int) -> list[str | None]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_ham10000", __doc__)
-    from datasets_scripts.curate import check_out, curate
-    from datasets_scripts.dataset_card import printed_leak_table
     from datasets_scripts.sources import ham10000
 
     options.add_argument("--source", required=True, help=ham10000.SOURCE_HELP)
     options.add_argument("--no-masks", action="store_true", help="leave lesion masks out (default: taken where found)")
     given = options.parse_args(arguments)
+    check_source(given.source)
+    from datasets_scripts.curate import check_out, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+
     check_out(given.out)
     archive = ham10000.read(given.source, with_masks=not given.no_masks)
     warn(archive.warnings)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_scripts.command import parser, run, warn
+from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -67,8 +67,6 @@ def read(source: str) -> tuple[Archive, dict[str, Any]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_isic2017", __doc__)
-    from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import printed_leak_table
     from datasets_scripts.sources import ham10000
 
     options.add_argument(
@@ -78,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "ISIC-2017_*_Data and ISIC-2017_*_Part3_GroundTruth.csv, unpacked or zipped; or " + ham10000.SOURCE_HELP,
     )
     given = options.parse_args(arguments)
+    check_source(given.source)
+    from datasets_scripts.curate import check_out, check_rows, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+
     check_out(given.out)
     archive, about = read(given.source)
     warn(archive.warnings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets_scripts.command import parser, run, warn
+from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -77,8 +77,6 @@ def _count(text: str) -> int:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_isic_binary", __doc__)
-    from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import printed_leak_table
     from datasets_scripts.sources import ham10000, isic_archive
     from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
 
@@ -94,6 +92,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="images of each class in config published (default: %(default)s)",
     )
     given = options.parse_args(arguments)
+    check_source(given.source)
+    from datasets_scripts.curate import check_out, check_rows, curate
+    from datasets_scripts.dataset_card import printed_leak_table
+
     check_out(given.out)
     notes: tuple[str, ...] = NOTES
     citation = isic_archive.CITATION

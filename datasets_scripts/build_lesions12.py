@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import parser, run, warn
+from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "(<parent>_syn<k>) or in an optional provenance.csv (file,provenance,parent)",
     )
     given = options.parse_args(arguments)
+    check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
     from datasets_scripts.dataset_card import printed_leak_table
     from datasets_scripts.sources import class_folders

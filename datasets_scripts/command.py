@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@.+)?")
 WHAT_TO_DO = {
     errno.ENOSPC: "free some space on that disk, then run the same command again",
     errno.EDQUOT: "free some of your quota, then run the same command again",
@@ -104,6 +105,40 @@ def _seed(text: str) -> int:
     if not 0 <= value < 2**32:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
     return value
+
+
+def check_source(source: str | Path) -> None:
+    """Refuse an archive that is not there (ORG/NAME may be a mirror on the Hub), before anything slow is imported.
+
+    Raises:
+        UserError: names the folder or file.
+    """
+    if not Path(source).exists() and not HUB_ID.fullmatch(str(source)):
+        raise UserError(f"archive folder {Path(source)} does not exist; give the folder of the download")
+
+
+def check_model(model: str, option: str) -> None:
+    """Refuse what is neither a model's folder nor an id on the Hub, before anything slow is imported.
+
+    Raises:
+        UserError: names the option and its value.
+    """
+    if Path(model).is_dir():
+        if not (Path(model) / "config.json").is_file():
+            raise UserError(f"{option} {model!r} has no config.json: give the folder of a finished model")
+    elif not HUB_ID.fullmatch(model):
+        raise UserError(
+            f"{option} {model!r} is neither a folder that exists nor ORG/NAME[@REVISION] on the Hub: give one of them"
+        )
+
+
+def shown_path(path: str | Path) -> str:
+    """A path as a message names it: from the current folder where it is below it and was given so, else as given."""
+    if os.path.isabs(path):
+        relative = os.path.relpath(path)
+        at_root = os.path.dirname(os.getcwd()) == os.getcwd()  # there a relative path looks as if the / was lost
+        return str(path) if at_root or relative.startswith("..") else relative
+    return str(path)
 
 
 def warn(warnings: Sequence[str]) -> None:

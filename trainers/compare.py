@@ -67,7 +67,7 @@ def load(path: Path) -> Model:
     name = (path.name or str(path)) if path.is_absolute() else path.as_posix()
     if not file.is_file():
         what = f"holds no {FILE}" if path.is_dir() else "does not exist"
-        raise UserError(f"{name!r} {what}: give a finished model's folder or its {FILE}")
+        raise UserError(f"{path.as_posix()!r} {what}: give a finished model's folder or its {FILE}")
     from trainers.predictions import PredictionsError, read_predictions
     from trainers.trust.temperature import calibrated
 

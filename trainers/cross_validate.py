@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from model_cards.card import read_report
 from model_cards.command import UserError as CardError
 from model_cards.manifest import write_manifest, write_text
@@ -128,7 +128,7 @@ def failure(plan: Plan, failed: dict[str, str]) -> str:
         return problems
     well = [name for name in begun if not name.endswith(".partial")]
     kept = f"{', '.join(well)} kept" if well else "the unfinished fold is kept"
-    return f"{problems}; {kept} in {shown(plan.partial)}, to go on run the same command again"
+    return f"{problems}; {kept} in {shown_path(plan.partial)}, to go on run the same command again"
 
 
 def prepare(plan: Plan) -> None:
@@ -145,12 +145,12 @@ def prepare(plan: Plan) -> None:
             found = json.loads(state.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
             raise OutputError(
-                f"{shown(plan.partial)} is of another command than this: choose another --output_dir or delete it"
+                f"{shown_path(plan.partial)} is of another command than this: choose another --output_dir or delete it"
             ) from None
         if found != asked:
             earlier = shlex.join([found["script"], *found["options"]])
             raise OutputError(
-                f"{shown(plan.partial)} holds folds of other options ({earlier}): give these again, or delete it"
+                f"{shown_path(plan.partial)} holds folds of other options ({earlier}): give these again, or delete it"
             )
         return
     plan.partial.mkdir(parents=True)
@@ -165,7 +165,7 @@ def run_fold(plan: Plan, name: str, bar: Any) -> tuple[bool, str]:
     """
     log = plan.partial / "logs" / f"{name}.log"
     log.parent.mkdir(exist_ok=True)
-    tqdm.write(f"{name}: training, log in {shown(log)}", file=sys.stdout)
+    tqdm.write(f"{name}: training, log in {shown_path(log)}", file=sys.stdout)
     sys.stdout.flush()
     complaint, last = "", ""
     env = {**os.environ, "PYTHONUNBUFFERED": "1", "TQDM_MININTERVAL": "2"}
@@ -195,13 +195,15 @@ def run_fold(plan: Plan, name: str, bar: Any) -> tuple[bool, str]:
             process.wait()
             raise
     if code == 0 and not (plan.partial / name).is_dir():
-        return True, f"{plan.script.name} ended well but wrote no {shown(plan.partial / name)}"
+        return True, f"{plan.script.name} ended well but wrote no {shown_path(plan.partial / name)}"
     if code == 0:
         return False, ""
     how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     # What a script says of a user's mistake is whole; anything else needs the log.
     return (
-        (True, complaint) if code == 2 and complaint else (False, f"{last or 'no message'} ({how}, see {shown(log)})")
+        (True, complaint)
+        if code == 2 and complaint
+        else (False, f"{last or 'no message'} ({how}, see {shown_path(log)})")
     )
 
 
@@ -219,10 +221,12 @@ def checked_report(folder: Path, name: str) -> dict[str, Any]:
     from trainers.pooling import FoldError
 
     if problems:
-        raise FoldError(f"{name} is not as it was finished: {problems[0]}; delete {shown(folder)} to train it again")
+        raise FoldError(
+            f"{name} is not as it was finished: {problems[0]}; delete {shown_path(folder)} to train it again"
+        )
     config = report["provenance"]["dataset"]["config_name"]
     if config != name:
-        raise FoldError(f"{shown(folder)} was trained on the config {config!r}: delete it to train {name}")
+        raise FoldError(f"{shown_path(folder)} was trained on the config {config!r}: delete it to train {name}")
     return report
 
 
@@ -282,12 +286,6 @@ def headline(report: dict[str, Any]) -> str:
     values = fold_values(report["evaluation"]["test"])
     names = (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy"), ("NLL", "nll"))
     return ", ".join(f"{shown_name} {values[name]:.3f}" for shown_name, name in names)
-
-
-def shown(path: Path) -> str:
-    """A path as a message names it: from the current folder where it lies below."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
 
 
 def find_script(text: str) -> Path:
@@ -359,11 +357,11 @@ def main() -> None:
     try:
         report = cross_validate(plan)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on from {shown(plan.partial)}") from None
+        raise KeyboardInterrupt(f"the same command goes on from {shown_path(plan.partial)}") from None
     from trainers.pooling import metric_table
 
     print("\n".join(["", *metric_table(report), ""]))
-    print(f"finished: {shown(plan.out)} (README.md, report.json, and each fold's model)")
+    print(f"finished: {shown_path(plan.out)} (README.md, report.json, and each fold's model)")
 
 
 if __name__ == "__main__":

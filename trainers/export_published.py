@@ -6,12 +6,12 @@ what was fitted after training: temperature and the rest of trust stay behind, s
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from trainers.errors import OutputError, UserError, report_user_errors
+from trainers.published import FORMATS, check_system, find_system
 
 
 def export_published(folder: Path, system_name: str, out: Path, member: int | None = None) -> list[str]:
@@ -29,8 +29,6 @@ def export_published(folder: Path, system_name: str, out: Path, member: int | No
     Raises:
         UserError: no model of ours there, or one of another architecture; ``out`` exists.
     """
-    from trainers.published import find_system
-
     system = find_system(system_name)
     if out.exists():
         raise OutputError(f"{out} exists: choose another --out or delete it")
@@ -68,20 +66,21 @@ def load(folder: Path) -> tuple[Any, Any]:
 
 def main() -> None:
     """Parse the command line and export."""
-    from trainers.published import SYSTEMS
-
-    formats = "; ".join(f"{name}: {system.format}" for name, system in sorted(SYSTEMS.items()))
+    formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
     parser = OneLineParser(prog="python -m trainers.export_published", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a finished or imported model folder")
-    parser.add_argument("--system", required=True, metavar="NAME", help=f"the format, of: {', '.join(sorted(SYSTEMS))}")
+    parser.add_argument("--system", required=True, metavar="NAME", help=f"the format, of: {', '.join(sorted(FORMATS))}")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE_OR_DIR", help=f"what to write. {formats}")
     parser.add_argument(
         "--member", type=int, default=None, help="of an ensemble: write this member alone, as a file (default: all)"
     )
     given = parser.parse_args()
+    check_system(given.system)
+    if not given.folder.is_dir():
+        raise UserError(f"{str(given.folder)!r} is no folder: give a finished or imported model folder")
     for remark in export_published(given.folder, given.system, given.out, given.member):
         print(f"note: {remark}")
-    print(f"wrote {os.path.relpath(given.out)}")
+    print(f"wrote {shown_path(given.out)}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import timm
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from datasets_scripts.command import shown_path
 from hub_models import PIPELINE_TASK, LesionClassificationPipeline
 from model_cards.report_view import ReportNode
 from model_cards.situation import chosen_on
@@ -102,7 +103,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
 
 def print_finished(out: Path, report: dict[str, Any], done: str = "finished") -> None:
     """The last words of a command that writes a model's folder; on stderr where the model promises nothing."""
-    print(f"{done}: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+    print(f"{done}: {shown_path(out)} is a complete Hub repo (README.md is its card)", flush=True)
     if warning := nothing_promised(report["promise"]):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 

@@ -10,12 +10,11 @@ makes a study to try it on; ``python -m trainers.longitudinal.severity`` makes a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from trainers.errors import UserError, report_user_errors
 
 
@@ -103,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for effect in analysis.effects:
         if effect.method == DEFAULT:
             print(f"  {effect.treatment} against {study.treatments[0]}: {shown(effect, analysis.decimals)}")
-    print(f"finished: {os.path.relpath(given.out)} (README.md says it all). Research software, never a medical device.")
+    print(f"finished: {shown_path(given.out)} (README.md says it all). Research software, never a medical device.")
 
 
 if __name__ == "__main__":

@@ -6,18 +6,18 @@ here: no metric, no temperature. ``python -m model_cards.verify`` checks it like
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from model_cards.build import build_card
-from trainers.errors import report_user_errors
+from trainers.errors import UserError, report_user_errors
+from trainers.published import FORMATS, check_system, find_system
 from trainers.whole_folder import check_empty, written_whole
 
 if TYPE_CHECKING:
-    from trainers.published import Imported, System
+    from trainers.published.system import Imported, System
 
 
 def import_published(
@@ -109,12 +109,10 @@ def describe_import(system: System, found: Imported) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line and import."""
-    from trainers.published import SYSTEMS, find_system
-
-    formats = "; ".join(f"{name}: {system.format}" for name, system in sorted(SYSTEMS.items()))
+    formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
     parser = OneLineParser(prog="python -m trainers.import_published", description=__doc__)
     parser.add_argument(
-        "--system", required=True, metavar="NAME", help=f"the published system: {', '.join(sorted(SYSTEMS))}"
+        "--system", required=True, metavar="NAME", help=f"the published system: {', '.join(sorted(FORMATS))}"
     )
     parser.add_argument(
         "--checkpoint", required=True, nargs="+", type=Path, metavar="FILE", help=f"what was published. {formats}"
@@ -124,11 +122,15 @@ def main() -> None:
         "--labels", default=None, help="short class names in the logits' order, a,b,c (default: as published)"
     )
     given = parser.parse_args()
+    check_system(given.system)
+    for path in given.checkpoint:
+        if not path.exists():
+            raise UserError(f"--checkpoint {str(path)!r} does not exist: give what was published")
     labels = None if given.labels is None else [name.strip() for name in given.labels.split(",")]
     report = import_published(find_system(given.system), given.checkpoint, given.output_dir, labels)
     model = report["model"]
     print(f"{model['title']}: {model['backbone']}, classes {', '.join(row['name'] for row in model['labels'])}")
-    print(f"imported: {os.path.relpath(given.output_dir)} is a complete Hub repo; nothing was evaluated")
+    print(f"imported: {shown_path(given.output_dir)} is a complete Hub repo; nothing was evaluated")
 
 
 if __name__ == "__main__":

@@ -11,10 +11,10 @@ map.html shows thumbnails, thus real images: keep it where the dataset may be ke
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, check_model, shown_path
+from trainers.arguments import check_dataset
 from trainers.errors import report_user_errors
 
 
@@ -74,6 +74,10 @@ def nothing_or_more(text: str) -> int:
 def main() -> None:
     """Parse the command line and draw."""
     given = make_parser().parse_args()
+    check_dataset(given.dataset)
+    for option in ("model", "autoencoder"):
+        if getattr(given, option):
+            check_model(getattr(given, option), f"--{option}")
     # What follows imports torch, which --help and the errors above need not wait for.
     from trainers.latent.run import Settings, map_latent
     from trainers.latent.tables import spaces, told
@@ -98,7 +102,7 @@ def main() -> None:
             f"{knn['chance']['value']:.3f}; silhouette {told(silhouette['mean_over_classes'])}, chance "
             f"{silhouette['chance']['value']:.3f}"
         )
-    print(f"finished: {os.path.relpath(given.out)} (map.html, cluster_quality.md, report.json, figures)")
+    print(f"finished: {shown_path(given.out)} (map.html, cluster_quality.md, report.json, figures)")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ complete Hub folder with the section in its report and its card.
 
 from __future__ import annotations
 
-import os
 import shutil
 from argparse import Namespace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from trainers.data import Splits, load_splits
 from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.decisions import calibrated_probs, decisions
@@ -205,7 +204,7 @@ def main() -> None:
         examples=arguments.examples,
         replicates=arguments.bootstrap_replicates,
     )
-    print(f"measured: {os.path.relpath(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
+    print(f"measured: {shown_path(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
 
 
 if __name__ == "__main__":

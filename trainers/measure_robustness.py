@@ -7,7 +7,6 @@ stays as it is; the result is a new, complete Hub folder with the section in its
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from trainers.data import Splits, load_splits
 from trainers.errors import UserError, report_user_errors
 from trainers.finished_folder import Finished, finished_model, written_anew
@@ -145,7 +144,7 @@ def main() -> None:
         seed=arguments.seed,
         replicates=arguments.bootstrap_replicates,
     )
-    print(f"measured: {os.path.relpath(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
+    print(f"measured: {shown_path(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
 
 
 if __name__ == "__main__":

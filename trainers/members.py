@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from datasets_scripts.command import shown_path
 from hub_models import EnsembleForLesionClassification, MemberMismatchError
 from model_cards.verify import verify_folder
 from trainers.arguments import EnsembleArguments, LesionArguments, parse
@@ -92,7 +92,7 @@ def run(argv: list[str], recipe: str) -> Path | None:
         if finished[number]:
             check_member(folders[number], splits, resolved)
             if training.process_index == 0:
-                print(f"member {number} is finished and verified: {os.path.relpath(folders[number])}", flush=True)
+                print(f"member {number} is finished and verified: {shown_path(folders[number])}", flush=True)
         else:
             one = member_run(number, folders[number], options, training, resolved)
             train(*one, splits, EnsembleForLesionClassification)

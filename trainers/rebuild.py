@@ -12,7 +12,7 @@ import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from model_cards.autoencoder import is_autoencoder
 from model_cards.card import ReportError, read_report
 from model_cards.report_view import ReportNode
@@ -86,8 +86,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.bootstrap_replicates < 1:
         raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
+    if not (arguments.folder / "report.json").is_file():
+        raise UserError(f"{arguments.folder} has no report.json: give the folder of a trained and evaluated model")
     rebuild(arguments.folder.resolve(), arguments.bootstrap_replicates)
-    print(f"rebuilt {os.path.relpath(arguments.folder)}")
+    print(f"rebuilt {shown_path(arguments.folder)}")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,11 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, check_model, shown_path
 from trainers.errors import UserError, report_user_errors
 
 # Those of hub_models.answers_lesion, which --help and errors need not wait for.
@@ -88,6 +87,11 @@ def check(given: argparse.Namespace) -> None:
     images: Path = given.images
     if not images.exists():
         raise UserError(f"--images {str(images)!r} does not exist: give an image file or a folder of images")
+    check_model(given.model, "--model")
+    for option in ("labels", "metadata"):
+        table: Path | None = getattr(given, option)
+        if table is not None and not table.exists():
+            raise UserError(f"--{option} {str(table)!r} cannot be read (No such file or directory): give a CSV file")
     if given.out is None:
         for option in ("labels", "estimate_prior"):
             if getattr(given, option):
@@ -214,7 +218,7 @@ def main() -> None:
     try:
         finished = score_folder(job)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on from {os.path.relpath(job.partial)}") from None
+        raise KeyboardInterrupt(f"the same command goes on from {shown_path(job.partial)}") from None
     tell(finished, given.out)
 
 
@@ -238,7 +242,7 @@ def tell(finished: Any, out: Path) -> None:
         values = [(name, overall[name]["value"]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values if value is not None)
         print(f"{finished.report['scored']['judged']:,} labelled images: {shown} (README.md and report.json say more)")
-    print(f"finished: {os.path.relpath(out)} (answers.csv, answers.parquet, summary.json)")
+    print(f"finished: {shown_path(out)} (answers.csv, answers.parquet, summary.json)")
 
 
 def _count(text: str) -> int:

@@ -13,11 +13,10 @@ where the dataset may be kept. Features are computed once and kept in the cache 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, shown_path
 from trainers.errors import UserError, report_user_errors
 
 
@@ -81,14 +80,14 @@ def main() -> None:
     )
     if given.build_gallery is not None:
         made = run.gallery(given.model, settings, given.build_gallery)
-        print(f"finished: {os.path.relpath(given.build_gallery)} ({made['n']:,} images, {made['dim']:,} features each)")
+        print(f"finished: {shown_path(given.build_gallery)} ({made['n']:,} images, {made['dim']:,} features each)")
         return
     if given.evaluate:
         tell(run.evaluate(given.model, given.query_split, settings, given.out, given.bootstrap_replicates))
     else:
         print(in_words(run.similar(given.model, given.image, settings, given.out)))
     if given.out is not None:
-        print(f"finished: {os.path.relpath(given.out)}")
+        print(f"finished: {shown_path(given.out)}")
 
 
 def tell(report: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from torchvision import models, transforms
 from transformers import AutoImageProcessor
 
 from model_cards.verify import verify_folder
-from trainers.published import SYSTEMS, find_system
+from trainers.published import FORMATS, find_system
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,10 @@ def test_the_card_names_source_licence_and_citation_and_shows_no_result(derm_x_f
     assert any("2,234,121" in problem for problem in verify_folder(out))
 
 
-@pytest.mark.parametrize("system", sorted(SYSTEMS))
+@pytest.mark.parametrize("system", sorted(FORMATS))
 def test_every_system_says_what_a_card_needs(system: str) -> None:
-    known = SYSTEMS[system]
+    known = find_system(system)
+    assert FORMATS[system] == known.format
     assert known.publisher
     assert known.license_note
     assert known.trained_on

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from torchvision.transforms import v2
 from transformers import EarlyStoppingCallback, set_seed
 
+from datasets_scripts.command import shown_path
 from hub_models import AutoencoderLesionConfig, AutoencoderLesionModel, LesionImageProcessor
 from trainers.arguments import parse
 from trainers.autoencoding.finish import Finished, finish
@@ -103,7 +103,7 @@ def train_into(
             "leak_audit": audit_leaks(splits),
         }
         finish(Finished(whole, processor, splits, about, options, partial), out)
-        print(f"finished: {os.path.relpath(out)} is a complete Hub repo (README.md is its card)", flush=True)
+        print(f"finished: {shown_path(out)} is a complete Hub repo (README.md is its card)", flush=True)
     return out
 
 

@@ -93,6 +93,11 @@ def fetch(source: Source) -> tuple[Path, str | None]:
     Raises:
         ModelError: there is none.
     """
+    if Path(source.location).is_dir() and not (Path(source.location) / "config.json").is_file():
+        raise ModelError(
+            f"--model {source.location!r} has no config.json: give the folder of a finished model, or "
+            "ORG/NAME of one on the Hub"
+        )
     try:
         config = cached_file(source.location, "config.json", revision=source.revision)
     except (OSError, ValueError) as error:
