@@ -203,6 +203,9 @@ class LesionTrainer(Trainer):
             raise self.diverged(f"the loss is {float(loss)}")
         return loss
 
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Nothing: each step has its own seed; another process of a killed run may have left half a file of states."""
+
     def diverged(self, what: str) -> UserError:
         """The error of a run that goes on to no result: its step, what is not finite, and what to do."""
         kept = newest_checkpoint(Path(str(self.args.output_dir)))
