@@ -19,11 +19,13 @@ import torch
 from timm.models import load_state_dict
 from torch import nn
 
+from .checks_lesion import what_file_is
 from .configuration_lesion import check_backbone
 
 # Counters of batch normalisation: a file may leave them out without harm.
 OPTIONAL_LEAF = "num_batches_tracked"
 EARLY_REDUCTION = 8
+LONGEST_HEADER = 100_000_000  # of safetensors, by the format itself
 
 
 class UnknownBackboneError(ValueError):
@@ -245,12 +247,14 @@ def check_safetensors(path: Path) -> None:
     if not path.is_file():
         raise BackboneWeightsError(f'{path}: no such file. Give a .safetensors file, "timm" to download, or None.')
     size = path.stat().st_size
+    if instead := what_file_is(path):
+        raise BackboneWeightsError(f"{path} holds no weights; {instead}.")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
+            header = json.loads(file.read(min(length, size, LONGEST_HEADER)))
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BackboneWeightsError(
             f"{path}: not a safetensors file ({size} bytes). Fetch or export it again."
         ) from error

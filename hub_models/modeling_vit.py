@@ -15,8 +15,9 @@ from torch.nn import functional
 from transformers import ImageProcessingMixin, PreTrainedConfig, ViTForImageClassification, ViTModel
 
 from .backbone_lesion import BackboneWeightsError, check_safetensors, first_line
+from .checks_lesion import LARGEST_IMAGE, MOST_CLASSES, brief, is_whole
 from .configuration_lesion import LesionConfig, LesionConfigError
-from .configuration_vit import ViTLesionConfig
+from .configuration_vit import LARGEST, ViTLesionConfig
 from .modeling_lesion import LesionFeatures, LesionForImageClassification, PixelShapeError
 
 if TYPE_CHECKING:
@@ -259,7 +260,7 @@ def read_vit(weights: str | os.PathLike[str]) -> ViTForImageClassification:
         )
     try:
         told, _ = PreTrainedConfig.get_config_dict(weights)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BackboneWeightsError(
             f"{weights}: no ViT checkpoint can be read there: {first_line(error)} Give a folder with config.json and "
             f"model.safetensors, or a Hub repo that can be reached, e.g. {EXAMPLE}."
@@ -269,6 +270,15 @@ def read_vit(weights: str | os.PathLike[str]) -> ViTForImageClassification:
             f"{weights}: its model_type is {told.get('model_type')!r}, not 'vit'; give a ViT checkpoint of "
             f"transformers, e.g. {EXAMPLE}."
         )
+    limits = {**LARGEST, "num_labels": MOST_CLASSES, "image_size": LARGEST_IMAGE, "num_channels": MOST_CLASSES}
+    for name, most in limits.items():
+        value = told.get(name, 1)
+        if isinstance(value, (list, tuple)) and name in ("patch_size", "image_size"):
+            value = max(value, default=0)
+        if not is_whole(value, 1, most):
+            raise BackboneWeightsError(f"{weights}: its {name} is {brief(value)}; give a ViT of at most {most}.")
+    if told.get("transformers_weights") or "/" in str(told.get("_attn_implementation")):
+        raise BackboneWeightsError(f"{weights}: its config names files or code of another place; give another ViT.")
     stored = Path(weights) / "model.safetensors"
     if stored.is_file():
         check_safetensors(stored)

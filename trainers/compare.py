@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, read_json
 from model_cards.manifest import write_text
 from trainers.errors import UserError, report_user_errors
 from trainers.whole_folder import check_file
@@ -91,13 +91,13 @@ def stored_temperature(folder: Path) -> tuple[dict[str, Any], str]:
     """
     for file in ("report.json", "config.json"):
         try:
-            content = json.loads((folder / file).read_text(encoding="utf-8"))
+            content = read_json(folder / file, finite=False)
             fitted = content["trust"]["temperature"]
             value = fitted["value"]
         except (FileNotFoundError, KeyError, TypeError):
             continue
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(f"{folder / file} is not JSON ({error}): evaluate the model again") from error
+        except UserError as error:
+            raise UserError(f"{folder / file}: {error}; evaluate the model again") from error
         if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
             raise UserError(f"{folder / file} has the temperature {value!r}: give a number above 0")
         return fitted, f"its {file}"

@@ -51,16 +51,18 @@ def load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     import hub_models
+    from trainers.scoring.models import check_files
 
     known = {config.model_type for config in hub_models.CLASSIFIERS}
     try:
         told = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
         if told is None or told.model_type not in known:
             raise UserError(f"{folder} is no model folder of this suite: give one that was trained or imported here")
+        check_files(str(folder), None)
         return AutoModelForImageClassification.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
         if isinstance(error, UserError):
-            raise
+            raise UserError(f"{folder}: {error}") from error
         raise UserError(f"{folder} cannot be loaded ({error}): give a complete model folder") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from foreign_files import read_json
 
 AT_RISK = ("malignant", "premalignant")
 REPORT = "report.json"
@@ -120,10 +120,9 @@ class Classifier:
                 if self.source.is_folder
                 else huggingface_hub.hf_hub_download(place, REPORT, revision=revision)
             )
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            return read_json(Path(path), finite=False)
         except HUB_FAILS:
             return {}
-        return content if isinstance(content, dict) else {}
 
     @property
     def image_size(self) -> int | None:

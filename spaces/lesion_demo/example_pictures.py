@@ -53,7 +53,7 @@ def read_examples(*folders: Path | None) -> list[Example]:
 def _listed(folder: Path) -> list[dict[str, Any]]:
     try:
         content = json.loads((folder / LIST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return []
     items = content.get("examples") if isinstance(content, dict) else None
     return [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import os
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from urllib.parse import unquote
 
 import huggingface_hub
 from classifier import HUB_FAILS, Classifier
+from foreign_files import read_json
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from model_loading import ModelUnavailableError
@@ -73,7 +73,7 @@ def folder_of(classifier: Classifier) -> Path:
 def check(folder: Path) -> Check:
     """Compare every file of a folder with its manifest."""
     try:
-        content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        content = read_json(folder / MANIFEST)
         listed = {str(path): dict(facts) for path, facts in content["files"].items()}
         newer = content.get("schema_version", 0) > SCHEMA_VERSION
     except FileNotFoundError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from answering import prepare
 from classifier import HUB_FAILS, Classifier, ModelSource
+from foreign_files import read_json
 from PIL import Image
 
 FORMAT_VERSION = 1
@@ -66,7 +66,7 @@ class Gallery:
     def __init__(self, place: str) -> None:
         folder = _folder(place)
         try:
-            self.facts: dict[str, Any] = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+            self.facts: dict[str, Any] = read_json(folder / "gallery.json", finite=False)
             table = pq.read_table(folder / "gallery.parquet", columns=list(COLUMNS))
         except (OSError, ValueError, pa.ArrowException) as error:
             raise GalleryError(f"LESION_GALLERY is {place!r}, which holds no gallery that can be read.") from error

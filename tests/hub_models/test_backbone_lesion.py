@@ -192,7 +192,7 @@ def test_weights_of_another_architecture_are_refused(spoil: Any, message: str, t
     ("content", "message"),
     [
         (None, "no such file"),
-        (b"", r"not a safetensors file \(0 bytes\)"),
+        (b"", r"it is empty \(0 bytes\)"),
         (b"PK\x03\x04 a zip archive, not safetensors", "not a safetensors file"),
         (len(b"{}").to_bytes(8, "little") + b"{}", "not a safetensors file"),
     ],

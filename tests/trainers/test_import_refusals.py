@@ -195,8 +195,8 @@ def test_members_that_differ_are_refused(ensemble_copy: Path, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("manifest", "says"),
     [
-        ("{", "manifest.json is not JSON"),
-        ("[]", "is a list and no object"),
+        ("{", "manifest.json: it is not JSON"),
+        ("[]", "it holds list"),
         ('{"members": "all"}', "lists the members 'all'"),
         ('{"members": ["../elsewhere/best.pt"]}', "'../elsewhere/best.pt', which is outside its folder"),
         ('{"image_size": "large", "backbone": "resnet10t"}', "image_size 'large'"),

@@ -36,9 +36,11 @@ def load(path: Path) -> tuple[str, Any, Any]:
     from transformers import AutoImageProcessor, AutoModel
 
     from hub_models import AutoencoderLesionModel
+    from trainers.scoring.models import check_files
 
     try:
         report = read_report(path)
+        check_files(str(path), None)
         model = AutoModel.from_pretrained(path)
         processor = AutoImageProcessor.from_pretrained(path)
     except (ReportError, OSError, ValueError, RuntimeError, SafetensorError) as error:

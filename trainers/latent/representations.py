@@ -30,7 +30,7 @@ from trainers.errors import UserError
 from trainers.latent.cases import Cases
 from trainers.latent.kept import kept, told_of
 from trainers.predicting import predict_split
-from trainers.scoring.models import ModelError, fetch, fingerprint, one_line, parse_source
+from trainers.scoring.models import ModelError, check_files, fetch, fingerprint, one_line, parse_source
 
 PIXELS, CODES, FEATURES = "pixels", "codes", "features"
 # From what knows nothing of the classes to what was trained on them.
@@ -101,6 +101,7 @@ def load_autoencoder(source: str) -> Encoder:
         # AutoModel below refuses code that is not ours; fetch would refuse ours as well, which is no classifier.
         folder, commit = fetch(replace(found, trust_remote_code=True))
         how = {"revision": found.revision} if found.revision else {}
+        check_files(found.location, found.revision)
         kind = AutoConfig.from_pretrained(found.location, **how).model_type
         if kind in {config.model_type for config in hub_models.CLASSIFIERS}:
             raise RepresentationError(f"--autoencoder {source!r} is a classifier ({kind}): {GIVE_AUTOENCODER}")

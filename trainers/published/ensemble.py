@@ -16,9 +16,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from datasets_scripts.command import UserError, read_json
 from datasets_scripts.taxonomy import TASKS
 from hub_models import EnsembleForLesionClassification, EnsembleLesionConfig, UnknownBackboneError
 from hub_models.backbone_lesion import BackboneWeightsError, build_timm_backbone, match_by_name
+from hub_models.checks_lesion import MOST_MEMBERS, brief, is_whole
 from trainers.published.state import PublishedFileError, not_this, plain_reason, read_state, sha256, take_head
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone, save_tensors
@@ -156,12 +158,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise PublishedFileError(f"{path} is not JSON ({error}): fetch it again") from error
-    if not isinstance(told, dict):
-        raise PublishedFileError(f"{path} is a {type(told).__name__} and no object: fetch it again")
-    return told
+        return read_json(path, finite=False)
+    except UserError as error:
+        raise PublishedFileError(f"{path}: {error}; fetch it again") from error
 
 
 def member_files(folder: Path, told: dict[str, Any]) -> list[tuple[str, Path]]:
@@ -171,7 +170,11 @@ def member_files(folder: Path, told: dict[str, Any]) -> list[tuple[str, Path]]:
         PublishedFileError: none, or one is missing.
     """
     listed = told.get("members")
-    if listed is None and isinstance(told.get("num_members"), int):
+    if listed is None and told.get("num_members") is not None:
+        if not is_whole(told["num_members"], 1, MOST_MEMBERS):
+            raise PublishedFileError(
+                f"{folder / MANIFEST}: num_members is {brief(told['num_members'])}: give 1 to {MOST_MEMBERS}"
+            )
         listed = [f"member_{number}/best.pt" for number in range(told["num_members"])]
     if listed is None:
         found = {path.relative_to(folder).as_posix() for path in folder.glob("member_*/best.*")}

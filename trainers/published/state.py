@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from datasets_scripts.command import what_file_is
 from hub_models.backbone_lesion import BackboneWeightsError, check_safetensors
 from trainers.errors import UserError
 
@@ -176,14 +177,16 @@ def _pickle(path: Path) -> Any:
         with path.open("rb") as file:
             is_pickle = file.read(1) == PICKLE
         if asked is None and not is_pickle:
-            raise PublishedFileError(f"{path} is no checkpoint of PyTorch, nor safetensors: fetch it again") from error
+            instead = what_file_is(path) or "fetch it again"
+            raise PublishedFileError(f"{path} is no checkpoint of PyTorch, nor safetensors: {instead}") from error
         what = f"it asks for {asked[1].rstrip('.')}" if asked else "not one of plain tensors"
         raise PublishedFileError(
             f"{path} is a pickle with code ({what}) and was not opened: ask its author for a plain state dict or a "
             "safetensors file"
         ) from error
     except (EOFError, RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise PublishedFileError(f"{path} is cut short or no checkpoint of PyTorch: fetch it again") from error
+        instead = what_file_is(path) or "fetch it again"
+        raise PublishedFileError(f"{path} is cut short or no checkpoint of PyTorch: {instead}") from error
 
 
 def _all_tensors(content: Mapping[Any, Any]) -> bool:

@@ -16,9 +16,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import pipeline
 
-from hub_models import MobileNetForLesionClassification, MobileNetLesionConfig, NotFiniteError
+from hub_models import BackboneWeightsError, MobileNetForLesionClassification, MobileNetLesionConfig, NotFiniteError
+from hub_models.backbone_lesion import check_safetensors
+from hub_models.modeling_vit import read_vit
 from trainers.errors import UserError
 from trainers.fit_trust import load as load_ours
+from trainers.published.state import read_state
 from trainers.scoring.models import ModelError, fetch, load, parse_source
 from trainers.scoring.scorer import Asked, Scorer
 
@@ -213,3 +216,29 @@ def test_an_enormous_ood_score_is_no_number_in_json(whole: Path) -> None:
     assert answer["is_ood"] is True
     assert answer["abstain"] is True
     json.dumps(answer, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"num_labels": 10**9}, "num_labels is 1000000000"),
+        ({"image_size": 10**9}, "image_size is 1000000000"),
+        ({"hidden_size": "large"}, "hidden_size is 'large'"),
+        ({"_attn_implementation": "org/kernel"}, "code of another place"),
+    ],
+)
+def test_a_hostile_vit_is_refused_before_it_is_built(tmp_path: Path, values: dict[str, Any], named: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit", **values}))
+    with pytest.raises(BackboneWeightsError, match=named):
+        read_vit(tmp_path)
+
+
+def test_a_pointer_in_place_of_first_weights_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "resnet50.safetensors"
+    path.write_text(POINTER)
+    with pytest.raises(BackboneWeightsError, match="Git LFS pointer"):
+        check_safetensors(path)
+    checkpoint = tmp_path / "best.pth"
+    checkpoint.write_text(POINTER)
+    with pytest.raises(UserError, match="Git LFS pointer"):
+        read_state(checkpoint)
