@@ -165,7 +165,7 @@ def test_what_is_as_the_manifest_lists_it_loads(folder: Path) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_no_pipeline_names_a_class_where_there_is_no_number(folder: Path, value: float, task: str) -> None:
     spoil(folder, value)
-    answer: Any = pipeline(task, model=str(folder))
+    answer: Any = pipeline(task, model=str(folder), trust_remote_code=True)
     how = {"trust": False} if task == "lesion-classification" else {}
     with pytest.raises(ValueError, match="NaN or infinite"):
         answer(np.zeros((40, 40, 3), dtype=np.uint8) if task == "lesion-classification" else _image(), **how)
