@@ -20,7 +20,8 @@ _STYLE = """
   --rest: #a9b8c9; --premalignant: #855600; --malignant: #9c2f24; --low: #28517f; --low-paper: #e9f0f8;
   --moderate: #8a5a00; --moderate-paper: #fbf3e2; --high: #3a4450; --high-paper: #eceef1; --on-sign: #fff; }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); max-width: 44em; margin: 24px auto; padding: 0 16px; }
-p { margin: 0; } h1 { font-size: 20px; } img { max-width: 100%; border-radius: 6px; margin: 12px 0; }
+p, h2, h3 { margin: 0; } h4 { margin: 18px 0 6px; }
+h1 { font-size: 20px; } img { max-width: 100%; border-radius: 6px; margin: 12px 0; }
 .notice { border: 2px solid #c08a2d; padding: 8px 12px; border-radius: 6px; } .small, .limits { color: var(--soft); }
 .eyebrow { font-size: 12.5px; letter-spacing: 0.08em; text-transform: uppercase; color: var(--soft); }
 * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
@@ -40,7 +41,7 @@ def document(image: Image.Image, panel: str, classifier: Classifier, now: dateti
     style = _STYLE + (Path(__file__).parent / "style_answer.css").read_text(encoding="utf-8")
     model = classifier.report.get("model")
     version = model.get("version") if isinstance(model, dict) else None
-    facts = [classifier.title, classifier.kind, f"version {version}" if version else "", classifier.commit or ""]
+    facts = [classifier.kind, f"version {version}" if version else "", classifier.commit or ""]
     title = f"Answer of {classifier.title}"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
