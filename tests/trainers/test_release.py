@@ -96,7 +96,7 @@ def test_what_cannot_be_released_is_one_line(
     out = tmp_path / "out"
     for words, said in (
         ((tmp_path / "gone", out), "there is no folder"),
-        ((changed, out), "is not as it was finished (config.json"),
+        ((changed, out), "config.json is not"),
         ((explained, full), "is not empty: choose another OUT"),
     ):
         with pytest.raises(SystemExit) as stopped:
