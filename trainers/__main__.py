@@ -61,6 +61,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "build": ("model_cards.build", "the card and the manifest of a folder"),
         "verify": ("model_cards.verify", "whether a folder or repository is as it was finished"),
         "publish": ("model_cards.publish", "a finished folder, on the Hub"),
+        "results_table": ("model_cards.results_table", "the results table of README.md"),
         "rebuild": ("trainers.rebuild", "report, figures and card from the stored predictions"),
         "release": ("trainers.release", "a model folder for hub_models/released"),
         "demo": ("trainers.demo", "everything once, on phantoms"),

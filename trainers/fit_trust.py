@@ -10,32 +10,23 @@ import tempfile
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
-
-import hub_models
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, check_model
 from model_cards.card import read_report
 from model_cards.command import UserError as CardError
 from model_cards.report_view import ReportNode
 from model_cards.situation import chosen_on
 from model_cards.verify import verify_folder
-from trainers.arguments import WEIGHTS_DTYPES
-from trainers.data import Splits, load_splits, write_splits
+from trainers.arguments import WEIGHTS_DTYPES, check_dataset
 from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.finish import SCHEMA_VERSION, print_finished, read_of, save, write_all, write_strangers
-from trainers.judging import JUDGED, describe, judge
-from trainers.mc_dropout import read_samples, samples_file, write_samples
-from trainers.predicting import predict_split
-from trainers.predictions import Predictions, read_predictions
-from trainers.provenance import audit_leaks, describe_dataset, origin
-from trainers.references import notes
-from trainers.scoring.models import LOADING_FAILS, ModelError, check_files, one_line, parse_source
-from trainers.trust.fit import needed_lesions, promised
-from trainers.trust.options import TrustOptions
-from trainers.trusting import fitted_split, give_trust, learn_trust, mark_selection, predict_folders, predict_left_out
 from trainers.whole_folder import beside, check_empty, written_whole
+
+if TYPE_CHECKING:
+    from trainers.data import Splits
+    from trainers.predictions import Predictions
+    from trainers.trust.options import TrustOptions
+
 
 UNKNOWN_LEAK = (
     "This model was not trained on this dataset. Whether its training images hold lesions of this test set is not "
@@ -74,6 +65,22 @@ def fit_trust(
     check_output(out)
     model, processor, old = load(source, weights_dtype)
     splits = splits.in_order(model.config.labels)
+    from trainers.data import write_splits
+    from trainers.finish import SCHEMA_VERSION, read_of, save, write_all, write_strangers
+    from trainers.judging import JUDGED, describe, judge
+    from trainers.mc_dropout import read_samples, samples_file, write_samples
+    from trainers.predicting import predict_split
+    from trainers.provenance import describe_dataset
+    from trainers.trust.fit import needed_lesions, promised
+    from trainers.trusting import (
+        fitted_split,
+        give_trust,
+        learn_trust,
+        mark_selection,
+        predict_folders,
+        predict_left_out,
+    )
+
     foreign = predict_folders(model, processor, strangers or [], options.inference)
     foreign |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
@@ -145,6 +152,12 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
     Raises:
         UserError: there is none, or it is not one of ours.
     """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    import hub_models
+    from trainers.finish import save
+    from trainers.scoring.models import LOADING_FAILS, ModelError, check_files, one_line, parse_source
+
     try:
         found = parse_source(source)
     except ModelError:
@@ -211,6 +224,9 @@ def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]
     except CardError:  # no folder, or one that cannot be compared with anything
         return {}
     found = {}
+    from trainers.judging import JUDGED
+    from trainers.predictions import read_predictions
+
     for split in JUDGED:
         path = folder / f"predictions_{split}.parquet"
         rows = read_predictions(path) if path.is_file() else None
@@ -232,6 +248,8 @@ def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: in
         seed: of the resamples.
     """
     kept: dict[str, Any] = {name: old[name] for name in ("imported", "training") if name in old}
+    from trainers.provenance import audit_leaks, origin
+
     made = {**origin(), "seed": seed, **old.get("provenance", {}), "dataset": dataset}
     trained_on = None if "imported" in old else old.get("trained_on", old.get("provenance", {}).get("dataset"))
     found: dict[str, Any] = {
@@ -248,6 +266,8 @@ def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: in
 
 def describe_again(model: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
     """The ``model`` section with what a fit adds to it: what it cites, and what is to be known of its images."""
+    from trainers.references import notes
+
     return {
         "weights_dtype": "float32",
         **model,
@@ -284,6 +304,8 @@ def parse() -> Namespace:
         help="folders of pictures of none of the classes: how often they are declined stands in the report; nothing is "
         "fitted on them",
     )
+    from trainers.trust.options import TrustOptions
+
     for option in fields(TrustOptions):
         text = f"{option.metadata['help']} (default %(default)s)".replace("% ", "%% ")
         if isinstance(option.default, bool):
@@ -324,6 +346,12 @@ def main() -> None:
     arguments = parse()
     if arguments.bootstrap_replicates < 1:
         raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
+    check_dataset(arguments.dataset)
+    check_model(arguments.model, "the model")
+    from trainers.data import load_splits
+    from trainers.finish import print_finished
+    from trainers.trust.options import TrustOptions
+
     options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
     report = fit_trust(
         arguments.model,

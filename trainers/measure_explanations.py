@@ -10,25 +10,22 @@ from __future__ import annotations
 import shutil
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from datasets_scripts.command import OneLineParser, shown_path
-from trainers.data import Splits, load_splits
+from datasets_scripts.command import OneLineParser, check_model, shown_path
+from trainers.arguments import check_dataset
 from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.decisions import calibrated_probs, decisions
-from trainers.evaluation.explanation_figures import EXAMPLES_FOLDER, Examples, save_examples
-from trainers.evaluation.explanations import explanations_section, verdict_rows
-from trainers.explaining.examples import dataset_examples, phantom_examples
-from trainers.explaining.masks import MaskedImages, Masks
-from trainers.explaining.measure import Options, Subject, measure
-from trainers.explaining.table import ExplanationTable, explanations_file, write_table
-from trainers.finished_folder import Finished, finished_model, written_anew
-from trainers.judging import JUDGED
-from trainers.predictions import Predictions
-from trainers.provenance import origin
+
+if TYPE_CHECKING:
+    from trainers.data import Splits
+    from trainers.evaluation.explanation_figures import Examples
+    from trainers.explaining.measure import Options, Subject
+    from trainers.explaining.table import ExplanationTable
+    from trainers.finished_folder import Finished
+    from trainers.predictions import Predictions
+
 
 EXAMPLES = ("dataset", "phantoms", "none")
 
@@ -62,6 +59,12 @@ def measure_explanations(
         UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
             images; there are no masks where they were said to be, or they do not fit.
     """
+    from trainers.evaluation.explanation_figures import save_examples
+    from trainers.evaluation.explanations import explanations_section
+    from trainers.explaining.measure import measure
+    from trainers.explaining.table import explanations_file, write_table
+    from trainers.finished_folder import finished_model, written_anew
+
     with finished_model(source, splits, out) as (finished, splits):
         check_method(finished.model, options.method)
         rows = finished.judged(splits, split)
@@ -79,6 +82,9 @@ def measure_explanations(
 
 def forget(folder: Path) -> None:
     """Take out of a copied folder what an earlier measurement left: its table and its examples."""
+    from trainers.evaluation.explanation_figures import EXAMPLES_FOLDER
+    from trainers.explaining.table import explanations_file
+
     shutil.rmtree(folder / EXAMPLES_FOLDER, ignore_errors=True)
     for path in folder.glob(explanations_file(folder, "*").name):
         path.unlink()
@@ -101,6 +107,13 @@ def subject_of(finished: Finished, splits: Splits, rows: Predictions, masks: Pat
     """The images of a split with their masks and verdicts, and the class to explain in each."""
     trust = finished.report["trust"]
     fitted = "conformal" in trust and rows.ood_score is not None
+    import torch
+
+    from trainers.evaluation.decisions import calibrated_probs, decisions
+    from trainers.explaining.masks import MaskedImages, Masks
+    from trainers.explaining.measure import Subject
+    from trainers.provenance import origin
+
     made = decisions(rows, trust) if fitted else None
     probs = calibrated_probs(rows, trust).numpy() if made is None else made.probs
     images = splits.splits[rows.split]
@@ -131,6 +144,9 @@ def pick_examples(
     """The examples to draw; None where none are wanted, or there is none of any kind."""
     if kind == "none":
         return None
+    from trainers.evaluation.explanations import verdict_rows
+    from trainers.explaining.examples import dataset_examples, phantom_examples
+
     if kind == "phantoms":
         found = phantom_examples(finished.model, finished.processor, options.method, progress=progress)
     else:
@@ -151,6 +167,8 @@ def parse() -> Namespace:
     parser.add_argument(
         "--leave_out", default="", metavar="CLASS,...", help="classes of the dataset that the model was trained without"
     )
+    from trainers.judging import JUDGED
+
     parser.add_argument("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
     parser.add_argument(
         "--masks",
@@ -193,6 +211,11 @@ def main() -> None:
     for name, least in (("images", 1), ("steps", 2), ("seed", 0), ("bootstrap_replicates", 1)):
         if getattr(arguments, name) < least:
             raise UserError(f"--{name} {getattr(arguments, name)}: give at least {least}")
+    check_dataset(arguments.dataset)
+    check_model(arguments.model, "the model")
+    from trainers.data import load_splits
+    from trainers.explaining.measure import Options
+
     options = Options(arguments.method, arguments.images, arguments.steps, seed=arguments.seed)
     measure_explanations(
         arguments.model,

@@ -11,19 +11,20 @@ from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
-from datasets_scripts.command import OneLineParser, shown_path
-from trainers.data import Splits, load_splits
+from datasets_scripts.command import OneLineParser, check_model, shown_path
+from trainers.arguments import check_dataset
 from trainers.errors import UserError, report_user_errors
-from trainers.finished_folder import Finished, finished_model, written_anew
-from trainers.judging import JUDGED, corrupted_file, judge_robustness
-from trainers.predicting import predict_split, with_ood_scores
-from trainers.predictions import CORRUPTION, Predictions, write_predictions
-from trainers.shifted import CORRUPTIONS, SEVERITIES, corrupted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from trainers.data import Splits
+    from trainers.finished_folder import Finished
+    from trainers.predictions import Predictions
 
 
 def measure_robustness(
@@ -57,6 +58,11 @@ def measure_robustness(
         UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
             images.
     """
+    from trainers.finished_folder import finished_model, written_anew
+    from trainers.judging import corrupted_file, judge_robustness
+    from trainers.predictions import write_predictions
+    from trainers.shifted import CORRUPTIONS, SEVERITIES
+
     with finished_model(source, splits, out) as (finished, splits):
         if "pixel_values" not in finished.model.input_names:
             raise UserError(f"{source!r} looks at no picture, which nothing can be done to: give a model that does")
@@ -88,6 +94,9 @@ def predict_conditions(
     """What the model says of altered pictures: all rows of one (kind, severity) after the other."""
     gated = "ood" in finished.report["trust"]
     parts = []
+    from trainers.predicting import predict_split, with_ood_scores
+    from trainers.predictions import CORRUPTION
+
     for kind, severity in conditions:
         alter = partial(altered, kind=kind, severity=severity, seed=seed)
         name = f"{kind} {severity}"
@@ -104,6 +113,8 @@ def predict_conditions(
 
 def altered(image: Image.Image, index: int, *, kind: str, severity: int, seed: int) -> Image.Image:
     """One picture under one corruption; a function of a module, so that workers can be given it."""
+    from trainers.shifted import corrupted
+
     return corrupted(image, kind, severity, seed=seed, index=index)
 
 
@@ -115,6 +126,9 @@ def parse() -> Namespace:
     add("--dataset", required=True, help="the dataset that it was judged on: a folder, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
     add("--leave_out", default="", metavar="CLASS,...", help="classes that the model was trained without")
+    from trainers.judging import JUDGED
+    from trainers.shifted import CORRUPTIONS, SEVERITIES
+
     add("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
     add("--corruptions", nargs="+", choices=list(CORRUPTIONS), metavar="KIND",
         help=f"of {', '.join(CORRUPTIONS)} (default: all)")  # fmt: skip
@@ -133,6 +147,10 @@ def main() -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: give at least {least}")
+    check_dataset(arguments.dataset)
+    check_model(arguments.model, "the model")
+    from trainers.data import load_splits
+
     measure_robustness(
         arguments.model,
         load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),

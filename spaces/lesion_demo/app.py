@@ -90,13 +90,20 @@ def build_page(desk: Desk, settings: Settings) -> gr.Blocks:
 
 
 def page_from_environment() -> gr.Blocks:
-    """The page for the environment's settings; leaves with exit code 2 where they cannot be understood."""
+    """The page for the environment's settings; leaves with exit code 2 where they cannot be understood.
+
+    On a person's own machine also where no model can be loaded: each that fails is one line, and the others are shown.
+    A Space on the Hub (``SPACE_ID``) always starts: its page states what could not be loaded.
+    """
     try:
         settings = read_settings()
         shelf = ModelShelf(settings.models, settings.allow_any)
         page = build_page(Desk(shelf, FILES), settings)
     except (ModelSettingError, GalleryError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    if "SPACE_ID" not in os.environ and (failures := shelf.load_one()):
+        print(f"error: no model of LESION_MODELS can be loaded ({failures})", file=sys.stderr)
         sys.exit(2)
     shelf.load_ahead()
     return page

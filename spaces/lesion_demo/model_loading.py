@@ -252,6 +252,21 @@ class ModelShelf:
                     raise
             return self._loaded[title]
 
+    def load_one(self) -> str:
+        """Load the host's models in order until one can be loaded; the reasons of all where none can, in one line."""
+        failures: list[str] = []
+        for title, source in self._sources.items():
+            try:
+                self._loaded[title] = load(source)
+            except ModelUnavailableError as error:
+                self._failed[title] = (time.monotonic(), error)
+                failures.append(f"{source.location}: {error}")
+                continue
+            for failure in failures:
+                print(f"warning: not shown: {failure}", file=sys.stderr)
+            return ""
+        return "; ".join(failures)
+
     def load_ahead(self) -> None:
         """Load all of the host's models in the background, so that nobody waits for them; failures are said later."""
 

@@ -50,6 +50,35 @@ def test_command_refuses_a_setting_it_cannot_read(repo_root: Path) -> None:
     assert done.stderr.strip().splitlines()[-1].startswith("error: LESION_MODELS has the entry 'org/one@'")
 
 
+def test_no_model_that_can_be_loaded_ends_the_command(repo_root: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "spaces/lesion_demo/app.py"],
+        cwd=repo_root,
+        env={"PATH": "", "HF_HUB_OFFLINE": "1", "LESION_MODELS": f"{tmp_path}/gone"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
+    assert f"{tmp_path}/gone" in done.stderr.splitlines()[-1]
+
+
+def test_of_several_models_the_first_that_can_be_loaded_is_enough(
+    parts: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(source: Any) -> Any:
+        if source.location == "/nope":
+            raise parts.model_loading.ModelUnavailableError("its folder is not there")
+        return source
+
+    monkeypatch.setattr(parts.model_loading, "load", load)
+    shelf = parts.model_loading.ModelShelf(parts.model_loading.parse_models("/nope,org/one"))
+    assert shelf.load_one() == ""
+    assert shelf.get("one").location == "org/one"
+    assert capsys.readouterr().err.count("/nope") == 1
+    assert "/nope" in parts.model_loading.ModelShelf(parts.model_loading.parse_models("/nope")).load_one()
+
+
 def test_models_that_cannot_be_loaded_say_why(
     parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -174,7 +174,7 @@ def test_an_error_halfway_leaves_nothing(
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(command, "describe", broken)
+    monkeypatch.setattr("trainers.judging.describe", broken)
     splits = load_splits(str(phantom_dataset), "grouped")
     with pytest.raises(OSError, match="no space left"):
         fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(detector="energy"), replicates=5)
