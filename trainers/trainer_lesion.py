@@ -19,6 +19,7 @@ from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import ExportableState
 
+from hub_models.trust_lesion import NotFiniteError
 from trainers.data import EpochSampler
 from trainers.errors import UserError
 from trainers.evaluation.trainer_metrics import DivergedError
@@ -246,8 +247,9 @@ class LesionTrainer(Trainer):
         try:
             with self._averaged_weights():
                 return super().evaluation_loop(*args, **kwargs)
-        except DivergedError as error:
-            raise self.diverged(str(error)) from error
+        except (DivergedError, NotFiniteError) as error:
+            # What to do is another thing here than for a model that was loaded.
+            raise self.diverged(f"{str(error).partition(' infinite')[0]} infinite") from error
 
     @contextmanager
     def _averaged_weights(self) -> Iterator[None]:
