@@ -169,7 +169,7 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
     known = {config.model_type for config in hub_models.CLASSIFIERS}
     try:
         if Path(repo).is_dir() and not (Path(repo) / "config.json").is_file():
-            raise UserError(f"{source!r} has no config.json: give the folder of a finished model")
+            raise UserError(f"{source!r} has no config.json: give a finished folder or a repo id")
         try:
             check_files(repo, found.revision)
         except UserError as error:

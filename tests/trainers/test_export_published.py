@@ -25,6 +25,7 @@ from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTForImageClassification
 
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
+from model_cards.manifest import write_manifest
 from trainers import export_published as exporting
 from trainers import import_published as importing
 from trainers.errors import UserError, report_user_errors
@@ -124,6 +125,7 @@ def test_classes_are_put_into_the_published_order(derm_x_file: Path, tmp_path: P
     ours = bring_in("derm-x", derm_x_file, tmp_path / "ours", order)
     ours.config.trust["temperature"] = {"value": 1.5, "split": "calibration", "n": 9, "method": "test", "date": "x"}
     ours.save_pretrained(tmp_path / "ours")
+    write_manifest(tmp_path / "ours")
     remarks = export_published(tmp_path / "ours", "derm-x", tmp_path / "out" / "back.pth")
     assert any("published order: nv, mel, bkl" in remark for remark in remarks)
     assert any("temperature, 1.5000, is not part" in remark for remark in remarks)
