@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+
+from datasets_scripts.command import run
 
 COMMANDS = [
     "datasets_scripts.build_ham10000",
@@ -66,3 +72,110 @@ def test_help_says_what_it_does(
     shown = capsys.readouterr().out
     assert f"python -m {command}" in shown
     assert "default" in shown or command in {"model_cards.build", "model_cards.verify"}
+
+
+GONE = "/no/such/place"
+RELEASED = "hub_models/released/derm-x-mobilenetv2-ham7"
+OUT = ("--out", "{out}")
+MISSING_PATHS = [
+    ("datasets_scripts.build_ham10000", "--source", GONE, *OUT),
+    ("datasets_scripts.build_dermx", "--ham10000", GONE, "--dermnet", GONE, *OUT),
+    ("datasets_scripts.build_isic_binary", "--source", GONE, *OUT),
+    ("datasets_scripts.build_isic2017", "--source", GONE, *OUT),
+    ("datasets_scripts.build_lesions12", "--source", GONE, *OUT),
+    ("model_cards.build", GONE),
+    ("model_cards.verify", GONE),
+    ("model_cards.publish", GONE, "--repo-id", "org/name"),
+    ("trainers.autoencoding.compare", GONE, GONE),
+    ("trainers.compare", GONE, GONE),
+    ("trainers.export_published", GONE, "--system", "derm-x", *OUT),
+    ("trainers.fit_acne_longitudinal", "--data", GONE, *OUT),
+    ("trainers.fit_trust", GONE, "--dataset", ".", "--output_dir", "{out}"),
+    ("trainers.import_published", "--system", "derm-x", "--checkpoint", GONE, "--output_dir", "{out}"),
+    ("trainers.map_latent", "--model", RELEASED, "--dataset", GONE, *OUT),
+    ("trainers.measure_explanations", RELEASED, "--dataset", GONE, "--output_dir", "{out}"),
+    ("trainers.measure_robustness", RELEASED, "--dataset", GONE, "--output_dir", "{out}"),
+    ("trainers.rebuild", GONE),
+    ("trainers.score", "--model", GONE, "--images", "spaces"),
+    ("trainers.score", "--model", RELEASED, "--images", GONE),
+    ("trainers.score", "--model", RELEASED, "--images", "spaces", "--labels", GONE, *OUT),
+]
+
+
+@pytest.mark.parametrize("words", MISSING_PATHS, ids=lambda words: " ".join(words[:2]))
+def test_a_missing_path_is_named_whole_in_one_line(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", [words[0], *(word.format(out=out) for word in words[1:])])
+    with pytest.raises(SystemExit) as stopped:
+        run(importlib.import_module(words[0]).main)
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert GONE in lines[0]
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_no_arguments_are_one_line(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if command in ("trainers.demo", "trainers.longitudinal.coverage"):  # they need none
+        return
+    monkeypatch.setattr("sys.argv", [command])
+    with pytest.raises(SystemExit) as stopped:
+        run(importlib.import_module(command).main)
+    assert stopped.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "work", "words"),
+    [
+        (
+            "trainers.score",
+            "trainers.scoring.folder.score_folder",
+            ("--model", RELEASED, "--images", "spaces/lesion_demo/examples", *OUT),
+        ),
+        (
+            "trainers.fit_trust",
+            "trainers.data.load_splits",
+            (RELEASED, "--dataset", "spaces", "--output_dir", "{out}"),
+        ),
+    ],
+)
+def test_a_full_disk_is_one_line(
+    command: str,
+    work: str,
+    words: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "rows.parquet")
+
+    monkeypatch.setattr(work, full)
+    monkeypatch.setattr("sys.argv", [command, *(word.format(out=tmp_path / "out") for word in words)])
+    with pytest.raises(SystemExit) as stopped:
+        run(importlib.import_module(command).main)
+    assert stopped.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert "rows.parquet" in lines[0]
+
+
+def test_help_imports_nothing_slow(repo_root: Path) -> None:
+    code = (
+        "import contextlib, importlib, io, sys\n"
+        "for name in sys.argv[1:]:\n"
+        "    sys.argv = [name, '--help']\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "        importlib.import_module(name).main()\n"
+        "    found = {'torch', 'transformers'} & set(sys.modules)\n"
+        "    assert not found, (name, found)\n"
+    )
+    command = [sys.executable, "-c", code, *COMMANDS]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
