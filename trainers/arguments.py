@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parent / "recipes"
 # What a recipe says of its own model, on its own dataset.
 IDENTITY = ("name", "title", "license", "citation", "follows")
+# Names of trainers.judging and trainers.shifted (a test compares them): --help must not import torch.
+JUDGED = ("validation", "calibration", "test")
+CORRUPTIONS = (
+    "defocus_blur",
+    "motion_blur",
+    "gaussian_noise",
+    "brightness",
+    "contrast",
+    "jpeg",
+    "white_balance",
+    "hairs",
+)
+SEVERITIES = (1, 2, 3)
 SAMPLING = ("uniform", "oversample", "square_root")
 AUGMENTATIONS = ("none", "flips_rotation", "crops_colour")
 LOSSES = ("cross_entropy", "focal")

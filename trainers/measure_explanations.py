@@ -167,7 +167,7 @@ def parse() -> Namespace:
     parser.add_argument(
         "--leave_out", default="", metavar="CLASS,...", help="classes of the dataset that the model was trained without"
     )
-    from trainers.judging import JUDGED
+    from trainers.arguments import JUDGED
 
     parser.add_argument("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
     parser.add_argument(

@@ -126,8 +126,7 @@ def parse() -> Namespace:
     add("--dataset", required=True, help="the dataset that it was judged on: a folder, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
     add("--leave_out", default="", metavar="CLASS,...", help="classes that the model was trained without")
-    from trainers.judging import JUDGED
-    from trainers.shifted import CORRUPTIONS, SEVERITIES
+    from trainers.arguments import CORRUPTIONS, JUDGED, SEVERITIES
 
     add("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
     add("--corruptions", nargs="+", choices=list(CORRUPTIONS), metavar="KIND",

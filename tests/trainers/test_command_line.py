@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trainers import arguments, judging, shifted
 from trainers.arguments import EnsembleArguments, LesionArguments
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.command_line import check, quick_parser
@@ -114,6 +115,12 @@ def test_an_output_folder_with_files_is_refused(tmp_path: Path) -> None:
 def test_what_is_right_passes(tmp_path: Path) -> None:
     words = ["--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--fp16", "--no_keep_features"]
     check([*words, "--resume-from-checkpoint", "true", "--image-size=64"], "resnet", LesionArguments)
+
+
+def test_the_names_are_those_of_the_code() -> None:
+    assert arguments.JUDGED == judging.JUDGED
+    assert tuple(shifted.CORRUPTIONS) == arguments.CORRUPTIONS
+    assert tuple(shifted.SEVERITIES) == arguments.SEVERITIES
 
 
 SCRIPTS = ["autoencoder", "efficientnet", "ensemble", "fusion", "metadata", "mobilenet", "resnet", "vit"]

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hub_models.answers_lesion import INFERENCES
-from hub_models.conformal_lesion import METHODS
-from hub_models.ood_lesion import DETECTORS
 from trainers.errors import UserError
-from trainers.trust.temperature import KINDS
+
+# The names of the shipped code and of trainers.trust.temperature (a test compares them): --help must not import torch.
+INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
+METHODS = ("lac", "aps", "raps")
+DETECTORS = (
+    "max_softmax",
+    "max_logit",
+    "energy",
+    "mahalanobis",
+    "nearest_neighbours",
+    "vim",
+    "early_mahalanobis",
+)
+KINDS = ("scalar", "vector", "bias_corrected")
 
 AUTO = "auto"
 
