@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from model_cards.facts import chosen_on, groups_known
 from model_cards.front_matter import dataset_type, license_values, trained_on
 from model_cards.report_view import ReportNode, given, num, number, optional
-from model_cards.situation import chosen_on, groups_known
 from model_cards.sources import all_drawn, any_drawn, known_limits
 
 TASK = "reconstruction"

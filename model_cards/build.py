@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from datasets_scripts.command import OneLineParser, run
 from model_cards.card import REPORT, ReportError, read_report, render, report_kind
-from model_cards.command import OneLineParser, run
 from model_cards.manifest import MANIFEST, list_files, write_manifest, write_text
 
 CARD = "README.md"

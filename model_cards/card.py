@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from datasets_scripts.command import UserError, read_json
 from model_cards.autoencoder import TEMPLATE as AUTOENCODER
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
+from model_cards.facts import counted_as_one, is_fitted, only_imported, situation, sources_of
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
-from model_cards.situation import counted_as_one, is_fitted, only_imported, situation, sources_of
 from model_cards.sources import known_limits
 
 REPORT = "report.json"

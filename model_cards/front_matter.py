@@ -11,8 +11,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from model_cards.facts import is_fitted, only_imported
 from model_cards.report_view import ReportNode, given, num, number, optional, raw
-from model_cards.situation import is_fitted, only_imported
 
 # Licence ids the Hub knows without a name and a link; any other is written as "other" with its own name.
 HUB_LICENSES = frozenset(

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from model_cards.command import UserError
+from datasets_scripts.command import UserError
 
 
 class HubProblem(UserError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from model_cards.command import UserError
+from datasets_scripts.command import UserError
 
 # What the Hub installs into every Space of sdk gradio, beside what gradio itself requires
 # (huggingface.co/docs/hub/spaces-dependencies).

@@ -10,9 +10,9 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
+from datasets_scripts.command import OneLineParser, run
 from model_cards.build import CARD
 from model_cards.card import REPORT, read_report, render, report_kind
-from model_cards.command import OneLineParser, run
 from model_cards.hub import check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, bytes_facts, file_facts, list_files, manifest_text, read_manifest
 from model_cards.publish_space import MODELS, deploy, describe_space, space_plan, variable_rows, would_change

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from model_cards.command import UserError
+from datasets_scripts.command import UserError
 
 
 class MissingNumberError(UserError):

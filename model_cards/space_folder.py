@@ -14,8 +14,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from datasets_scripts.command import UserError
 from model_cards.card import REPORT
-from model_cards.command import UserError
 from model_cards.imports import covered, gradio_image, parse, texts, third_party
 from model_cards.manifest import MANIFEST
 

@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, co
 from huggingface_hub.hf_api import CommitInfo, RepoFile
 from huggingface_hub.utils.sha import git_hash
 
-from model_cards.command import UserError
+from datasets_scripts.command import UserError
 from model_cards.hub import HubProblem, one_sentence
 from model_cards.manifest import MANIFEST, file_facts, parse_manifest
 

@@ -8,9 +8,9 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
+from datasets_scripts.command import OneLineParser, UserError, fail, run
 from model_cards.build import CARD
 from model_cards.card import CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
-from model_cards.command import OneLineParser, UserError, fail, run
 from model_cards.foreign import PROCESSOR, WEIGHTS, ForeignFileError, check_json, check_weights
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files

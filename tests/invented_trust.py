@@ -164,7 +164,7 @@ def verdicts() -> dict[str, Any]:
 
 
 def trust_evaluation() -> dict[str, Any]:
-    """As ``trainers.evaluation.trusted`` writes it."""
+    """As ``trainers.evaluation.trust_report`` writes it."""
 
     def foreign(name: str, n: int, declined: float) -> dict[str, Any]:
         values = {"declined": declined, "auroc": 0.985, "aupr": 0.903, "fpr_at_95_tpr": 0.053}

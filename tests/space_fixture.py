@@ -12,8 +12,8 @@ import pytest
 from hub_server import LoopbackHub
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from datasets_scripts.command import run
 from model_cards.build import build_card
-from model_cards.command import run
 from model_cards.publish import main
 
 Command = Callable[..., tuple[int, str, str]]

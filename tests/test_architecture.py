@@ -11,6 +11,8 @@ import pytest
 
 FOLDERS = ("datasets_scripts", "hub_models", "model_cards", "trainers")
 LEAVES = ("datasets_scripts", "hub_models", "model_cards")
+# Folders of trainers/ on floors of their own; every other folder stands above them, and the commands on top.
+FLOORS = {"metrics": 0, "trust": 1, "evaluation": 2, "model_folder": 3}
 SHIPPED_MAY_IMPORT = {"torch", "transformers", "timm", "numpy", "PIL", *sys.stdlib_module_names}
 LIBRARIES = {
     "evaluate",
@@ -79,8 +81,60 @@ def test_shipped_files_import_flat_siblings_and_three_libraries(repo_root: Path)
     assert wrong == []
 
 
-def test_no_trainer_file_shadows_a_library(repo_root: Path) -> None:
-    assert {path.stem for path in (repo_root / "trainers").glob("*.py")}.isdisjoint(LIBRARIES)
+def test_no_file_or_folder_of_trainers_shadows_a_library(repo_root: Path) -> None:
+    """``accelerate launch trainers/train_x.py`` puts ``trainers/`` first on the path."""
+    names = {path.stem for path in (repo_root / "trainers").iterdir()}
+    assert names.isdisjoint(LIBRARIES)
+
+
+def trainers_imports(root: Path) -> dict[tuple[str, str], list[str]]:
+    """(folder, imported folder) -> places, within ``trainers/``; a file directly in it is a command."""
+
+    def folder(parts: tuple[str, ...]) -> str:
+        return parts[1] if (root / "trainers" / parts[1]).is_dir() else "commands"
+
+    found: dict[tuple[str, str], list[str]] = {}
+    for path in sources(root, "trainers"):
+        for line, module, level, _ in imported(path):
+            if level == 0 and module.startswith("trainers."):
+                pair = folder(path.relative_to(root).parts), folder(tuple(module.split(".")))
+                found.setdefault(pair, []).append(f"{path.relative_to(root)}:{line} imports {module}")
+    return found
+
+
+def test_imports_in_trainers_go_down(repo_root: Path) -> None:
+    wrong = []
+    for (mine, other), places in trainers_imports(repo_root).items():
+        if mine in FLOORS and mine != other and FLOORS.get(other, len(FLOORS)) >= FLOORS[mine]:
+            wrong += places
+    assert wrong == []
+
+
+def test_nothing_imports_a_command(repo_root: Path) -> None:
+    assert [
+        place for (_, other), places in trainers_imports(repo_root).items() if other == "commands" for place in places
+    ] == []
+
+
+def test_no_two_folders_of_trainers_import_each_other(repo_root: Path) -> None:
+    """Not even through a third one."""
+    edges: dict[str, set[str]] = {}
+    for mine, other in trainers_imports(repo_root):
+        if mine != other:
+            edges.setdefault(mine, set()).add(other)
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = list(edges.get(start, ()))
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting += edges.get(name, ())
+        return seen
+
+    assert edges["evaluation"] == {"metrics", "trust"}
+    assert [name for name in edges if name in reached(name)] == []
 
 
 def test_every_package_is_listed_and_spaces_is_not(repo_root: Path) -> None:

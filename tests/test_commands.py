@@ -140,7 +140,7 @@ def test_no_arguments_are_one_line(
         ),
         (
             "trainers.fit_trust",
-            "trainers.data.load_splits",
+            "trainers.model_folder.data.load_splits",
             (RELEASED, "--dataset", "spaces", "--output_dir", "{out}"),
         ),
     ],

@@ -18,7 +18,7 @@ from model_cards.report_view import ReportNode
 from model_cards.results_table import replaced, table
 from model_cards.verify import verify_folder
 from trainers.evaluation.decisions import decisions
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
 
 RELEASED = sorted(path.parent for path in (Path(__file__).parents[1] / "hub_models" / "released").glob("*/config.json"))
 MEGABYTE = 1_000_000

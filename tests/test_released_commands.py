@@ -18,7 +18,7 @@ from test_released import RELEASED
 
 from datasets_scripts.command import run as run_command
 from model_cards.verify import verify_folder
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
 from trainers.scoring.answers import PROBABILITY
 
 pytestmark = [

@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser, read_json
+from datasets_scripts.command import OneLineParser, UserError, read_json, run
 from model_cards.manifest import write_text
-from trainers.errors import UserError, report_user_errors
-from trainers.whole_folder import check_file
+from trainers.model_folder.output import check_file
 
 if TYPE_CHECKING:
     from trainers.evaluation.paired import Drawn
     from trainers.evaluation.sample import Sample
-    from trainers.predictions import Predictions
+    from trainers.metrics.predictions import Predictions
 
 
 SCHEMA_VERSION = 1
@@ -68,7 +67,7 @@ def load(path: Path) -> Model:
     if not file.is_file():
         what = f"holds no {FILE}" if path.is_dir() else "does not exist"
         raise UserError(f"{path.as_posix()!r} {what}: give a finished model's folder or its {FILE}")
-    from trainers.predictions import PredictionsError, read_predictions
+    from trainers.metrics.predictions import PredictionsError, read_predictions
     from trainers.trust.temperature import calibrated
 
     try:
@@ -136,9 +135,9 @@ def compare(
     samples, first = lay_out(sides, shared)
     columns = class_columns(classes, first.labels)
     base, groups = next(iter(sides)), next(iter(samples.values()))[0].groups
-    from trainers.comparison_tables import PARTIAL, conventions
-    from trainers.evaluation.intervals import bootstrap_weights, can_resample
+    from trainers.evaluation.comparison_tables import PARTIAL, conventions
     from trainers.evaluation.paired import described, draw, lesion_swaps, one_per_lesion, share_of_gain, swap_test
+    from trainers.metrics.intervals import bootstrap_weights, can_resample
 
     weights = bootstrap_weights(groups, first.label, replicates, seed) if can_resample(groups, first.label) else None
     swaps = lesion_swaps(groups, replicates, seed)
@@ -207,8 +206,8 @@ def lay_out(sides: dict[str, list[Model]], shared: bool) -> tuple[dict[str, list
         UserError: other images, classes or labels.
     """
     models = [model for members in sides.values() for model in members]
-    from trainers.evaluation.aligned import AlignmentError, align
     from trainers.evaluation.sample import Sample
+    from trainers.metrics.aligned import AlignmentError, align
 
     try:
         aligned = align([(model.name, model.predictions) for model in models], shared=shared)
@@ -279,7 +278,7 @@ def main() -> None:
     )
     if arguments.out is not None:
         write_text(arguments.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    from trainers.comparison_tables import markdown
+    from trainers.evaluation.comparison_tables import markdown
 
     print(markdown(result), end="")
 
@@ -326,7 +325,7 @@ def chosen_sides(arguments: argparse.Namespace) -> dict[str, list[Path]]:
         raise UserError(f"--replicates {arguments.replicates}: give at least 100, for a 95 % interval")
     if arguments.seed < 0:
         raise UserError(f"--seed {arguments.seed}: give 0 or more")
-    from trainers.comparison_tables import PARTIAL
+    from trainers.evaluation.comparison_tables import PARTIAL
 
     sides = {"A": arguments.a, "B": arguments.b, PARTIAL: arguments.partial}
     if not arguments.models:
@@ -344,4 +343,4 @@ def chosen_sides(arguments: argparse.Namespace) -> dict[str, list[Path]]:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -27,16 +27,14 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser, shown_path
+from datasets_scripts.command import OneLineParser, UserError, run, shown_path
 from model_cards.card import read_report
-from model_cards.command import UserError as CardError
 from model_cards.manifest import write_manifest, write_text
 from model_cards.verify import verify_folder
-from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.whole_folder import beside, check_empty, locked, put_in_place
+from trainers.model_folder.output import beside, check_empty, locked, put_in_place
 
 if TYPE_CHECKING:
-    from trainers.pooling import Fold
+    from trainers.evaluation.pooling import Fold
 
 
 NO_CLASSIFIER = "train_autoencoder.py"
@@ -135,7 +133,7 @@ def prepare(plan: Plan) -> None:
     """Make the working folder, or find an earlier run of the same command in it.
 
     Raises:
-        OutputError: the finished folder is not empty, or the working folder is of something else.
+        UserError: the finished folder is not empty, or the working folder is of something else.
     """
     check_empty(plan.out, held=True)
     asked = {"script": plan.script.name, "options": plan.options}
@@ -144,12 +142,12 @@ def prepare(plan: Plan) -> None:
         try:
             found = json.loads(state.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError):
-            raise OutputError(
+            raise UserError(
                 f"{shown_path(plan.partial)} is of another command than this: choose another --output_dir or delete it"
             ) from None
         if found != asked:
             earlier = shlex.join([found["script"], *found["options"]])
-            raise OutputError(
+            raise UserError(
                 f"{shown_path(plan.partial)} holds folds of other options ({earlier}): give these again, or delete it"
             )
         return
@@ -216,9 +214,9 @@ def checked_report(folder: Path, name: str) -> dict[str, Any]:
     try:
         problems = verify_folder(folder)
         report = read_report(folder)
-    except CardError as error:
+    except UserError as error:
         problems = [str(error)]
-    from trainers.pooling import FoldError
+    from trainers.evaluation.pooling import FoldError
 
     if problems:
         raise FoldError(
@@ -236,8 +234,8 @@ def read_fold(folder: Path, name: str) -> Fold:
     Raises:
         FoldError: it has no test predictions.
     """
-    from trainers.pooling import Fold, FoldError
-    from trainers.predictions import PredictionsError, read_predictions
+    from trainers.evaluation.pooling import Fold, FoldError
+    from trainers.metrics.predictions import PredictionsError, read_predictions
 
     try:
         return Fold(name, read_report(folder), read_predictions(folder / PREDICTIONS))
@@ -251,11 +249,11 @@ def judge_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, A
     Raises:
         FoldError: folds that do not belong together.
     """
-    from trainers.evaluation.figures import draw_all
+    from trainers.evaluation.figures.charts import draw_all
+    from trainers.evaluation.pooling import check_alike, pool, pooled_report, summary
     from trainers.evaluation.tables import write_tables
-    from trainers.judging import judge, write_report
-    from trainers.pooling import check_alike, pool, pooled_report, summary
-    from trainers.predictions import read_predictions, write_predictions
+    from trainers.metrics.predictions import read_predictions, write_predictions
+    from trainers.model_folder.evaluate import judge, write_report
 
     check_alike(folds)
     write_predictions(pool(folds), folder / PREDICTIONS)
@@ -274,14 +272,16 @@ def judge_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, A
 
 
 def _provenance() -> dict[str, Any]:
-    from trainers.provenance import command_line  # imports torch, which --help and errors need not wait for
+    from trainers.model_folder.provenance import (
+        command_line,  # imports torch, which --help and errors need not wait for
+    )
 
     return {"created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": command_line(sys.argv)}
 
 
 def headline(report: dict[str, Any]) -> str:
     """A fold's test figures in one line."""
-    from trainers.pooling import fold_values
+    from trainers.evaluation.pooling import fold_values
 
     values = fold_values(report["evaluation"]["test"])
     names = (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy"), ("NLL", "nll"))
@@ -358,11 +358,11 @@ def main() -> None:
         report = cross_validate(plan)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {shown_path(plan.partial)}") from None
-    from trainers.pooling import metric_table
+    from trainers.evaluation.pooling import metric_table
 
     print("\n".join(["", *metric_table(report), ""]))
     print(f"finished: {shown_path(plan.out)} (README.md, report.json, and each fold's model)")
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -18,9 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.output import beside, locked
-from trainers.errors import OutputError, UserError, report_user_errors
 
 ROOT = Path(__file__).resolve().parents[1]
 REPO_ID = "org/phantom-ensemble"
@@ -141,7 +140,7 @@ def run_steps(out: Path) -> None:
     started = time.perf_counter()
     if out.exists():
         if not (out / "dataset").exists() and any(out.iterdir()):
-            raise OutputError(f"{out} holds something else than an earlier demo: choose another --output_dir")
+            raise UserError(f"{out} holds something else than an earlier demo: choose another --output_dir")
         shutil.rmtree(out)
     shutil.rmtree(beside(out), ignore_errors=True)
     out.mkdir(parents=True)
@@ -200,4 +199,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -9,8 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser, shown_path
-from trainers.errors import OutputError, UserError, report_user_errors
+from datasets_scripts.command import OneLineParser, UserError, run, shown_path
 from trainers.published import FORMATS, check_system, find_system
 
 
@@ -31,7 +30,7 @@ def export_published(folder: Path, system_name: str, out: Path, member: int | No
     """
     system = find_system(system_name)
     if out.exists():
-        raise OutputError(f"{out} exists: choose another --out or delete it")
+        raise UserError(f"{out} exists: choose another --out or delete it")
     model, processor = load(folder)
     remarks = system.write(model, processor, out, member)
     if "temperature" in model.config.trust:
@@ -51,7 +50,7 @@ def load(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     import hub_models
-    from trainers.scoring.models import check_files
+    from trainers.model_folder.source import check_files
 
     known = {config.model_type for config in hub_models.CLASSIFIERS}
     try:
@@ -86,4 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -14,8 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser, shown_path
-from trainers.errors import UserError, report_user_errors
+from datasets_scripts.command import OneLineParser, UserError, run, shown_path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -81,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from trainers.longitudinal.analysis import DEFAULT, Settings, analyse
     from trainers.longitudinal.study import read_study
     from trainers.longitudinal.writing import shown, write_all
-    from trainers.whole_folder import check_empty, written_whole
+    from trainers.model_folder.output import check_empty, written_whole
 
     check_empty(given.out, "--out")
     study = read_study(given.data, given.baseline, given.treatments)
@@ -106,4 +105,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_scripts.command import OneLineParser, shown_path
+from datasets_scripts.command import OneLineParser, UserError, run, shown_path
 from model_cards.build import build_card
-from trainers.errors import UserError, report_user_errors
+from trainers.model_folder.output import check_empty, written_whole
 from trainers.published import FORMATS, check_system, find_system
-from trainers.whole_folder import check_empty, written_whole
 
 if TYPE_CHECKING:
     from trainers.published.system import Imported, System
@@ -35,13 +34,13 @@ def import_published(
         The report that was written.
 
     Raises:
-        OutputError: ``out`` is not empty.
+        UserError: ``out`` is not empty.
         PublishedFileError: the checkpoint is not this system's, incomplete, damaged, or holds code.
     """
     check_empty(out)
     found = system.read(checkpoint, labels)
-    from trainers.finish import SCHEMA_VERSION, save
-    from trainers.judging import write_report
+    from trainers.model_folder.evaluate import write_report
+    from trainers.model_folder.finish import SCHEMA_VERSION, save
 
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -58,8 +57,8 @@ def import_published(
 def describe_model(system: System, model: Any) -> dict[str, Any]:
     """The ``model`` section, with the keys of a trained one's."""
     config = model.config
-    from trainers.finish import in_words
-    from trainers.references import citations
+    from trainers.model_folder.citations import citations
+    from trainers.model_folder.finish import in_words
 
     return {
         "name": f"{system.name}-imported",
@@ -86,7 +85,7 @@ def describe_model(system: System, model: Any) -> dict[str, Any]:
 def describe_import(system: System, found: Imported) -> dict[str, Any]:
     """The ``imported`` section: where the weights come from, and what nobody here has checked."""
     processor = found.processor
-    from trainers.provenance import origin
+    from trainers.model_folder.provenance import origin
     from trainers.published.state import sha256
 
     return {
@@ -134,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.output import locked
-from trainers.errors import OutputError, UserError, report_user_errors
 from trainers.evaluation.isic2017 import AUCS
 
 ID_COLUMNS = ("id", "image_id", "image")
@@ -109,9 +108,9 @@ def score(
 ) -> dict[str, Any]:
     """The challenge's numbers of a pair, with intervals that take images for independent."""
     groups, strata = np.array(ids), positive @ np.array([1, 2])
-    from trainers.evaluation.intervals import bootstrap_weights, can_resample
     from trainers.evaluation.isic2017 import measure
     from trainers.evaluation.isic2017_files import two_by_two
+    from trainers.metrics.intervals import bootstrap_weights, can_resample
 
     resamples = bootstrap_weights(groups, strata, replicates) if can_resample(groups, strata) else None
     numbers = measure(positive, scores, groups, resamples, threshold)
@@ -127,7 +126,7 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
 
     Raises:
         SubmissionError: as :func:`pair`.
-        OutputError: ``out`` cannot be a folder.
+        UserError: ``out`` cannot be a folder.
     """
     positive, scores, ids = pair(predictions, truth)
     numbers = score(positive, scores, ids, threshold, replicates)
@@ -141,7 +140,7 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{out} cannot be made a folder ({error.strerror}): choose another --out") from error
+        raise UserError(f"{out} cannot be made a folder ({error.strerror}): choose another --out") from error
     with locked(out):  # the files of one run belong together
         for name, content in files.items():
             write_whole(out / name, content)
@@ -207,4 +206,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

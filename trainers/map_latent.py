@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser, check_model, shown_path
-from trainers.arguments import check_dataset
-from trainers.errors import report_user_errors
+from datasets_scripts.command import OneLineParser, check_model, run, shown_path
+from trainers.training.arguments import check_dataset
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -79,8 +78,8 @@ def main() -> None:
         if getattr(given, option):
             check_model(getattr(given, option), f"--{option}")
     # What follows imports torch, which --help and the errors above need not wait for.
-    from trainers.latent.run import Settings, map_latent
-    from trainers.latent.tables import spaces, told
+    from trainers.embeddings.map import Settings, map_latent
+    from trainers.embeddings.map_tables import spaces, told
 
     settings = Settings(
         perplexity=given.perplexity,
@@ -106,4 +105,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets_scripts.command import OneLineParser, check_model, shown_path
-from trainers.arguments import check_dataset
-from trainers.errors import UserError, report_user_errors
+from datasets_scripts.command import OneLineParser, UserError, check_model, run, shown_path
+from trainers.training.arguments import check_dataset
 
 if TYPE_CHECKING:
-    from trainers.data import Splits
-    from trainers.evaluation.explanation_figures import Examples
+    from trainers.evaluation.explanation_table import ExplanationTable
+    from trainers.evaluation.figures.explanations import Examples
     from trainers.explaining.measure import Options, Subject
-    from trainers.explaining.table import ExplanationTable
-    from trainers.finished_folder import Finished
-    from trainers.predictions import Predictions
+    from trainers.metrics.predictions import Predictions
+    from trainers.model_folder.data import Splits
+    from trainers.model_folder.folder import Finished
 
 
 EXAMPLES = ("dataset", "phantoms", "none")
@@ -59,11 +58,11 @@ def measure_explanations(
         UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
             images; there are no masks where they were said to be, or they do not fit.
     """
-    from trainers.evaluation.explanation_figures import save_examples
+    from trainers.evaluation.explanation_table import explanations_file, write_table
     from trainers.evaluation.explanations import explanations_section
+    from trainers.evaluation.figures.explanations import save_examples
     from trainers.explaining.measure import measure
-    from trainers.explaining.table import explanations_file, write_table
-    from trainers.finished_folder import finished_model, written_anew
+    from trainers.model_folder.folder import finished_model, written_anew
 
     with finished_model(source, splits, out) as (finished, splits):
         check_method(finished.model, options.method)
@@ -82,8 +81,8 @@ def measure_explanations(
 
 def forget(folder: Path) -> None:
     """Take out of a copied folder what an earlier measurement left: its table and its examples."""
-    from trainers.evaluation.explanation_figures import EXAMPLES_FOLDER
-    from trainers.explaining.table import explanations_file
+    from trainers.evaluation.explanation_table import explanations_file
+    from trainers.evaluation.figures.explanations import EXAMPLES_FOLDER
 
     shutil.rmtree(folder / EXAMPLES_FOLDER, ignore_errors=True)
     for path in folder.glob(explanations_file(folder, "*").name):
@@ -112,7 +111,7 @@ def subject_of(finished: Finished, splits: Splits, rows: Predictions, masks: Pat
     from trainers.evaluation.decisions import calibrated_probs, decisions
     from trainers.explaining.masks import MaskedImages, Masks
     from trainers.explaining.measure import Subject
-    from trainers.provenance import origin
+    from trainers.model_folder.provenance import origin
 
     made = decisions(rows, trust) if fitted else None
     probs = calibrated_probs(rows, trust).numpy() if made is None else made.probs
@@ -167,7 +166,7 @@ def parse() -> Namespace:
     parser.add_argument(
         "--leave_out", default="", metavar="CLASS,...", help="classes of the dataset that the model was trained without"
     )
-    from trainers.arguments import JUDGED
+    from trainers.training.arguments import JUDGED
 
     parser.add_argument("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
     parser.add_argument(
@@ -213,8 +212,8 @@ def main() -> None:
             raise UserError(f"--{name} {getattr(arguments, name)}: give at least {least}")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.data import load_splits
     from trainers.explaining.measure import Options
+    from trainers.model_folder.data import load_splits
 
     options = Options(arguments.method, arguments.images, arguments.steps, seed=arguments.seed)
     measure_explanations(
@@ -231,4 +230,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

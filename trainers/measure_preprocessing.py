@@ -20,10 +20,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from model_cards.manifest import write_text
-from trainers.errors import UserError, report_user_errors
-from trainers.whole_folder import check_writable
+from trainers.model_folder.output import check_writable
 
 SCHEMA_VERSION = 1
 PHANTOM_CLASSES = ("nv", "mel", "bkl", "bcc", "akiec", "df", "vasc", "acne")
@@ -390,4 +389,4 @@ def positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets_scripts.command import OneLineParser, check_model, shown_path
-from trainers.arguments import check_dataset
-from trainers.errors import UserError, report_user_errors
+from datasets_scripts.command import OneLineParser, UserError, check_model, run, shown_path
+from trainers.training.arguments import check_dataset
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from trainers.data import Splits
-    from trainers.finished_folder import Finished
-    from trainers.predictions import Predictions
+    from trainers.metrics.predictions import Predictions
+    from trainers.model_folder.data import Splits
+    from trainers.model_folder.folder import Finished
 
 
 def measure_robustness(
@@ -58,10 +57,10 @@ def measure_robustness(
         UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
             images.
     """
-    from trainers.finished_folder import finished_model, written_anew
-    from trainers.judging import corrupted_file, judge_robustness
-    from trainers.predictions import write_predictions
-    from trainers.shifted import CORRUPTIONS, SEVERITIES
+    from trainers.metrics.predictions import write_predictions
+    from trainers.model_folder.evaluate import corrupted_file, judge_robustness
+    from trainers.model_folder.folder import finished_model, written_anew
+    from trainers.model_folder.perturbations import CORRUPTIONS, SEVERITIES
 
     with finished_model(source, splits, out) as (finished, splits):
         if "pixel_values" not in finished.model.input_names:
@@ -94,8 +93,8 @@ def predict_conditions(
     """What the model says of altered pictures: all rows of one (kind, severity) after the other."""
     gated = "ood" in finished.report["trust"]
     parts = []
-    from trainers.predicting import predict_split, with_ood_scores
-    from trainers.predictions import CORRUPTION
+    from trainers.metrics.predictions import CORRUPTION
+    from trainers.model_folder.predict import predict_split, with_ood_scores
 
     for kind, severity in conditions:
         alter = partial(altered, kind=kind, severity=severity, seed=seed)
@@ -113,7 +112,7 @@ def predict_conditions(
 
 def altered(image: Image.Image, index: int, *, kind: str, severity: int, seed: int) -> Image.Image:
     """One picture under one corruption; a function of a module, so that workers can be given it."""
-    from trainers.shifted import corrupted
+    from trainers.model_folder.perturbations import corrupted
 
     return corrupted(image, kind, severity, seed=seed, index=index)
 
@@ -126,7 +125,7 @@ def parse() -> Namespace:
     add("--dataset", required=True, help="the dataset that it was judged on: a folder, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
     add("--leave_out", default="", metavar="CLASS,...", help="classes that the model was trained without")
-    from trainers.arguments import CORRUPTIONS, JUDGED, SEVERITIES
+    from trainers.training.arguments import CORRUPTIONS, JUDGED, SEVERITIES
 
     add("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
     add("--corruptions", nargs="+", choices=list(CORRUPTIONS), metavar="KIND",
@@ -148,7 +147,7 @@ def main() -> None:
             raise UserError(f"--{name} {value}: give at least {least}")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.data import load_splits
+    from trainers.model_folder.data import load_splits
 
     measure_robustness(
         arguments.model,
@@ -165,4 +164,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

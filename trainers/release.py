@@ -16,13 +16,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from model_cards.card import REPORT
-from trainers.errors import UserError, report_user_errors
-from trainers.whole_folder import check_empty, written_whole
+from trainers.model_folder.output import check_empty, written_whole
 
 if TYPE_CHECKING:
-    from trainers.finished_folder import Finished
+    from trainers.model_folder.folder import Finished
 
 
 VARIABLES = ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR")
@@ -44,10 +43,10 @@ def release(folder: Path, out: Path, *, replicates: int = 1000, progress: bool =
             report names a folder of this machine.
     """
     check_empty(out, "OUT")
-    from trainers.finish import save
-    from trainers.finished_folder import read_finished
-    from trainers.predictions import read_predictions, write_predictions
-    from trainers.rebuild import rebuild
+    from trainers.metrics.predictions import read_predictions, write_predictions
+    from trainers.model_folder.finish import save
+    from trainers.model_folder.folder import read_finished
+    from trainers.model_folder.rebuild import rebuild
 
     finished = read_finished(folder, str(folder))
     with written_whole(out) as partial:
@@ -64,10 +63,10 @@ def release(folder: Path, out: Path, *, replicates: int = 1000, progress: bool =
 
 def _redraw_examples(finished: Finished, folder: Path, progress: bool) -> None:
     """Phantoms in the place of photographs, for each split whose heat maps were measured."""
-    from trainers.evaluation.explanation_figures import save_examples
+    from trainers.evaluation.explanation_table import explanations_file, read_table, write_table
+    from trainers.evaluation.figures.explanations import save_examples
     from trainers.explaining.examples import phantom_examples
-    from trainers.explaining.table import explanations_file, read_table, write_table
-    from trainers.judging import JUDGED
+    from trainers.model_folder.evaluate import JUDGED
 
     for path in (explanations_file(folder, split) for split in JUDGED):
         if path.is_file():
@@ -128,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -20,8 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser, check_model, shown_path
-from trainers.errors import UserError, report_user_errors
+from datasets_scripts.command import OneLineParser, UserError, check_model, run, shown_path
 
 # Those of hub_models.answers_lesion, which --help and errors need not wait for.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
@@ -184,7 +183,7 @@ def main() -> None:
     check(given)
     prior = None if given.prior is None else parse_prior(given.prior)
     # What follows imports torch, which --help and the errors above need not wait for.
-    from trainers.scoring.models import parse_source
+    from trainers.model_folder.source import parse_source
     from trainers.scoring.scorer import Asked
 
     source = parse_source(given.model, given.trust_remote_code)
@@ -258,4 +257,4 @@ def _seed(text: str) -> int:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

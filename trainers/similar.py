@@ -16,8 +16,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser, shown_path
-from trainers.errors import UserError, report_user_errors
+from datasets_scripts.command import OneLineParser, UserError, shown_path
+from datasets_scripts.command import run as run_command
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -66,8 +66,8 @@ def main() -> None:
     given = make_parser().parse_args()
     check(given)
     # What follows imports torch, which --help and the errors above need not wait for.
-    from trainers.similarity import run
-    from trainers.similarity.search import in_words
+    from trainers.embeddings import similar as run
+    from trainers.embeddings.search import in_words
 
     settings = run.Settings(
         dataset=given.dataset,
@@ -92,7 +92,7 @@ def main() -> None:
 
 def tell(report: dict[str, Any]) -> None:
     """Print precision by class."""
-    from trainers.similarity.retrieval import told
+    from trainers.embeddings.retrieval import told
 
     for result in report["precision_at_k"]:
         print(f"precision@{result['k']}, {result['n']:,} queries of {result['n_groups']:,} lesions:")
@@ -115,4 +115,4 @@ def _seed(text: str) -> int:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run_command(main)

@@ -1,7 +1,7 @@
 """Train an autoencoder of lesion pictures (``accelerate launch trainers/train_autoencoder.py --help``)."""
 
 from trainers.autoencoding.options import AutoencoderArguments
-from trainers.command_line import start
+from trainers.training.command_line import start
 
 if __name__ == "__main__":
-    start("autoencoder", AutoencoderArguments, "trainers.autoencoding.runner")
+    start("autoencoder", AutoencoderArguments, "trainers.autoencoding.train")

@@ -1,7 +1,7 @@
 """Train the late fusion of image and metadata on HAM10000 (``accelerate launch trainers/train_fusion.py --help``)."""
 
-from trainers.arguments import LesionArguments
-from trainers.command_line import start
+from trainers.training.arguments import LesionArguments
+from trainers.training.command_line import start
 
 if __name__ == "__main__":
-    start("fusion", LesionArguments, "trainers.runner", model_class="FusionForLesionClassification")
+    start("fusion", LesionArguments, "trainers.training.train", model_class="FusionForLesionClassification")

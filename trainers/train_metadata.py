@@ -1,7 +1,7 @@
 """Train the metadata-only MLP of HAM10000 (``accelerate launch trainers/train_metadata.py --help``)."""
 
-from trainers.arguments import LesionArguments
-from trainers.command_line import start
+from trainers.training.arguments import LesionArguments
+from trainers.training.command_line import start
 
 if __name__ == "__main__":
-    start("metadata", LesionArguments, "trainers.runner", model_class="MetadataForLesionClassification")
+    start("metadata", LesionArguments, "trainers.training.train", model_class="MetadataForLesionClassification")

@@ -1,7 +1,7 @@
 """Train Derm-X: MobileNetV2 with a linear head (``accelerate launch trainers/train_mobilenet.py --help``)."""
 
-from trainers.arguments import LesionArguments
-from trainers.command_line import start
+from trainers.training.arguments import LesionArguments
+from trainers.training.command_line import start
 
 if __name__ == "__main__":
-    start("mobilenet", LesionArguments, "trainers.runner", model_class="MobileNetForLesionClassification")
+    start("mobilenet", LesionArguments, "trainers.training.train", model_class="MobileNetForLesionClassification")

@@ -13,9 +13,9 @@ import torch
 
 from datasets_scripts.build_phantom import main as build_phantom
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
-from trainers.data import LesionImages, augmentation, load_splits
 from trainers.evaluation.report import evaluate
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
+from trainers.model_folder.data import LesionImages, augmentation, load_splits
 
 SIZE = 144
 

@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 
-import model_cards.command
-import trainers.errors
+import datasets_scripts.command
 from datasets_scripts.command import OneLineParser, UserError, did_you_mean, run
 
 Captured = pytest.CaptureFixture[str]
@@ -40,8 +39,8 @@ def line_of(error: BaseException, capsys: Captured, code: int = 2) -> str:
 
 
 def test_there_is_one_user_error() -> None:
-    assert trainers.errors.UserError is model_cards.command.UserError is UserError
-    assert trainers.errors.report_user_errors is model_cards.command.run is run
+    assert datasets_scripts.command.UserError is datasets_scripts.command.UserError is UserError
+    assert datasets_scripts.command.run_command is datasets_scripts.command.run is run
 
 
 def test_a_user_error_is_one_line(capsys: Captured) -> None:

@@ -29,7 +29,7 @@ def headings(card: str) -> list[str]:
 
 @pytest.fixture
 def made(report: dict[str, Any]) -> dict[str, Any]:
-    """Where another command ran: what ``trainers.provenance.origin`` gives."""
+    """Where another command ran: what ``trainers.model_folder.provenance.origin`` gives."""
     keys = ("packages", "git_commit", "git_dirty")
     same = {key: report["provenance"][key] for key in keys}
     return {"created": "2026-02-03T00:00:00Z", "command": "trainers/fit_trust.py their-model", **same}

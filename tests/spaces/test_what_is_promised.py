@@ -17,7 +17,7 @@ from tests.spaces.test_answers_shown import loaded, opened, read_aloud
 
 
 def a_report(trust: dict[str, Any]) -> dict[str, Any]:
-    """A report in the layout of trainers/finish.py, with shares of our own."""
+    """A report in the layout of trainers/model_folder/finish.py, with shares of our own."""
     bands = trust["bands"]
     return {
         "trust_evaluation": {

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from trainers.trainer_lesion import LesionTrainer
+from trainers.training.trainer import LesionTrainer
 
 
 class Watched(Dataset):
@@ -93,9 +93,9 @@ class KeepLast(TrainerCallback):
 FOLDER = Path(sys.argv[1])
 
 if __name__ == "__main__":
-    import trainers.runner
+    import trainers.training.train
 
-    trainers.runner.LesionTrainer = WatchedTrainer  # type: ignore[misc]
+    trainers.training.train.LesionTrainer = WatchedTrainer  # type: ignore[misc]
     os.chdir(FOLDER)
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")

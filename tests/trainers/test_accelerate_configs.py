@@ -14,11 +14,11 @@ from accelerate.utils.fsdp_utils import fsdp2_prepare_auto_wrap_policy
 from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
 from torch.distributed.fsdp import CPUOffloadPolicy
 
+from datasets_scripts.command import UserError
 from hub_models import ViTForLesionClassification, ViTLesionConfig
-from trainers.arguments import parse
-from trainers.errors import UserError
+from trainers.training.arguments import parse
 
-CONFIGS = Path(__file__).resolve().parents[2] / "trainers" / "accelerate"
+CONFIGS = Path(__file__).resolve().parents[2] / "trainers" / "launch"
 NAMES = ("fsdp_vit_large", "multi_gpu", "multi_machine", "one_gpu_fp16")
 
 
@@ -50,7 +50,7 @@ def test_accelerate_reads_each(name: str, kind: DistributedType, precision: str,
     assert (config.use_cpu, config.main_training_function) == (False, "main")
     assert (config.fsdp_config != {}) == (kind == DistributedType.FSDP)
     text = (CONFIGS / f"{name}.yaml").read_text()
-    assert f"accelerate launch --config_file trainers/accelerate/{name}.yaml" in text
+    assert f"accelerate launch --config_file trainers/launch/{name}.yaml" in text
 
 
 def test_one_gpu_is_one_process_on_one_card() -> None:

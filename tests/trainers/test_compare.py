@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from datasets_scripts.command import run as run_command
 from trainers import compare as command
-from trainers.comparison_tables import p_value
-from trainers.errors import report_user_errors
+from trainers.evaluation.comparison_tables import p_value
 from trainers.evaluation.report import evaluate
-from trainers.predictions import Predictions, write_predictions
+from trainers.metrics.predictions import Predictions, write_predictions
 
 LABELS = ["nv", "mel", "df"]
 
@@ -69,7 +69,7 @@ def test_what_is_fitted_a_class_is_in_the_logits_before_classes_are_put_in_anoth
 
 def run(monkeypatch, capsys, *words: object) -> str:
     monkeypatch.setattr("sys.argv", ["compare", "--replicates", "200", *map(str, words)])
-    report_user_errors(command.main)
+    run_command(command.main)
     return capsys.readouterr().out
 
 

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+from datasets_scripts.command import UserError
 from model_cards.manifest import check_manifest
 from model_cards.verify import verify_folder
 from trainers.compare import load
 from trainers.cross_validate import find_script, make_plan
-from trainers.errors import UserError
+from trainers.evaluation.pooling import Fold, FoldError, check_alike, fold_values, over_folds, pool, pooled_report
 from trainers.evaluation.report import evaluate
-from trainers.pooling import Fold, FoldError, check_alike, fold_values, over_folds, pool, pooled_report
-from trainers.predictions import Predictions, read_predictions
+from trainers.metrics.predictions import Predictions, read_predictions
 
 OPTIONS = [
     *("--recipe", "demo", "--backbone", "mobilenetv2_050", "--image_size", "32", "--num_train_epochs", "1"),

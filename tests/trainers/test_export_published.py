@@ -24,11 +24,11 @@ from published_originals import (
 from torch import nn
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTForImageClassification
 
+from datasets_scripts.command import UserError, run
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
 from model_cards.manifest import write_manifest
 from trainers import export_published as exporting
 from trainers import import_published as importing
-from trainers.errors import UserError, report_user_errors
 from trainers.export_published import export_published
 from trainers.published.state import read_state
 
@@ -50,7 +50,7 @@ def commanded(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     def call(main: Callable[[], None], *words: object) -> int:
         monkeypatch.setattr("sys.argv", ["command", *map(str, words)])
         try:
-            report_user_errors(main)
+            run(main)
         except SystemExit as stopped:
             return int(stopped.code or 0)
         return 0

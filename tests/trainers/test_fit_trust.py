@@ -23,15 +23,15 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hub_models.trust_lesion import PriorError
 from model_cards.verify import verify_folder
 from trainers import fit_trust as command
-from trainers.data import LesionImages, collate, load_splits
 from trainers.evaluation.decisions import decisions
-from trainers.fit_trust import fit_trust, still_said, stored_predictions
 from trainers.import_published import import_published
-from trainers.predictions import NO_LABEL, read_predictions
+from trainers.metrics.predictions import NO_LABEL, read_predictions
+from trainers.model_folder.data import LesionImages, collate, load_splits
+from trainers.model_folder.fit_trust import fit_trust, still_said, stored_predictions
+from trainers.model_folder.rebuild import rebuild
+from trainers.model_folder.trust import predict_left_out
 from trainers.published import find_system
-from trainers.rebuild import rebuild
 from trainers.trust.options import TrustOptions
-from trainers.trusting import predict_left_out
 
 KEYS = [
     *("predicted", "probabilities", "p_malignant", "predictive_entropy", "aleatoric", "epistemic", "band"),

@@ -14,10 +14,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import ViTConfig
 
+from datasets_scripts.command import UserError
+from datasets_scripts.command import run as run_command
 from trainers import fit_trust as command
-from trainers.data import load_splits
-from trainers.errors import OutputError, UserError, report_user_errors
-from trainers.fit_trust import fit_trust
+from trainers.model_folder.data import load_splits
+from trainers.model_folder.fit_trust import fit_trust
 from trainers.trust.options import TrustOptions
 
 pytestmark = [
@@ -34,7 +35,7 @@ def refused(
     monkeypatch.setattr(sys, "argv", ["fit_trust", str(model), "--output_dir", str(out), *map(str, words)])
     before = sorted(out.parent.iterdir())
     with pytest.raises(SystemExit) as end:
-        report_user_errors(command.main)
+        run_command(command.main)
     assert end.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
@@ -162,7 +163,7 @@ def test_a_folder_in_use_is_refused(trained: Path, phantom_dataset: Path, tmp_pa
         fit_trust(str(trained), splits, tmp_path, TrustOptions())
     run = tmp_path / "model.partial" / "checkpoints" / "checkpoint-90"
     run.mkdir(parents=True)
-    with pytest.raises(OutputError, match="an unfinished training run stands in"):
+    with pytest.raises(UserError, match="an unfinished training run stands in"):
         fit_trust(str(trained), splits, tmp_path / "model", TrustOptions())
     assert run.is_dir()
     assert (tmp_path / "thesis.txt").read_text() == "two years of work"
@@ -174,7 +175,7 @@ def test_an_error_halfway_leaves_nothing(
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("trainers.judging.describe", broken)
+    monkeypatch.setattr("trainers.model_folder.evaluate.describe", broken)
     splits = load_splits(str(phantom_dataset), "grouped")
     with pytest.raises(OSError, match="no space left"):
         fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(detector="energy"), replicates=5)

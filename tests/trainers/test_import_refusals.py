@@ -24,8 +24,8 @@ from published_originals import (
     vit,
 )
 
+from datasets_scripts.command import UserError, run
 from trainers import import_published as importing
-from trainers.errors import UserError, report_user_errors
 from trainers.published.state import looks_like, without_prefixes
 
 
@@ -228,7 +228,7 @@ def test_unknown_systems_are_named(
     words = ["import_published", "--system", name, "--checkpoint", "x.pt", "--output_dir", str(tmp_path / "ours")]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as stopped:
-        report_user_errors(importing.main)
+        run(importing.main)
     assert stopped.value.code == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert says in line

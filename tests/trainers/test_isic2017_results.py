@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from sklearn import metrics as sk
 
+from datasets_scripts.command import run
 from trainers import isic2017_results
-from trainers.errors import report_user_errors
 from trainers.isic2017_results import pair, plain_id, results
 
 TRUTH = """image_id,melanoma,seborrheic_keratosis
@@ -41,7 +41,7 @@ def tables(tmp_path: Path) -> tuple[Path, Path]:
 def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     monkeypatch.setattr("sys.argv", ["isic2017_results", *map(str, words)])
     try:
-        report_user_errors(isic2017_results.main)
+        run(isic2017_results.main)
     except SystemExit as stopped:
         return int(stopped.code or 0)
     return 0

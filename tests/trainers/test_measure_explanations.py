@@ -19,22 +19,22 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+from datasets_scripts.command import UserError, run
 from model_cards.hub import HubProblem
 from model_cards.verify import verify_folder
 from trainers import measure_explanations as command
-from trainers.data import LesionImages, Splits, collate, load_splits
-from trainers.errors import UserError, report_user_errors
 from trainers.evaluation.decisions import decisions
+from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.explaining import examples as example_pictures
 from trainers.explaining.maps import energy_inside
 from trainers.explaining.masks import Masks
 from trainers.explaining.measure import Options, measure, neighbours, one_of_each
-from trainers.explaining.table import explanations_file, read_table
-from trainers.finished_folder import finished_model, read_finished, written_anew
-from trainers.fit_trust import fit_trust, load
 from trainers.measure_explanations import measure_explanations, subject_of
-from trainers.predictions import read_predictions
-from trainers.rebuild import rebuild
+from trainers.metrics.predictions import read_predictions
+from trainers.model_folder.data import LesionImages, Splits, collate, load_splits
+from trainers.model_folder.fit_trust import fit_trust
+from trainers.model_folder.folder import finished_model, load, read_finished, written_anew
+from trainers.model_folder.rebuild import rebuild
 from trainers.trust.options import TrustOptions
 
 REPLICATES = 50  # as the model was trained with, so that judging again changes nothing
@@ -278,7 +278,7 @@ def test_a_repo_that_cannot_be_had_is_named(splits: Splits, tmp_path: Path, monk
     def refuse(repo_id: str, folder: Path, **_: Any) -> None:
         raise HubProblem(f"the Hub has no {repo_id}", 404)
 
-    monkeypatch.setattr("trainers.finished_folder.download", refuse)
+    monkeypatch.setattr("trainers.model_folder.folder.download", refuse)
     with pytest.raises(UserError, match=r"'org/nothing' is no model of ours that can be read \(the Hub has no org/"):
         measure_explanations("org/nothing", splits, tmp_path / "out", OPTIONS)
     assert not (tmp_path / "out").exists()
@@ -288,7 +288,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     """The one line that a call leaves on stderr."""
     monkeypatch.setattr(sys, "argv", ["measure_explanations", *words])
     with pytest.raises(SystemExit) as stopped:
-        report_user_errors(command.main)
+        run(command.main)
     assert stopped.value.code == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
     return line

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_scripts.command import run as run_command
 from datasets_scripts.phantom import draw
 from trainers import measure_preprocessing as command
-from trainers.errors import report_user_errors
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def ham10000(tmp_path: Path) -> Path:
 
 def run(monkeypatch: Any, *words: object) -> None:
     monkeypatch.setattr("sys.argv", ["measure", "--phantoms", "1", "--repeats", "1", *map(str, words)])
-    report_user_errors(command.main)
+    run_command(command.main)
 
 
 def test_boxes_and_their_overlap_by_hand() -> None:

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_scripts.command import run
 from model_cards.verify import verify_folder
 from trainers import measure_robustness as command
-from trainers.data import Splits, load_splits
-from trainers.errors import report_user_errors
 from trainers.evaluation.decisions import decisions
-from trainers.judging import corrupted_file
 from trainers.measure_robustness import altered, drawn, measure_robustness
-from trainers.predictions import read_predictions
-from trainers.rebuild import rebuild
+from trainers.metrics.predictions import read_predictions
+from trainers.model_folder.data import Splits, load_splits
+from trainers.model_folder.evaluate import corrupted_file
+from trainers.model_folder.rebuild import rebuild
 
 REPLICATES = 50  # as the model was trained with, so that judging again changes nothing
 pytestmark = [
@@ -115,7 +115,7 @@ def test_bad_input_is_one_line(
     words = [str(trained), "--dataset", str(phantom_dataset), "--output_dir", str(tmp_path / "out"), *wrong]
     monkeypatch.setattr(sys, "argv", ["measure_robustness", *words])
     with pytest.raises(SystemExit) as stopped:
-        report_user_errors(command.main)
+        run(command.main)
     assert stopped.value.code == 2
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert says in line

@@ -14,11 +14,11 @@ from datasets import load_dataset
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
+from datasets_scripts.command import UserError
 from hub_models import PIPELINE_TASK, FusionForLesionClassification, MetadataForLesionClassification
 from model_cards.verify import verify_folder
-from trainers.errors import UserError
-from trainers.predictions import read_predictions
-from trainers.runner import run as run_training
+from trainers.metrics.predictions import read_predictions
+from trainers.training.train import run as run_training
 
 TINY = [
     "--bootstrap_replicates",

@@ -13,16 +13,16 @@ import pytest
 import yaml
 from datasets.table import embed_table_storage
 
+from datasets_scripts.command import UserError
 from datasets_scripts.phantom import draw
 from hub_models import MobileNetForLesionClassification
 from model_cards.verify import verify_folder
-from trainers.arguments import parse
-from trainers.data import SPLITS, Splits, load_splits
-from trainers.errors import DatasetError, UserError
-from trainers.finish import print_finished
-from trainers.fit_trust import fit_trust
-from trainers.predictions import read_predictions
-from trainers.runner import run, settle_identity
+from trainers.metrics.predictions import read_predictions
+from trainers.model_folder.data import SPLITS, Splits, load_splits
+from trainers.model_folder.finish import print_finished
+from trainers.model_folder.fit_trust import fit_trust
+from trainers.training.arguments import parse
+from trainers.training.train import run, settle_identity
 from trainers.trust.options import TrustOptions
 
 DRAWN_AS = {"keratosis": "bkl", "mole": "nv", "suspicious": "mel"}
@@ -254,13 +254,13 @@ def test_images_without_a_label_name_split_and_count(rows: datasets.Dataset, tmp
     labels = datasets.ClassLabel(names=list(DRAWN_AS))
     table = rows.select(range(5)).remove_columns("label").add_column("label", [missing, 0, 1, missing, 2])
     folder = parquet(tmp_path / "d", train=rows, test=table.cast_column("label", labels))
-    with pytest.raises(DatasetError, match=r"the test split .* 2 of 5 images without a label"):
+    with pytest.raises(UserError, match=r"the test split .* 2 of 5 images without a label"):
         load_splits(str(folder), "grouped")
 
 
 def test_too_few_images_to_make_a_split_are_named(rows: datasets.Dataset, tmp_path: Path) -> None:
     folder = parquet(tmp_path / "d", train=rows.select(range(12)))
-    with pytest.raises(DatasetError, match=r"no validation and no calibration and no test split.* 12 images"):
+    with pytest.raises(UserError, match=r"no validation and no calibration and no test split.* 12 images"):
         load_splits(str(folder), "grouped")
 
 
@@ -270,7 +270,7 @@ def test_the_only_config_is_taken_unless_another_was_named(
     folder = parquet(tmp_path / "d", train=rows)
     assert load_splits(str(folder), "grouped").config_name == "default"
     assert "'default'" in capsys.readouterr().err
-    with pytest.raises(DatasetError, match="'fold3': choose one of default with --config_name"):
+    with pytest.raises(UserError, match="'fold3': choose one of default with --config_name"):
         load_splits(str(folder), "fold3")
 
 

@@ -12,15 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from datasets_scripts.command import UserError, run
 from model_cards.build import build_card
 from model_cards.verify import verify_folder
 from trainers import release as command
-from trainers.data import load_splits
-from trainers.errors import UserError, report_user_errors
+from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.explaining.measure import Options
-from trainers.explaining.table import explanations_file, read_table
 from trainers.measure_explanations import measure_explanations
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
+from trainers.model_folder.data import load_splits
 
 REPLICATES = 50
 pytestmark = [
@@ -53,7 +53,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     monkeypatch.setattr("sys.argv", ["release", *map(str, words), "--bootstrap_replicates", str(REPLICATES)])
-    report_user_errors(command.main)
+    run(command.main)
 
 
 def test_a_release_is_the_same_model_and_shows_nobody(

@@ -16,9 +16,9 @@ from transformers import AutoModelForImageClassification
 from datasets_scripts.build_phantom import main as build_phantom
 from hub_models import ResNetForLesionClassification, ResNetLesionConfig
 from model_cards.verify import verify_folder
-from trainers.arguments import RECIPES
 from trainers.isic2017_results import pair, score
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
+from trainers.training.arguments import RECIPES
 
 TINY = {
     "backbone": "resnet10t",

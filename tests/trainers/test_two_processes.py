@@ -20,7 +20,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
 from model_cards.verify import verify_folder
-from trainers.data import EpochSampler, load_splits
+from trainers.model_folder.data import EpochSampler, load_splits
 
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "process_worker.py"

@@ -22,6 +22,7 @@ from torch.utils.data import Dataset
 from transformers import TrainerCallback, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
 from datasets_scripts.build_phantom import main as build_phantom
+from datasets_scripts.command import UserError
 from hub_models import (
     MobileNetForLesionClassification,
     MobileNetLesionConfig,
@@ -29,15 +30,14 @@ from hub_models import (
     ViTLesionConfig,
 )
 from model_cards.verify import verify_folder
-from trainers.arguments import LesionArguments, parse
-from trainers.data import EpochSampler, load_splits
-from trainers.errors import UserError
-from trainers.finish import base_model
-from trainers.losses import make_loss
-from trainers.optimizer import LayerGroupsError, layer_rates, parameter_groups
-from trainers.runner import run, train
-from trainers.trainer_lesion import LesionTrainer
-from trainers.training_arguments import LesionTrainingArguments
+from trainers.model_folder.data import EpochSampler, load_splits
+from trainers.model_folder.finish import base_model
+from trainers.training.arguments import LesionArguments, parse
+from trainers.training.losses import make_loss
+from trainers.training.optimizer import LayerGroupsError, layer_rates, parameter_groups
+from trainers.training.train import run, train
+from trainers.training.trainer import LesionTrainer
+from trainers.training.training_arguments import LesionTrainingArguments
 
 TINY = {
     "patch_size": 8,
@@ -285,7 +285,7 @@ def finished(lesions12: Path, melanoma_vit: Path, tmp_path_factory: pytest.TempP
     options, training, resolved = parse([*SMALL, *words], "vit", LesionArguments)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "trainers.runner.LesionTrainer",
+            "trainers.training.train.LesionTrainer",
             lambda **given: LesionTrainer(**{**given, "callbacks": [*given["callbacks"], best]}),
         )
         assert train(options, training, resolved, splits, ViTForLesionClassification) == out

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from model_cards.manifest import write_text
-from trainers.errors import UserError, report_user_errors
-from trainers.whole_folder import check_new_file
+from trainers.model_folder.output import check_new_file
 
 if TYPE_CHECKING:
     from trainers.autoencoding.reconstructing import Reconstructions
@@ -80,8 +79,8 @@ def compare(a: Reconstructions, b: Reconstructions, *, replicates: int = 2000, s
     """
     order = same_images(a, b)
     groups = np.asarray(a.group_id).astype(str)
-    from trainers.autoencoding.judging import mean_gain, signed_mean
-    from trainers.evaluation.intervals import bootstrap_weights, can_resample
+    from trainers.autoencoding.evaluate import mean_gain, signed_mean
+    from trainers.metrics.intervals import bootstrap_weights, can_resample
 
     weights = bootstrap_weights(groups, a.label, replicates, seed) if can_resample(groups, a.label) else None
     names = [name for name in a.scores if name in b.scores and (name in NAMES or name in grid_names(a))]
@@ -153,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from trainers.autoencoding.reconstructing import Reconstructions
-from trainers.evaluation.figures import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, ORANGE, QUIET, save_figure
+from trainers.evaluation.figures.charts import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, ORANGE, QUIET, save_figure
 
 SHOWN = 8
 

@@ -10,8 +10,8 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoModel
 
 from model_cards.build import build_card
+from trainers.autoencoding.evaluate import JUDGED, evaluate
 from trainers.autoencoding.figures import draw_all, quantile_rows
-from trainers.autoencoding.judging import JUDGED, evaluate
 from trainers.autoencoding.linear_reference import fit_linear_code, linear_scores
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.autoencoding.reconstructing import (
@@ -21,11 +21,11 @@ from trainers.autoencoding.reconstructing import (
     reconstruct_split,
     write_reconstructions,
 )
-from trainers.data import Splits, write_splits
-from trainers.finish import cited, names, read_of
-from trainers.judging import write_report
-from trainers.references import notes
-from trainers.whole_folder import put_in_place
+from trainers.model_folder.citations import notes
+from trainers.model_folder.data import Splits, write_splits
+from trainers.model_folder.evaluate import write_report
+from trainers.model_folder.finish import cited, names, read_of
+from trainers.model_folder.output import put_in_place
 
 SCHEMA_VERSION = 1
 # What the card's builder tells an autoencoder's report by.

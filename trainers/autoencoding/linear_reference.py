@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from trainers.autoencoding.losses import psnr, ssim
-from trainers.data import LesionImages, Splits, collate
+from trainers.model_folder.data import LesionImages, Splits, collate
 
 # Values of float32 that are held at once: 2 GB of pictures, and as much again while they are decomposed.
 MOST_VALUES = 500_000_000

@@ -13,9 +13,9 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional
 
+from datasets_scripts.command import UserError
 from hub_models.backbone_lesion import build_timm_backbone, load_backbone_file, load_timm_weights
 from trainers.autoencoding.options import PIXEL_LOSSES
-from trainers.errors import UserError
 
 # Wang, Bovik, Sheikh and Simoncelli 2004: a Gaussian window of 11 x 11 pixels, and the constants that keep the ratios
 # of flat windows defined, for values in [0, 1].

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from trainers.arguments import AUGMENTATIONS, LesionArguments
-from trainers.errors import UserError
+from datasets_scripts.command import UserError
+from trainers.training.arguments import AUGMENTATIONS, LesionArguments
 
 PIXEL_LOSSES = ("mse", "l1")
 TURNS = "turns"

@@ -20,12 +20,12 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from datasets_scripts.command import UserError
 from datasets_scripts.output import whole_file
 from trainers.autoencoding.checkerboard import grid_strength
 from trainers.autoencoding.losses import psnr, ssim
 from trainers.autoencoding.trainer import with_noise
-from trainers.data import LesionImages, Splits, collate
-from trainers.errors import UserError
+from trainers.model_folder.data import LesionImages, Splits, collate
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lesion_suite"

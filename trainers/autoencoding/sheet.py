@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib import style
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.output import whole_file
 from model_cards.card import ReportError, read_report
-from trainers.errors import UserError, report_user_errors
-from trainers.evaluation.figures import LOOK
-from trainers.whole_folder import check_new_file
+from trainers.evaluation.figures.charts import LOOK
+from trainers.model_folder.output import check_new_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +35,7 @@ def load(path: Path) -> tuple[str, Any, Any]:
     from transformers import AutoImageProcessor, AutoModel
 
     from hub_models import AutoencoderLesionModel
-    from trainers.scoring.models import check_files
+    from trainers.model_folder.source import check_files
 
     try:
         report = read_report(path)
@@ -68,7 +67,7 @@ def draw_sheet(images: Sequence[Image.Image], names: Sequence[str], models: Sequ
     """One row of phantoms, at the first model's size, and one row a model."""
     from matplotlib.figure import Figure
 
-    from trainers.evaluation.figures import FAINT, INK
+    from trainers.evaluation.figures.charts import FAINT, INK
 
     figure = Figure(figsize=(1.45 * len(images) + 1.2, 1.75 * (len(models) + 1) + 0.3), layout="constrained")
     grid = figure.subplots(len(models) + 1, len(images), squeeze=False)
@@ -98,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write; must not exist yet")
     parser.add_argument("--seed", type=int, default=0, help="which phantoms are drawn (default: %(default)s)")
     from datasets_scripts.phantom import PHANTOM_LABELS, draw
-    from trainers.evaluation.figures import DPI
+    from trainers.evaluation.figures.charts import DPI
 
     parser.add_argument(
         "--classes", nargs="+", default=list(PHANTOM_LABELS), choices=PHANTOM_LABELS, metavar="NAME",
@@ -117,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

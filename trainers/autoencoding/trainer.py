@@ -12,7 +12,7 @@ from transformers import EvalPrediction
 
 from hub_models import AutoencoderInputError
 from trainers.autoencoding.losses import psnr, ssim
-from trainers.trainer_lesion import LesionTrainer
+from trainers.training.trainer import LesionTrainer
 
 SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": ssim}
 

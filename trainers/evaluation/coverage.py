@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import betabinom
 
-from trainers.evaluation.intervals import LEVEL, exact_interval, lesion_shares
-from trainers.evaluation.measured import measured, plain, undefined
 from trainers.evaluation.subgroups import subgroup_columns
-from trainers.evaluation.weighting import MetricInputError, group_weights
-from trainers.predictions import Predictions
+from trainers.metrics.intervals import LEVEL, exact_interval, lesion_shares
+from trainers.metrics.number import measured, plain, undefined
+from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import MetricInputError, group_weights
 from trainers.trust.bands import missed_in_low
 from trainers.trust.conformal import ALL_CLASSES, quantile_rank
 

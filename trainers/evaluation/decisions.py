@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from hub_models.conformal_lesion import sets_and_bands
 from hub_models.trust_lesion import calibrate, decide, mean_log_probs
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
 
 
 class NoGateError(ValueError):

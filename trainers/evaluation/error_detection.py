@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
-from trainers.evaluation.discrimination import auroc
-from trainers.evaluation.measured import bootstrapped, undefined
 from trainers.evaluation.methods import uncertainty
+from trainers.metrics.discrimination import auroc
+from trainers.metrics.number import bootstrapped, undefined
 
 # (uncertainty (N,), wrong (N,) bool) of each model that a row is the mean of.
 Judged = list[tuple[np.ndarray, np.ndarray]]

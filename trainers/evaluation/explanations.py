@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.intervals import bootstrap_weights, can_resample, exact_by_lesion
-from trainers.evaluation.measured import bootstrapped, measured, plain, undefined
+from trainers.evaluation.explanation_table import BASELINES, ORDERS, STAGES, ExplanationTable
 from trainers.evaluation.paired import signed
-from trainers.evaluation.weighting import divide_or_nan, weighted_mean
-from trainers.explaining.table import BASELINES, ORDERS, STAGES, ExplanationTable
+from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion
+from trainers.metrics.number import bootstrapped, measured, plain, undefined
+from trainers.metrics.weighting import divide_or_nan, weighted_mean
 
 VERDICTS = ("right", "wrong", "declined")
 NOTHING = "no such image was measured"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.discrimination import auroc
-from trainers.evaluation.intervals import exact_by_lesion, replicate
-from trainers.evaluation.measured import bootstrapped, measured, undefined
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.weighting import MetricInputError
+from trainers.metrics.discrimination import auroc
+from trainers.metrics.intervals import exact_by_lesion, replicate
+from trainers.metrics.number import bootstrapped, measured, undefined
+from trainers.metrics.weighting import MetricInputError
 
 MELANOMA, NEVUS = "mel", "nv"
 # bkl holds seborrheic keratosis, solar lentigo and lichenoid keratosis: HAM10000's nearest class, a stand-in.

@@ -14,10 +14,10 @@ from matplotlib.figure import Figure
 
 from datasets_scripts.output import whole_file
 from datasets_scripts.sources.tables import TableWriter
-from trainers.evaluation.figures import BLUE, DPI, FAINT, FOLDER, INK, LOOK, ORANGE, QUIET, SHARES
+from trainers.evaluation.figures.charts import BLUE, DPI, FAINT, FOLDER, INK, LOOK, ORANGE, QUIET, SHARES
 from trainers.evaluation.isic2017 import roc_points, task_columns
 from trainers.evaluation.sample import Sample
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
 
 RESULTS = "results.csv"
 COLUMNS = ("Id", "task_1", "task_2")

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
-from trainers.evaluation.intervals import bootstrap_weights, can_resample
-from trainers.evaluation.measured import plain
 from trainers.evaluation.paired import (
     ERRORS,
     RELATIVE,
@@ -28,8 +26,10 @@ from trainers.evaluation.paired import (
     swap_test,
 )
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.weighting import MetricInputError
-from trainers.predictions import Predictions
+from trainers.metrics.intervals import bootstrap_weights, can_resample
+from trainers.metrics.number import plain
+from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import MetricInputError
 
 SHOWN = ("accuracy", "auroc", *ERRORS)
 SUM_TOLERANCE = 1e-4

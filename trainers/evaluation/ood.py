@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation import discrimination
-from trainers.evaluation.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
-from trainers.evaluation.measured import bootstrapped, measured, plain, undefined
-from trainers.evaluation.weighting import MetricInputError, as_weights, divide_or_nan
+from trainers.metrics import discrimination
+from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
+from trainers.metrics.number import bootstrapped, measured, plain, undefined
+from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan
 
 TPR = 0.95
 CONVENTIONS = {

@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, rankdata
 
-from trainers.evaluation import calibration as cal
-from trainers.evaluation import discrimination as dis
-from trainers.evaluation.intervals import percentile_interval, replicate
-from trainers.evaluation.measured import ALMOST_SAME, bootstrapped, measured, plain, undefined, without_interval
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.weighting import MetricInputError, divide_or_nan
+from trainers.metrics import calibration as cal
+from trainers.metrics import discrimination as dis
+from trainers.metrics.intervals import percentile_interval, replicate
+from trainers.metrics.number import ALMOST_SAME, bootstrapped, measured, plain, undefined, without_interval
+from trainers.metrics.weighting import MetricInputError, divide_or_nan
 
 ERRORS = ("nll", "brier", "ece", "ece_debiased")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro", "auroc_malignant", *ERRORS)

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from trainers.evaluation import isic2017
-from trainers.evaluation.calibration import N_BINS, simulated_ece
-from trainers.evaluation.discrimination import recall
-from trainers.evaluation.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
-from trainers.evaluation.measured import bootstrapped, measured, plain, undefined
 from trainers.evaluation.sample import SPECIFICITIES, Sample
 from trainers.evaluation.subgroups import subgroup_columns
-from trainers.predictions import Predictions
+from trainers.metrics.calibration import N_BINS, simulated_ece
+from trainers.metrics.discrimination import recall
+from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
+from trainers.metrics.number import bootstrapped, measured, plain, undefined
+from trainers.metrics.predictions import Predictions
 from trainers.trust.temperature import Calibration
 
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]

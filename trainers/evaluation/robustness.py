@@ -1,8 +1,8 @@
 """What is left of accuracy and of the promises when the pictures are worse than those of the test split.
 
 The same images stand under every corruption, so that a difference from the clean ones is paired: each resample of
-lesions is drawn once and counts for all. Corruptions and severities are those of ``trainers.shifted`` (after Hendrycks
-and Dietterich 2019, and Maron et al. 2021 for skin lesions).
+lesions is drawn once and counts for all. Corruptions and severities are those of
+``trainers.model_folder.perturbations`` (after Hendrycks and Dietterich 2019, and Maron et al. 2021 for skin lesions).
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.calibration import ece_debiased, reliability_bins
 from trainers.evaluation.decisions import decisions
-from trainers.evaluation.intervals import bootstrap_weights, can_resample, percentile_interval, replicate
-from trainers.evaluation.measured import bootstrapped, measured, plain, undefined, without_interval
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.weighting import MetricInputError, divide_or_nan, group_weights, mean_defined
-from trainers.predictions import CORRUPTION, Predictions
+from trainers.metrics.calibration import ece_debiased, reliability_bins
+from trainers.metrics.intervals import bootstrap_weights, can_resample, percentile_interval, replicate
+from trainers.metrics.number import bootstrapped, measured, plain, undefined, without_interval
+from trainers.metrics.predictions import CORRUPTION, Predictions
+from trainers.metrics.weighting import MetricInputError, divide_or_nan, group_weights, mean_defined
 
 # What every condition is judged by, and what only with fitted trust.
 PLAIN = ("accuracy", "balanced_accuracy", "auroc_malignant", "ece_debiased")

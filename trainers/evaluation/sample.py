@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.evaluation import calibration as cal
-from trainers.evaluation import discrimination as dis
-from trainers.predictions import Predictions
+from trainers.metrics import calibration as cal
+from trainers.metrics import discrimination as dis
+from trainers.metrics.predictions import Predictions
 from trainers.trust.temperature import Calibration, calibrated, log_probs
 
 SPECIFICITIES = ("0.80", "0.90", "0.95")

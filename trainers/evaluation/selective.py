@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.discrimination import auroc
-from trainers.evaluation.intervals import bootstrap_weights, can_resample, exact_by_lesion, replicate
-from trainers.evaluation.measured import bootstrapped, measured, plain, undefined
-from trainers.evaluation.weighting import MetricInputError, as_weights, divide_or_nan
+from trainers.metrics.discrimination import auroc
+from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion, replicate
+from trainers.metrics.number import bootstrapped, measured, plain, undefined
+from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan
 
 RISK = 0.05
 CURVE_POINTS = 50

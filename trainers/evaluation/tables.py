@@ -10,8 +10,8 @@ import numpy as np
 
 from datasets_scripts.output import whole_file
 from datasets_scripts.sources.tables import TableWriter
-from trainers.evaluation.discrimination import precision, recall
-from trainers.evaluation.weighting import mean_defined
+from trainers.metrics.discrimination import precision, recall
+from trainers.metrics.weighting import mean_defined
 
 CSV_NAME, TEXT_NAME = "per_class_metrics.csv", "classification_report.txt"
 MEASURES = ("precision", "recall", "f1", "auroc")

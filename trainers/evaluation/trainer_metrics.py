@@ -10,7 +10,7 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
-from trainers.evaluation.weighting import MetricInputError
+from trainers.metrics.weighting import MetricInputError
 from trainers.trust.temperature import log_probs
 
 

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from datasets_scripts.phantom import PHANTOM_LABELS, Phantom, draw
 from datasets_scripts.rows import UNKNOWN
-from trainers.evaluation.explanation_figures import Example, Examples
 from trainers.evaluation.explanations import VERDICTS
+from trainers.evaluation.figures.explanations import Example, Examples
 from trainers.explaining import maps
 from trainers.explaining.masks import as_the_model_sees
 from trainers.explaining.measure import Subject

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from PIL import Image
 
+from datasets_scripts.command import UserError
 from hub_models.crop_lesion import lesion_box
 from hub_models.preprocess_lesion import UnreadableImageError, open_image, to_rgb
-from trainers.data import LesionImages
-from trainers.errors import UserError
-from trainers.explaining.table import MASKS
+from trainers.evaluation.explanation_table import MASKS
+from trainers.model_folder.data import LesionImages
 
 SUFFIX = "_segmentation.png"
 THERE, EMPTY, NONE = MASKS

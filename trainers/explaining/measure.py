@@ -11,13 +11,13 @@ import torch
 from tqdm import tqdm
 
 from hub_models.explain_lesion import GRADIENT_METHODS
-from trainers.data import collate
+from trainers.evaluation.explanation_table import CURVES, MASKS, NUMBERS, ORDERS, STAGES, ExplanationTable
 from trainers.explaining import maps
 from trainers.explaining.faithfulness import BLUR, curves, places
 from trainers.explaining.masks import MaskedImages
 from trainers.explaining.members import member_maps
 from trainers.explaining.randomised import randomised
-from trainers.explaining.table import CURVES, MASKS, NUMBERS, ORDERS, STAGES, ExplanationTable
+from trainers.model_folder.data import collate
 
 BATCH = 32
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from trainers.explaining.table import STAGES
+from trainers.evaluation.explanation_table import STAGES
 
 # Stage -> share of each backbone that is random, counted from its end.
 SHARES = dict(zip(STAGES, (0.0, 1 / 3, 2 / 3, 1.0), strict=True))

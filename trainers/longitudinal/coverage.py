@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.simulate_acne import BASELINE, Design, SimulationError, simulate
 from model_cards.manifest import write_text
-from trainers.errors import UserError, report_user_errors
 from trainers.longitudinal.analysis import METHODS
-from trainers.whole_folder import check_file
+from trainers.model_folder.output import check_file
 
 if TYPE_CHECKING:
     from trainers.longitudinal.analysis import Settings
@@ -244,4 +243,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 from scipy.stats import gaussian_kde
 
-from trainers.evaluation.figures import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, QUIET, save_figure
+from trainers.evaluation.figures.charts import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, QUIET, save_figure
 from trainers.longitudinal.analysis import DEFAULT, METHODS, Analysis, Effect
 from trainers.longitudinal.figures_of_patients import draw_checks, draw_patients
 from trainers.longitudinal.labels import with_labels

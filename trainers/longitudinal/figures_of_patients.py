@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 
-from trainers.evaluation.figures import BLUE, FAINT, INK, LOOK, ORANGE, QUIET
+from trainers.evaluation.figures.charts import BLUE, FAINT, INK, LOOK, ORANGE, QUIET
 from trainers.longitudinal.analysis import Analysis
 from trainers.longitudinal.mixed import MixedFit
 from trainers.longitudinal.patients import BETTER, HIGHER, LOWER, UNCLEAR, WORSE

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import is_gap, shortly
-from trainers.errors import UserError
 
 COLUMNS = ("patient", "day", "treatment", "severity")
 LARGEST = 1e6  # of a day or a severity; beyond it sums of squares lose digits

@@ -21,10 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import OneLineParser
+from datasets_scripts.command import OneLineParser, UserError, run
 from model_cards.manifest import write_text
-from trainers.errors import UserError, report_user_errors
-from trainers.whole_folder import check_writable
+from trainers.model_folder.output import check_writable
 
 if TYPE_CHECKING:
     from trainers.longitudinal.rows import Day
@@ -230,4 +229,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    report_user_errors(main)
+    run(main)

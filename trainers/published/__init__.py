@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainers.errors import UserError
+from datasets_scripts.command import UserError
 
 if TYPE_CHECKING:
     from trainers.published.system import System

@@ -21,10 +21,10 @@ from datasets_scripts.taxonomy import TASKS
 from hub_models import EnsembleForLesionClassification, EnsembleLesionConfig, UnknownBackboneError
 from hub_models.backbone_lesion import BackboneWeightsError, build_timm_backbone, match_by_name
 from hub_models.checks_lesion import MOST_MEMBERS, brief, is_whole
+from trainers.model_folder.output import written_whole
 from trainers.published.state import PublishedFileError, not_this, plain_reason, read_state, sha256, take_head
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone, save_tensors
-from trainers.whole_folder import written_whole
 
 HEADS = ("head.1", "head", "fc.1", "fc", "classifier.1", "classifier", "backbone.fc.1", "backbone.fc")
 MANIFEST = "manifest.json"

@@ -24,9 +24,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from datasets_scripts.command import what_file_is
+from datasets_scripts.command import UserError, what_file_is
 from hub_models.backbone_lesion import BackboneWeightsError, check_safetensors
-from trainers.errors import UserError
 
 WRAPPERS = ("model_state_dict", "model_state", "state_dict", "model")
 PREFIXES = ("module.", "_orig_mod.", "model.")

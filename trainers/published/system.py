@@ -44,7 +44,7 @@ class System(ABC):
         license_note: what the licence covers, and what it does not.
         labels: short class names in the order of the published logits.
         image_size: side of the square input in pixels.
-        cited_as: key of its citations in ``trainers.references``.
+        cited_as: key of its citations in ``trainers.model_folder.citations``.
         sources: the places its training images come from, as the cards' limits know them.
         trained_on: its training data, in words.
         claims: what its authors report on their own split, in words; not checked by anybody here.

@@ -14,10 +14,10 @@ from hub_models.backbone_lesion import BackboneWeightsError
 from hub_models.configuration_lesion import LesionConfigError
 from hub_models.configuration_vit import ViTLesionConfig
 from hub_models.modeling_vit import ViTForLesionClassification, read_pixel_statistics, read_vit
+from trainers.model_folder.output import written_whole
 from trainers.published.state import PublishedFileError
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone
-from trainers.whole_folder import written_whole
 
 BILINEAR = 2
 

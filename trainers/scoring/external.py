@@ -11,16 +11,17 @@ import numpy as np
 
 from datasets_scripts.sources.tables import age, known
 from model_cards.manifest import write_text
-from trainers.comparison_tables import number, title
-from trainers.evaluation.figures import draw_all
+from trainers.evaluation.comparison_tables import number, title
+from trainers.evaluation.figures.charts import draw_all
+from trainers.evaluation.figures.trust import draw_trust
+from trainers.evaluation.pooling import PLACES
 from trainers.evaluation.tables import write_tables
-from trainers.evaluation.trust_figures import draw_trust
-from trainers.evaluation.trusted import trust_section
-from trainers.judging import judge, write_report
-from trainers.pooling import PLACES
-from trainers.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
+from trainers.evaluation.trust_report import trust_section
+from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
+from trainers.model_folder.evaluate import judge, write_report
+from trainers.model_folder.source import printable
 from trainers.scoring.answers import PROBABILITY, read_part
-from trainers.scoring.files import Row, printable, read_listing
+from trainers.scoring.files import Row, read_listing
 from trainers.scoring.labels import LABEL, Classes, LabelError
 from trainers.scoring.workers import Work
 

@@ -16,9 +16,9 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from datasets_scripts.command import UserError
 from datasets_scripts.images import IMAGE_SUFFIXES, frames_in, is_image_file, kind_of
 from datasets_scripts.sources.tables import MetadataError, read_file, read_table
-from trainers.errors import UserError
 
 IMAGE_COLUMN = "image"
 Row = dict[str, str]
@@ -221,11 +221,6 @@ def read_parts(path: Path, size: int, wanted: Any) -> Iterator[tuple[int, list[L
             if number in wanted:
                 yield number, [Listed(*json.loads(line)) for line in lines]
             number += 1
-
-
-def printable(name: str) -> str:
-    """A path as UTF-8 can hold it: bytes that are none are written out as escapes."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _size(path: Path) -> int:

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from datasets_scripts.command import UserError
 from datasets_scripts.images import passed_over_text
 from model_cards.manifest import write_text
-from trainers.errors import OutputError
-from trainers.predictions import TEXT_COLUMNS
-from trainers.provenance import origin
+from trainers.metrics.predictions import TEXT_COLUMNS
+from trainers.model_folder.output import beside, check_empty, locked, put_in_place
+from trainers.model_folder.provenance import origin
+from trainers.model_folder.source import Source, fingerprint
 from trainers.scoring.answers import Merged, merge, probabilities
 from trainers.scoring.files import IMAGE_COLUMN, Listing, Table, one_image, walk_images, write_listing
 from trainers.scoring.labels import LABEL, Classes, check_labels
-from trainers.scoring.models import Source, fingerprint
 from trainers.scoring.scorer import Asked, Scorer
 from trainers.scoring.workers import Work, part_size, score_in_processes, score_parts
 from trainers.trust.prior import estimate_prior
-from trainers.whole_folder import beside, check_empty, locked, put_in_place
 
 SCHEMA_VERSION = 1
 LABEL_COLUMNS = (IMAGE_COLUMN, LABEL, "lesion_id", "group_id", "age", *TEXT_COLUMNS)
@@ -128,7 +128,7 @@ def score_folder(job: Job) -> Finished:
         if metadata_rows is not None:
             scorer.check_rows(metadata_rows.rows, metadata_rows.where)
         if job.estimate and not scorer.calibration_prior():
-            raise OutputError(
+            raise UserError(
                 f"--estimate_prior needs the prior that --model {scorer.title} was calibrated at: fit its trust with "
                 "`python -m trainers.fit_trust`, or leave the option out"
             )
@@ -207,15 +207,15 @@ def begun(job: Job, asked: dict[str, Any], listing: Any) -> Iterator[None]:
 def _begin(partial: Path, asked: dict[str, Any], listing: Any) -> None:
     stored = partial / SETTINGS
     if partial.exists() and not stored.is_file() and {path.name for path in partial.iterdir()} - {LOCK, LISTING, PARTS}:
-        raise OutputError(f"{str(partial)!r} is not of this command: choose another --out or delete it")
+        raise UserError(f"{str(partial)!r} is not of this command: choose another --out or delete it")
     if stored.is_file():
         try:
             earlier = json.loads(stored.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise OutputError(f"{str(stored)!r} cannot be read ({error}): delete its folder") from error
+            raise UserError(f"{str(stored)!r} cannot be read ({error}): delete its folder") from error
         for name, value in asked.items():
             if earlier.get(name) != value:
-                raise OutputError(
+                raise UserError(
                     f"{str(partial)!r} holds answers of other settings: {name} was {earlier.get(name)!r}, now it is "
                     f"{value!r}; give the same to go on, choose another --out, or delete it"
                 )

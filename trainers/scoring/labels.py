@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import MetadataError, age
 from datasets_scripts.taxonomy import CLASSES, classes_named
-from trainers.errors import UserError
-from trainers.predictions import MALIGNANCY
+from trainers.metrics.predictions import MALIGNANCY
 from trainers.scoring.files import Table
 
 LABEL = "label"

@@ -21,9 +21,9 @@ from torch.nn import functional
 from hub_models.preprocess_lesion import open_image
 from hub_models.trust_lesion import PriorError, check_finite, check_prior, entropy
 from model_cards.manifest import file_facts
+from trainers.model_folder.source import ModelError, Source, class_names, fetch, load, one_line, printable
 from trainers.scoring.answers import NOT_OUR_MODEL, flat
-from trainers.scoring.files import ImagesError, Listed, Row, printable
-from trainers.scoring.models import ModelError, Source, class_names, fetch, load, one_line
+from trainers.scoring.files import ImagesError, Listed, Row
 
 # What Pillow's readers raise on files that are no whole image; a photo that is too large for the memory is one, too.
 UNREADABLE = (

@@ -18,10 +18,10 @@ from typing import Any
 
 import torch
 
-from trainers.errors import UserError
+from datasets_scripts.command import UserError
+from trainers.model_folder.source import Source
 from trainers.scoring.answers import part_file, write_part
 from trainers.scoring.files import read_parts
-from trainers.scoring.models import Source
 from trainers.scoring.scorer import Asked, Scorer
 
 # Images of a part, rounded to whole batches: what a killed process may have to do again.

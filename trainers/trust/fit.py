@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
 from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets

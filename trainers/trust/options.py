@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from trainers.errors import UserError
+from datasets_scripts.command import UserError
 
 # The names of the shipped code and of trainers.trust.temperature (a test compares them): --help must not import torch.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.errors import UserError
-from trainers.evaluation.weighting import group_weights
+from datasets_scripts.command import UserError
+from trainers.metrics.weighting import group_weights
 
 SUM_TOLERANCE = 1e-6
 # Stored probabilities are often float32, whose sums stray further.

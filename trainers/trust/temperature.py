@@ -25,7 +25,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
-from trainers.evaluation.weighting import group_weights
+from trainers.metrics.weighting import group_weights
 
 KINDS = ("scalar", "vector", "bias_corrected")
 LOWEST, HIGHEST = 0.01, 100.0

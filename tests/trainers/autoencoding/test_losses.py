@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from datasets_scripts.command import UserError
 from hub_models.backbone_lesion import build_timm_backbone
 from trainers.autoencoding.losses import PerceptualDistance, ReconstructionLoss, gaussian_window, psnr, ssim
-from trainers.errors import UserError
 
 
 def smooth(n: int, side: int = 40, seed: int = 0) -> torch.Tensor:

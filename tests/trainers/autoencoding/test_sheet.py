@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_scripts.command import UserError
 from datasets_scripts.phantom import PHANTOM_LABELS, draw
 from trainers.autoencoding import sheet
-from trainers.errors import UserError
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:

@@ -19,18 +19,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
+from datasets_scripts.command import UserError
 from hub_models import AutoencoderLesionModel
 from model_cards.verify import verify_folder
-from trainers.arguments import parse
-from trainers.autoencoding.judging import evaluate
+from trainers.autoencoding.evaluate import evaluate
 from trainers.autoencoding.linear_reference import LinearCode, fit_linear_code, linear_scores
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.autoencoding.reconstructing import range_of, read_reconstructions, reconstruct_split
-from trainers.autoencoding.runner import augment, run, shape_values
+from trainers.autoencoding.train import augment, run, shape_values
 from trainers.autoencoding.trainer import AutoencoderTrainer, with_noise
-from trainers.data import load_splits
-from trainers.errors import DatasetError, UserError
-from trainers.rebuild import rebuild
+from trainers.model_folder.data import load_splits
+from trainers.model_folder.rebuild import rebuild
+from trainers.training.arguments import parse
 
 Command = Callable[..., list[str]]
 Env = dict[str, str]
@@ -233,7 +233,7 @@ def without_pictures(folder: Path, image: Any) -> Path:
 def test_a_dataset_without_pictures_is_one_line(tmp_path: Path, image: Any, named: str) -> None:
     # Of another name each: the cache of datasets tells local folders by theirs.
     folder = without_pictures(tmp_path / ("null" if image is None else "column"), image)
-    with pytest.raises(DatasetError, match=named):
+    with pytest.raises(UserError, match=named):
         run(["--recipe", "autoencoder_demo", "--dataset", str(folder), "--output_dir", str(tmp_path / "out")], "x")
     assert not (tmp_path / "out").exists()
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
 
 LABELS = ["akiec", "bcc", "df", "mel", "nv", "acne"]
 GROUPS = {

@@ -10,8 +10,8 @@ import pytest
 from scipy.stats import beta, binomtest
 
 from trainers.evaluation.coverage import bands_section, coverage_section, expected_coverage
-from trainers.evaluation.weighting import MetricInputError, group_weights
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import MetricInputError, group_weights
 from trainers.trust.conformal import ConformalFitError
 
 NAMES = ["nv", "df", "mel"]

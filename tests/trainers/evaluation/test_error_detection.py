@@ -8,7 +8,7 @@ from scipy.special import entr, softmax
 from sklearn.metrics import roc_auc_score
 
 from trainers.evaluation.error_detection import error_detection
-from trainers.evaluation.intervals import bootstrap_weights
+from trainers.metrics.intervals import bootstrap_weights
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainers.evaluation.explanation_figures import (
+from trainers.evaluation.explanation_table import CURVES, NUMBERS, ExplanationTable
+from trainers.evaluation.explanations import explanations_section, verdict_rows
+from trainers.evaluation.figures.explanations import (
     Example,
     Examples,
     draw_examples,
@@ -20,8 +22,6 @@ from trainers.evaluation.explanation_figures import (
     examples_caption,
     save_examples,
 )
-from trainers.evaluation.explanations import explanations_section, verdict_rows
-from trainers.explaining.table import CURVES, NUMBERS, ExplanationTable
 
 NAN = float("nan")
 ABOUT = {"split": "test", "method": "grad_cam", "steps": 2, "cell": 32, "draws": 8, "blur": 0.1}

@@ -21,8 +21,8 @@ from trainers.evaluation.isic2017 import (
 from trainers.evaluation.isic2017_files import results_csv, two_by_two, write_challenge
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.weighting import MetricInputError
-from trainers.predictions import Predictions
+from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import MetricInputError
 
 # Six images: two melanomas, two nevi, two keratoses, in the order of the columns mel, nv, sk.
 LABEL = np.array([0, 0, 1, 1, 2, 2])

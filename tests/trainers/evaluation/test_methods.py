@@ -11,10 +11,10 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 
 from hub_models.trust_lesion import uncertainty_parts
-from trainers.evaluation.calibration import ece, reliability_bins
 from trainers.evaluation.methods import SHOWN, methods, uncertainty
-from trainers.evaluation.weighting import MetricInputError
-from trainers.predictions import Predictions
+from trainers.metrics.calibration import ece, reliability_bins
+from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import MetricInputError
 
 T = 1.4
 

@@ -10,7 +10,7 @@ from scipy.stats import beta
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from trainers.evaluation.ood import aupr, auroc, fpr_at_tpr, ood_section
-from trainers.evaluation.weighting import MetricInputError
+from trainers.metrics.weighting import MetricInputError
 
 
 def both(seed: int, n: int = 150, k: int = 60, *, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:

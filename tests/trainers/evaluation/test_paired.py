@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 
 from trainers.evaluation import paired
-from trainers.evaluation.intervals import bootstrap_weights
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.weighting import MetricInputError
-from trainers.predictions import Predictions
+from trainers.metrics.intervals import bootstrap_weights
+from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import MetricInputError
 
 NAMES = ["nv", "mel", "df"]
 

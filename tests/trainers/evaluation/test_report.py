@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainers.evaluation.calibration import ece_adaptive, ece_classwise
-from trainers.evaluation.measured import bootstrapped, measured, undefined
 from trainers.evaluation.report import EvaluationError, evaluate
-from trainers.predictions import Predictions
+from trainers.metrics.calibration import ece_adaptive, ece_classwise
+from trainers.metrics.number import bootstrapped, measured, undefined
+from trainers.metrics.predictions import Predictions
 
 DISCRIMINATION = {"accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc_macro", "auroc_malignant"}
 CALIBRATION = {"nll", "brier", "ece", "ece_floor", "ece_debiased", "ece_adaptive", "ece_classwise"}

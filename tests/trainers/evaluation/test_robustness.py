@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from trainers.evaluation.figures.robustness import draw_robustness
 from trainers.evaluation.robustness import by_condition, robustness_section
-from trainers.evaluation.robustness_figures import draw_robustness
-from trainers.evaluation.weighting import MetricInputError
-from trainers.predictions import Predictions, read_predictions, write_predictions
+from trainers.metrics.predictions import Predictions, read_predictions, write_predictions
+from trainers.metrics.weighting import MetricInputError
 
 PLAIN_TRUST: dict[str, Any] = {"temperature": {"kind": "scalar", "value": 1.0}}
 

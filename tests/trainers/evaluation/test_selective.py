@@ -7,7 +7,6 @@ import json
 import numpy as np
 import pytest
 
-from trainers.evaluation.discrimination import auroc
 from trainers.evaluation.selective import (
     augrc,
     aurc,
@@ -15,7 +14,8 @@ from trainers.evaluation.selective import (
     risk_coverage,
     selective_section,
 )
-from trainers.evaluation.weighting import MetricInputError
+from trainers.metrics.discrimination import auroc
+from trainers.metrics.weighting import MetricInputError
 
 # Accepting one to four images: 0, 1, 1 and 2 errors.
 UNCERTAINTY = np.array([0.3, 0.1, 0.4, 0.2])

@@ -8,7 +8,7 @@ import pytest
 from transformers import EvalPrediction
 
 from trainers.evaluation.trainer_metrics import MODULES, load_module, trainer_metrics
-from trainers.evaluation.weighting import MetricInputError
+from trainers.metrics.weighting import MetricInputError
 
 LABELS = ["bcc", "mel", "nv"]
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1]], dtype=np.float32))

@@ -13,8 +13,8 @@ from PIL import Image
 from datasets_scripts.phantom import draw
 from hub_models import LesionImageProcessor
 from hub_models.hair_lesion import remove_hair
+from trainers.evaluation.explanation_table import MASKS
 from trainers.explaining.masks import MaskedImages, MaskError, Masks, as_the_model_sees, crop_box
-from trainers.explaining.table import MASKS
 
 SIZE = {"height": 40, "width": 40}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from trainers.errors import UserError
+from datasets_scripts.command import UserError
 from trainers.map_latent import main
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from datasets_scripts.command import run as run_command
 from datasets_scripts.simulate_acne import Design, simulate
 from trainers import fit_acne_longitudinal
-from trainers.errors import report_user_errors
 from trainers.longitudinal.rows import Day
 from trainers.longitudinal.study import Study, assemble
 
@@ -82,7 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         code = 0
         try:
-            report_user_errors(main)
+            run_command(main)
         except SystemExit as stopped:
             code = int(stopped.code or 0)
         shown = capsys.readouterr()

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
+from datasets_scripts.command import run as run_command
 from hub_models import (
     FusionForLesionClassification,
     FusionLesionConfig,
@@ -24,8 +25,7 @@ from hub_models import (
     MobileNetLesionConfig,
 )
 from trainers import score
-from trainers.errors import report_user_errors
-from trainers.scoring.models import parse_source
+from trainers.model_folder.source import parse_source
 from trainers.scoring.scorer import Asked, Scorer
 
 LABELS = ["mel", "nv", "bkl"]
@@ -157,7 +157,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         capsys.readouterr()
         code = 0
         try:
-            report_user_errors(score.main)
+            run_command(score.main)
         except SystemExit as stopped:
             code = int(stopped.code or 0)
         shown = capsys.readouterr()

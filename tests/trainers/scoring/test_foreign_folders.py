@@ -16,13 +16,13 @@ import torch
 from safetensors.numpy import load_file, save_file
 from transformers import pipeline
 
+from datasets_scripts.command import UserError
 from hub_models import BackboneWeightsError, MobileNetForLesionClassification, MobileNetLesionConfig, NotFiniteError
 from hub_models.backbone_lesion import check_safetensors
 from hub_models.modeling_vit import read_vit
-from trainers.errors import UserError
-from trainers.fit_trust import load as load_ours
+from trainers.model_folder.folder import load as load_ours
+from trainers.model_folder.source import ModelError, fetch, load, parse_source
 from trainers.published.state import read_state
-from trainers.scoring.models import ModelError, fetch, load, parse_source
 from trainers.scoring.scorer import Asked, Scorer
 
 from .conftest import save

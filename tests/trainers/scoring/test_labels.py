@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from datasets_scripts.taxonomy import TASKS, long_names, malignancy_groups
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
 from trainers.scoring.labels import Classes
 
 Run = Callable[..., tuple[int, str, str]]

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from trainers.model_folder.source import printable
 from trainers.scoring.answers import answer_columns, flat, merge, part_file, probabilities, write_part
 from trainers.scoring.files import (
     ImagesError,
@@ -20,7 +21,6 @@ from trainers.scoring.files import (
     Table,
     TableError,
     one_image,
-    printable,
     read_listing,
     read_parts,
     walk_images,

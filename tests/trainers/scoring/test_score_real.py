@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trainers import score
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
 
 pytestmark = pytest.mark.real
 N = 120

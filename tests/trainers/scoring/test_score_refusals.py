@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from transformers import ResNetConfig, ResNetForImageClassification, ResNetModel, ViTImageProcessor
 
+from datasets_scripts.command import run
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
 from trainers import score
-from trainers.errors import report_user_errors
 from trainers.scoring.scorer import Scorer
 
 LABELS = {0: "mel", 1: "nv"}
@@ -144,7 +144,7 @@ def test_what_cannot_be_meant_is_one_line(
     ]
     monkeypatch.setattr(sys, "argv", ["trainers/score.py", *given, *words])
     with pytest.raises(SystemExit) as stopped:
-        report_user_errors(score.main)
+        run(score.main)
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
@@ -173,7 +173,7 @@ def test_nothing_to_judge_is_said_and_the_answers_are_kept(
     (tmp_path / "images" / "y.png").write_bytes(b"no image either")
     monkeypatch.setattr(sys, "argv", ["trainers/score.py", *words])
     with pytest.raises(SystemExit) as stopped:
-        report_user_errors(score.main)
+        run(score.main)
     assert stopped.value.code == 2
     assert "no image that has a label could be read" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import ResNetForImageClassification, ViTImageProcessor
 
 from trainers.evaluation.report import evaluate
-from trainers.predictions import read_predictions
+from trainers.metrics.predictions import read_predictions
 
 LABELS = ["mel", "nv", "bkl"]
 N = 11

@@ -22,8 +22,8 @@ from hub_models import (
     MobileNetForLesionClassification,
     MobileNetLesionConfig,
 )
-from trainers.data import load_splits
-from trainers.latent.cases import Cases, load_cases
+from trainers.embeddings.cases import Cases, load_cases
+from trainers.model_folder.data import load_splits
 
 LABELS = TASKS["dermx"]
 SIDE = 32

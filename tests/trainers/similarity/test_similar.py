@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from datasets_scripts.command import UserError
 from datasets_scripts.phantom import draw
-from trainers.data import load_splits
-from trainers.errors import UserError
-from trainers.latent.cases import Cases
+from trainers.embeddings.cases import Cases
+from trainers.model_folder.data import load_splits
 from trainers.similar import main
 
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from hub_models import MobileNetLesionConfig
 from hub_models.ood_lesion import ood_score
 from trainers.evaluation.decisions import decisions
-from trainers.predictions import Predictions, PredictionsError
+from trainers.metrics.predictions import Predictions, PredictionsError
 from trainers.trust import fit
 from trainers.trust.bands import fit_bands
 from trainers.trust.conformal import ConformalFitWarning

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from datasets_scripts.command import UserError
 from hub_models import answers_lesion, conformal_lesion, ood_lesion
-from trainers.errors import UserError
 from trainers.trust import options as names
 from trainers.trust import temperature
 from trainers.trust.options import TrustOptions

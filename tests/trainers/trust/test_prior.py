@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import softmax
 
-from trainers.errors import UserError
-from trainers.evaluation import calibration as cal
-from trainers.evaluation.weighting import group_weights
+from datasets_scripts.command import UserError
+from trainers.metrics import calibration as cal
+from trainers.metrics.weighting import group_weights
 from trainers.trust.prior import PriorError, class_prior, estimate_prior, shift
 from trainers.trust.temperature import fit_calibration
 

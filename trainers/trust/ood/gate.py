@@ -1,8 +1,8 @@
 """The out-of-distribution gate: which detector, and from which score on a picture is turned away.
 
 Chosen and fitted on the first half of the calibration split alone. The detector is the one that best tells these images
-from ruined versions of themselves (``trainers.shifted``); no foreign photo takes part, so that how the gate does on
-foreign photos stays a measurement.
+from perturbed versions of themselves (``trainers.model_folder.perturbations``). No ood image takes part, so that the
+result on ood images stays a measurement.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from hub_models.ood_lesion import EARLY
-from trainers.evaluation.discrimination import auroc
-from trainers.evaluation.measured import plain
+from trainers.metrics.discrimination import auroc
+from trainers.metrics.number import plain
 from trainers.trust.ood.fitted import OODFit, OODFitError, check
 from trainers.trust.ood.held_out import FOLDS, CrossFit, cross_fit, threshold_at
 from trainers.trust.ood.registry import DETECTORS, looked_at, named

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainers.evaluation.intervals import group_strata
+from trainers.metrics.intervals import group_strata
 from trainers.trust.ood.fitted import OODFit, OODFitError, check
 from trainers.trust.ood.registry import named
 

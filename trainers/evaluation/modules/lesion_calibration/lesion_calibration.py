@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from trainers.evaluation import calibration
+from trainers.metrics import calibration
 
 _DESCRIPTION = "Negative log-likelihood, Brier score (0 to 2), ECE (15 equal-width bins) and debiased ECE."
 _CITATION = "Guo et al., ICML 2017 (ECE); Kumar et al., NeurIPS 2019 (debiased ECE); Brier, Mon. Weather Rev. 1950"
@@ -18,7 +18,7 @@ Returns:
 
 
 class LesionCalibration(evaluate.Metric):
-    """Wraps ``trainers.evaluation.calibration``."""
+    """Wraps ``trainers.metrics.calibration``."""
 
     def _info(self):
         return evaluate.MetricInfo(

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from trainers.evaluation import discrimination
+from trainers.metrics import discrimination
 
 _DESCRIPTION = (
     "Accuracy, balanced accuracy, macro and weighted F1 of predicted classes; means over classes with images."
@@ -20,7 +20,7 @@ Returns:
 
 
 class LesionClassification(evaluate.Metric):
-    """Wraps ``trainers.evaluation.discrimination``."""
+    """Wraps ``trainers.metrics.discrimination``."""
 
     def _info(self):
         return evaluate.MetricInfo(

@@ -1,0 +1,163 @@
+"""Each metric against a value worked out by hand, then against scikit-learn with sample weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn import metrics as sk
+
+from trainers.metrics import discrimination as dis
+from trainers.metrics.weighting import MetricInputError
+
+# Rows true, columns predicted: 0 -> 2 right, 1 taken for 1; 1 -> 1 right, 1 taken for 2; 2 -> right; 3 has no image.
+LABELS = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 2, 2])
+CONFUSION = np.array([[2, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
+
+
+@pytest.fixture
+def confusion():
+    return dis.confusion_matrix(LABELS, PREDICTED, 4)
+
+
+@pytest.fixture(scope="module")
+def sample():
+    """(labels, probs, weights): 200 images of 5 classes with ties among the scores and whole-number weights."""
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 5, 200)
+    probs = np.round(rng.dirichlet(np.ones(5), 200) + 0.3 * np.eye(5)[labels], 2)
+    weights = rng.integers(0, 4, (3, 200))
+    return labels, probs / probs.sum(axis=1, keepdims=True), weights
+
+
+def test_confusion_by_hand(confusion):
+    assert confusion.tolist() == CONFUSION.tolist()
+
+
+def test_accuracy_by_hand(confusion):
+    assert dis.accuracy(confusion) == pytest.approx(4 / 6)
+
+
+def test_recall_by_hand(confusion):
+    assert dis.recall(confusion) == pytest.approx([2 / 3, 1 / 2, 1, np.nan], nan_ok=True)
+
+
+def test_precision_by_hand(confusion):
+    assert dis.precision(confusion) == pytest.approx([1, 1 / 2, 1 / 2, np.nan], nan_ok=True)
+
+
+def test_f1_by_hand(confusion):
+    assert dis.f1(confusion) == pytest.approx([4 / 5, 1 / 2, 2 / 3, np.nan], nan_ok=True)
+
+
+def test_means_by_hand_leave_out_the_class_without_images(confusion):
+    assert dis.balanced_accuracy(confusion) == pytest.approx(13 / 18)
+    assert dis.macro_f1(confusion) == pytest.approx(59 / 90)
+    assert dis.weighted_f1(confusion) == pytest.approx(61 / 90)
+
+
+def test_a_class_without_images_stays_undefined_when_it_is_predicted():
+    confusion = dis.confusion_matrix(np.array([0, 0, 1]), np.array([0, 2, 1]), 3)
+    assert np.isnan(dis.f1(confusion)[2])
+    assert np.isnan(dis.recall(confusion)[2])
+    assert dis.macro_f1(confusion) == pytest.approx((2 / 3 + 1) / 2)
+
+
+def test_a_class_that_is_never_predicted_has_f1_zero():
+    confusion = dis.confusion_matrix(np.array([0, 1]), np.array([0, 0]), 2)
+    assert dis.f1(confusion) == pytest.approx([2 / 3, 0])
+    assert np.isnan(dis.precision(confusion)[1])
+
+
+def test_auroc_by_hand():
+    # Pairs of a positive (.8, .4) and a negative (.6, .4): won, won, lost, tied.
+    assert dis.auroc(np.array([1, 0, 1, 0]), np.array([0.8, 0.6, 0.4, 0.4])) == pytest.approx(2.5 / 4)
+
+
+def test_auroc_of_weights_by_hand():
+    # The positive .4 counts three times: wins 1 * 2 of the .8, and per copy of the .4 half a win.
+    weights = np.array([1, 1, 3, 1])
+    assert dis.auroc(np.array([1, 0, 1, 0]), np.array([0.8, 0.6, 0.4, 0.4]), weights) == pytest.approx(3.5 / 8)
+
+
+def test_auroc_of_one_kind_is_not_defined():
+    assert np.isnan(dis.auroc(np.ones(3, dtype=bool), np.arange(3.0)))
+    assert np.isnan(dis.auroc(np.zeros(0, dtype=bool), np.zeros(0)))
+
+
+@pytest.mark.parametrize(("specificity", "expected"), [(0.0, 1.0), (0.6, 0.75), (0.8, 0.5), (1.0, 0.25)])
+def test_sensitivity_by_hand(specificity, expected):
+    # 0.8 of five negatives: the threshold must pass .4, the next score up is .45, and two of four positives lie there.
+    scores = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.15, 0.35, 0.45, 0.6])
+    positive = np.array([0] * 5 + [1] * 4)
+    assert dis.sensitivity_at_specificity(positive, scores, specificity) == pytest.approx(expected)
+
+
+def test_sensitivity_when_a_negative_has_the_highest_score():
+    found = dis.sensitivity_at_specificity(np.array([1, 0]), np.array([0.2, 0.9]), 1.0)
+    assert found == 0.0
+
+
+def test_sensitivity_of_one_kind_is_not_defined():
+    assert np.isnan(dis.sensitivity_at_specificity(np.ones(2, dtype=bool), np.arange(2.0), 0.9))
+    assert np.isnan(dis.sensitivity_at_specificity(np.zeros(2, dtype=bool), np.arange(2.0), 0.9))
+
+
+def test_confusion_metrics_equal_sklearn(sample):
+    labels, probs, weights = sample
+    predicted = probs.argmax(axis=1)
+    confusion = dis.confusion_matrix(labels, predicted, 5, weights)
+    for row, weight in enumerate(weights):
+        same = {"sample_weight": weight}
+        p, r, f, _ = sk.precision_recall_fscore_support(
+            labels, predicted, labels=range(5), zero_division=np.nan, **same
+        )
+        assert confusion[row] == pytest.approx(sk.confusion_matrix(labels, predicted, **same))
+        assert dis.accuracy(confusion)[row] == pytest.approx(sk.accuracy_score(labels, predicted, **same))
+        assert dis.balanced_accuracy(confusion)[row] == pytest.approx(
+            sk.balanced_accuracy_score(labels, predicted, **same)
+        )
+        assert dis.precision(confusion)[row] == pytest.approx(p, nan_ok=True)
+        assert dis.recall(confusion)[row] == pytest.approx(r)
+        assert dis.f1(confusion)[row] == pytest.approx(f)
+        assert dis.macro_f1(confusion)[row] == pytest.approx(sk.f1_score(labels, predicted, average="macro", **same))
+        assert dis.weighted_f1(confusion)[row] == pytest.approx(
+            sk.f1_score(labels, predicted, average="weighted", **same)
+        )
+
+
+def test_auroc_equals_sklearn(sample):
+    labels, probs, weights = sample
+    assert dis.macro_auroc(labels, probs) == pytest.approx(sk.roc_auc_score(labels, probs, multi_class="ovr"))
+    found = dis.auroc(labels == 2, probs[:, 2], weights)
+    for row, weight in enumerate(weights):
+        assert found[row] == pytest.approx(sk.roc_auc_score(labels == 2, probs[:, 2], sample_weight=weight))
+
+
+def test_macro_auroc_leaves_out_a_class_without_images(sample):
+    labels, probs, _ = sample
+    rest = labels != 4
+    by_hand = np.mean([sk.roc_auc_score(labels[rest] == c, probs[rest, c]) for c in range(4)])
+    assert dis.macro_auroc(labels[rest], probs[rest]) == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize("specificity", [0.8, 0.9, 0.95])
+def test_sensitivity_equals_the_roc_curve_of_sklearn(sample, specificity):
+    labels, probs, weights = sample
+    found = dis.sensitivity_at_specificity(labels == 1, probs[:, 1], specificity, weights)
+    for row, weight in enumerate(weights):
+        fpr, tpr, _ = sk.roc_curve(labels == 1, probs[:, 1], sample_weight=weight, drop_intermediate=False)
+        assert found[row] == pytest.approx(tpr[1 - fpr >= specificity - 1e-9].max())
+
+
+def test_bad_input_is_named():
+    with pytest.raises(MetricInputError, match=r"labels span 0\.\.3; expected 0\.\.2"):
+        dis.confusion_matrix(np.array([0, 3]), np.array([0, 1]), 3)
+    with pytest.raises(MetricInputError, match="one prediction a label"):
+        dis.confusion_matrix(np.array([0, 1]), np.array([0]), 3)
+    with pytest.raises(MetricInputError, match="one weight an image"):
+        dis.confusion_matrix(np.array([0, 1]), np.array([0, 1]), 3, np.ones(3))
+    with pytest.raises(MetricInputError, match="one score a label"):
+        dis.auroc(np.array([0, 1]), np.array([0.5]))
+    with pytest.raises(MetricInputError, match=r"specificity 1\.5"):
+        dis.sensitivity_at_specificity(np.array([0, 1]), np.array([0.5, 1.0]), 1.5)

@@ -1,0 +1,128 @@
+"""Which pictures are the same: what an image looks like in a few bytes, and the comparison of one picture with many.
+
+The rules are those of ``datasets_scripts.duplicates``, by which datasets are built: equal decoded pixels, or thumbnails
+that agree as a whole and in their fine detail, also mirrored or turned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from datasets_scripts.command import UserError
+from datasets_scripts.duplicates import CANDIDATE_CORRELATION, near_pairs, turned
+from datasets_scripts.images import ImageError, scan
+from datasets_scripts.rows import Row
+from trainers.embeddings.cache import kept, told_of
+from trainers.embeddings.cases import SHOW_PROGRESS_FROM, Cases
+
+# Rounding must not lose a candidate before near_pairs has judged it.
+ROUNDING = 0.005
+HASH_SIDE = 8
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What N images look like.
+
+    Attributes:
+        pixels_sha256: (N,) str, of the decoded pixels.
+        thumbs: (N, 32, 32) uint8 grey.
+    """
+
+    pixels_sha256: np.ndarray
+    thumbs: np.ndarray
+
+
+def look(data: bytes, name: str) -> Looks:
+    """One image file's look, N = 1.
+
+    Raises:
+        ImageError: it cannot be read; the message names it.
+    """
+    seen = scan(Row(image_id=name, label="", read=lambda: data, lesion_id=name))
+    if isinstance(seen, ImageError):
+        raise seen
+    return Looks(np.array([seen.pixels_sha256]), seen.thumb[None])
+
+
+def joined(parts: Sequence[Looks]) -> Looks:
+    """Several looks as one, in order."""
+    hashes = np.concatenate([part.pixels_sha256 for part in parts])
+    return Looks(hashes, np.concatenate([part.thumbs for part in parts]))
+
+
+def looks_of(cases: Cases) -> Looks:
+    """The looks of all cases; from the cache where they were taken before.
+
+    Raises:
+        UserError: an image of the dataset cannot be read; it is named.
+    """
+
+    def make() -> dict[str, np.ndarray]:
+        found = []
+        bar = tqdm(range(len(cases)), desc="look at cases", unit="image", disable=len(cases) < SHOW_PROGRESS_FROM)
+        for number in bar:
+            try:
+                found.append(look(cases.stored(number), str(cases.image_id[number])))
+            except (ImageError, OSError) as error:
+                raise UserError(f"{error}") from error
+        return asdict(joined(found))
+
+    return Looks(**kept(["looks", *told_of(cases)], make))
+
+
+def same_pictures(one: Looks, many: Looks) -> np.ndarray:
+    """Numbers (M,) of those among many that show the one picture: exactly, or near enough to be a duplicate.
+
+    Args:
+        one: N = 1.
+        many: N images.
+    """
+    exact = np.flatnonzero(many.pixels_sha256 == one.pixels_sha256[0])
+    rows = _centred(_small(many.thumbs))
+    closest = np.full(len(rows), -1.0)
+    for how in range(8):
+        closest = np.maximum(closest, rows @ _centred(turned(_small(one.thumbs), how))[0])
+    candidates = np.flatnonzero(closest >= CANDIDATE_CORRELATION - ROUNDING)
+    pairs = near_pairs(np.concatenate([one.thumbs, many.thumbs[candidates]]))
+    near = candidates[[second - 1 for first, second in pairs if first == 0]]
+    return np.union1d(exact, near).astype(np.int64)
+
+
+def repeats(looks: Looks) -> np.ndarray:
+    """Numbers (M,) of those that show the same picture as one before them in the list."""
+    pairs = near_pairs(looks.thumbs)
+    later = {second for _, second in pairs}
+    first: dict[str, int] = {}
+    later |= {i for i, name in enumerate(looks.pixels_sha256.tolist()) if first.setdefault(name, i) != i}
+    return np.array(sorted(later), dtype=np.int64)
+
+
+def dhash(picture: Image.Image) -> str:
+    """Difference hash (Krawetz 2013) as 16 hex digits: is each of 8 x 8 places brighter than its left neighbour?
+
+    The picture in grey, area-averaged to 9 x 8, as the Space does it; the bits row by row, the first bit the highest.
+    Pictures whose hashes differ in few of 64 bits look alike; mirrored or turned ones do not.
+    """
+    grey = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    values = np.asarray(grey)
+    bits = (values[:, 1:] > values[:, :-1]).reshape(-1)
+    return np.packbits(bits).tobytes().hex()
+
+
+def _small(thumbs: np.ndarray) -> np.ndarray:
+    """(N, 32, 32) -> (N, 16, 16), area-averaged."""
+    n, side = len(thumbs), thumbs.shape[1] // 2
+    return thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
+
+
+def _centred(thumbs: np.ndarray) -> np.ndarray:
+    """(N, S, S) -> (N, S * S) rows of mean 0 and length 1; of no contrast: zeros."""
+    flat = thumbs.reshape(len(thumbs), -1)
+    flat = flat - flat.mean(axis=1, keepdims=True)
+    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)

@@ -1,0 +1,124 @@
+"""Whether the promises held: gate, sets, bands and verdicts on a split that none of them was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from hub_models.trust_lesion import ANSWERED, EMPTY_SET, HIGH_UNCERTAINTY, OUT_OF_DISTRIBUTION, SET_TOO_LARGE
+from trainers.evaluation.coverage import bands_section, coverage_section
+from trainers.evaluation.decisions import Decisions, decisions, gate_scores
+from trainers.evaluation.ood import ood_section
+from trainers.evaluation.selective import selective_section
+from trainers.metrics.intervals import exact_interval, lesion_shares
+from trainers.metrics.number import measured, undefined
+from trainers.metrics.predictions import Predictions
+
+REASONS = (ANSWERED, HIGH_UNCERTAINTY, SET_TOO_LARGE, EMPTY_SET, OUT_OF_DISTRIBUTION)
+
+
+def trust_section(
+    predictions: Predictions,
+    trust: Mapping[str, Any],
+    strangers: Mapping[str, Predictions],
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Judge fitted trust on a split.
+
+    Args:
+        predictions: of the split, with ``ood_score``.
+        trust: what was fitted on another split.
+        strangers: name -> predictions of pictures of none of the classes, with ``ood_score``; may be empty.
+        replicates: of the intervals.
+        seed: of the resamples.
+
+    Returns:
+        JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``sets`` and ``bands`` (of the accepted images alone; None
+        where there are none), ``verdicts`` (also of each set of strangers) and ``selective`` (of all images).
+
+    Raises:
+        NoGateError: predictions without ``ood_score``.
+    """
+    made = decisions(predictions, trust)
+    wrong = made.probs.argmax(axis=1) != predictions.label
+    kept = made.accepted
+    accepted = predictions.select(kept)
+    gate = ood_section(
+        gate_scores(predictions),
+        predictions.group_id,
+        {name: gate_scores(rows) for name, rows in strangers.items()},
+        trust["ood"]["threshold"],
+        ood_groups={name: rows.group_id for name, rows in strangers.items()},
+        replicates=replicates,
+        seed=seed,
+    )
+    gate["per_class"] = [
+        {"name": name, **_accepted(predictions, kept, predictions.label == number)}
+        for number, name in enumerate(predictions.labels)
+    ]
+    return {
+        "split": predictions.split,
+        "n": len(predictions),
+        "n_groups": len(set(predictions.group_id.tolist())),
+        "gate": gate,
+        "sets": coverage_section(accepted, made.sets[kept], trust["conformal"]) if kept.any() else None,
+        "bands": bands_section(accepted, made.bands[kept], made.probs[kept], trust["bands"]) if kept.any() else None,
+        "verdicts": {
+            predictions.split: verdicts(made, wrong, predictions.group_id),
+            **{name: _of_strangers(rows, trust) for name, rows in strangers.items()},
+        },
+        "selective": selective_section(
+            made.uncertainty, wrong, predictions.label, predictions.group_id, replicates=replicates, seed=seed
+        ),
+    }
+
+
+def verdicts(made: Decisions, wrong: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """How often the model answers, why not, and how often it is wrong: shares by lesion, counts of images.
+
+    Args:
+        made: N answers.
+        wrong: (N,) bool, the most probable class is not the label.
+        groups: (N,) lesion group ids.
+
+    Returns:
+        ``n``, ``answered``, ``by_reason`` (code -> images), ``error_answered`` and ``error_declined`` (of the answers
+        that it keeps to itself).
+    """
+    answered = ~made.abstains
+    found: dict[str, Any] = {
+        "n": len(wrong),
+        "answered": _share(answered, groups),
+        "by_reason": {reason: int((made.reasons == reason).sum()) for reason in REASONS},
+    }
+    for name, rows in (("error_answered", answered), ("error_declined", ~answered)):
+        found[name] = _share(wrong[rows], groups[rows]) if rows.any() else undefined("no image")
+    return found
+
+
+def _accepted(predictions: Predictions, kept: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    """How many of some images the gate accepts."""
+    groups = predictions.group_id[rows]
+    found = _share(kept[rows], groups) if rows.any() else undefined("no images")
+    return {"n": int(rows.sum()), "n_groups": len(set(groups.tolist())), "accepted": found}
+
+
+def _of_strangers(rows: Predictions, trust: Mapping[str, Any]) -> dict[str, Any]:
+    known = replace(rows, label=np.zeros(len(rows), dtype=np.int64))
+    made = decisions(known, trust)
+    return {
+        "n": len(rows),
+        "declined": _share(made.abstains, rows.group_id),
+        "by_reason": {reason: int((made.reasons == reason).sum()) for reason in REASONS},
+    }
+
+
+def _share(hits: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
+    """A share of lesions, one of several images counting the share of its images, with its exact interval."""
+    right, lesions = lesion_shares(hits, groups)
+    return measured(right / lesions, *exact_interval(right, lesions), "exact 95 % by lesion")

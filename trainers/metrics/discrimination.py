@@ -1,0 +1,165 @@
+"""How well a classifier tells the classes apart: plain, weighted functions of labels and scores.
+
+Weights make the bootstrap quick: a resample is a count per image, so every function takes ``weights`` of shape (N,) or
+(R, N) and answers with one value, or R values in one pass. Counts of images are the weights 1. All results are in
+[0, 1], higher is better, and NaN where the definition divides by zero (a class without images, one class only).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan, mean_defined
+
+
+def confusion_matrix(
+    labels: np.ndarray, predicted: np.ndarray, n_classes: int, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Weighted counts, rows true, columns predicted.
+
+    Args:
+        labels: (N,) true class indices.
+        predicted: (N,) predicted class indices.
+        n_classes: C.
+        weights: (N,) or (R, N); None counts each image once.
+
+    Returns:
+        (C, C) or (R, C, C) float64.
+
+    Raises:
+        MetricInputError: lengths differ, or an index lies outside 0..C-1.
+    """
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    weights = as_weights(weights, len(labels))
+    if labels.shape != predicted.shape:
+        raise MetricInputError(f"{labels.shape} labels and {predicted.shape} predictions: give one prediction a label")
+    for name, values in (("labels", labels), ("predictions", predicted)):
+        if len(values) and (values.min() < 0 or values.max() >= n_classes):
+            raise MetricInputError(f"{name} span {values.min()}..{values.max()}; expected 0..{n_classes - 1}")
+    cells = np.zeros((len(labels), n_classes * n_classes))
+    cells[np.arange(len(labels)), labels * n_classes + predicted] = 1.0
+    return (weights @ cells).reshape(*weights.shape[:-1], n_classes, n_classes)
+
+
+def accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of images whose predicted class is the true one: (..., C, C) -> (...)."""
+    return divide_or_nan(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum(axis=(-2, -1)))
+
+
+def recall(confusion: np.ndarray) -> np.ndarray:
+    """Per class, the share of its images that are found: (..., C, C) -> (..., C); NaN for support 0."""
+    return divide_or_nan(_diagonal(confusion), confusion.sum(axis=-1))
+
+
+def precision(confusion: np.ndarray) -> np.ndarray:
+    """Per class, the share of its predictions that are right: (..., C, C) -> (..., C); NaN if never predicted."""
+    return divide_or_nan(_diagonal(confusion), confusion.sum(axis=-2))
+
+
+def f1(confusion: np.ndarray) -> np.ndarray:
+    """Per class, 2 TP / (2 TP + FP + FN): (..., C, C) -> (..., C).
+
+    A class that has images and is never predicted scores 0; a class of support 0 is NaN, also when it is predicted.
+    """
+    support = confusion.sum(axis=-1)
+    scores = divide_or_nan(2 * _diagonal(confusion), support + confusion.sum(axis=-2))
+    return np.where(support > 0, scores, np.nan)
+
+
+def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Mean recall over the classes that have images: (..., C, C) -> (...). The ISIC 2018 challenge's metric."""
+    return mean_defined(recall(confusion))
+
+
+def macro_f1(confusion: np.ndarray) -> np.ndarray:
+    """Mean F1 over the classes that have images, each class weighing the same: (..., C, C) -> (...)."""
+    return mean_defined(f1(confusion))
+
+
+def weighted_f1(confusion: np.ndarray) -> np.ndarray:
+    """Mean F1 weighted by support: (..., C, C) -> (...)."""
+    support = confusion.sum(axis=-1)
+    return divide_or_nan((np.nan_to_num(f1(confusion)) * support).sum(axis=-1), support.sum(axis=-1))
+
+
+def auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Area under the ROC curve: the chance that a positive image scores above a negative one, ties counting half.
+
+    Args:
+        positive: (N,) bool.
+        scores: (N,) higher means more positive.
+        weights: (N,) or (R, N).
+
+    Returns:
+        One value, or (R,); NaN where only one of the two kinds has weight.
+    """
+    positives, negatives = _by_score(positive, scores, weights)
+    below = np.cumsum(negatives, axis=-1) - negatives
+    wins = (positives * (below + 0.5 * negatives)).sum(axis=-1)
+    return divide_or_nan(wins, positives.sum(axis=-1) * negatives.sum(axis=-1))
+
+
+def macro_auroc(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean over classes of the one-against-rest AUROC of that class's probability.
+
+    Classes without images (or without any other image beside them) are left out of the mean.
+
+    Args:
+        labels: (N,) class indices.
+        probs: (N, C).
+        weights: (N,) or (R, N).
+
+    Returns:
+        One value, or (R,).
+    """
+    return mean_defined(np.stack([auroc(labels == c, probs[:, c], weights) for c in range(probs.shape[1])], axis=-1))
+
+
+def sensitivity_at_specificity(
+    positive: np.ndarray, scores: np.ndarray, specificity: float, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Highest sensitivity among thresholds whose specificity is at least the one asked for.
+
+    An image is called positive when its score is at or above the threshold; thresholds are the scores themselves and
+    one above them all, so no point between two measured ones is invented.
+
+    Args:
+        positive: (N,) bool.
+        scores: (N,) higher means more positive.
+        specificity: in [0, 1].
+        weights: (N,) or (R, N).
+
+    Returns:
+        One value, or (R,); NaN where only one of the two kinds has weight.
+    """
+    if not 0 <= specificity <= 1:
+        raise MetricInputError(f"specificity {specificity}: give a share between 0 and 1")
+    positives, negatives = _by_score(positive, scores, weights)
+    total_positive, total_negative = positives.sum(axis=-1), negatives.sum(axis=-1)
+    below = np.cumsum(negatives, axis=-1) - negatives
+    at_or_above = np.cumsum(positives[..., ::-1], axis=-1)[..., ::-1]
+    # Weights are counts, so half a count of slack only absorbs the rounding of `specificity * total`.
+    allowed = below >= specificity * total_negative[..., None] - 1e-9
+    found = np.where(allowed, at_or_above, 0.0).max(axis=-1, initial=0.0)
+    return divide_or_nan(np.where(total_negative > 0, found, np.nan), total_positive)
+
+
+def _by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of positives and of negatives at each distinct score, ascending: two arrays (..., distinct)."""
+    positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores)
+    weights = as_weights(weights, len(scores))
+    if positive.shape != scores.shape:
+        raise MetricInputError(f"{positive.shape} labels and {scores.shape} scores: give one score a label")
+    order = np.argsort(scores, kind="stable")
+    ranked = scores[order]
+    if not len(ranked):
+        return np.zeros((*weights.shape[:-1], 0)), np.zeros((*weights.shape[:-1], 0))
+    starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    sorted_weights, sorted_positive = weights[..., order], positive[order]
+    positives = np.add.reduceat(sorted_weights * sorted_positive, starts, axis=-1)
+    negatives = np.add.reduceat(sorted_weights * ~sorted_positive, starts, axis=-1)
+    return positives, negatives
+
+
+def _diagonal(confusion: np.ndarray) -> np.ndarray:
+    return np.diagonal(confusion, axis1=-2, axis2=-1)

@@ -1,0 +1,1 @@
+"""A finished model's folder: predictions, trust, report, provenance and the files around them."""

@@ -1,0 +1,184 @@
+"""Fit trust for a finished or imported model, without retraining it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from datasets_scripts.command import UserError
+from model_cards.facts import chosen_on
+from model_cards.report_view import ReportNode
+from model_cards.verify import verify_folder
+from trainers.metrics.predictions import Predictions, read_predictions
+from trainers.model_folder.citations import notes
+from trainers.model_folder.data import Splits, write_splits
+from trainers.model_folder.evaluate import JUDGED, describe, judge
+from trainers.model_folder.finish import SCHEMA_VERSION, read_of, save, write_all, write_strangers
+from trainers.model_folder.folder import check_output, load
+from trainers.model_folder.mc_dropout import read_samples, samples_file, write_samples
+from trainers.model_folder.output import written_whole
+from trainers.model_folder.predict import predict_split
+from trainers.model_folder.provenance import audit_leaks, describe_dataset, origin
+from trainers.model_folder.trust import (
+    fitted_split,
+    give_trust,
+    learn_trust,
+    mark_selection,
+    predict_folders,
+    predict_left_out,
+)
+from trainers.trust.fit import needed_lesions, promised
+from trainers.trust.options import TrustOptions
+
+UNKNOWN_LEAK = (
+    "This model was not trained on this dataset. Whether its training images hold lesions of this test set is not "
+    "known here."
+)
+
+
+def fit_trust(
+    source: str,
+    splits: Splits,
+    out: Path,
+    options: TrustOptions,
+    *,
+    strangers: list[Path] | None = None,
+    replicates: int = 1000,
+    keep_features: bool = True,
+    weights_dtype: str = "",
+    naming: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """Write the folder ``out``, which appears whole or not at all; returns its report.
+
+    Args:
+        source: a finished or imported model of ours: a folder, or ``ORG/NAME[@REVISION]`` on the Hub.
+        splits: the dataset; its classes are the model's, in any order.
+        out: absent, or an empty folder.
+        options: what to fit.
+        strangers: folders of pictures of none of the classes, for the report alone.
+        replicates: of the intervals.
+        keep_features: keep the features in the predictions files.
+        weights_dtype: how the weights are stored; empty = as they were.
+        naming: new ``name`` and ``title``; those left out stay.
+
+    Raises:
+        UserError: ``out`` is not empty; there is no such model; dataset and model differ; nothing can be fitted.
+    """
+    check_output(out)
+    model, processor, old = load(source, weights_dtype)
+    splits = splits.in_order(model.config.labels)
+
+    foreign = predict_folders(model, processor, strangers or [], options.inference)
+    foreign |= predict_left_out(model, processor, splits, options.inference)
+    dataset = describe_dataset(splits)
+    still = still_said(old, dataset, options, weights_dtype)
+    stored = stored_predictions(Path(source), bool(model.early_layers())) if still else {}
+    predictions = {
+        split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
+        for split in JUDGED
+        if split in splits.splits
+    }
+    try:
+        fitted = learn_trust(model, processor, splits, predictions, options)
+    except UserError as error:
+        calibration = predictions[fitted_split(predictions)]
+        needed = needed_lesions(options, len(splits.labels))
+        if len(calibration) >= needed:
+            raise
+        raise UserError(
+            f"{error} (it has {len(calibration)} images; about {needed} are needed to promise anything: give more, or "
+            "use the model as it is, with trust=False)"
+        ) from error
+    described = about(old, splits, dataset, options.seed)
+    if "training" in described and "trained_on" not in described:
+        mark_selection(fitted.config, chosen_on(ReportNode(described)))
+    predictions, foreign = give_trust(model, fitted, predictions), give_trust(model, fitted, foreign)
+    samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if still else None
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        **described,
+        "trust": fitted.config,
+        "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
+        "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
+    }
+    report |= judge(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, foreign)
+    report["model"] |= (naming or {}) | ({"weights_dtype": weights_dtype} if weights_dtype else {})
+    with written_whole(out) as folder:
+        save(model, processor, folder, report["model"]["weights_dtype"])
+        write_all(predictions, folder, keep_features)
+        write_strangers(foreign, folder)
+        write_splits(splits, folder)
+        if samples is not None:
+            write_samples(predictions["test"], samples, samples_file(folder, "test"))
+        describe(report, predictions, folder, foreign)
+    return report
+
+
+def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptions, weights_dtype: str) -> bool:
+    """Whether the predictions that lie with a model are those that would be made now.
+
+    Args:
+        old: the model's report.
+        dataset: what trust is to be fitted on, described.
+        options: of the fit.
+        weights_dtype: how the weights will be stored; empty = as they were.
+    """
+    inferences = {options.inference, old.get("trust", {}).get("fitted_for", {}).get("inference", "plain")}
+    same_weights = weights_dtype in ("", "float32", old["model"].get("weights_dtype", "float32"))
+    before = old.get("provenance", {}).get("dataset", {})
+    same_data = all(before.get(name) == dataset[name] for name in ("fingerprint", "image_sizes"))
+    return same_data and same_weights and inferences == {"plain"}
+
+
+def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]:
+    """Split -> predictions with all that a gate may look at; none where a file is not as it was finished."""
+    try:
+        if verify_folder(folder):
+            return {}
+    except UserError:  # no folder, or one that cannot be compared with anything
+        return {}
+    found = {}
+
+    for split in JUDGED:
+        path = folder / f"predictions_{split}.parquet"
+        rows = read_predictions(path) if path.is_file() else None
+        if rows is not None and rows.features is not None and not (with_early and rows.early is None):
+            found[split] = rows
+    return found
+
+
+def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The sections that say where model and trust come from.
+
+    ``provenance`` names the dataset that the report's numbers are of. Where the weights were trained on another,
+    ``trained_on`` names that one; of imported weights ``imported`` says what is known.
+
+    Args:
+        old: the model's report.
+        splits: the dataset that trust was fitted on.
+        dataset: the same, described.
+        seed: of the resamples.
+    """
+    kept: dict[str, Any] = {name: old[name] for name in ("imported", "training") if name in old}
+
+    made = {**origin(), "seed": seed, **old.get("provenance", {}), "dataset": dataset}
+    trained_on = None if "imported" in old else old.get("trained_on", old.get("provenance", {}).get("dataset"))
+    found: dict[str, Any] = {
+        "model": describe_again(old["model"], dataset),
+        **kept,
+        "provenance": made,
+        "trust_provenance": origin(),
+    }
+    if trained_on is not None and trained_on["fingerprint"] == dataset["fingerprint"]:
+        return {**found, "leak_audit": audit_leaks(splits)}
+    elsewhere = {} if trained_on is None else {"trained_on": trained_on}
+    return {**found, **elsewhere, "leak_audit": {"unknown": UNKNOWN_LEAK}}
+
+
+def describe_again(model: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
+    """The ``model`` section with what a fit adds to it: what it cites, and what is to be known of its images."""
+    return {
+        "weights_dtype": "float32",
+        **model,
+        "notes": list(dict.fromkeys([*model.get("notes", []), *notes(dataset["sources"], dataset["image_sizes"])])),
+    }

@@ -1,0 +1,190 @@
+"""What a loaded dataset may lack: labels (refused), ids of images and groups, splits (made of the train split)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow.compute as pc
+
+from datasets_scripts.command import UserError
+from datasets_scripts.sources.tables import is_gap
+from datasets_scripts.splits import N_BASE_FOLDS, base_folds
+
+# Split -> its share in base folds, twentieths of all images, where it has to be made.
+SHARES = {"train": 12, "validation": 2, "calibration": 3, "test": 3}
+SPLITS = tuple(SHARES)
+OTHER_SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+# One seed for all commands and runs: what one of them trains on, no other may test on.
+SPLIT_SEED = 42
+SPLITS_FILE = "splits.parquet"
+# A config of our builders that has no calibration split, as published: trust is then fitted on validation.
+PUBLISHED = "published"
+
+
+def check_labelled(tables: Mapping[str, datasets.Dataset], dataset: str) -> None:
+    """Refuse images without a label.
+
+    Raises:
+        UserError: a label is null, or outside the classes (-1 is the usual "not labelled"); names the split.
+    """
+    classes = tables["train"].features["label"].num_classes
+    for split, rows in tables.items():
+        if "label" not in rows.column_names:
+            without = len(rows)
+        else:
+            labels = rows.with_format(None)["label"][:]
+            without = sum(label is None or not 0 <= label < classes for label in labels)
+        if without:
+            raise UserError(
+                f"the {split} split of {dataset!r} has {without} of {len(rows)} images without a label (-1 or null): "
+                f"label them, or leave {'that split' if without == len(rows) else 'them'} out of the dataset"
+            )
+
+
+def usual_name(split: str, splits: Collection[str]) -> str:
+    """The suite's name of a split: ``validation`` of ``val``, unless there are both."""
+    usual = OTHER_SPLIT_NAMES.get(split, split)
+    return split if usual in splits else usual
+
+
+def no_id(value: Any) -> bool:
+    """Whether an id is missing: null, NaN, or one of the many spellings of a gap."""
+    return value is None or is_gap(str(value).strip())
+
+
+def with_ids(
+    tables: Mapping[str, datasets.Dataset], folder: Path | None
+) -> tuple[dict[str, datasets.Dataset], dict[str, Any]]:
+    """The same splits, each row with an ``image_id`` and a ``group_id``.
+
+    An image without an id is called as its file is. Groups are those of ``group_id``; without that column those of
+    ``patient_id``, then of ``lesion_id``. An image without any is a group of its own: two unknowns are not one lesion.
+
+    Args:
+        tables: split -> rows, images undecoded.
+        folder: what image files are named relative to; None = by their names alone.
+
+    Returns:
+        The splits, and ``Splits.ids``.
+    """
+    images = _image_ids(tables, folder)
+    of_groups = [name for name in ("group_id",) if _has_ids(tables, name)]
+    of_groups = of_groups or [name for name in ("patient_id", "lesion_id") if _has_ids(tables, name)]
+    columns = {split: {name: _values(rows, name) for name in of_groups} for split, rows in tables.items()}
+    taken = {str(value) for found in columns.values() for values in found.values() for value in values}
+    named, alone = {}, set()
+    for split, rows in tables.items():
+        groups = []
+        for row, own in enumerate(images[split]):
+            known = [(name, columns[split][name][row]) for name in of_groups if not no_id(columns[split][name][row])]
+            if known:
+                name, value = known[0]
+                groups.append(str(value) if name == of_groups[0] else f"{name} {value}")
+            else:
+                groups.append(f"image {own}" if own in taken else own)
+                alone.add(groups[-1])
+        named[split] = _with_column(_with_column(rows, "image_id", images[split]), "group_id", groups)
+    return named, {"column": " or ".join(of_groups) or None, "alone": frozenset(alone)}
+
+
+def _has_ids(tables: Mapping[str, datasets.Dataset], name: str) -> bool:
+    return any(not no_id(value) for rows in tables.values() for value in _values(rows, name))
+
+
+def _values(rows: datasets.Dataset, name: str) -> list[Any]:
+    return rows.with_format(None)[name][:] if name in rows.column_names else [None] * len(rows)
+
+
+def _with_column(rows: datasets.Dataset, name: str, values: list[str]) -> datasets.Dataset:
+    if name in rows.column_names:
+        if _values(rows, name) == values:
+            return rows
+        rows = rows.remove_columns(name)
+    return rows.add_column(name, values)
+
+
+def _image_ids(tables: Mapping[str, datasets.Dataset], folder: Path | None) -> dict[str, list[str]]:
+    """Split -> an id for each row: its ``image_id``, else its file's name where no other file has it, else a number."""
+    given = {split: _values(rows, "image_id") for split, rows in tables.items()}
+    files = {split: _file_names(rows, folder) for split, rows in tables.items()}
+    count: dict[str, int] = {}
+    for names in (*given.values(), *files.values()):
+        for name in names:
+            count[str(name)] = count.get(str(name), 0) + 1
+
+    def own(split: str, row: int) -> str:
+        file = files[split][row]
+        return file if file and count[file] == 1 else f"{split}-{row:06d}"
+
+    return {
+        split: [own(split, row) if no_id(value) else str(value) for row, value in enumerate(values)]
+        for split, values in given.items()
+    }
+
+
+def _file_names(rows: datasets.Dataset, folder: Path | None) -> list[str]:
+    """The file of each image, relative to ``folder`` where it lies there, "" where it has none."""
+    # Through Arrow: reading the column would read every image.
+    found = pc.struct_field(rows.data.column("image"), "path").to_pylist()
+    names = []
+    for text in found:
+        path = Path(text or "")
+        inside = folder is not None and path.is_absolute() and path.is_relative_to(folder)
+        names.append("" if not text else path.relative_to(folder).as_posix() if inside and folder else path.name)
+    return names
+
+
+def with_all_splits(
+    tables: Mapping[str, datasets.Dataset], ids: Mapping[str, Any], config_name: str, dataset: str
+) -> tuple[dict[str, datasets.Dataset], dict[str, Any] | None]:
+    """Make the splits that a dataset lacks from its train split; those that it has stay as they are.
+
+    Stratified by class, groups whole, dealt in the order of image ids by ``SPLIT_SEED``: every command deals alike.
+
+    Returns:
+        The splits, and ``Splits.made``: None where nothing was made.
+
+    Raises:
+        UserError: the train split has too few images or groups, and there is no validation split either.
+    """
+    lacking = [split for split in SPLITS if split not in tables]
+    if not lacking or (config_name == PUBLISHED and lacking == ["calibration"]):
+        return dict(tables), None
+    rows = tables["train"]
+    images, groups = _values(rows, "image_id"), _values(rows, "group_id")
+    names = rows.features["label"].names
+    labels = [names[label] for label in rows["label"][:]]
+    order = sorted(range(len(rows)), key=lambda row: images[row])
+    folds = np.empty(len(rows), dtype=int)
+    try:
+        folds[order] = base_folds([labels[row] for row in order], [groups[row] for row in order], SPLIT_SEED)
+    except UserError as error:
+        if "validation" in tables:
+            return dict(tables), None  # enough to train with; trust is then fitted on validation
+        raise UserError(
+            f"dataset {dataset!r} has no {' and no '.join(lacking)} split, and its train split is too small to make "
+            f"one ({error})"
+        ) from error
+    whole = sum(SHARES[split] for split in ("train", *lacking))
+    made, rest = dict(tables), N_BASE_FOLDS
+    for split in reversed(lacking):
+        share = max(1, round(N_BASE_FOLDS * SHARES[split] / whole))
+        made[split] = rows.select(np.flatnonzero((folds >= rest - share) & (folds < rest)))
+        rest -= share
+    made["train"] = rows.select(np.flatnonzero(folds < rest))
+    for split in ("train", *lacking):
+        if not len(made[split]):
+            raise UserError(f"the {split} split made of {dataset!r} would be empty: give more images")
+    about = {
+        "splits": lacking,
+        "of": "train",
+        "given": [split for split in tables if split != "train"],
+        "seed": SPLIT_SEED,
+        "grouped_by": ids["column"],
+        "file": SPLITS_FILE,
+    }
+    return made, about

@@ -1,0 +1,183 @@
+"""Where a run came from: packages, commit, command, hardware, dataset. Nothing here names a path of the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from datasets_scripts.audit import leak_audit
+from trainers.model_folder.data import LesionImages, Splits
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "timm",
+    "huggingface_hub",
+    "scikit-learn",
+    "numpy",
+    "pillow",
+)
+HELD_OUT = ("validation", "calibration", "test")
+NO_IDS = "Leaks could not be checked: the dataset has no lesion or patient ids, so each image counts as its own lesion."
+
+
+def provenance(splits: Splits, resolved: dict[str, Any], seed: int, precision: str) -> dict[str, Any]:
+    """The ``provenance`` section of ``report.json``."""
+    recipe = {key: _without_machine(value) for key, value in resolved.items() if key != "recipe_name"}
+    return {
+        **origin(),
+        "recipe": recipe,
+        "recipe_name": resolved["recipe_name"],
+        "seed": seed,
+        "hardware": _hardware(precision),
+        "dataset": describe_dataset(splits),
+    }
+
+
+def origin() -> dict[str, Any]:
+    """When, by which command, with which packages and from which commit something was made."""
+    return {
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "command": command_line(sys.argv),
+        "packages": {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}},
+        **_git(),
+    }
+
+
+def describe_dataset(splits: Splits) -> dict[str, Any]:
+    """Counts, sources, licences and a fingerprint of the dataset a model was trained on."""
+    texts: dict[str, set[str]] = {"license": set(), "source": set(), "attribution": set()}
+    counts = {}
+    for split, rows in splits.splits.items():
+        labels = np.array(rows["label"][:], dtype=int)
+        groups = splits.column(split, "group_id")
+        for column, seen in texts.items():
+            seen.update(str(value) for value in splits.column(split, column))
+        per_class = Counter(splits.labels[label] for label in labels)
+        counts[split] = {
+            "n": len(rows),
+            "groups": len(set(groups)),
+            "per_class": {name: per_class.get(name, 0) for name in splits.labels},
+        }
+    made = {} if splits.made is None else {"made_splits": dict(splits.made)}
+    return {
+        "name": splits.name,
+        "config_name": splits.config_name,
+        **({"group_ids": group_ids(splits)} if splits.ids else {}),
+        **made,
+        "fingerprint": fingerprint(splits),
+        "license": sorted(texts["license"]),
+        "sources": sorted(texts["source"]),
+        "attribution": sorted(texts["attribution"]),
+        "image_sizes": image_sizes(splits),
+        "splits": counts,
+    }
+
+
+def fingerprint(splits: Splits) -> str:
+    """A hash of every image's split, id, group and class."""
+    digest = hashlib.sha256()
+    for split, rows in splits.splits.items():
+        ids, groups = splits.column(split, "image_id"), splits.column(split, "group_id")
+        for row in sorted(zip(ids, groups, np.array(rows["label"][:], dtype=int), strict=True)):
+            digest.update(f"{split}\t{row[0]}\t{row[1]}\t{splits.labels[row[2]]}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def group_ids(splits: Splits) -> dict[str, Any]:
+    """What says which images show one lesion or patient, and how many images of each split lack it."""
+    alone = splits.ids["alone"]
+    missing = {split: sum(group in alone for group in splits.column(split, "group_id")) for split in splits.splits}
+    return {"column": splits.ids["column"], "missing": missing}
+
+
+def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:
+    """How many images have which size, ``{"200x150": 10015}``, the commonest first; rarer ones summed as ``other``."""
+    sizes: Counter[str] = Counter()
+    for rows in splits.splits.values():
+        images = LesionImages(rows, processor=None)
+        for index in range(len(images)):
+            width, height = images.read(index).size  # reads the header alone
+            sizes[f"{width}x{height}"] += 1
+    common = dict(sizes.most_common(at_most))
+    rest = sum(sizes.values()) - sum(common.values())
+    return {**common, "other": rest} if rest else common
+
+
+def audit_leaks(splits: Splits) -> dict[str, Any]:
+    """For each held-out split, how many of its images share a lesion or duplicate group with train.
+
+    Without any id of a lesion or patient ``unknown`` says so: counts would be zeros that show nothing.
+    """
+    if splits.ids and splits.ids["column"] is None:
+        return {"unknown": NO_IDS}
+    train = splits.column("train", "group_id").tolist()
+    audit = {}
+    for split in HELD_OUT:
+        if split in splits.splits:
+            labels = [splits.labels[label] for label in splits.splits[split]["label"][:]]
+            audit[split] = leak_audit(train, splits.column(split, "group_id").tolist(), labels)
+    return audit
+
+
+def command_line(argv: list[str]) -> str:
+    """The command as a reader elsewhere could type it: absolute paths shortened, variables of ours put back."""
+    program = Path(argv[0])
+    words = [f"trainers/{program.name}" if program.suffix == ".py" else program.name]
+    words += [str(_without_machine(word)) for word in argv[1:]]
+    return shlex.join(words).replace("'$", '"$').replace("safetensors'", 'safetensors"')
+
+
+def _without_machine(value: Any) -> Any:
+    """A path that leads out of the working folder becomes ``$LESION_..._DIR/rest`` or its last part; the rest stays."""
+    if not isinstance(value, str) or not (os.path.isabs(value) or Path(value).parts[:1] == ("..",)):
+        return value
+    path = Path(os.path.abspath(value))
+    for variable in ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR"):
+        root = os.environ.get(variable)
+        if root and path.is_relative_to(os.path.abspath(root)):
+            return f"${variable}/{path.relative_to(os.path.abspath(root)).as_posix()}"
+    return path.name
+
+
+def _git() -> dict[str, Any]:
+    here = Path(__file__).resolve().parent
+
+    def ask(*words: str) -> str | None:
+        try:
+            done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=20, check=False)
+        except (FileNotFoundError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    commit = ask("rev-parse", "HEAD")
+    return {
+        "git_commit": commit,
+        "git_dirty": bool(ask("status", "--porcelain", "--untracked-files=no")) if commit else None,
+    }
+
+
+def _hardware(precision: str) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    return {
+        "device": "cuda" if cuda else "mps" if torch.backends.mps.is_available() else "cpu",
+        "name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "precision": precision,
+    }

@@ -1,0 +1,70 @@
+"""Report, tables, figures, card and manifest of a finished model, again from its stored predictions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+
+from datasets_scripts.command import UserError
+from model_cards.autoencoder import is_autoencoder
+from model_cards.card import ReportError, read_report
+from model_cards.report_view import ReportNode
+from trainers.evaluation.explanation_table import explanations_file, read_table
+from trainers.evaluation.explanations import explanations_section
+from trainers.metrics.predictions import PredictionsError, read_predictions
+from trainers.model_folder.evaluate import JUDGED, corrupted_file, describe, judge, judge_robustness
+from trainers.model_folder.mc_dropout import read_samples, samples_file
+from trainers.model_folder.output import beside, locked
+
+
+def rebuild(folder: Path, replicates: int) -> None:
+    """Replace ``folder`` by one whose report was computed again.
+
+    Raises:
+        UserError: no report or no predictions there, or another process writes the folder.
+    """
+    with locked(folder) if folder.parent.is_dir() else nullcontext():
+        old = folder.with_name(folder.name + ".old")
+        if old.is_dir() and not folder.exists():  # a rebuild was killed between its two renames
+            os.replace(old, folder)
+        _rebuild(folder, old, replicates)
+
+
+def _rebuild(folder: Path, old: Path, replicates: int) -> None:
+
+    try:
+        report = read_report(folder)
+        paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}
+        predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
+    except (ReportError, PredictionsError) as error:
+        raise UserError(str(error)) from error
+    if "model" not in report or "trust" not in report or report.get("kind"):
+        kind = "autoencoder" if is_autoencoder(ReportNode(report)) else str(report.get("kind", "report"))
+        named = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('_', ' ')}"
+        raise UserError(f"{folder} holds {named}, not one classifier: give a model's folder, such as one of its folds")
+    if not predictions:
+        raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
+    samples = read_samples(predictions.get("test"), samples_file(folder, "test"))
+    foreign = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
+    strangers = {rows.dataset: rows for rows in foreign}
+    seed = report["provenance"]["seed"]
+    report.update(judge(predictions, report["trust"], replicates, seed, samples, strangers))
+    if "robustness" in report:
+        asked = read_predictions(corrupted_file(folder, report["robustness"]["split"]))
+        report["robustness"] = judge_robustness(report, predictions, asked, replicates)
+    if "explanations" in report:
+        table = read_table(explanations_file(folder, report["explanations"]["split"]))
+        report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)
+    partial = beside(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        shutil.copytree(folder, partial)
+        describe(report, predictions, partial, strangers)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(partial, folder)
+        shutil.rmtree(old)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Training: arguments, losses, the Trainer, runs, ensembles and folds."""
