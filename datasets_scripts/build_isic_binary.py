@@ -51,8 +51,8 @@ def published_split(rows: Sequence[Row], per_class: int, seed: int) -> list[str 
     from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, SplitError, random_stratified
 
     if least < per_class:
-        mend = f"give --per-class {least} or less" if least >= MIN_PUBLISHED_PER_CLASS else "give a larger archive"
-        raise SplitError(f"--per-class {per_class}, but class {label!r} has {least} images; {mend}")
+        advice = f"give --per-class {least} or less" if least >= MIN_PUBLISHED_PER_CLASS else "give a larger archive"
+        raise SplitError(f"--per-class {per_class}, but class {label!r} has {least} images; {advice}")
     order = sorted(range(len(rows)), key=lambda i: rows[i].image_id)
     rng = np.random.default_rng(seed)
     use = np.zeros(len(rows), dtype=bool)

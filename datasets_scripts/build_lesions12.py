@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 NOTES = (
-    "Images of skin lesions in twelve classes, clear skin and pictures of other things (`random`) among them, real and "
+    "Images of skin lesions in twelve classes, clear skin and images of other things (`random`) among them, real and "
     "synthetic. The source names no lesions: each real image counts as its own, unless it looks like another.",
     "A synthetic image belongs to the group of the image that it was made of, its parent, told by `provenance.csv` or "
     "by its file name (`<parent>_syn<k>`, `<parent>-synthetic-<k>`). One without a known parent is its own group.",

@@ -142,7 +142,7 @@ def render(
         "`p_malignant` in the suite sums the groups malignant and premalignant.",
         "## Configs",
         "`grouped` (the default) and `fold0` to `fold4` never put images of one lesion, or near-duplicates of one "
-        f"picture, on two sides. `published`, where there is one, is {published_as}: compare the leak audit.",
+        f"image, on two sides. `published`, where there is one, is {published_as}: compare the leak audit.",
         _counts(configs, rows, labels),
         *_synthetic(audit),
         "## Leak audit",

@@ -74,7 +74,7 @@ def _candidates(thumbs: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarra
 
 
 def near_pairs(thumbs: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs (i, j), i < j, of thumbnails that show the same picture, also mirrored or turned by quarter turns.
+    """Pairs (i, j), i < j, of thumbnails that show the same image, also mirrored or turned by quarter turns.
 
     Args:
         thumbs: (N, 32, 32) uint8 grey.

@@ -31,7 +31,7 @@ from datasets_scripts.phantom_skin import Layers, healthy_skin, pick_tone
 DRAWN = "Procedurally drawn, not a photograph"
 FIELD_MM = 12.0  # height of what a dermatoscope shows, before zoom
 AMBIGUOUS_SHARE = 0.06  # of lesions that look like another class
-_RENDER_ROWS = 72  # pictures with fewer rows are rendered larger and reduced, else fine structures would alias
+_RENDER_ROWS = 72  # images with fewer rows are rendered larger and reduced, else fine structures would alias
 
 Look = Callable[[Plane, np.random.Generator, Layers], dict[str, object]]
 LOOKS: dict[str, Look] = {
@@ -81,7 +81,7 @@ class UnknownPhantomError(UserError):
 
 @dataclass(frozen=True)
 class Phantom:
-    """One drawn picture and what is known about it.
+    """One drawn image and what is known about it.
 
     Attributes:
         image: RGB.
@@ -101,7 +101,7 @@ class Phantom:
     attributes: dict[str, object]
 
     def png(self) -> bytes:
-        """The picture as PNG, whose text fields say that it is drawn."""
+        """The image as PNG, whose text fields say that it is drawn."""
         info = PngInfo()
         info.add_text("Title", "drawn dermoscopy phantom")
         info.add_text("Description", f"{DRAWN}. Class drawn: {self.label}. Not for diagnosis.")
@@ -130,7 +130,7 @@ def draw(
         with_hairs: False leaves out the hairs and nothing else.
 
     Returns:
-        The picture with its masks.
+        The image with its masks.
 
     Raises:
         UnknownPhantomError: for a class that cannot be drawn.

@@ -1,6 +1,6 @@
-"""What stands between skin and picture, alike for every class: hairs, ruler, ink, gel bubbles, light, lens, sensor.
+"""What stands between skin and image, alike for every class: hairs, ruler, ink, gel bubbles, light, lens, sensor.
 
-All of it is drawn anew for each view. None of it depends on the class: who learns a class from a ruler learns noise.
+All of it is drawn again for each view. None of it depends on the class: who learns a class from a ruler learns noise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures without any skin, for the class "random" of the twelve-class task: cloth, shapes, print, a landscape."""
+"""Images without any skin, for the class "random" of the twelve-class task: cloth, shapes, print, a landscape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _GREEN = np.array([0.16, 0.34, 0.14], dtype=np.float32)
 
 
 def nonskin(plane: Plane, rng: np.random.Generator) -> tuple[np.ndarray, str]:
-    """One picture (H, W, 3) in 0..1 that shows no skin, and the name of what it shows."""
+    """One image (H, W, 3) in 0..1 that shows no skin, and the name of what it shows."""
     kind = str(rng.choice(["cloth", "shapes", "landscape", "print"]))
     a, b, c = (rng.uniform(0.05, 0.98, 3).astype(np.float32) for _ in range(3))
     turn = float(rng.uniform(0, math.pi))

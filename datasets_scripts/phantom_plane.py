@@ -1,7 +1,7 @@
 """The skin plane that phantoms are drawn on: millimetres under every pixel; noise, cells, blobs and strokes in them.
 
 Everything of a lesion is a function of millimetres on the skin, never of pixels. Turning, shifting or zooming the
-:class:`Plane` therefore photographs the *same* lesion again, and another image size draws the same picture.
+:class:`Plane` therefore photographs the *same* lesion again, and another image size draws the same image.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Plane:
         size: width and height in pixels.
         field_mm: height of the field of view in millimetres.
         angle: rotation of the camera in radians.
-        shift_mm: the point on the skin, in millimetres, that stands in the picture's centre.
+        shift_mm: the point on the skin, in millimetres, that stands in the image's centre.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Plane:
         return Plane((width // factor, height // factor), self.mm * height, *self._pose)
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
-        """Skin points (N, 2) in millimetres -> picture points (N, 2) in pixels."""
+        """Skin points (N, 2) in millimetres -> image points (N, 2) in pixels."""
         matrix = np.array([self._u[:2], self._v[:2]])
         offset = np.array([self._u[2], self._v[2]])
         return (np.asarray(points, dtype=np.float64) - offset) @ np.linalg.inv(matrix).T

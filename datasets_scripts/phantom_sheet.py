@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = OneLineParser(prog="python -m datasets_scripts.phantom_sheet", description=__doc__)
     parser.add_argument("--task", default="dermx", choices=sorted(TASKS), help="whose classes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the first lesion (default: %(default)s)")
-    parser.add_argument("--out", required=True, type=Path, help="picture to write, .jpg or .png")
+    parser.add_argument("--out", required=True, type=Path, help="image to write, .jpg or .png")
     options = parser.parse_args(arguments)
     if options.out.suffix.lower() not in FORMATS:
-        raise UserError(f"--out {options.out} is no picture's name; end it in .jpg or .png")
+        raise UserError(f"--out {options.out} is no image's name; end it in .jpg or .png")
     with whole_file(options.out) as partial:
         sheet(options.task, options.seed).save(partial, FORMATS[options.out.suffix.lower()], quality=90)
     print(f"wrote {options.out}: drawn, not photographs")

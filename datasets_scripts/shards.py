@@ -101,7 +101,7 @@ def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, An
 def content_version(rows: Sequence[Row], scans: Sequence[Scan], groups: Sequence[str], files: Sequence[str]) -> str:
     """A version ``1.0.N`` whose N follows from what every row holds and which shard it lies in.
 
-    `datasets` takes a folder built anew in the same place for the one it has cached, unless its version differs:
+    `datasets` takes a folder built again in the same place for the one it has cached, unless its version differs:
     a rebuilt split would silently train on the old one.
     """
     digest = hashlib.sha256()

@@ -66,7 +66,7 @@ for _config_class, _model_class in CLASSIFIERS.items():
     _features = getattr(sys.modules[_model_class.__module__], _model_class.class_names()["AutoModel"])
     AutoModel.register(_config_class, _features)
     _features.register_for_auto_class("AutoModel")
-# No classifier: it answers with codes and a picture, so AutoModel loads it.
+# No classifier: it answers with codes and an image, so AutoModel loads it.
 AutoConfig.register(AutoencoderLesionConfig.model_type, AutoencoderLesionConfig)
 AutoModel.register(AutoencoderLesionConfig, AutoencoderLesionModel)
 AutoImageProcessor.register(AutoencoderLesionConfig, image_processor_classes={"pil": LesionImageProcessor})

@@ -100,8 +100,8 @@ class LesionAnswers:
             - ``predictive_entropy`` (nats, in [0, log C]), and its parts ``aleatoric`` and ``epistemic`` (nats; None
               without members, views or samples);
             - ``band`` (``low``, ``moderate``, ``high``), ``prediction_set`` (list of short names): None where the
-              picture is out of distribution, or used in a way that nothing was promised for;
-            - ``ood_score`` (higher = stranger), ``is_ood``;
+              image is out of distribution, or used in a way that nothing was promised for;
+            - ``ood_score`` (higher = more OOD), ``is_ood``;
             - ``abstain``, ``reason`` (a code);
             - ``message``, the answer in words: the class by its long name, every class of a set of several, malignant
               ones first, and the uncertainty.
@@ -148,7 +148,7 @@ class LesionAnswers:
 
         Returns:
             The model's output; raw logits (N, M', C) where there are several views or samples. Features and gate are
-            those of the plain picture.
+            those of the plain image.
 
         Raises:
             InferenceError: unknown, or not possible for this model.
@@ -246,16 +246,16 @@ class LesionAnswers:
         return torch.stack([logits[:, None] if logits.ndim == 2 else logits for logits in passes], dim=2)
 
     def _views(self, inputs: Mapping[str, torch.Tensor], plain: torch.Tensor) -> torch.Tensor:
-        """Raw logits (N, views x M, C) of all flips and quarter turns (of an oblong picture: half turns).
+        """Raw logits (N, views x M, C) of all flips and quarter turns (of an oblong image: half turns).
 
         Args:
             inputs: ``forward``'s.
-            plain: raw logits of the picture as it is, the first of the views.
+            plain: raw logits of the image as it is, the first of the views.
         """
         model: Any = self
         pixels = inputs.get("pixel_values")
         if pixels is None or "pixel_values" not in model.input_names:
-            raise InferenceError("inference is 'tta', but this model looks at no picture; choose 'plain'.")
+            raise InferenceError("inference is 'tta', but this model looks at no image; choose 'plain'.")
         square = pixels.shape[-1] == pixels.shape[-2]
         turned = [torch.rot90(pixels, turns, (2, 3)) for turns in ((0, 1, 2, 3) if square else (0, 2))]
         views = [view for image in turned for view in (image, image.flip(3))]

@@ -99,10 +99,10 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
 
 
 def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
-    """Of each CNN of timm the stage that works at an eighth of the picture's size; none of what names no stages.
+    """Of each CNN of timm the stage that works at an eighth of the image's size; none of what names no stages.
 
     Early enough to know colours and textures, late enough to know more than single pixels: of MobileNetV2's stages the
-    one that best told ruined calibration images from unruined ones, for two models.
+    one that best told perturbed calibration images from unruined ones, for two models.
     """
     found = []
     for backbone in backbones:

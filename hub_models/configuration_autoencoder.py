@@ -1,4 +1,4 @@
-"""Configuration of the autoencoder: pictures of lesions pressed into a few numbers, and drawn again from them.
+"""Configuration of the autoencoder: images of lesions pressed into a few numbers, and drawn again from them.
 
 Its defaults are the larger shape that the published one's author proposed: deeper filters, a linear bottleneck, ten
 times the parameters, upsampling in place of transpose convolutions. :data:`PUBLISHED_SHAPE` are the published values.
@@ -25,7 +25,7 @@ MOST_WEIGHTS = 500_000_000
 # A group norm's groups; the widths of a residual shape are multiples of it.
 GROUPS = 8
 # Sagardia 2022: five convolutions with ReLU and max-pooling, five transpose convolutions of kernel 2 and stride 2,
-# 8 x 7 x 7 = 392 codes of a picture of 224 x 224 pixels, 755,659 parameters.
+# 8 x 7 x 7 = 392 codes of an image of 224 x 224 pixels, 755,659 parameters.
 PUBLISHED_SHAPE: dict[str, Any] = {
     "encoder_channels": [64, 128, 256, 64, 8],
     "decoder_channels": [64, 256, 128, 64],
@@ -37,11 +37,11 @@ PUBLISHED_SHAPE: dict[str, Any] = {
 
 
 class AutoencoderConfigError(ValueError):
-    """A configuration value that no autoencoder can work with. The message names the value and the mend."""
+    """A configuration value that no autoencoder can work with. The message names the value and what to do."""
 
 
 class AutoencoderLesionConfig(PreTrainedConfig):
-    """A convolutional autoencoder of L stages, each halving the picture's side.
+    """A convolutional autoencoder of L stages, each halving the image's side.
 
     Args:
         image_size: side S of the square input in pixels; a multiple of 2 ** L.
@@ -52,7 +52,7 @@ class AutoencoderLesionConfig(PreTrainedConfig):
             convolution, ReLU and max-pooling, as published).
         bottleneck: ``linear`` (squeezed by a 1 x 1 convolution, then one linear layer each way) or ``map`` (the codes
             are the last stage's map itself, as published).
-        code_size: D, how many numbers a picture is pressed into. With ``map`` it follows from the shape; None there.
+        code_size: D, how many numbers an image is pressed into. With ``map`` it follows from the shape; None there.
         squeeze_channels: width of the map on either side of the linear layers.
         upsampling: ``resize`` (nearest neighbour, then a convolution: Odena, Dumoulin and Olah, "Deconvolution and
             Checkerboard Artifacts", Distill 2016) or ``transpose`` (transpose convolutions of kernel 2 and stride 2, as
@@ -87,7 +87,7 @@ class AutoencoderLesionConfig(PreTrainedConfig):
 
     @property
     def reduction(self) -> int:
-        """How many pixels of the picture's side stand behind one of the bottleneck's: 2 ** L."""
+        """How many pixels of the image's side stand behind one of the bottleneck's: 2 ** L."""
         return 2 ** len(self.encoder_channels)
 
     @property
@@ -99,7 +99,7 @@ class AutoencoderLesionConfig(PreTrainedConfig):
         """Check every value; called on construction, by the model's constructor and before saving.
 
         Raises:
-            AutoencoderConfigError: names the value received and the mend.
+            AutoencoderConfigError: names the value received and what to do.
         """
         for name, allowed in (("block", BLOCKS), ("bottleneck", BOTTLENECKS), ("upsampling", UPSAMPLINGS)):
             if getattr(self, name) not in allowed:
@@ -110,7 +110,7 @@ class AutoencoderLesionConfig(PreTrainedConfig):
         size = self.image_size
         if not is_whole(size, 1, LARGEST_IMAGE) or size % self.reduction:
             raise AutoencoderConfigError(
-                f"image_size is {brief(size)}; {len(self.encoder_channels)} stages halve the picture as often: give a "
+                f"image_size is {brief(size)}; {len(self.encoder_channels)} stages halve the image as often: give a "
                 f"multiple of {self.reduction} pixels, at most {LARGEST_IMAGE}."
             )
         self._check_codes()

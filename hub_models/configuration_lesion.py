@@ -152,7 +152,7 @@ class LesionConfig(PreTrainedConfig):
         """As transformers does, also for other labels than the stored ones, as fine-tuning on new classes sets them.
 
         What is stored about the classes (``label_names``, ``label_groups``, ``trust``) does not hold for other ones. It
-        is dropped with one warning, unless it is given anew. The order of the classes counts: the head's rows have it.
+        is dropped with one warning, unless it is given again. The order of the classes counts: the head's rows have it.
 
         Args:
             config_dict: the content of a ``config.json``.

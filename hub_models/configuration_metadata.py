@@ -1,4 +1,4 @@
-"""Configuration of the metadata-only classifier: an MLP on age, sex and site, which looks at no picture."""
+"""Configuration of the metadata-only classifier: an MLP on age, sex and site, which looks at no image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .metadata_lesion import STANDARD_FIELDS, resolve_fields
 
 
 class MetadataLesionConfig(LesionConfig):
-    """A small MLP on what is known beside the picture.
+    """A small MLP on what is known beside the image.
 
     Args:
         metadata_fields: the fields it looks at: names of standard ones (``["age"]``), or name -> vocabulary; always

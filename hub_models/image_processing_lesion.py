@@ -1,6 +1,6 @@
-"""From any picture to ``pixel_values``: upright RGB; hair removal, crop, colour constancy if on; resize; normalise.
+"""From any image to ``pixel_values``: upright RGB; hair removal, crop, colour constancy if on; resize; normalise.
 
-A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever a picture may; a model that
+A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever an image may; a model that
 looks at metadata gets ``metadata`` beside the pixels, or in their place.
 
 :meth:`LesionImageProcessor.prepare` is the part before the resize. Training calls it, then augments, then calls the
@@ -32,7 +32,7 @@ from .preprocess_lesion import SWITCHES, constant_colour, open_image, require_op
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BILINEAR = 2
-# What decides how a picture becomes pixels: what was trained or calibrated with one value is not with another.
+# What decides how an image becomes pixels: what was trained or calibrated with one value is not with another.
 PIXEL_SETTINGS = (
     "do_colour_constancy",
     "do_hair_removal",
@@ -231,7 +231,7 @@ class LesionImageProcessor(PilBackend):
         """Check records and encode them: (N, M) float32, M = 0 for a model that looks at no metadata.
 
         Raises:
-            RecordError: names the record's number in the list, the value and the mend.
+            RecordError: names the record's number in the list, the value and what to do.
         """
         rows = []
         for number, record in enumerate(records):
@@ -249,7 +249,7 @@ class LesionImageProcessor(PilBackend):
         return single_image(picture, f"record {number}")
 
     def pixel_settings(self) -> dict[str, Any]:
-        """The settings that decide how a picture becomes pixels, as JSON holds them."""
+        """The settings that decide how an image becomes pixels, as JSON holds them."""
         known = json.loads(self.to_json_string())
         return {name: known.get(name) for name in PIXEL_SETTINGS}
 
@@ -290,7 +290,7 @@ def check_switches(settings: Mapping[str, Any]) -> None:
     """Check that ``do_...`` settings of a processor are true or false (None = the default), and known.
 
     Raises:
-        SwitchError: names the setting, its value and the mend. ``"false"`` in a file would otherwise mean on.
+        SwitchError: names the setting, its value and what to do. ``"false"`` in a file would otherwise mean on.
     """
     for name, value in settings.items():
         if not name.startswith("do_"):

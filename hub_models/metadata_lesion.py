@@ -1,4 +1,4 @@
-"""What is known of a patient beside the picture, as numbers: age, sex, and the lesion's site.
+"""What is known of a patient beside the image, as numbers: age, sex, and the lesion's site.
 
 A record is ``{"image": ..., "age": 45, "sex": "female", "localization": "back"}``. Whatever is unknown (None, NaN, "",
 "unknown", or left out) is a state of its own with an input of its own: a patient is never dropped for it. Nothing here
@@ -58,11 +58,11 @@ LEAKS = {
 
 
 class RecordError(ValueError):
-    """A record that no lesion model understands. The message names the value and the mend."""
+    """A record that no lesion model understands. The message names the value and what to do."""
 
 
 class MetadataFieldsError(ValueError):
-    """Metadata fields that cannot be encoded. The message names the value and the mend."""
+    """Metadata fields that cannot be encoded. The message names the value and what to do."""
 
 
 def resolve_fields(fields: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -92,7 +92,7 @@ def _resolve_field(name: str, vocabulary: Any) -> dict[str, Any]:
     if name in LEAKS:
         raise MetadataFieldsError(f"metadata_fields has {name!r}: {LEAKS[name]}. Leave it out.")
     if name == IMAGE:
-        raise MetadataFieldsError(f"metadata_fields has {name!r}: that is the picture's own name; choose another.")
+        raise MetadataFieldsError(f"metadata_fields has {name!r}: that is the image's own name; choose another.")
     if vocabulary is None:
         if name not in STANDARD_FIELDS:
             raise MetadataFieldsError(

@@ -1,6 +1,6 @@
-"""The autoencoder: a picture -> D codes -> the picture again.
+"""The autoencoder: an image -> D codes -> the image again.
 
-``model.encode(pixel_values)`` gives the codes (N, D), ``model.decode(codes)`` draws the pictures (N, 3, S, S), and
+``model.encode(pixel_values)`` gives the codes (N, D), ``model.decode(codes)`` draws the images (N, 3, S, S), and
 ``model.to_images`` turns what the network works with into pixels in [0, 1].
 """
 
@@ -24,7 +24,7 @@ Drawn = nn.Conv2d | nn.Linear | nn.ConvTranspose2d
 
 
 class AutoencoderInputError(ValueError):
-    """Pictures or codes that are not what the network was built for, or that hold NaN or infinity."""
+    """Images or codes that are not what the network was built for, or that hold NaN or infinity."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ def doubling(upsampling: str, channels: int, out: int) -> nn.Module:
     """Twice the side: (N, channels, h, w) -> (N, out, 2h, 2w).
 
     Every pixel of a resize-convolution is made by the same filter. A transpose convolution makes the pixels of a cell
-    by filters of their own, and what these do not share stands in the picture as a grid of the stride's period.
+    by filters of their own, and what these do not share stands in the image as a grid of the stride's period.
     """
     if upsampling == "transpose":
         return nn.ConvTranspose2d(channels, out, 2, stride=2)
@@ -89,8 +89,8 @@ def colours(block: str, upsampling: str, channels: int) -> nn.Module:
     """The decoder's end: (N, channels, h, w) -> (N, 3, 2h, 2w), before the sigmoid."""
     if block == "plain":
         return doubling(upsampling, channels, 3)
-    # No norm here: it would take each picture's own brightness and contrast away just before they are drawn.
-    # Half the width: at the picture's own size a channel costs most and adds least.
+    # No norm here: it would take each image's own brightness and contrast away just before they are drawn.
+    # Half the width: at the image's own size a channel costs most and adds least.
     last = scaled(nn.Conv2d(channels // 2, 3, 3, padding=1), 0.1)
     return nn.Sequential(doubling(upsampling, channels, channels // 2), nn.SiLU(), last)
 
@@ -146,7 +146,7 @@ class MapBottleneck(nn.Module):
 
 
 class AutoencoderLesionModel(LesionStorage, PreTrainedModel):
-    """A convolutional autoencoder of lesion pictures: (N, 3, S, S) -> codes (N, D) -> (N, 3, S, S).
+    """A convolutional autoencoder of lesion images: (N, 3, S, S) -> codes (N, D) -> (N, 3, S, S).
 
     Args:
         config: an :class:`AutoencoderLesionConfig`; it says the shape.
@@ -186,7 +186,7 @@ class AutoencoderLesionModel(LesionStorage, PreTrainedModel):
 
         Args:
             pixel_values: (N, 3, S, S), as the image processor returns them.
-            target: (N, 3, S, S), what should have been drawn, in the same units; adds the loss. The clean pictures,
+            target: (N, 3, S, S), what should have been drawn, in the same units; adds the loss. The clean images,
                 where ``pixel_values`` are noisy ones.
             return_dict: False returns a tuple of the fields that are not None.
 
@@ -204,7 +204,7 @@ class AutoencoderLesionModel(LesionStorage, PreTrainedModel):
         return output if use_dict else output.to_tuple()
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Pictures (N, 3, S, S), as the image processor returns them -> codes (N, D).
+        """Images (N, 3, S, S), as the image processor returns them -> codes (N, D).
 
         Raises:
             AutoencoderInputError: another shape, or pixels that are no numbers.
@@ -212,7 +212,7 @@ class AutoencoderLesionModel(LesionStorage, PreTrainedModel):
         return self.bottleneck.encode(self.encoder(self.check_pixels(pixel_values)))  # type: ignore[operator]
 
     def decode(self, codes: torch.Tensor) -> torch.Tensor:
-        """Codes (N, D) -> pictures (N, 3, S, S) in the units of ``pixel_values``.
+        """Codes (N, D) -> images (N, 3, S, S) in the units of ``pixel_values``.
 
         Raises:
             AutoencoderInputError: another shape, or codes that are no numbers.
@@ -285,7 +285,7 @@ def draw_linear(module: Drawn) -> None:
 
     With gains g = 1 the signal keeps its size. A residual block's last convolution has 0, the decoder's last one 0.1:
     at first the blocks do nothing (Zhang, Dauphin and Ma 2019, "Fixup Initialization"), the network is almost linear
-    from the picture to the codes and back, and it draws an even grey.
+    from the image to the codes and back, and it draws an even grey.
     """
     # Of a transpose convolution whose kernel is its stride, one tap a channel feeds each pixel.
     fed = module.in_channels if isinstance(module, nn.ConvTranspose2d) else module.weight[0].numel()
@@ -303,7 +303,7 @@ def finite(name: str, values: torch.Tensor) -> torch.Tensor:
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(values).all()):
         wrong = int((~torch.isfinite(values)).sum())
         raise AutoencoderInputError(
-            f"{name}: {wrong} of {values.numel()} values are NaN or infinite; give finite numbers (was a picture "
+            f"{name}: {wrong} of {values.numel()} values are NaN or infinite; give finite numbers (was an image "
             "damaged, or divided by 0?)."
         )
     return values

@@ -19,7 +19,7 @@ hook                    what it answers                              as given he
 ``hidden_layers()``     whose outputs are the ``hidden_states``      the backbone's stages
 ``last_layer()``        what gives ``last_hidden_state``             what the backbone's pooling receives
 ``explained_layers()``  whose input is explained, one a member       the backbone's pooling
-``as_maps(a, size)``    that input -> (N, C, h, w) of picture size   itself
+``as_maps(a, size)``    that input -> (N, C, h, w) of image size   itself
 ``attentions()``        (query layer, key layer, heads) a layer      none
 ``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
 ``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
@@ -210,7 +210,7 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         return self.backbone(pixel_values)
 
     def early_layers(self) -> list[nn.Module]:
-        """The layers whose channels the gate may look at, one a backbone; none where the model sees no picture."""
+        """The layers whose channels the gate may look at, one a backbone; none where the model sees no image."""
         return early_stages([self.backbone])
 
     def hidden_layers(self) -> list[nn.Module]:
@@ -225,11 +225,11 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
             return None
 
     def explained_layers(self) -> list[nn.Module]:
-        """The layers whose input ``explain`` weighs by its gradient, one a member; none where it sees no picture."""
+        """The layers whose input ``explain`` weighs by its gradient, one a member; none where it sees no image."""
         return pooling_layers([self.backbone])
 
     def as_maps(self, activation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """What an explained layer receives, for pictures of ``size`` (H, W) -> (N, C, h, w)."""
+        """What an explained layer receives, for images of ``size`` (H, W) -> (N, C, h, w)."""
         return activation
 
     def attentions(self) -> list[tuple[nn.Module, nn.Module, int]]:
@@ -340,7 +340,7 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
     def strangeness(
         self, features: torch.Tensor, raw_logits: torch.Tensor, early: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the fitted gate says (N,) of features (N, D), raw logits, early statistics (N, E): higher = stranger."""
+        """What the fitted gate says (N,) of features (N, D), raw logits, early statistics (N, E): higher = more OOD."""
         gate, temperature = self.config.trust["ood"], self.config.softmax_temperature
         buffers = self.trust.as_dict()
         return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], buffers, early)

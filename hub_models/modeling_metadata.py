@@ -110,7 +110,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         return []
 
     def early_layers(self) -> list[nn.Module]:
-        """None: it looks at no picture."""
+        """None: it looks at no image."""
         return []
 
     def hidden_layers(self) -> list[nn.Module]:
@@ -122,7 +122,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         return
 
     def explained_layers(self) -> list[nn.Module]:
-        """None: it looks at no picture."""
+        """None: it looks at no image."""
         return []
 
     def frozen_parts(self) -> list[nn.Module]:

@@ -98,7 +98,7 @@ class ViTForLesionClassification(LesionForImageClassification):
         return [layers[-1].attention]
 
     def as_maps(self, activation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """Tokens (N, 1 + hw, C) of pictures of ``size`` -> (N, C, h, w), without the class token."""
+        """Tokens (N, 1 + hw, C) of images of ``size`` -> (N, C, h, w), without the class token."""
         grid = [side // self.config.patch_size for side in size]
         return activation[:, 1:].transpose(1, 2).unflatten(2, grid)
 

@@ -1,7 +1,7 @@
-"""The pipeline of lesion classifiers: pictures or records in, the whole answer in words out.
+"""The pipeline of lesion classifiers: images or records in, the whole answer in words out.
 
 ``pipeline(model=FOLDER_OR_REPO, trust_remote_code=True)`` gives this one: a repo's config names it as its own task. The
-stock task ``image-classification`` keeps working on pictures, with its usual label and score.
+stock task ``image-classification`` keeps working on images, with its usual label and score.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Both need Pillow and numpy only. Hair removal (``hair_lesion.py``) and the crop (``crop_lesion.py``) need OpenCV, and
 raise where it is absent: a switch that is on is never silently skipped, for then training and use would see different
-images. The order is hair removal, crop, colour constancy: a hair would mislead the crop, and the light is judged on
+images. The order is hair removal, crop, colour constancy: a hair would mislead the crop, and the light is evaluated on
 what the model sees.
 """
 

@@ -122,7 +122,7 @@ def check_prior(prior: Mapping[str, float] | Sequence[float], labels: Sequence[s
 
     Raises:
         PriorError: other classes, a share that is no number, NaN, infinite, 0 or negative, another sum; the message
-            names the value and the mend.
+            names the value and what to do.
     """
     names = list(labels)
     if isinstance(prior, Mapping):

@@ -1,4 +1,4 @@
-"""The card of an autoencoder: what it keeps of a picture, and what it leaves in it."""
+"""The card of an autoencoder: what it keeps of an image, and what it leaves in it."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from datasets_scripts.command import UserError, read_json
 from model_cards.autoencoder import TEMPLATE as AUTOENCODER
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
-from model_cards.facts import counted_as_one, is_fitted, only_imported, situation, sources_of
+from model_cards.facts import counted_as_one, facts_of, is_fitted, only_imported, sources_of
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
 from model_cards.sources import known_limits
@@ -32,11 +32,11 @@ SCORING = "scoring"
 CARD_LAYOUT = 6
 # Groups that ask for a doctor, in the order in which they are named.
 AT_RISK = ("malignant", "premalignant")
-LOOKS = "looks at one picture of a skin lesion"
+LOOKS = "looks at one image of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
     ("pixel_values",): LOOKS,
-    ("metadata",): f"looks at no picture, reads {KNOWN}",
+    ("metadata",): f"looks at no image, reads {KNOWN}",
     ("pixel_values", "metadata"): f"{LOOKS}, reads {KNOWN},",
 }
 # What an image processor may do before the resize, by the switch that the report knows it by.
@@ -114,7 +114,7 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
             .render(**shared, fitted=is_fitted(node), elsewhere=True, source_limits=known_limits(sources_of(node)))
         )
         return tidy(text)
-    case = situation(node)
+    case = facts_of(node)
     recipe = "" if case["imported"] else yaml_text(raw(node["provenance"]["recipe"]))
     text = (
         environment()

@@ -27,20 +27,20 @@ def is_fitted(report: ReportNode) -> bool:
     return "trust" in report and "conformal" in report["trust"]
 
 
-def situation(report: ReportNode) -> dict[str, Any]:
+def facts_of(report: ReportNode) -> dict[str, Any]:
     """What the templates ask about a report before they choose their words.
 
     Returns:
         - ``split``: whose numbers the card shows: ``test``, or the first that there is; ``tested``: it is ``test``;
-        - ``imported``: the weights are of others; ``elsewhere``: it was not trained on the dataset it is judged on;
+        - ``imported``: the weights are of others; ``elsewhere``: it was not trained on the dataset it is evaluated on;
         - ``members``: of an ensemble, 0 for a single model;
-        - ``fitted``: trust was fitted; ``judged``: it was judged on ``split``;
+        - ``fitted``: trust was fitted; ``evaluated``: it was evaluated on ``split``;
         - ``chosen_on``: the split that chose the epoch, ``""`` where none of these splits did;
         - ``promise``: whether anything is promised (``possible``), and what it would take;
         - ``without_promise``: see :func:`without_promise`;
         - what :func:`groups_known` gives;
         - ``shared_sources``: see :func:`shared_sources`;
-        - ``drawn``: whether ``any`` and whether ``all`` pictures are phantoms; ``source_limits``: known of the sources.
+        - ``drawn``: whether ``any`` and whether ``all`` images are phantoms; ``source_limits``: known of the sources.
 
     Raises:
         MissingNumberError: there is no evaluation, or none of any split.
@@ -122,7 +122,7 @@ def count_members(report: ReportNode) -> int:
 
 
 def sources_of(report: ReportNode) -> list[str]:
-    """Where the pictures come from, of training and of evaluation, each once."""
+    """Where the images come from, of training and of evaluation, each once."""
     places = [report["provenance"]["dataset"]["sources"]] if "evaluation" in report else []
     places += [report[key]["sources"] for key in ("trained_on", "imported") if key in report]
     return list(dict.fromkeys(str(name) for place in places for name in raw(place)))
@@ -151,6 +151,6 @@ def without_promise(report: ReportNode) -> dict[str, list[str]]:
 
 def shared_sources(report: ReportNode) -> list[str]:
     """Sources of both training and evaluation of a model that was trained elsewhere: its test lesions may be known."""
-    judged = [str(name) for name in report["provenance"]["dataset"]["sources"]]
+    evaluated = [str(name) for name in report["provenance"]["dataset"]["sources"]]
     trained = [name for key in ("trained_on", "imported") if key in report for name in raw(report[key]["sources"])]
-    return [name for name in judged if name.lower() in {str(other).lower() for other in trained}]
+    return [name for name in evaluated if name.lower() in {str(other).lower() for other in trained}]

@@ -106,8 +106,8 @@ def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int |
         if status == 401 and isinstance(error, RepositoryNotFoundError):
             return f"{endpoint} has no {about}, or it is private: check the name, or set HF_TOKEN", status
         if status == 401:
-            mend = "set HF_TOKEN to a valid token, or run hf auth login"
-            return f"{endpoint} refused the token, or wants one for {about} ({said}): {mend}", status
+            advice = "set HF_TOKEN to a valid token, or run hf auth login"
+            return f"{endpoint} refused the token, or wants one for {about} ({said}): {advice}", status
         if status == 403:
             return f"{endpoint} does not let this token write to {about} ({said}): use a token that may", status
         if isinstance(error, RevisionNotFoundError):

@@ -33,7 +33,7 @@ def parse(path: Path, name: str) -> ast.Module:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
-        raise PythonFileError(f"{name} is no Python ({where}): mend it, or leave it out of the folder") from error
+        raise PythonFileError(f"{name} is no Python ({where}): fix it, or leave it out of the folder") from error
 
 
 def third_party(tree: ast.Module) -> list[tuple[int, str]]:

@@ -298,7 +298,7 @@ def read_json(pin: Pin, folder: Path, name: str, repo_type: str = "model") -> di
 
 def known_model_types() -> set[str]:
     """Values of ``model_type`` that transformers itself has an image classifier for."""
-    # Imported here: it costs seconds, and only a model without code of its own is judged by it.
+    # Imported here: it costs seconds, and only a model without code of its own is evaluated by it.
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
     return set(MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)

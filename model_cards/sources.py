@@ -1,4 +1,4 @@
-"""What is known of the places that the pictures come from, and what it means for a model trained on them."""
+"""What is known of the places that the images come from, and what it means for a model trained on them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ SOURCE_LIMITS = {
         "HAM10000 was collected at two places, a university clinic in Vienna (Austria) and a skin cancer practice in "
         "Queensland (Australia). Skin tone was not recorded, and both places see mostly people with light skin. More "
         "than half of the lesions were confirmed by histology; the others by follow-up, expert consensus or confocal "
-        "microscopy. The pictures were chosen and cropped by hand: sharper, better centred "
+        "microscopy. The images were chosen and cropped by hand: sharper, better centred "
         "and with far more disease in them than everyday practice has."
     ),
     "dermnet": (
-        "The DermNet pictures are close-up photographs and not dermoscopy, and one class comes from them alone. A "
-        "model can tell that class by the kind of picture. Judge it by the results without that source."
+        "The DermNet images are close-up photographs and not dermoscopy, and one class comes from them alone. A "
+        "model can tell that class by the kind of image. Evaluate it by the results without that source."
     ),
     "phantom": (
-        "The phantom pictures are drawn by a program. They contain no skin and no disease. Nothing measured on them "
+        "The phantom images are drawn by a program. They contain no skin and no disease. Nothing measured on them "
         "says anything about a person."
     ),
 }
@@ -31,10 +31,10 @@ def known_limits(sources: list[str]) -> list[str]:
 
 
 def any_drawn(sources: list[str]) -> bool:
-    """Whether some of the pictures were drawn by a program."""
+    """Whether some of the images were drawn by a program."""
     return any(name.lower() == DRAWN for name in sources)
 
 
 def all_drawn(sources: list[str]) -> bool:
-    """Whether every picture was drawn by a program."""
+    """Whether every image was drawn by a program."""
     return bool(sources) and all(name.lower() == DRAWN for name in sources)

@@ -25,7 +25,7 @@ CONSTRAINTS = "constraints.txt"
 COLORS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 LONGEST_DESCRIPTION = 60
 
-# Names under which people keep secrets. Code and style sheets (tokens.css) are judged by their text alone.
+# Names under which people keep secrets. Code and style sheets (tokens.css) are evaluated by their text alone.
 SECRET_NAME = re.compile(
     r"^id_(rsa|dsa|ecdsa|ed25519)$|\.(pem|key|p12|pfx|jks|keystore|kdbx)$"
     r"|(^|[._-])(secrets?|tokens?|credentials?|passwords?)([._-]|$)",
@@ -82,7 +82,7 @@ def read_space(folder: Path) -> SpaceFolder:
     """Read and check a Space's folder.
 
     Raises:
-        SpaceError: what is wrong first, with the mend.
+        SpaceError: what is wrong first, with what to do.
         PythonFileError: one of its ``.py`` files does not parse.
     """
     folder = Path(folder)
@@ -120,8 +120,8 @@ def check_front_matter(card: dict[str, Any], files: list[str]) -> None:
         SpaceError: names the key and its value.
     """
 
-    def wrong(key: str, mend: str) -> SpaceError:
-        return SpaceError(f"{README} has {key}: {card.get(key)!r} in its front matter: {mend}")
+    def wrong(key: str, advice: str) -> SpaceError:
+        return SpaceError(f"{README} has {key}: {card.get(key)!r} in its front matter: {advice}")
 
     if card.get("sdk") != "gradio":
         raise wrong("sdk", "only gradio Spaces are deployed, write sdk: gradio")

@@ -102,7 +102,7 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
     """
     sdk = "gradio" if work.repo_type == "space" else None
     with one_sentence(api, work.about):
-        api.whoami()  # a wrong token is told apart from a missing repository here, before anything is made
+        api.whoami()  # a wrong token is distinguished from a missing repository here, before anything is made
         api.create_repo(work.repo_id, repo_type=work.repo_type, private=private or None, exist_ok=True, space_sdk=sdk)
         found = standing(api, work, private)
         if not differences(api, work, found.head, found.remote):

@@ -48,7 +48,7 @@ def fitted_trust() -> dict[str, Any]:
             "settings": {},
             "buffers": {},
             "chosen_by": {
-                "method": "highest mean AUROC of ruined against unchanged calibration images, held out by lesion group",
+                "method": "highest mean AUROC of perturbed against unchanged calibration images, held out by lesion",
                 "kinds": {"noisy": 46, "hue_turned": 46},
                 "detectors": {
                     "max_softmax": {"mean": 0.571, "auroc": {"noisy": 0.743, "hue_turned": 0.399}},
@@ -97,7 +97,7 @@ def coverage(n_groups: int, value: float = 0.0, expected: float | None = 0.9) ->
     }
 
 
-def judged_sets() -> dict[str, Any]:
+def evaluated_sets() -> dict[str, Any]:
     return {
         "method": "lac",
         "alpha": 0.1,
@@ -117,7 +117,7 @@ def judged_sets() -> dict[str, Any]:
     }
 
 
-def judged_bands() -> dict[str, Any]:
+def evaluated_bands() -> dict[str, Any]:
     def row(n: int, share: float, error: float) -> dict[str, Any]:
         return {"n": n, "n_groups": n - 4, "share": measured(share), "error": measured(error)}
 
@@ -174,13 +174,13 @@ def trust_evaluation() -> dict[str, Any]:
         "split": "test",
         "gate": {
             "threshold": 4.405595,
-            "conventions": {"auroc": "Chance that a foreign picture scores above an image of the split."},
+            "conventions": {"auroc": "Chance that an ood image scores above an image of the split."},
             "in_distribution": {"n": 137, "n_groups": 91, "accepted": measured(0.968)},
             "sets": [foreign("chairs", 300, 0.907), foreign("left out: vasc", 21, 0.048)],
             "per_class": [accepted(name, n) for (name, _, _), n in zip(LABELS, TEST_COUNTS, strict=True)],
         },
-        "sets": judged_sets(),
-        "bands": judged_bands(),
+        "sets": evaluated_sets(),
+        "bands": evaluated_bands(),
         "verdicts": verdicts(),
         "selective": {
             "auroc_errors": measured(0.846),

@@ -129,7 +129,7 @@ def test_it_declines_clothes(folder: Path, data_dir: Path, tmp_path: Path) -> No
 def test_its_promises_follow_from_its_predictions(folder: Path) -> None:
     """Bands, sets and gate, once more by plain arithmetic on the stored test predictions."""
     report = json.loads((folder / "report.json").read_text())
-    trust, judged = report["trust"], report["trust_evaluation"]
+    trust, evaluated = report["trust"], report["trust_evaluation"]
     rows = read_predictions(folder / "predictions_test.parquet")
     accepted = rows.ood_score <= trust["ood"]["threshold"]
     _, lesions = np.unique(rows.group_id[accepted].astype(str), return_inverse=True)
@@ -138,14 +138,14 @@ def test_its_promises_follow_from_its_predictions(folder: Path) -> None:
     low = 1 - probs.max(axis=1) <= trust["bands"]["low"]["threshold"]
     wrong = probs.argmax(axis=1) != label
     error = (weight * wrong)[low].sum() / weight[low].sum()
-    assert judged["bands"]["promises"]["low"]["measured"]["value"] == pytest.approx(error, abs=1e-6)
+    assert evaluated["bands"]["promises"]["low"]["measured"]["value"] == pytest.approx(error, abs=1e-6)
     qhat = np.array([np.inf if value is None else value for value in trust["conformal"]["qhat"]])
     covered = 1 - probs[np.arange(len(label)), label] <= qhat[label] + 1e-6
-    assert judged["sets"]["overall"]["coverage"]["value"] == pytest.approx(
+    assert evaluated["sets"]["overall"]["coverage"]["value"] == pytest.approx(
         np.average(covered, weights=weight), abs=1e-6
     )
-    assert judged["sets"]["overall"]["inside"] is True
-    clothing = next(row for row in judged["gate"]["sets"] if row["name"] == "clothing")
+    assert evaluated["sets"]["overall"]["inside"] is True
+    clothing = next(row for row in evaluated["gate"]["sets"] if row["name"] == "clothing")
     assert clothing["declined"]["value"] >= 0.95
 
 

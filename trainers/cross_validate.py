@@ -1,4 +1,4 @@
-"""Train every fold with one command, then judge all test images together.
+"""Train every fold with one command, then evaluate all test images together.
 
 ``python -m trainers.cross_validate trainers/train_mobilenet.py --dataset data/dermx --output_dir outputs/dermx-folds
 --recipe mobilenet_cpu``: any train_*.py (or its name, ``mobilenet``) runs once a fold, on the dataset's configs fold0,
@@ -110,7 +110,7 @@ def run_folds(plan: Plan) -> dict[str, Any]:
     if failed:
         raise UserError(failure(plan, failed))
     folds = [read_fold(plan.partial / name, name) for name in names]
-    report = judge_folds(folds, plan.partial, plan.replicates)
+    report = evaluate_folds(folds, plan.partial, plan.replicates)
     (plan.partial / STATE).unlink()
     write_manifest(plan.partial)
     put_in_place(plan.partial, plan.out)
@@ -243,7 +243,7 @@ def read_fold(folder: Path, name: str) -> Fold:
         raise FoldError(f"{name}: {error}") from error
 
 
-def judge_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, Any]:
+def evaluate_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, Any]:
     """Pool the folds and write predictions, tables, figures, ``report.json`` and ``README.md`` into ``folder``.
 
     Raises:
@@ -253,16 +253,18 @@ def judge_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, A
     from trainers.evaluation.pooling import check_alike, pool, pooled_report, summary
     from trainers.evaluation.tables import write_tables
     from trainers.metrics.predictions import read_predictions, write_predictions
-    from trainers.model_folder.evaluate import judge, write_report
+    from trainers.model_folder.evaluate import evaluate_splits, write_report
 
     check_alike(folds)
     write_predictions(pool(folds), folder / PREDICTIONS)
     # Read back: the report then follows from the stored file to the last digit.
     pooled = read_predictions(folder / PREDICTIONS)
     report = pooled_report(folds, pooled, _provenance())
-    judged = judge({"test": pooled}, report["trust"], replicates, report["provenance"]["seed"])
-    report.update(judged)
-    write_tables(judged["evaluation"]["test"], folder, title=f"{report['model']['title']}, {len(folds)} folds pooled")
+    evaluated = evaluate_splits({"test": pooled}, report["trust"], replicates, report["provenance"]["seed"])
+    report.update(evaluated)
+    write_tables(
+        evaluated["evaluation"]["test"], folder, title=f"{report['model']['title']}, {len(folds)} folds pooled"
+    )
     report["figures"] = draw_all(report, {"test": pooled}, folder)
     for figure in report["figures"]:
         figure["caption"] += IN_LOGITS if "reliability" in figure["file"] else ""

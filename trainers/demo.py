@@ -1,7 +1,7 @@
 """The whole chain on drawn phantoms, each step the command a user would type: ``make demo``.
 
 archive -> dataset -> ensemble -> predictions -> trust -> report -> card -> published -> loaded again by name -> three
-answers: one it is sure of, one it cannot decide, and a picture of no skin at all, which it declines. The Hub is a real
+answers: one it is sure of, one it cannot decide, and an image of no skin at all, which it declines. The Hub is a real
 HTTP one on this machine's loopback address; nothing leaves the machine.
 """
 
@@ -48,7 +48,7 @@ low = [name for name in right if answers[name]["band"] == "low" and not answers[
 two = [name for name in drawn if answers[name]["prediction_set"] and len(answers[name]["prediction_set"]) == 2]
 strange = [name for name in answers if name.startswith("no_skin")]
 counts = [sum(answers[n]["abstain"] for n in names) for names in (drawn, strange)]
-print(f"declined: {counts[0]} of {len(drawn)} drawn lesions, {counts[1]} of {len(strange)} pictures of no skin")
+print(f"declined: {counts[0]} of {len(drawn)} drawn lesions, {counts[1]} of {len(strange)} images of no skin")
 chosen = {"a clear lesion": surest(low), "an ambiguous one": surest(two),
           "no skin at all": max(strange, key=lambda name: answers[name]["ood_score"])}
 for title, name in chosen.items():
@@ -112,7 +112,7 @@ def loopback_hub(home: Path) -> Iterator[dict[str, str]]:
 
 
 def draw_examples(folder: Path) -> None:
-    """Phantoms that the dataset does not hold, and pictures of no skin, saved where the last step finds them."""
+    """Phantoms that the dataset does not hold, and images of no skin, saved where the last step finds them."""
     from datasets_scripts.phantom import draw
     from datasets_scripts.taxonomy import TASKS
 

@@ -56,7 +56,7 @@ def check(given: argparse.Namespace) -> None:
     """Refuse numbers out of range.
 
     Raises:
-        UserError: names the option and the mend.
+        UserError: names the option and what to do.
     """
     for option in ("confidence", "sure"):
         value = getattr(given, option)

@@ -1,6 +1,6 @@
 """Fit trust for a finished or imported model, without retraining it: ``python -m trainers.fit_trust MODEL ...``.
 
-Temperature, gate, prediction sets and bands are fitted on the calibration split of a dataset, and judged on its test
+Temperature, gate, prediction sets and bands are fitted on the calibration split of a dataset, and evaluated on its test
 split. The model's weights stay as they are; the result is a new, complete Hub folder.
 """
 
@@ -41,7 +41,7 @@ def parse() -> Namespace:
         nargs="*",
         default=[],
         metavar="DIR",
-        help="folders of pictures of none of the classes: how often they are declined stands in the report; nothing is "
+        help="folders of images of none of the classes: how often they are declined stands in the report; nothing is "
         "fitted on them",
     )
 
@@ -97,7 +97,7 @@ def main() -> None:
         load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),
         arguments.output_dir,
         options,
-        strangers=arguments.ood,
+        ood_sets=arguments.ood,
         replicates=arguments.bootstrap_replicates,
         keep_features=arguments.keep_features,
         weights_dtype=arguments.weights_dtype or "",

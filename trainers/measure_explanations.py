@@ -44,7 +44,7 @@ def measure_explanations(
     """Write the folder ``out``, which appears whole or not at all; returns its report.
 
     Args:
-        source: a finished model of ours that was judged on this dataset: a folder, or ``ORG/NAME[@REVISION]``.
+        source: a finished model of ours that was evaluated on this dataset: a folder, or ``ORG/NAME[@REVISION]``.
         splits: the dataset.
         out: absent, or an empty folder.
         options: how heat maps are measured.
@@ -55,21 +55,21 @@ def measure_explanations(
         progress: show progress bars.
 
     Raises:
-        UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
+        UserError: ``out`` is not empty; there is no such model, or it looks at no image, or was evaluated on other
             images; there are no masks where they were said to be, or they do not fit.
     """
     from trainers.evaluation.explanation_table import explanations_file, write_table
     from trainers.evaluation.explanations import explanations_section
     from trainers.evaluation.figures.explanations import save_examples
     from trainers.explaining.measure import measure
-    from trainers.model_folder.folder import finished_model, written_anew
+    from trainers.model_folder.folder import finished_model, rewritten
 
     with finished_model(source, splits, out) as (finished, splits):
         check_method(finished.model, options.method)
-        rows = finished.judged(splits, split)
+        rows = finished.evaluated(splits, split)
         subject = subject_of(finished, splits, rows, masks)
         table = measure(subject, options, progress=progress)
-        with written_anew(finished, out, split=split, purpose="measurement of explanations") as (folder, report):
+        with rewritten(finished, out, split=split, purpose="measurement of explanations") as (folder, report):
             forget(folder)
             shown = pick_examples(examples, finished, subject, table, splits, options, progress)
             table.about["examples"] = [] if shown is None else [save_examples(shown, folder, table.about)]
@@ -90,14 +90,14 @@ def forget(folder: Path) -> None:
 
 
 def check_method(model: Any, method: str) -> None:
-    """Refuse a model without pictures, and a method that it does not have.
+    """Refuse a model without images, and a method that it does not have.
 
     Raises:
         UserError: names what there is.
     """
     methods = model.explanation_methods()
     if not methods:
-        raise UserError(f"a {type(model).__name__} looks at no picture and has no heat map: give a model that does")
+        raise UserError(f"a {type(model).__name__} looks at no image and has no heat map: give a model that does")
     if method not in methods:
         raise UserError(f"--method {method!r} is none of this model's: choose one of {', '.join(methods)}")
 
@@ -160,15 +160,15 @@ def parse() -> Namespace:
     parser = OneLineParser(prog="python -m trainers.measure_explanations", description=__doc__)
     parser.add_argument("model", metavar="DIR_OR_REPO", help="a finished model: a folder, or ORG/NAME[@REVISION]")
     parser.add_argument(
-        "--dataset", required=True, help="the dataset that it was judged on: a folder, or a Hub dataset id"
+        "--dataset", required=True, help="the dataset that it was evaluated on: a folder, or a Hub dataset id"
     )
     parser.add_argument("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
     parser.add_argument(
         "--leave_out", default="", metavar="CLASS,...", help="classes of the dataset that the model was trained without"
     )
-    from trainers.training.arguments import JUDGED
+    from trainers.training.arguments import EVALUATED_SPLITS
 
-    parser.add_argument("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
+    parser.add_argument("--split", default="test", choices=EVALUATED_SPLITS, help="whose images (default %(default)s)")
     parser.add_argument(
         "--masks",
         type=Path,
@@ -192,7 +192,7 @@ def parse() -> Namespace:
         "--examples",
         choices=EXAMPLES,
         default="dataset",
-        help="pictures of the split, drawn phantoms (where no photograph may be shown), or none (default %(default)s)",
+        help="images of the split, drawn phantoms (where no photograph may be shown), or none (default %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of noise, choices, random weights (default %(default)s)")
     parser.add_argument(

@@ -37,14 +37,14 @@ TARGET_KEPT = 0.98
 
 @dataclass
 class HairScore:
-    """What hair removal did to pictures whose hairs are known; :meth:`add` one at a time.
+    """What hair removal did to images whose hairs are known; :meth:`add` one at a time.
 
     Attributes:
-        pictures: with hair.
-        bare: the same pictures without.
+        images: with hair.
+        bare: the same images without.
         touched: of the bare ones, how many hair was found on.
         hit, false, missed: pixels of hair found, found where there is none, and not found.
-        before, after: PSNR in dB inside the hair mask, one a picture, with hair and after its removal.
+        before, after: PSNR in dB inside the hair mask, one an image, with hair and after its removal.
     """
 
     pictures: int = 0
@@ -59,13 +59,13 @@ class HairScore:
         self.after: list[float] = []
 
     def add(self, haired: np.ndarray, bare: np.ndarray, truth: np.ndarray, found_on_bare: np.ndarray) -> None:
-        """Take in one picture (H, W, 3) uint8 with and without hair.
+        """Take in one image (H, W, 3) uint8 with and without hair.
 
         Args:
             haired: with hair.
             bare: without.
             truth: (H, W) bool, its hairs.
-            found_on_bare: the mask (H, W) that is found on the bare picture.
+            found_on_bare: the mask (H, W) that is found on the bare image.
         """
         self.bare += 1
         self.touched += bool(found_on_bare.any())
@@ -83,7 +83,7 @@ class HairScore:
         self.after.append(psnr(painted_over(haired, mask), bare, truth))
 
     def described(self) -> dict[str, Any]:
-        """Precision, recall and F1 over all pixels, PSNR before and after, and the share of bare pictures touched."""
+        """Precision, recall and F1 over all pixels, PSNR before and after, and the share of bare images touched."""
         return {
             "pictures": self.pictures,
             "precision": ratio(self.hit, self.hit + self.false),
@@ -132,7 +132,7 @@ def with_drawn_hair(image: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
     from datasets_scripts.phantom_plane import Plane
 
     opacity, colour, _ = hairs(Plane((width, height), FIELD_MM, 0.0, (0.0, 0.0)), rng, share=1.0)
-    # As bright as the picture is: a hair under dim light is no brighter than the skin that it lies on.
+    # As bright as the image is: a hair under dim light is no brighter than the skin that it lies on.
     lit = colour * 255 * min(1.0, float(np.quantile(image, 0.95)) / 235)
     drawn = np.round(image + (lit - image) * opacity[..., None]).clip(0, 255).astype(np.uint8)
     return drawn, (drawn != image).any(axis=-1)
@@ -196,7 +196,7 @@ def opened(pairs: list[tuple[Path, Path]]) -> Iterator[tuple[np.ndarray, np.ndar
 def measure_drawn_hair(pairs: list[tuple[Path, Path]], progress: bool = False) -> dict[str, Any]:
     """Hair removal on real images after hairs were drawn over them; where it finds some before, apart.
 
-    There it may be wrong about the picture or right about a real hair, which then counts as falsely found.
+    There it may be wrong about the image or right about a real hair, which then counts as falsely found.
     """
     clean, haired_before = HairScore(), HairScore()
     from hub_models.hair_lesion import hair_mask
@@ -205,7 +205,7 @@ def measure_drawn_hair(pairs: list[tuple[Path, Path]], progress: bool = False) -
         own = hair_mask(image)
         haired, truth = with_drawn_hair(image, number)
         (haired_before if own.any() else clean).add(haired, image, truth, own)
-    # Which of the two a picture belongs to is the detector's own word, so how many bare ones are touched says nothing.
+    # Which of the two an image belongs to is the detector's own word, so how many bare ones are touched says nothing.
     measured, others = (
         {name: value for name, value in score.described().items() if not name.startswith("bare")}
         for score in (clean, haired_before)

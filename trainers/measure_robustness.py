@@ -1,4 +1,4 @@
-"""Measure what worse pictures do to a model: ``python -m trainers.measure_robustness MODEL --dataset D ...``.
+"""Measure what corrupted images do to a model: ``python -m trainers.measure_robustness MODEL --dataset D ...``.
 
 The images of a split are blurred, shaken, lit wrongly, compressed, covered with hairs, in three severities each, and
 the model is asked again: how often it is right, how often it still answers, and what is left of its promises. The model
@@ -42,7 +42,7 @@ def measure_robustness(
     """Write the folder ``out``, which appears whole or not at all; returns its report.
 
     Args:
-        source: a finished model of ours that was judged on this dataset: a folder, or ``ORG/NAME[@REVISION]``.
+        source: a finished model of ours that was evaluated on this dataset: a folder, or ``ORG/NAME[@REVISION]``.
         splits: the dataset.
         out: absent, or an empty folder.
         split: whose images.
@@ -54,23 +54,23 @@ def measure_robustness(
         progress: show progress bars.
 
     Raises:
-        UserError: ``out`` is not empty; there is no such model, or it looks at no picture, or was judged on other
+        UserError: ``out`` is not empty; there is no such model, or it looks at no image, or was evaluated on other
             images.
     """
     from trainers.metrics.predictions import write_predictions
-    from trainers.model_folder.evaluate import corrupted_file, judge_robustness
-    from trainers.model_folder.folder import finished_model, written_anew
+    from trainers.model_folder.evaluate import corrupted_file, evaluate_robustness
+    from trainers.model_folder.folder import finished_model, rewritten
     from trainers.model_folder.perturbations import CORRUPTIONS, SEVERITIES
 
     with finished_model(source, splits, out) as (finished, splits):
         if "pixel_values" not in finished.model.input_names:
-            raise UserError(f"{source!r} looks at no picture, which nothing can be done to: give a model that does")
-        rows = drawn(len(finished.judged(splits, split)), images, seed)
+            raise UserError(f"{source!r} looks at no image, which nothing can be done to: give a model that does")
+        rows = drawn(len(finished.evaluated(splits, split)), images, seed)
         conditions = [(k, s) for k in kinds or CORRUPTIONS for s in severities or SEVERITIES]
         asked = predict_conditions(finished, splits, split, rows, conditions, seed, progress)
-        with written_anew(finished, out, split=split, purpose="measurement of robustness") as (folder, report):
+        with rewritten(finished, out, split=split, purpose="measurement of robustness") as (folder, report):
             write_predictions(asked, corrupted_file(folder, split), with_features=False)
-            report["robustness"] = judge_robustness(report, finished.predictions, asked, replicates)
+            report["robustness"] = evaluate_robustness(report, finished.predictions, asked, replicates)
     return report
 
 
@@ -90,7 +90,7 @@ def predict_conditions(
     seed: int,
     progress: bool = False,
 ) -> Predictions:
-    """What the model says of altered pictures: all rows of one (kind, severity) after the other."""
+    """What the model says of altered images: all rows of one (kind, severity) after the other."""
     gated = "ood" in finished.report["trust"]
     parts = []
     from trainers.metrics.predictions import CORRUPTION
@@ -111,7 +111,7 @@ def predict_conditions(
 
 
 def altered(image: Image.Image, index: int, *, kind: str, severity: int, seed: int) -> Image.Image:
-    """One picture under one corruption; a function of a module, so that workers can be given it."""
+    """One image under one corruption; a function of a module, so that workers can be given it."""
     from trainers.model_folder.perturbations import corrupted
 
     return corrupted(image, kind, severity, seed=seed, index=index)
@@ -122,12 +122,12 @@ def parse() -> Namespace:
     parser = OneLineParser(prog="python -m trainers.measure_robustness", description=__doc__)
     add = parser.add_argument
     add("model", metavar="DIR_OR_REPO", help="a finished model: a folder, or ORG/NAME[@REVISION]")
-    add("--dataset", required=True, help="the dataset that it was judged on: a folder, or a Hub dataset id")
+    add("--dataset", required=True, help="the dataset that it was evaluated on: a folder, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
     add("--leave_out", default="", metavar="CLASS,...", help="classes that the model was trained without")
-    from trainers.training.arguments import CORRUPTIONS, JUDGED, SEVERITIES
+    from trainers.training.arguments import CORRUPTIONS, EVALUATED_SPLITS, SEVERITIES
 
-    add("--split", default="test", choices=JUDGED, help="whose images (default %(default)s)")
+    add("--split", default="test", choices=EVALUATED_SPLITS, help="whose images (default %(default)s)")
     add("--corruptions", nargs="+", choices=list(CORRUPTIONS), metavar="KIND",
         help=f"of {', '.join(CORRUPTIONS)} (default: all)")  # fmt: skip
     add("--severities", nargs="+", type=int, choices=SEVERITIES, help="1 hardly seen to 3 plain (default: all)")

@@ -1,8 +1,8 @@
-"""Judge a finished model again from its stored predictions: no model, no accelerator, seconds.
+"""Evaluate a finished model again from its stored predictions: no model, no accelerator, seconds.
 
 ``python -m trainers.rebuild DIR`` makes ``evaluation``, what was measured of robustness and explanations, and the
-tables, the figures, the card and the manifest anew, as after an update of the metrics. Provenance, training and trust
-stay as they were written, and so do pictures of examples; the folder is replaced whole or not at all.
+tables, the figures, the card and the manifest again, as after an update of the metrics. Provenance, training and trust
+stay as they were written, and so do images of examples; the folder is replaced whole or not at all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A finished model as it may be given away: no photograph, no path of this machine, and the code of today.
 
 ``python -m trainers.release DIR OUT`` copies a finished model folder without the features of its predictions (half of
-its size, and more of a picture than a label is) and without its examples, in whose place drawn phantoms stand. Paths
+its size, and more of an image than a label is) and without its examples, in whose place drawn phantoms stand. Paths
 below LESION_DATA_DIR and LESION_WEIGHTS_DIR are written as these variables. Code, tables, figures, card and manifest
-are made anew; all numbers follow from the stored predictions. Minutes where the model explains itself, else seconds.
+are rebuilt; all numbers follow from the stored predictions. Minutes where the model explains itself, else seconds.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def _redraw_examples(finished: Finished, folder: Path, progress: bool) -> None:
     from trainers.evaluation.explanation_table import explanations_file, read_table, write_table
     from trainers.evaluation.figures.explanations import save_examples
     from trainers.explaining.examples import phantom_examples
-    from trainers.model_folder.evaluate import JUDGED
+    from trainers.model_folder.evaluate import EVALUATED_SPLITS
 
-    for path in (explanations_file(folder, split) for split in JUDGED):
+    for path in (explanations_file(folder, split) for split in EVALUATED_SPLITS):
         if path.is_file():
             table = read_table(path)
             found = phantom_examples(finished.model, finished.processor, table.about["method"], progress=progress)

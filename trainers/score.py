@@ -81,7 +81,7 @@ def check(given: argparse.Namespace) -> None:
     """Refuse what cannot be meant, before anything is loaded.
 
     Raises:
-        UserError: names the option and the mend.
+        UserError: names the option and what to do.
     """
     images: Path = given.images
     if not images.exists():

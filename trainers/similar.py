@@ -1,8 +1,8 @@
-"""Similar cases: which lesions of a dataset look to a model like a picture, how good they are, and a gallery of them.
+"""Similar cases: which lesions of a dataset look to a model like an image, how good they are, and a gallery of them.
 
 ``python -m trainers.similar --model M --dataset D --image X --k 8`` prints the k nearest cases (X: a file, or an
-image_id of the dataset); --out adds similar.json and similar.png. The query's own lesion, and the same picture under
-any name, are never among them, and a lesion is shown once. It says when the model's gate declines the picture.
+image_id of the dataset); --out adds similar.json and similar.png. The query's own lesion, and the same image under
+any name, are never among them, and a lesion is shown once. It says when the model's gate declines the image.
 
 ``--evaluate`` asks for every image of --query_split instead, and reports precision at 1 and at k by class.
 ``--build_gallery DIR`` writes the folder that the Space reads. The gallery and similar.png hold real images: keep them
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--dataset", required=True, help="dataset folder written by a build_* command, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default: %(default)s)")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--image", metavar="FILE_OR_ID", help="the picture to compare")
+    what.add_argument("--image", metavar="FILE_OR_ID", help="the image to compare")
     what.add_argument("--evaluate", action="store_true", help="measure precision at k on a whole split")
     what.add_argument("--build_gallery", "--build-gallery", type=Path, metavar="DIR", help="the gallery to write")
     add("--k", type=int, default=8, help="similar cases, of different lesions (default: %(default)s)")
@@ -53,7 +53,7 @@ def check(given: argparse.Namespace) -> None:
     """Refuse what cannot be meant, before anything is loaded.
 
     Raises:
-        UserError: names the option and the mend.
+        UserError: names the option and what to do.
     """
     if given.k < 1:
         raise UserError(f"--k {given.k}: give at least 1 similar case")

@@ -1,4 +1,4 @@
-"""Train an autoencoder of lesion pictures (``accelerate launch trainers/train_autoencoder.py --help``)."""
+"""Train an autoencoder of lesion images (``accelerate launch trainers/train_autoencoder.py --help``)."""
 
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.training.command_line import start

@@ -174,7 +174,7 @@ class _Origins:
             raise ProvenanceError(f"{PROVENANCE_TABLE} says {told!r} of {path}; give {REAL} or {SYNTHETIC}")
         if self.placed[i].provenance not in (None, told):
             raise ProvenanceError(
-                f"{path} is {told} in {PROVENANCE_TABLE} and lies in a folder {self.placed[i].provenance}; mend one"
+                f"{path} is {told} in {PROVENANCE_TABLE} and lies in a folder {self.placed[i].provenance}; fix one"
             )
         self.provenance[i] = told
         if record.get("parent"):
@@ -182,10 +182,10 @@ class _Origins:
         return i
 
     def _set_parent(self, i: int, name: str) -> None:
-        mend = f"list the image in {PROVENANCE_TABLE} with its parent, or with none where it is not known"
-        self.parent[i] = self._find(name, f"the parent of {self.placed[i].path}", mend, child=i)
+        advice = f"list the image in {PROVENANCE_TABLE} with its parent, or with none where it is not known"
+        self.parent[i] = self._find(name, f"the parent of {self.placed[i].path}", advice, child=i)
 
-    def _find(self, name: str, what: str, mend: str, child: int | None = None) -> int:
+    def _find(self, name: str, what: str, advice: str, child: int | None = None) -> int:
         """The image that a path, a file name or a stem means; for a child another one, of its own class first."""
         wanted = PurePosixPath(name.replace("\\", "/"))
         found = [i for i in self._by_name.get(wanted.name, []) if i != child]
@@ -194,7 +194,7 @@ class _Origins:
         if child is not None:
             found = [i for i in found if self.placed[i].label == self.placed[child].label] or found
         if not found:
-            raise ProvenanceError(f"{name!r}, {what}, is not in the folder; add it, or {mend}")
+            raise ProvenanceError(f"{name!r}, {what}, is not in the folder; add it, or {advice}")
         if len(found) > 1:
             paths = f"{self.placed[found[0]].path} and {self.placed[found[1]].path}"
             raise ProvenanceError(f"{name!r}, {what}, may be {paths}; name it by its path in {PROVENANCE_TABLE}")
@@ -212,7 +212,7 @@ class _Origins:
             while root in self.parent:
                 root = self.parent[root]
                 if root in seen:
-                    raise ProvenanceError(f"{self.placed[i].path} is its own parent; mend {PROVENANCE_TABLE}")
+                    raise ProvenanceError(f"{self.placed[i].path} is its own parent; fix {PROVENANCE_TABLE}")
                 seen.add(root)
             result.append(root)
         return result

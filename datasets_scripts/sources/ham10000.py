@@ -124,8 +124,8 @@ def _check_images(records: Sequence[Record], photos: Mapping[str, Reader], sourc
     Raises:
         MetadataError: a row has no image.
     """
-    mend = "put HAM10000_images_part_1 and HAM10000_images_part_2 (folders or zip files) beside the metadata"
-    tables.check_present([record["image_id"] for record in records], photos, source, mend)
+    advice = "put HAM10000_images_part_1 and HAM10000_images_part_2 (folders or zip files) beside the metadata"
+    tables.check_present([record["image_id"] for record in records], photos, source, advice)
     extra = len(photos) - len(records)
     return [f"{extra} images without a row in the metadata were left out."] if extra else []
 

@@ -117,8 +117,8 @@ def _of_truth(content: bytes, where: str, stem: str, photos: Mapping[str, Reader
     columns, records = tables.read_table(content, where)
     tables.check_columns(columns, _COLUMNS, where)
     folder = re.sub("_part3_groundtruth", "_Data", stem, flags=re.IGNORECASE)
-    mend = f"put {folder} (folder or zip file) beside {where}"
-    tables.check_present([record["image_id"] for record in records], photos, source, mend)
+    advice = f"put {folder} (folder or zip file) beside {where}"
+    tables.check_present([record["image_id"] for record in records], photos, source, advice)
     return [
         (record["image_id"], _class(record, where), photos[record["image_id"]], _SPLITS[match[1].lower()])
         for record in records

@@ -73,8 +73,8 @@ def read(source: str) -> Archive:
     records = [{_plain(column): value for column, value in record.items()} for record in records]
     tables.check_columns([_plain(column) for column in columns], (_ID, _LABEL), name)
     images = files.images()
-    mend = "download them with isic-cli, or remove their rows"
-    tables.check_present([record[_ID] for record in records], images, source, mend)
+    advice = "download them with isic-cli, or remove their rows"
+    tables.check_present([record[_ID] for record in records], images, source, advice)
     rows = [_row(record, images) for record in records if _meaning(record) not in (INDETERMINATE, UNKNOWN)]
     warnings = _dropped(records)
     warnings += tables.sex_warnings(record.get("sex", "") for record in records)

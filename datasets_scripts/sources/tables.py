@@ -51,7 +51,7 @@ def _too_large(where: str, size: int) -> str:
     return f"{where} has {size / 1e6:,.0f} MB, at most {MOST_BYTES / 1e6:.0f} MB are read: split it"
 
 
-def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple[list[str], list[dict[str, str]]]:
+def read_table(content: bytes, where: str, *, advice: str = AS_PUBLISHED) -> tuple[list[str], list[dict[str, str]]]:
     """Read a table with a header, separated by commas, tabs, or semicolons.
 
     Columns without a name behind the last named one, as spreadsheets write them, must be empty and are left out.
@@ -59,7 +59,7 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
     Args:
         content: the file's bytes, UTF-8, with or without a byte order mark.
         where: the file's name for messages.
-        mend: what to do about a row that is no row of a table.
+        advice: what to do about a row that is no row of a table.
 
     Returns:
         The columns, and the rows, their values stripped; a value that a short row lacks is empty.
@@ -107,7 +107,7 @@ def read_table(content: bytes, where: str, *, mend: str = AS_PUBLISHED) -> tuple
             raise MetadataError(
                 f"{where}, line {before + 1}: a quote opens a cell and closes nowhere in the line: take the quote out"
             ) from error
-        raise MetadataError(f"{where}, line {table.line_num}: {error}; {mend}") from error
+        raise MetadataError(f"{where}, line {table.line_num}: {error}; {advice}") from error
     return columns, rows
 
 
@@ -211,7 +211,7 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
 
 
 def _too_long(cells: list[str], columns: list[str], delimiter: str) -> str:
-    """Why a row has more cells than the header, in words, with the mend."""
+    """Why a row has more cells than the header, in words, with what to do."""
     said = f"has {len(cells)} cells, the header {len(columns)} columns"
     if delimiter == "," and len(cells) == len(columns) + 1:
         # The last such pair: days stand before what is measured.
@@ -255,7 +255,7 @@ def check_columns(columns: Collection[str], required: Sequence[str], where: str)
 REDUCED = "_downsampled"
 
 
-def check_present(image_ids: Sequence[str], present: Collection[str], source: str, mend: str) -> None:
+def check_present(image_ids: Sequence[str], present: Collection[str], source: str, advice: str) -> None:
     """Refuse a table with ids that the folder has no image of.
 
     Raises:
@@ -272,7 +272,7 @@ def check_present(image_ids: Sequence[str], present: Collection[str], source: st
         )
     if without:
         raise MetadataError(
-            f"{len(without)} of {len(image_ids)} ids have no image in {source}, the first is {without[0]!r}; {mend}"
+            f"{len(without)} of {len(image_ids)} ids have no image in {source}, the first is {without[0]!r}; {advice}"
         )
 
 

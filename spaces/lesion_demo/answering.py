@@ -21,12 +21,12 @@ NO_PROMISE = "Nothing is known of how far this model can be trusted."
 
 
 class QuestionError(ValueError):
-    """Something beside the picture that cannot be asked; the message names the value and the mend."""
+    """Something beside the image that cannot be asked; the message names the value and what to do."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked beside the picture.
+    """What is asked beside the image.
 
     Attributes:
         share: of malignant and premalignant lesions where the model is used, in (0, 1); None = as calibrated.
@@ -43,7 +43,7 @@ class Looked:
 
     Attributes:
         answer: the dictionary of ``classify``.
-        inputs: what the processor made of the picture.
+        inputs: what the processor made of the image.
     """
 
     answer: dict[str, Any]
@@ -51,12 +51,12 @@ class Looked:
 
 
 def classify(image: Image.Image, classifier: Classifier, question: Question | None = None) -> dict[str, Any]:
-    """Classify one picture; :func:`look` describes the answer."""
+    """Classify one image; :func:`look` describes the answer."""
     return look(image, classifier, question).answer
 
 
 def look(image: Image.Image, classifier: Classifier, question: Question | None = None) -> Looked:
-    """Classify one picture.
+    """Classify one image.
 
     Returns:
         The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any
@@ -65,7 +65,7 @@ def look(image: Image.Image, classifier: Classifier, question: Question | None =
         also ``assumed_share``, and ``at_calibration``: class, set and verdict without that assumption.
 
     Raises:
-        ImageUnusableError: a picture that the processor refuses, or for which the model gives no numbers.
+        ImageUnusableError: an image that the processor refuses, or for which the model gives no numbers.
         QuestionError: an age, a site or a share that there is not.
     """
     question = question or Question()
@@ -79,7 +79,7 @@ def look(image: Image.Image, classifier: Classifier, question: Question | None =
 
 
 def classify_many(images: list[Image.Image], classifier: Classifier) -> list[dict[str, Any]]:
-    """Classify several pictures in one pass, each as :func:`classify` would without a question.
+    """Classify several images in one pass, each as :func:`classify` would without a question.
 
     Raises:
         ImageUnusableError: one of them is refused.
@@ -89,10 +89,10 @@ def classify_many(images: list[Image.Image], classifier: Classifier) -> list[dic
 
 
 def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """RGB pictures, and what is known beside them, as the model's inputs on its device.
+    """RGB images, and what is known beside them, as the model's inputs on its device.
 
     Raises:
-        ImageUnusableError, QuestionError: the processor refuses a picture, or the record.
+        ImageUnusableError, QuestionError: the processor refuses an image, or the record.
     """
     known = {name: value for name, value in record.items() if name in classifier.fields and value not in (None, "")}
     given: Any = [{"image": image, **known} for image in images] if classifier.fields else images

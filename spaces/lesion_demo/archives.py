@@ -1,4 +1,4 @@
-"""Several files or zip archives as one list of pictures, with everything that a hostile archive may try refused.
+"""Several files or zip archives as one list of images, with everything that a hostile archive may try refused.
 
 Nothing is unpacked to the disk: members are read one by one into memory, never more of one than an image may have, so
 that a path in an archive leads nowhere and a bomb has nothing to blow up.
@@ -22,7 +22,7 @@ MOST_IMAGES = 200
 MOST_MEMBERS = 2_000  # entries of an archive, folders and hidden files among them
 LARGEST_ARCHIVE = 200_000_000  # bytes, packed
 LARGEST_UNPACKED = 600_000_000  # bytes, of all members together
-# Deflate cannot do better than about 1030; pictures, packed already, stay near 1.
+# Deflate cannot do better than about 1030; images, packed already, stay near 1.
 HIGHEST_RATIO = 200.0
 LONGEST_NAME = 80
 LONGEST_PATH = 160  # of a file in an archive, with its folders
@@ -59,7 +59,7 @@ class Entry:
         """
         assert self.archive is not None
         assert self.member is not None
-        # What the archive says is a stranger's word, but zipfile gives no more than that.
+        # What the archive says is not to be trusted, but zipfile gives no more than that.
         if self.member.file_size > LARGEST_FILE:
             raise ImageUnusableError(too_large(self.member.file_size))
         try:
@@ -78,7 +78,7 @@ def list_entries(paths: Sequence[str | os.PathLike[str]], names: Sequence[str] |
     """Every file of a batch in the order given, archives opened up.
 
     Args:
-        paths: files and zip archives, told apart by content.
+        paths: files and zip archives, distinguished by content.
         names: what the files were called; None = the last part of each path.
 
     Raises:
@@ -95,7 +95,7 @@ def list_entries(paths: Sequence[str | os.PathLike[str]], names: Sequence[str] |
         if len(entries) > MOST_IMAGES:
             raise BatchRefusedError(f"There are more than {MOST_IMAGES} files; give at most {MOST_IMAGES} at a time.")
     if not entries:
-        raise BatchRefusedError("There is no picture in this upload. Give pictures, or a zip archive of pictures.")
+        raise BatchRefusedError("There is no image in this upload. Give images, or a zip archive of images.")
     return entries
 
 
@@ -125,9 +125,9 @@ def _members(path: Path, name: str, under: str) -> Iterator[Entry]:
         if info.is_dir() or _hidden(info.filename):
             continue
         if stat.S_ISLNK(info.external_attr >> 16):
-            continue  # a link leads out of the archive, and is no picture
+            continue  # a link leads out of the archive, and is no image
         if info.file_size > HIGHEST_RATIO * max(info.compress_size, 1):
-            raise BatchRefusedError(f"{short(name)} is packed far too tightly to hold pictures; it is not opened.")
+            raise BatchRefusedError(f"{short(name)} is packed far too tightly to hold images; it is not opened.")
         yield Entry(within(under + info.filename), archive=path, member=info)
 
 

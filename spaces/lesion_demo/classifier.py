@@ -164,12 +164,12 @@ class Classifier:
 
     @property
     def looks_at_pictures(self) -> bool:
-        """Whether the picture plays a part; a metadata-only model's answer would be the same without."""
+        """Whether the image plays a part; a metadata-only model's answer would be the same without."""
         return "pixel_values" in self.input_names
 
     @property
     def fields(self) -> dict[str, dict[str, Any]]:
-        """Metadata fields that it takes beside the picture, name -> vocabulary; empty where it takes none."""
+        """Metadata fields that it takes beside the image, name -> vocabulary; empty where it takes none."""
         known = getattr(self.processor, "metadata_fields", None) or {}
         return dict(known) if "metadata" in self.input_names else {}
 

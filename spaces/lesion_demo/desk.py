@@ -52,7 +52,7 @@ class Desk:
             upload: a path in the folder of uploads, or Gradio's dictionary of one.
 
         Raises:
-            ImageUnusableError: it was not uploaded here, or is no picture that is taken.
+            ImageUnusableError: it was not uploaded here, or is no image that is taken.
         """
         if upload is None:
             raise ImageUnusableError("No image was given. " + GIVE)
@@ -77,7 +77,7 @@ class Desk:
             return
         try:
             self.files.remember_rewritten(keep_only_pixels(path, image))
-        except OSError:  # a full disk, say: better no picture than one with its place and date
+        except OSError:  # a full disk, say: better no image than one with its place and date
             self.files.delete(path)
 
     @contextlib.contextmanager
@@ -107,7 +107,7 @@ class Desk:
         """The pixels of a file of a batch, of which nothing else is left unless it lies in an archive.
 
         Raises:
-            ImageUnusableError: it is no picture that is taken.
+            ImageUnusableError: it is no image that is taken.
         """
         if entry.source is None:
             return read_image(entry.read())
@@ -121,7 +121,7 @@ class Desk:
                 self.files.delete(path)
 
     def look(self, image: Image.Image, model: str | None, question: Question) -> tuple[Looked, Classifier]:
-        """Ask a model about a picture.
+        """Ask a model about an image.
 
         Raises:
             ImageUnusableError, QuestionError, ModelUnavailableError: there is no answer; the message says why.

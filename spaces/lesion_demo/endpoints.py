@@ -52,7 +52,7 @@ class _Endpoints:
         sex: str | None = None,
         localization: str | None = None,
     ) -> dict[str, Any]:
-        """Classify one picture: the answer of Lesion Suite's models with its thirteen keys, and `model`.
+        """Classify one image: the answer of Lesion Suite's models with its thirteen keys, and `model`.
 
         `prevalence`: share of malignant and premalignant lesions in 0.001 to 0.999; withdraws band and set.
         Where `abstain` is true, show neither `predicted` nor `probabilities`.
@@ -110,7 +110,7 @@ class _Endpoints:
 
     @in_turn
     def compare(self, photo: FileData | None, models: list[str] | None = None) -> dict[str, Any]:
-        """Ask up to four models about one picture: title -> answer, or `{"error": ...}`. None = the first four."""
+        """Ask up to four models about one image: title -> answer, or `{"error": ...}`. None = the first four."""
         try:
             with self._desk.opened(photo) as image:
                 told = answers_of(self._desk, image, _several(models, self._desk.titles))

@@ -1,4 +1,4 @@
-"""The pictures to try: drawings that come with the page, and the host's own, each with a caption and its source."""
+"""The images to try: drawings that come with the page, and the host's own, each with a caption and its source."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ MOST = 12
 
 @dataclass(frozen=True)
 class Example:
-    """A picture to try.
+    """An image to try.
 
     Attributes:
         path: the file.
         caption: what it shows, in a few words.
         attribution: who made it, and under which licence.
-        picture: its thumbnail as a data URI.
+        image: its thumbnail as a data URI.
     """
 
     path: Path

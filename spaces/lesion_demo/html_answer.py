@@ -232,7 +232,7 @@ def uncertainty(answer: Mapping[str, Any], classifier: Classifier) -> str:
         why = (
             "They belong to the probabilities before the re-weighting."
             if shifted(answer)
-            else "This model has one member, so the two cannot be told apart."
+            else "This model has one member, so the two cannot be distinguished."
         )
         parts = f'<p class="small">Aleatoric and epistemic parts: not given. {why}</p>'
     return (

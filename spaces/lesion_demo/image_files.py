@@ -1,4 +1,4 @@
-"""From bytes that a stranger sent to pixels: told by content, bounded before it is decoded, nothing but pixels kept.
+"""From bytes that somebody sent to pixels: told by content, bounded before it is decoded, nothing but pixels kept.
 
 A file's name says nothing here. What it is follows from its first bytes; whatever lies in it beside the pixels (EXIF,
 comments, a second file behind the first) is dropped with the file, because only the decoded pixels go on.
@@ -90,7 +90,7 @@ def _is_heic(head: bytes) -> bool:
 
 
 def what_else(head: bytes) -> str:
-    """What to call a file that is no picture of ours, by its first bytes."""
+    """What to call a file that is no image of ours, by its first bytes."""
     for start, name in _OTHERS:
         if head.startswith(start):
             return name
@@ -105,7 +105,7 @@ def what_else(head: bytes) -> str:
 
 
 def read_image(source: str | os.PathLike[str] | bytes, most: float = LARGEST_FILE) -> Image.Image:
-    """Decode a picture into upright 8-bit RGB that carries nothing else with it.
+    """Decode an image into upright 8-bit RGB that carries nothing else with it.
 
     Args:
         source: path of a file, or its bytes.

@@ -1,4 +1,4 @@
-"""Many pictures through one model: a row each, also for those that cannot be read, and the same as CSV."""
+"""Many images through one model: a row each, also for those that cannot be read, and the same as CSV."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from queueing import in_turn
 
 # No key of an answer begins with it, so no class name can make a column that an answer has already.
 PROBABILITY = "prob_"
-AT_ONCE = 8  # pictures in one pass of the model: enough to keep two cores busy, little memory
-# Larger pictures than this are looked at one by one, so that no eight of them are in memory together.
+AT_ONCE = 8  # images in one pass of the model: enough to keep two cores busy, little memory
+# Larger images than this are looked at one by one, so that no eight of them are in memory together.
 LARGE_PIXELS = 6_000_000
 # A batch is worked at for minutes, not hours: 200 photographs of 6 million, or 30 of the largest there may be.
 MOST_PIXELS_TOGETHER = 1_200_000_000
 TOO_MANY_TOGETHER = (
-    f"It was not looked at: the pictures before it have {MOST_PIXELS_TOGETHER / 1e6:,.0f} million pixels together, and "
+    f"It was not looked at: the images before it have {MOST_PIXELS_TOGETHER / 1e6:,.0f} million pixels together, and "
     "no more are taken at a time. Give it again with the next ones."
 )
 # A spreadsheet takes a cell that begins with one of these for a formula; the last four are the full-width forms.
@@ -42,7 +42,7 @@ class Row:
         name: of the file.
         answer: as ``classify`` gives it; None where the file could not be read.
         error: what is wrong with the file; None where there is an answer.
-        picture: thumbnail as a data URI; empty where there is none.
+        image: thumbnail as a data URI; empty where there is none.
     """
 
     name: str
@@ -109,7 +109,7 @@ def _alone(image: Image.Image, classifier: Classifier) -> dict[str, Any] | str:
 
 
 def as_table(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Rows as flat dictionaries of one set of keys. Of a declined picture no class, no probability."""
+    """Rows as flat dictionaries of one set of keys. Of a declined image no class, no probability."""
     table = []
     for row in rows:
         answer = row.answer or {}

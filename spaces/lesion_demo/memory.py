@@ -1,4 +1,4 @@
-"""Memory that pictures took goes back to the system, so that a page that runs for weeks stays as small as it began."""
+"""Memory that images took goes back to the system, so that a page that runs for weeks stays as small as it began."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def give_memory_back() -> None:
     """Have glibc ask the system for every block of 128 kB and more, and return it when it is freed.
 
     By default it raises that limit, up to 32 MB, each time it has freed such a block, and keeps the pieces of hundreds
-    of pictures between others. Where there is no glibc nothing changes.
+    of images between others. Where there is no glibc nothing changes.
     """
     if sys.platform != "linux":
         return

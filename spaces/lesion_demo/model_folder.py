@@ -155,7 +155,7 @@ _RULES = {
 
 
 def picture_uri(folder: Path, link: str) -> str | None:
-    """A picture of the folder as a data URI; None where the link leads elsewhere, or to no picture of decent size."""
+    """An image of the folder as a data URI; None where the link leads elsewhere, or to no image of decent size."""
     path = folder / link
     kind = PICTURES.get(path.suffix.lower())
     if kind is None or "://" in link or PurePosixPath(link).is_absolute() or ".." in PurePosixPath(link).parts:

@@ -86,7 +86,7 @@ def load(source: ModelSource) -> Classifier:
         options["revision"] = source.revision
     try:
         check_files(source.location, source.revision)
-        # Weights of a stranger come as safetensors or not at all: other formats can hold programs.
+        # Weights of somebody else come as safetensors or not at all: other formats can hold programs.
         weights = {} if source.runs_code else {"use_safetensors": True}
         model = AutoModelForImageClassification.from_pretrained(source.location, **options, **weights)
         processor = AutoImageProcessor.from_pretrained(source.location, **options)

@@ -1,4 +1,4 @@
-"""Pictures as text that a page can hold: no file is written, and nothing but pixels is in them."""
+"""Images as text that a page can hold: no file is written, and nothing but pixels is in them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _HEAT = np.array([[66, 10, 104], [147, 38, 103], [221, 81, 58], [252, 165, 10], 
 
 
 def data_uri(image: Image.Image, kind: str = "JPEG", **options: Any) -> str:
-    """A picture as ``data:image/...;base64,...``."""
+    """An image as ``data:image/...;base64,...``."""
     buffer = io.BytesIO()
     image.save(buffer, kind, **({"quality": 88} if kind == "JPEG" else {}), **options)
     return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
@@ -42,13 +42,13 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def prepared(image: Image.Image, classifier: Classifier) -> Image.Image:
-    """The picture as the model's processor leaves it before the resize: hairs, crop and colours done where on."""
+    """The image as the model's processor leaves it before the resize: hairs, crop and colours done where on."""
     prepare = getattr(classifier.processor, "prepare", None)
     return prepare(image) if prepare is not None else image
 
 
 def as_seen(inputs: dict[str, torch.Tensor], classifier: Classifier) -> Image.Image | None:
-    """The pixels that went into the model, back as a picture; None where it takes none, or they cannot be turned back.
+    """The pixels that went into the model, back as an image; None where it takes none, or they cannot be turned back.
 
     Args:
         inputs: with ``pixel_values`` (1, 3, H, W), normalised by the processor's mean and deviation.

@@ -14,7 +14,7 @@ MOST_WAITING = 40  # requests in the queue; more are refused politely, at once
 # Gradio keeps about 3 MB a visitor, long after they left, and 10,000 of them; nothing of ours is in there.
 MOST_SESSIONS = 64
 # For every event in which a model works: one after the other, across all tabs and endpoints. Batches wait in a line of
-# their own, whose head takes turns with the head of the other (`in_turn`): a question waits for a few of its pictures.
+# their own, whose head takes turns with the head of the other (`in_turn`): a question waits for a few of its images.
 QUEUED_API: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 QUEUED_API_BATCH: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 1}
 QUEUED: dict[str, Any] = {**QUEUED_API, "api_visibility": "private"}

@@ -20,7 +20,7 @@ class Settings:
         models: what the page offers.
         allow_any: ``no``; ``plain``: visitors may name models of the Hub, whose own code is never run; ``code``: theirs
             too, which hands the machine to whoever writes a repository.
-        examples: a folder of the host's own example pictures, or None.
+        examples: a folder of the host's own example images, or None.
         gallery: a folder or dataset repository of similar cases, or None.
     """
 
@@ -34,7 +34,7 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """Settings from LESION_MODELS, LESION_ALLOW_ANY, LESION_EXAMPLES and LESION_GALLERY.
 
     Raises:
-        ModelSettingError: one of them cannot be understood; the message names it, its value and the mend.
+        ModelSettingError: one of them cannot be understood; the message names it, its value and what to do.
     """
     models = parse_models(environment.get("LESION_MODELS", ""))
     allow = environment.get("LESION_ALLOW_ANY", "").strip().lower()

@@ -1,6 +1,6 @@
-"""Similar cases: the nearest neighbours of a picture in a gallery of known ones, by the model's own features.
+"""Similar cases: the nearest neighbours of an image in a gallery of known ones, by the model's own features.
 
-A gallery is ``gallery.json`` (which model, which data, labels) and ``gallery.parquet`` (one row a picture: unit
+A gallery is ``gallery.json`` (which model, which data, labels) and ``gallery.parquet`` (one row an image: unit
 features, label, thumbnail, hash, licence), in a folder or a dataset repository of the Hub.
 """
 
@@ -24,7 +24,7 @@ from PIL import Image
 
 FORMAT_VERSION = 1
 SHOWN = 8
-NEAR_BITS = 6  # of 64: two difference hashes this close are of the same picture, or nearly
+NEAR_BITS = 6  # of 64: two difference hashes this close are of the same image, or nearly
 COLUMNS = ("image_id", "lesion_id", "group_id", "label", "features", "thumbnail", "dhash", "license", "attribution")
 
 
@@ -34,13 +34,13 @@ class GalleryError(ValueError):
 
 @dataclass(frozen=True)
 class Case:
-    """One known picture.
+    """One known image.
 
     Attributes:
         label: its short class name.
         long_name: its long one.
         distance: 1 - cosine of the features, in [0, 2]; 0 = alike to the model.
-        picture: thumbnail as a data URI.
+        image: thumbnail as a data URI.
         license: under which it may be shown.
         attribution: who is to be named.
     """
@@ -54,7 +54,7 @@ class Case:
 
 
 class Gallery:
-    """Known pictures, held in memory: half-precision features and small thumbnails.
+    """Known images, held in memory: half-precision features and small thumbnails.
 
     Args:
         place: a folder, or ``organisation/name[@revision]`` of a dataset repository on the Hub.
@@ -90,7 +90,7 @@ class Gallery:
 
     @property
     def licence(self) -> str:
-        """The licence of its pictures."""
+        """The licence of its images."""
         return str(self.facts.get("license") or "not stated")
 
     def title_among(self, sources: list[ModelSource]) -> str | None:
@@ -111,12 +111,12 @@ class Gallery:
         return None
 
     def nearest(self, image: Image.Image, classifier: Classifier, record: dict[str, Any]) -> list[Case]:
-        """The nearest cases, at most one a lesion, never the picture itself or one nearly like it.
+        """The nearest cases, at most one a lesion, never the image itself or one nearly like it.
 
         Args:
             image: RGB.
             classifier: the gallery's model.
-            record: what is known beside the picture.
+            record: what is known beside the image.
         """
         unit = features_of(image, classifier, record)
         if unit.shape != (self.features.shape[1],):
@@ -144,7 +144,7 @@ class Gallery:
         return cases
 
     def _looks_the_same(self, row: int, query: int) -> bool:
-        """Whether the thumbnail is the query's picture, should the stored hash have been made in another way."""
+        """Whether the thumbnail is the query's image, should the stored hash have been made in another way."""
         with Image.open(io.BytesIO(self.thumbnails[row].as_py()), formats=["JPEG"]) as thumbnail:
             return (dhash(thumbnail.convert("RGB")) ^ query).bit_count() <= NEAR_BITS
 
@@ -181,7 +181,7 @@ def _features(column: pa.ChunkedArray, dim: int) -> np.ndarray:
 
 @torch.inference_mode()
 def features_of(image: Image.Image, classifier: Classifier, record: dict[str, Any]) -> np.ndarray:
-    """What the model makes of a picture before it names a class: (D,) float32 of length 1.
+    """What the model makes of an image before it names a class: (D,) float32 of length 1.
 
     Raises:
         GalleryError: the model does not give its features.

@@ -1,4 +1,4 @@
-"""The tab "Compare models": one picture, several models side by side."""
+"""The tab "Compare models": one image, several models side by side."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
 
     Args:
         desk: models and uploads.
-        tab: this tab; when it is opened without a picture it takes over that of the first one.
-        first: the picture of the tab "One image".
+        tab: this tab; when it is opened without an image it takes over that of the first one.
+        first: the image of the tab "One image".
     """
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):

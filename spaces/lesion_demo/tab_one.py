@@ -1,4 +1,4 @@
-"""The tab "One image": a picture, what is known beside it, and the answer with everything behind it."""
+"""The tab "One image": an image, what is known beside it, and the answer with everything behind it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOADING = '<p class="facts">The model is being loaded…</p>'
 
 
 def photo_input(label: str, elem_id: str, height: int = 340) -> gr.Image:
-    """A picture to drop, choose, paste or take; handed on as the file it is.
+    """An image to drop, choose, paste or take; handed on as the file it is.
 
     Gradio would open it itself otherwise, convert some formats, and answer a damaged file with a bare "Error".
     """
@@ -44,7 +44,7 @@ def photo_input(label: str, elem_id: str, height: int = 340) -> gr.Image:
 
 
 def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
-    """Lay the tab out and wire it up; its picture, for other tabs to start from."""
+    """Lay the tab out and wire it up; its image, for other tabs to start from."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
             photo = photo_input("Image of the lesion", "photo")
@@ -86,7 +86,7 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     again = [shift.input, share.input, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
     quiet = {**look, "show_progress": "hidden", "trigger_mode": "always_last"}
     late = gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
-    # What was asked about the picture before has nothing to say any more: it may come in after this one's answer.
+    # What was asked about the image before has nothing to say any more: it may come in after this one's answer.
     photo.change(handlers.look, asked, [panel, behind], cancels=[late], **look)
     page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
     return photo
@@ -152,7 +152,7 @@ class _Handlers:
             yield message(str(error)), ""
 
     def look_again(self, *asked: Any) -> Iterator[tuple[Any, Any]]:
-        """The same for the same picture, without the waiting frame, so that nothing flickers."""
+        """The same for the same image, without the waiting frame, so that nothing flickers."""
         if asked[0] is None:
             yield gr.skip(), gr.skip()
             return

@@ -1,4 +1,4 @@
-"""The tab "Similar cases": known pictures that the model takes for alike. Only where the host gives a gallery."""
+"""The tab "Similar cases": known images that the model takes for alike. Only where the host gives a gallery."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
         gallery: the known cases.
         title: the model on offer that it was made with.
         tab: this tab.
-        first: the picture of the tab "One image", taken over where this one is empty.
+        first: the image of the tab "One image", taken over where this one is empty.
     """
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=280):

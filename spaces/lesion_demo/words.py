@@ -118,7 +118,7 @@ def chance(p: float, least: int = 1) -> str:
 
     Args:
         p: in [0, 1].
-        least: percent below which nothing is told apart, see ``measured.least_percent``.
+        least: percent below which nothing is distinguished, see ``measured.least_percent``.
     """
     if 100 * p < least:
         return f"under {least} %"

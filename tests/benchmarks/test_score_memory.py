@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder_of(images: int, tmp_path: Path) -> Path:
-    """A folder of so many links to a few small pictures."""
+    """A folder of so many links to a few small images."""
     first = tmp_path / "pictures"
     if not first.is_dir():
         first.mkdir()

@@ -33,7 +33,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 def draw(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    """A cloudy picture that no other seed draws alike."""
+    """A cloudy image that no other seed draws alike."""
     rng = np.random.default_rng(seed)
     return Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size, Image.Resampling.BICUBIC)
 

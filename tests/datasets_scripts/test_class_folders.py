@@ -202,7 +202,7 @@ def test_the_table_goes_before_file_names(tmp_path):
             ["Nevus/a.jpg", "Nevus/b.jpg"],
             "a,synthetic,b\nb,synthetic,a",
             ProvenanceError,
-            "Nevus/a.jpg is its own parent; mend provenance.csv",
+            "Nevus/a.jpg is its own parent; fix provenance.csv",
         ),
         (
             ["train/Nevus/a.jpg", "test/Nevus/a.jpg", "train/Nevus/a_syn1.jpg"],
@@ -261,7 +261,7 @@ def test_a_random_split_leaves_rare_classes_in_train():
 def lesions12(tmp_path, pictures) -> Path:
     """24 real images of each class and, of the first 12, a synthetic child; split folders.
 
-    Clear skin and pictures of other things train and validate only, as in the published test table.
+    Clear skin and images of other things train and validate only, as in the published test table.
     """
     root = tmp_path / "lesions"
     for place, (folder, label) in enumerate(CLASSES.items()):

@@ -50,7 +50,7 @@ def test_different_pictures_of_one_layout_are_no_duplicates(pictures):
         images.append(Image.fromarray(np.clip(blob + texture, 0, 255).astype(np.uint8)))
     thumbs = np.stack([thumb(image) for image in images])
     coarse = np.corrcoef(thumbs.reshape(6, -1).astype(float))
-    assert coarse.min() > 0.985  # the whole picture alone would call them one
+    assert coarse.min() > 0.985  # the whole image alone would call them one
     assert near_pairs(thumbs) == []
 
 

@@ -40,7 +40,7 @@ def test_every_class_of_the_taxonomy_can_be_drawn() -> None:
         assert phantom.image.mode == "RGB"
         assert phantom.lesion_mask.shape == phantom.hair_mask.shape == (30, 40)
         assert phantom.lesion_mask.dtype == phantom.hair_mask.dtype == bool
-        assert np.asarray(phantom.image).std() > 3, "a flat picture"
+        assert np.asarray(phantom.image).std() > 3, "a flat image"
 
 
 @pytest.mark.parametrize("label", ["mel", "bcc", "acne", "random"])
@@ -73,7 +73,7 @@ def test_hair_mask_is_where_hairs_change_the_picture() -> None:
         assert np.array_equal(phantom.lesion_mask, bare.lesion_mask)
         assert phantom.hair_mask.any() <= (phantom.attributes["hairs"] > 0)
         haired += bool(phantom.hair_mask.any())
-    assert 2 <= haired <= 11, "some pictures have hairs, some have none"
+    assert 2 <= haired <= 11, "some images have hairs, some have none"
 
 
 @pytest.mark.parametrize("label", LESIONS)

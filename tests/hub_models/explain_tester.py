@@ -1,4 +1,4 @@
-"""What every classifier must hold when it shows where it looked; of a model without pictures, that it says so."""
+"""What every classifier must hold when it shows where it looked; of a model without images, that it says so."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class ExplainTester:
     members: ClassVar[int | None]
     model: Any
     inputs: Any
-    # What the model offers; none where it looks at no picture.
+    # What the model offers; none where it looks at no image.
     explanations: ClassVar[tuple[str, ...]] = ("grad_cam", "hires_cam")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Of a model that looks at no picture only what it offers is tested: the rest are no tests of it."""
+        """Of a model that looks at no image only what it offers is tested: the rest are no tests of it."""
         super().__init_subclass__(**kwargs)
         if not cls.explanations:
             for name in vars(ExplainTester):
@@ -51,7 +51,7 @@ class ExplainTester:
     def test_it_offers_what_it_has(self) -> None:
         model = self.model()
         assert tuple(model.explanation_methods()) == self.explanations
-        having = f"choose one of {', '.join(self.explanations)}." if self.explanations else "it looks at no picture"
+        having = f"choose one of {', '.join(self.explanations)}." if self.explanations else "it looks at no image"
         for missing in {"lime", "attention_rollout", *(() if self.explanations else ("grad_cam",))}:
             if missing not in self.explanations:
                 with pytest.raises(ExplanationError, match=f"method is '{missing}'.*{re.escape(having)}"):

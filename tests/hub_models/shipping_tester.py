@@ -41,13 +41,13 @@ def run_clean(script: Path, *arguments: object, folder: Path, timeout: float = 3
 
 
 def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:
-    """A small colourful RGB picture, the same for the same seed."""
+    """A small colourful RGB image, the same for the same seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def records(folder: Path) -> list[dict[str, Any]]:
-    """Two records as a user of the pipeline gives them; their pictures lie in ``folder``."""
+    """Two records as a user of the pipeline gives them; their images lie in ``folder``."""
     known = {"age": 45, "sex": "female", "localization": "back"}
     return [{"image": str(folder / "0.png"), **known}, {"image": str(folder / "1.png"), "age": 80}]
 

@@ -127,7 +127,7 @@ def test_pictures_are_normalised_as_the_config_says() -> None:
         ({"code_size": -3}, "code_size is -3"),
         ({"code_size": True}, "code_size is True"),
         ({"code_size": None}, "code_size is None"),
-        ({"image_size": 100}, "image_size is 100; 3 stages halve the picture as often: give a multiple of 8 pixels"),
+        ({"image_size": 100}, "image_size is 100; 3 stages halve the image as often: give a multiple of 8 pixels"),
         ({"image_size": 0}, "image_size is 0"),
         ({"encoder_channels": [8]}, "encoder_channels is [8]"),
         ({"encoder_channels": [8, 0, 8]}, "encoder_channels is [8, 0, 8]"),

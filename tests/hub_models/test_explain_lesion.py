@@ -60,7 +60,7 @@ def a_vit(**changes: Any) -> Any:
 
 
 class RawLogits(nn.Module):
-    """What pytorch-grad-cam takes: pictures in, the logits (N, C) of one member out."""
+    """What pytorch-grad-cam takes: images in, the logits (N, C) of one member out."""
 
     def __init__(self, model: Any, member: int = 0, **others: torch.Tensor) -> None:
         super().__init__()

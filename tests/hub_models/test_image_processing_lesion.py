@@ -1,4 +1,4 @@
-"""The image processor: any picture becomes the same pixels that a hand-written resize and normalise gives."""
+"""The image processor: any image becomes the same pixels that a hand-written resize and normalise gives."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_every_form_of_the_same_picture_gives_the_same_pixels(tmp_path: Path) ->
 
 def test_the_channel_axis_can_be_said_where_the_shape_leaves_it_open() -> None:
     array = np.zeros((3, 20, 3), np.uint8)
-    array[0] = 255  # channels first: a red picture of 20 x 3; channels last: 3 rows of 20, the first white
+    array[0] = 255  # channels first: a red image of 20 x 3; channels last: 3 rows of 20, the first white
     first = pixels(array, input_data_format="channels_first")[0]
     last = pixels(array, input_data_format="channels_last")[0]
     assert np.array_equal(pixels(array)[0], last)

@@ -99,7 +99,7 @@ def test_who_looks_at_what(
     metadata_only: LesionClassificationPipeline,
     fused: LesionClassificationPipeline,
 ) -> None:
-    """Records 0 and 1 have the same picture and other patients."""
+    """Records 0 and 1 have the same image and other patients."""
     same = {pipe: [row["probabilities"] for row in pipe(RECORDS[:2])] for pipe in (image_only, metadata_only, fused)}
     assert same[image_only][0] == pytest.approx(same[image_only][1])
     assert same[metadata_only][0] != pytest.approx(same[metadata_only][1])

@@ -155,7 +155,7 @@ def test_a_leak_is_said_at_the_top(report: dict[str, Any]) -> None:
 
 
 def test_drawn_pictures_are_said_at_the_top(report: dict[str, Any]) -> None:
-    assert "Drawn pictures" not in render(report, FILES)
+    assert "Drawn images" not in render(report, FILES)
     report["provenance"]["dataset"]["sources"] = ["phantom"]
     assert "No number on this card says anything about skin." in render(report, FILES).split("## How")[0]
 

@@ -1,4 +1,4 @@
-"""Cards of models that were not trained and tested here on one dataset of pictures: each must say so."""
+"""Cards of models that were not trained and tested here on one dataset of images: each must say so."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def made(report: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def published(report: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
-    """A published model that was imported, then fitted and judged on a dataset."""
+    """A published model that was imported, then fitted and evaluated on a dataset."""
     theirs = copy.deepcopy(report)
     del theirs["training"]
     theirs["model"] |= {"base_model": None, "license": "mit", "notes": [], "title": "Theirs", "initialised_from": None}
@@ -62,7 +62,7 @@ def published(report: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
 def test_a_published_model_that_was_judged_here_is_not_said_to_be_trained_here(published: dict[str, Any]) -> None:
     card = render(published, FILES)
     assert "> **A published model of other people.** Nothing was trained here" in opening(card)
-    assert f"**The numbers may be too good.** {UNKNOWN} Both hold pictures of HAM10000." in opening(card)
+    assert f"**The numbers may be too good.** {UNKNOWN} Both hold images of HAM10000." in opening(card)
     assert "single run" not in card
     assert "seed" not in opening(card)
     assert "No test image shows a lesion" not in card
@@ -71,14 +71,14 @@ def test_a_published_model_that_was_judged_here_is_not_said_to_be_trained_here(p
         *("## Data", "## Results", "## What the probabilities mean", "## When it does not answer", "## Limits"),
         *("## Ethics", "## Provenance", "## Citation", "## Licence"),
     ]
-    assert 'What it was judged on; the column "train" played no part.' in card
+    assert 'What it was evaluated on; the column "train" played no part.' in card
     assert f"Here they could not be counted. {UNKNOWN}" in card
     assert "Lesion also in train" not in card
     assert "| validation | nothing | 97 |" in card
     assert "| calibration | fitting trust | 140 |" in card
     assert "chose the epoch" not in card
     assert "setting of the training" not in card
-    assert "- One published model, one dataset to judge it by." in card
+    assert "- One published model, one dataset to evaluate it by." in card
     assert "split off the same collection" not in card
     assert "| Made | 2026-02-02T00:00:00Z |\n| Command | `trainers/import_published.py` |" in card
     assert "| Made | 2026-02-03T00:00:00Z |\n| Dataset | `invented-lesions`, config `grouped`," in card
@@ -134,16 +134,16 @@ def test_a_published_model_without_a_test_split_is_judged_on_nothing(published: 
 
 
 def test_a_model_trained_on_another_dataset_says_so_at_the_top(report: dict[str, Any], made: dict[str, Any]) -> None:
-    judged_on = {**copy.deepcopy(report["provenance"]["dataset"]), "name": "other-lesions", "config_name": "fold0"}
+    evaluated_on = {**copy.deepcopy(report["provenance"]["dataset"]), "name": "other-lesions", "config_name": "fold0"}
     report["trained_on"] = report["provenance"]["dataset"]
-    report["provenance"]["dataset"] = {**judged_on, "sources": ["phantom"]}
+    report["provenance"]["dataset"] = {**evaluated_on, "sources": ["phantom"]}
     report |= {"leak_audit": {"unknown": UNKNOWN}, "trust_provenance": made}
     card = render(report, FILES)
     assert (
         "> **Trained on another dataset.** It was trained on `invented-lesions` (config `grouped`). Its trust was "
         "fitted, and its results were measured, on `other-lesions` (config `fold0`)." in opening(card)
     )
-    assert "> **Drawn pictures.** Some of the images" in opening(card)
+    assert "> **Drawn images.** Some of the images" in opening(card)
     assert f"**The numbers may be too good.** {UNKNOWN}\n" in opening(card), "the two share no source"
     assert "This is a single run (seed 7)." in card
     data = card.split("## Data")[1].split("## Results")[0]
@@ -159,7 +159,7 @@ def test_a_model_trained_on_another_dataset_says_so_at_the_top(report: dict[str,
     assert front(render(report, FILES))["datasets"] == ["org/invented-lesions"]
     assert front(card)["model-index"][0]["results"][0]["dataset"]["name"] == "other-lesions"
     report["provenance"]["dataset"]["sources"] = ["phantom", "ham10000", "DermNet"]
-    assert "Both hold pictures of ham10000 and of DermNet." in opening(render(report, FILES))
+    assert "Both hold images of ham10000 and of DermNet." in opening(render(report, FILES))
 
 
 def test_a_model_trained_elsewhere_may_not_show_a_leak_audit_of_this_dataset(report: dict[str, Any]) -> None:
@@ -176,7 +176,7 @@ def test_trust_that_was_fitted_later_has_a_provenance_of_its_own(report: dict[st
     card = render(report, FILES)
     provenance = card.split("## Provenance")[1]
     assert "| Made | 2026-01-02T03:04:05Z |" in provenance
-    assert "Its trust was fitted later, and all results were made anew then:" in provenance
+    assert "Its trust was fitted later, and all results were rebuilt then:" in provenance
     assert "| Made | 2026-02-03T00:00:00Z |" in provenance
     assert "| 2026-02-03T00:00:00Z | fit of trust | `trainers/fit_trust.py their-model` |" in card
     assert "No test image shows a lesion that was in training." in card
@@ -196,7 +196,7 @@ def test_a_folder_without_a_test_split_is_not_said_to_be_tested(report: dict[str
     assert "Validation split: 97 images" in card
     assert "<!-- report.json: evaluation.validation.per_class -->" in card
     assert "| calibration | fitting trust | 140 |" in card
-    assert "No split is left to judge it on: whether the promises hold was not checked." in card
+    assert "No split is left to evaluate it on: whether the promises hold was not checked." in card
     assert "at most 5 % expected, with 90 % confidence, on lesions like those it was calibrated on" in card
     assert "Measured on" not in card
     assert "Who has read" not in card
@@ -240,17 +240,17 @@ def test_an_ensemble_says_so_everywhere(report: dict[str, Any]) -> None:
 
 def test_a_model_that_looks_at_no_picture_speaks_of_records(report: dict[str, Any]) -> None:
     report["model"] |= {"inputs": ["metadata"], "metadata_fields": ["age", "sex", "localization"], "backbone": "none"}
-    report["trust"]["ood"]["chosen_by"] = {"method": "default: there are no ruined images to choose by"}
+    report["trust"]["ood"]["chosen_by"] = {"method": "default: there are no perturbed images to choose by"}
     report["trust_evaluation"]["gate"]["sets"] = []
     card = render(report, FILES)
-    assert "looks at no picture, reads what is known of the patient" in card
+    assert "looks at no image, reads what is known of the patient" in card
     assert 'answer = classify({"age": 55, "sex": "female", "localization": "back"})' in card
     assert "the gate turned the record away" in card
     assert "It declines a record that the gate finds strange" in card
-    assert "taken because this model looks at no picture: there was nothing to alter and choose by." in card
+    assert "taken because this model looks at no image: there was nothing to alter and choose by." in card
     assert "It was not tried on records of none of the classes." in card
     assert "How the detectors compare" not in card
-    assert "image-classification" not in card.split("---\n", 2)[2], "the stock task knows pictures alone"
+    assert "image-classification" not in card.split("---\n", 2)[2], "the stock task knows images alone"
     assert "Rulers, ink" not in card
     report["model"]["inputs"] = ["pixel_values", "metadata"]
     assert 'classify({"image": "lesion.jpg", "age": 55, "sex": "female"' in render(report, FILES)
@@ -263,7 +263,7 @@ def test_a_first_release_that_knows_no_trust_promises_nothing(report: dict[str, 
     assert "## When it does not answer" not in card
     assert "### Prevalence" not in card
     assert "or declines to answer" not in card
-    assert "for a picture of a chair" in card
+    assert "for an image of a chair" in card
     assert "fitting the temperature | 140 |" in card
     assert 'classify = pipeline("image-classification", "invented-mobilenet", trust_remote_code=True)' in card
     assert 'describe = pipeline("skin-lesion-classification", ' in card, "the name that its own code knows"

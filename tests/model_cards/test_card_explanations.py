@@ -97,11 +97,11 @@ def test_the_number_stands_beside_what_it_would_be_without_a_model(explained: di
     assert "Measured here: `grad_cam`, for the class that the model predicts, on the test split." in text
     assert "it is no reason for the answer, and not the border of a lesion" in text
     assert (
-        "**52.0 % (50.0–54.0)** of the heat lies on the lesion, which takes up 30.0 % (28.0–32.0) of the picture: 1.73 "
+        "**52.0 % (50.0–54.0)** of the heat lies on the lesion, which takes up 30.0 % (28.0–32.0) of the image: 1.73 "
         "(1.68–1.78) times what a map without any preference would have there."
     ) in text
     assert "the heat map does better than looking at the middle" in text
-    assert "it follows the lesion of its own picture more than one of any other picture" in text
+    assert "it follows the lesion of its own image more than one of any other image" in text
     assert "| Heat map | **52.0 % (50.0–54.0)** | | **81.0 % (79.0–83.0)** | |" in text
     assert "| Noise | 32.0 % (30.0–34.0) | +20.0 % (+18.0 to +22.0) | 61.0 % (59.0–63.0) | +20.0 % (+18.0" in text
     assert "| `mel` | 20 | 13 | 30.0 % (28.0–32.0) | 52.0 % (50.0–54.0) | +5.0 % (+3.0 to +7.0) | +4.0 %" in text
@@ -113,12 +113,12 @@ def test_the_number_stands_beside_what_it_would_be_without_a_model(explained: di
 
 def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str, Any]) -> None:
     text = section(render(explained, FILES))
-    assert "It is 0.800 (0.780–0.820) on the whole picture and 0.210 (0.190–0.230) on the blurred one: every" in text
+    assert "It is 0.800 (0.780–0.820) on the whole image and 0.210 (0.190–0.230) on the blurred one: every" in text
     assert "| One image of each of 90 lesions | Area under deletion (low is good) |" in text
     assert "| Noise | 0.550 (0.530–0.570) | -0.200 (-0.220 to -0.180) | 0.480 (0.460–0.500) | +0.200 (+0.180 to" in text
     assert "| the layers behind the backbone | 0.610 (0.590–0.630) | 10.0 % |" in text
     assert "| all of it | -0.120 (-0.140 to -0.100) | 10.0 % |" in text
-    assert "| nothing, but another lesion's picture | 0.760 (0.740–0.780) | |" in text
+    assert "| nothing, but another lesion's image | 0.760 (0.740–0.780) | |" in text
     assert "agree with a rank correlation of 0.720 (0.700–0.740) in the mean (137 images). Explained a second" in text
     assert "90 images gave the same heat maps to the last bit." in text
     assert "![heat on lesion test](figures/heat_on_lesion_test.png)\n\nWhere the heat lies." in text
@@ -130,7 +130,7 @@ def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str,
     [
         (0.05, 0.02, "does better than looking at the middle"),
         (-0.05, 0.02, "does worse than looking at the middle"),
-        (0.01, 0.02, "cannot be told apart from looking at the middle"),
+        (0.01, 0.02, "cannot be distinguished from looking at the middle"),
     ],
 )
 def test_no_more_is_claimed_than_the_interval_allows(
@@ -146,7 +146,7 @@ def test_no_more_is_claimed_than_the_interval_allows(
         "why": "no class has two lesions",
     }
     explained["explanations"]["overall"]["inside"]["energy"]["minus_blob"] = without
-    assert "cannot be told apart from looking at the middle" in section(render(explained, FILES))
+    assert "cannot be distinguished from looking at the middle" in section(render(explained, FILES))
 
 
 def test_without_masks_a_single_model_and_another_rounding(explained: dict[str, Any]) -> None:
@@ -226,4 +226,4 @@ def test_the_steps_before_the_resize_are_said(report: dict[str, Any]) -> None:
     line = "hair removal off, lesion crop off, colour constancy off: none of them made Derm-X better (three seeds each;"
     assert f"| Before the resize | {line}" in render(report, FILES)
     report["model"] |= {"inputs": ["metadata"], "metadata_fields": ["age"]}
-    assert "Before the resize" not in render(report, FILES), "it looks at no picture"
+    assert "Before the resize" not in render(report, FILES), "it looks at no image"

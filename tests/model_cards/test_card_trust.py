@@ -260,7 +260,7 @@ def test_two_classes_leave_no_set_to_be_too_large_but_that_of_both(report: dict[
 def test_a_detector_that_was_named_was_not_chosen(report: dict[str, Any]) -> None:
     report["trust"]["ood"]["chosen_by"]["method"] = "named"
     gate = section(render(report, FILES), "The gate")
-    assert "Detector `energy`, named beforehand. Its limit was set so that 95 % of those pictures pass" in gate
+    assert "Detector `energy`, named beforehand. Its limit was set so that 95 % of those images pass" in gate
     assert "How the detectors compare" in gate, "the table may be there all the same"
     report["trust"]["ood"]["chosen_by"] = {"method": "named"}
     assert "How the detectors compare" not in render(report, FILES)
@@ -269,13 +269,13 @@ def test_a_detector_that_was_named_was_not_chosen(report: dict[str, Any]) -> Non
 def test_what_strangers_met_is_said_where_it_matters(report: dict[str, Any]) -> None:
     scope = render(report, FILES).split("## Out of scope")[1].split("## ")[0]
     assert (
-        "  Measured, share declined: `chairs` 91.7 % (89.7–93.7) of 300 pictures; `left out: vasc` 33.3 % (31.3–35.3) "
-        "of 21 pictures.\n- Screening" in scope
+        "  Measured, share declined: `chairs` 91.7 % (89.7–93.7) of 300 images; `left out: vasc` 33.3 % (31.3–35.3) "
+        "of 21 images.\n- Screening" in scope
     )
     report["trust_evaluation"]["gate"]["sets"] = []
     card = render(report, FILES)
     assert "  How often that happens was not measured.\n- Screening" in card
-    assert "It was not tried on pictures of none of the classes." in card
+    assert "It was not tried on images of none of the classes." in card
 
 
 def test_every_reason_and_every_key_of_the_shipped_code_is_explained(repo_root: Path) -> None:

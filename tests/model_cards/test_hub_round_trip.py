@@ -177,7 +177,7 @@ def test_a_dataset_loads_by_its_name_config_and_revision(hub: LoopbackHub, tmp_p
         rows,
         folder,
         name="pictures",
-        title="Invented pictures",
+        title="Invented images",
         labels=labels,
         published=None,
         seed=1,
@@ -189,8 +189,8 @@ def test_a_dataset_loads_by_its_name_config_and_revision(hub: LoopbackHub, tmp_p
     code = f"""
 import hashlib, json
 from datasets import load_dataset
-splits = load_dataset("org/pictures", "grouped", revision="{done.commit}")
-stream = load_dataset("org/pictures", "grouped", split="train", streaming=True)
+splits = load_dataset("org/images", "grouped", revision="{done.commit}")
+stream = load_dataset("org/images", "grouped", split="train", streaming=True)
 everything = [row for rows in splits.values() for row in rows]
 pixels = {{row["image_id"]: hashlib.sha256(row["image"].tobytes()).hexdigest() for row in everything}}
 print(json.dumps([

@@ -83,7 +83,7 @@ def test_the_card_names_the_dataset_where_it_was_published(
 ) -> None:
     command = typed(hub, monkeypatch, capsys)
     code, _, error = command(model_folder, "--dataset", "org/pictures", repo_id="org/invented")
-    assert (code, "dataset org/pictures" in error) == (2, True), "it has to be there"
+    assert (code, "dataset org/images" in error) == (2, True), "it has to be there"
     publish(plan(dataset_folder, "org/pictures"), api)
     code, _, error = command(model_folder, "--dataset", "org/pictures", repo_id="org/invented")
     assert (code, error) == (0, "")

@@ -116,7 +116,7 @@ class Trusted:
 
     Attributes:
         folder: its Hub folder.
-        pictures: state on the page -> a drawing that the model says that of.
+        images: state on the page -> a drawing that the model says that of.
     """
 
     folder: Path
@@ -204,7 +204,7 @@ def _trust(labels: list[str], low: float, moderate: float, strange: float) -> di
 
 @pytest.fixture(scope="session")
 def fusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random fusion of picture and metadata, without trust."""
+    """A random fusion of image and metadata, without trust."""
     folder = tmp_path_factory.mktemp("fusion") / "tiny-fusion"
     torch.manual_seed(1)
     fields = ["age", "sex", "localization"]

@@ -1,4 +1,4 @@
-"""Draw the pictures that the page offers to try: ``python -m tests.spaces.draw_examples`` from the repository's root.
+"""Draw the images that the page offers to try: ``python -m tests.spaces.draw_examples`` from the repository's root.
 
 They are drawings of ``datasets_scripts/phantom.py``; the page itself imports nothing of ours, so they are committed as
 small JPEGs beside it. A test draws them again and compares.
@@ -28,7 +28,7 @@ DRAWINGS = (
 
 
 def drawing(label: str, seed: int) -> Image.Image:
-    """One of the pictures."""
+    """One of the images."""
     return draw(label, seed, SIZE).image
 
 

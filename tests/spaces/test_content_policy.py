@@ -38,7 +38,7 @@ WAYS = r"""
 <img¶src='{W}/newline-img'>
 <img src='{W}/unclosed'
 <img srcset='{W}/srcset 1x'>
-<picture><source srcset='{W}/source'><img></picture>
+<image><source srcset='{W}/source'><img></image>
 <video poster='{W}/poster' src='{W}/video' autoplay></video>
 <video autoplay><source src='{W}/video-source'><track default src='{W}/track'></video>
 <audio src='{W}/audio' autoplay></audio>

@@ -1,4 +1,4 @@
-"""Files that strangers send: told by content, bounded, stripped of all but pixels; archives that try things."""
+"""Files that ood images send: told by content, bounded, stripped of all but pixels; archives that try things."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_pages_and_animations_are_refused(parts: Any) -> None:
 
 
 def test_a_cameras_mpo_is_its_first_picture(parts: Any) -> None:
-    """Phones write JPEGs with a second one (a preview, a gain map) behind the picture."""
+    """Phones write JPEGs with a second one (a preview, a gain map) behind the image."""
     frames = [Image.new("RGB", (40, 48), colour) for colour in ("red", "blue")]
     buffer = io.BytesIO()
     frames[0].save(buffer, "MPO", save_all=True, append_images=frames[1:])
@@ -113,7 +113,7 @@ def test_a_large_file_is_told_its_true_size(parts: Any, tmp_path: Path) -> None:
 
 
 def test_what_the_page_wrote_itself_is_no_upload_that_is_too_large(parts: Any, tmp_path: Path) -> None:
-    """Noise has 21 MB as the PNG that is left of it, and more than one question is asked about a picture."""
+    """Noise has 21 MB as the PNG that is left of it, and more than one question is asked about an image."""
     files = parts.temporary_files.TemporaryFiles(str(tmp_path))
     desk = parts.desk.Desk(parts.model_loading.ModelShelf([]), files)
     noise = np.random.default_rng(0).integers(0, 255, (2600, 2700, 3), dtype=np.uint8)
@@ -266,7 +266,7 @@ def test_archives_that_try_things_are_refused(parts: Any, tmp_path: Path) -> Non
         parts.archives.list_entries([zipped(tmp_path / "many.zip", {f"{n}.png": b"x" for n in range(201)})])
     with pytest.raises(refused, match="2001 entries; at most 2000"):
         parts.archives.list_entries([zipped(tmp_path / "folders.zip", {f"{n}/": b"" for n in range(2001)})])
-    with pytest.raises(refused, match="no picture in this upload"):
+    with pytest.raises(refused, match="no image in this upload"):
         parts.archives.list_entries([zipped(tmp_path / "empty.zip", {})])
     broken = tmp_path / "broken.zip"
     broken.write_bytes(zipped(tmp_path / "whole.zip", {"a.png": encoded("PNG")}).read_bytes()[:200])

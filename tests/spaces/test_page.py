@@ -220,7 +220,7 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
 
 
 def test_models_side_by_side_and_about(browser: Any, page: Any, trusted: Any) -> None:
-    """The picture of the first tab is taken over; a model that is gone says so among the others."""
+    """The image of the first tab is taken over; a model that is gone says so among the others."""
     with opened(browser, page.url) as tab:
         upload(tab, trusted.pictures["low"], then="[data-state=low]")
         tab.get_by_role("tab", name="Compare").click()

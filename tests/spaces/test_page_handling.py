@@ -80,7 +80,7 @@ def test_what_changed_in_view_is_said_once(browser: Any, page: Any, trusted: Any
         clear(tab)
         upload(tab, trusted.pictures["low"], then="[data-state=low]")
         tab.wait_for_selector("#heat")
-        assert tab.evaluate("window.heard").count(heard[0]) == 2, "the same answer anew is said anew"
+        assert tab.evaluate("window.heard").count(heard[0]) == 2, "the same answer again is said again"
 
 
 @pytest.mark.browser
@@ -93,12 +93,12 @@ def test_pasting_and_odd_files(browser: Any, page: Any, trusted: Any, tmp_path: 
     bare.write_bytes(trusted.pictures["low"].read_bytes())
     with opened(browser, page.url) as tab:
         tab.click("#photo button[aria-label='Paste from clipboard']")
-        tab.wait_for_selector("#photo + .picture-said p")
+        tab.wait_for_selector("#photo + .image-said p")
         assert "Press Ctrl+V" in tab.inner_text(".picture-said")
         data = base64.b64encode(trusted.pictures["moderate"].read_bytes()).decode()
         tab.evaluate(PASTE, data)
         tab.wait_for_selector("#answer [data-state=moderate]")
-        assert tab.locator(".picture-said p").count() == 0
+        assert tab.locator(".image-said p").count() == 0
         tab.evaluate(PASTE, base64.b64encode(trusted.pictures["low"].read_bytes()).decode())
         tab.wait_for_selector("#answer [data-state=low]")
         clear(tab)

@@ -126,7 +126,7 @@ def test_a_turn_is_given_back_whatever_happens(parts: Any) -> None:
 
 
 def test_a_batch_has_an_end(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures beyond the pixels of a batch are rows that say so, and are not opened."""
+    """Images beyond the pixels of a batch are rows that say so, and are not opened."""
     monkeypatch.setattr(parts.many, "MOST_PIXELS_TOGETHER", 10_000)
     monkeypatch.setattr(parts.many, "classify_many", lambda images, _: [{"predicted": "nv"} for _ in images])
     read: list[str] = []
@@ -139,7 +139,7 @@ def test_a_batch_has_an_end(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None
     rows = [row for some in parts.many.look_at(entries, SimpleNamespace(), opened) for row in some]
     assert read == ["a", "b"]
     assert [row.error is None for row in rows] == [True, True, False, False]
-    assert "the pictures before it have" in rows[2].error
+    assert "the images before it have" in rows[2].error
 
 
 @pytest.fixture

@@ -346,7 +346,7 @@ def test_low_is_uncertainty_and_not_risk(parts: Any, trusted: Any) -> None:
     assert parts.html_band.shape("tick") not in panel
     assert read_aloud(panel).startswith("Rating of this answerAnswered")
     signs = [parts.html_band.shape(name) for name in ("low", "moderate", "high", "none")]
-    assert len(set(signs)) == 4, "told apart without colours"
+    assert len(set(signs)) == 4, "distinguished without colours"
     table = read_aloud(parts.html_tables.table([parts.many.Row("a.png", answer)], sure, 1, "x"))
     assert "answered" in table
     for text in (

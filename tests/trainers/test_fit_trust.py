@@ -51,7 +51,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures of stripes, one of them in a folder of its own."""
+    """Six images of stripes, one of them in a folder of its own."""
     folder = tmp_path_factory.mktemp("foreign") / "clothes"
     (folder / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -63,13 +63,13 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def again(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trust fitted anew for a trained model; what it said when it was finished is not asked again."""
+    """Trust fitted again for a trained model; what it said when it was finished is not asked again."""
     out = tmp_path_factory.mktemp("again") / "model"
     splits = load_splits(str(phantom_dataset), "grouped")
     options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "predict_split", lambda *_, **__: pytest.fail("what was stored is predicted again"))
-        fit_trust(str(trained), splits, out, options, strangers=[clothes], replicates=REPLICATES)
+        fit_trust(str(trained), splits, out, options, ood_sets=[clothes], replicates=REPLICATES)
     return out
 
 
@@ -135,12 +135,12 @@ def test_predictions_keep_what_the_gate_said(again: Path, clothes: Path) -> None
     assert (foreign.split, foreign.dataset, foreign.features) == ("ood_clothes", "clothes", None)
     assert foreign.image_id.tolist() == ["1.png", "2.png", "3.png", "4.png", "5.png", "more/0.png"]
     assert set(foreign.label) == {NO_LABEL}
-    judged = read(again)["trust_evaluation"]
-    [told] = judged["gate"]["sets"]
+    evaluated = read(again)["trust_evaluation"]
+    [told] = evaluated["gate"]["sets"]
     gate = read(again)["trust"]["ood"]
     assert (told["name"], told["n"]) == ("clothes", 6)
     assert told["declined"]["value"] == pytest.approx((foreign.ood_score > gate["threshold"]).mean(), abs=1e-6)
-    assert judged["verdicts"]["clothes"]["n"] == 6
+    assert evaluated["verdicts"]["clothes"]["n"] == 6
 
 
 def test_it_can_be_judged_again_from_what_is_stored(again: Path, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
     model = AutoModelForImageClassification.from_pretrained(out)
     processor = AutoImageProcessor.from_pretrained(out)
     images = LesionImages(splits.splits["test"], processor)
-    with torch.no_grad():  # what is judged is what was rounded and stored
+    with torch.no_grad():  # what is evaluated is what was rounded and stored
         raw = model(pixel_values=images[3]["pixel_values"][None]).raw_logits
     np.testing.assert_allclose(raw[0].numpy(), stored.logits[3, 0], atol=1e-4)
     [answer] = model.predict(pixel_values=images[3]["pixel_values"][None])

@@ -1,4 +1,4 @@
-"""What cannot be fitted ends in one line that names the value and the mend, and leaves nothing behind."""
+"""What cannot be fitted ends in one line that names the value and what to do, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def refused(
         (["--leave_out", "scc"], "the class 'scc' cannot be left out"),
         (["--leave_out", "df"], "the model has the labels akiec, bcc, bkl, df, mel, nv, vasc, acne, the dataset akiec"),
         (["--config_name", "fold9"], "no config 'fold9'"),
-        (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds pictures"),
+        (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds images"),
         (["--inference", "mc_dropout_full", "--detector", "odin"], "detector 'odin': choose one of auto"),
     ],
 )
@@ -79,7 +79,7 @@ def test_pictures_that_are_none_are_named(trained: Path, phantom_dataset: Path, 
     (tmp_path / "empty").mkdir()
     broken = tmp_path / "a" / "broken"
     broken.mkdir(parents=True)
-    (broken / "x.png").write_bytes(b"no picture")
+    (broken / "x.png").write_bytes(b"no image")
     (tmp_path / "a" / "test").mkdir()
     other = Path(shutil.copytree(clothes, tmp_path / "b" / "clothes"))
     for folders, says in (
@@ -89,7 +89,7 @@ def test_pictures_that_are_none_are_named(trained: Path, phantom_dataset: Path, 
         ([clothes, other], "the --ood folder 'clothes' is called as another --ood folder is"),
     ):
         with pytest.raises(UserError, match=re.escape(says)):
-            fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(), strangers=folders)
+            fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(), ood_sets=folders)
         assert not (tmp_path / "out").exists()
 
 

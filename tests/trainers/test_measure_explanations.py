@@ -33,11 +33,11 @@ from trainers.measure_explanations import measure_explanations, subject_of
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import LesionImages, Splits, collate, load_splits
 from trainers.model_folder.fit_trust import fit_trust
-from trainers.model_folder.folder import finished_model, load, read_finished, written_anew
+from trainers.model_folder.folder import finished_model, load, read_finished, rewritten
 from trainers.model_folder.rebuild import rebuild
 from trainers.trust.options import TrustOptions
 
-REPLICATES = 50  # as the model was trained with, so that judging again changes nothing
+REPLICATES = 50  # as the model was trained with, so that evaluating again changes nothing
 OPTIONS = Options(images=4, steps=3, draws=2)
 pytestmark = [
     pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
@@ -105,7 +105,7 @@ def test_every_row_is_what_the_model_shows_and_says(explained: Path, splits: Spl
     played = ~np.isnan(table.numbers["repeat_difference"])
     assert played.sum() == 4
     assert len(set(table.group_id[played])) == 4
-    assert table.numbers["repeat_difference"][played].max() == 0, "the same picture gives the same heat map"
+    assert table.numbers["repeat_difference"][played].max() == 0, "the same image gives the same heat map"
     with torch.inference_mode():
         probs = model(pixel_values=batch["pixel_values"]).logits.softmax(-1).numpy()
     lit = np.flatnonzero(~np.isnan(table.curves["deletion_heat_map"]).any(axis=1))
@@ -147,7 +147,7 @@ def test_another_measurement_takes_the_section_along(explained: Path, splits: Sp
     out = tmp_path / "further"
     with (
         finished_model(str(explained), splits, out) as (finished, _),
-        written_anew(finished, out, split="test", purpose="something else") as (_, report),
+        rewritten(finished, out, split="test", purpose="something else") as (_, report),
     ):
         pass
     assert verify_folder(out) == []
@@ -243,7 +243,7 @@ def test_pictures_of_an_unknown_licence_are_never_shown(trained: Path, splits: S
     shown = example_pictures.dataset_examples(subject, kinds, licences, sources, "grad_cam", seed=1)
     assert shown.found
     assert not [label for label, _ in shown.found if label == subject.labels[1]]
-    assert "From A (cc0). Pictures of an unknown licence are left out." in shown.caption
+    assert "From A (cc0). Images of an unknown licence are left out." in shown.caption
     assert f"{subject.labels[1]} of any kind" in shown.missing()
 
 
@@ -305,7 +305,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         (("--method", "lime"), "--method 'lime' is none of this model's: choose one of grad_cam, hires_cam"),
         (
             ("--config_name", "fold0"),
-            "the model was judged on 'phantoms' (config 'grouped'), and these are other images",
+            "the model was evaluated on 'phantoms' (config 'grouped'), and these are other images",
         ),
         (("--leave_out", "acne"), "the model has the labels"),
         (("--split", "train"), "invalid choice: 'train'"),
@@ -345,7 +345,7 @@ def test_folders_that_cannot_be_used_are_refused(
     masks.mkdir()
     first = splits.column("test", "image_id")[0]
     Image.new("L", (600, 450), 255).save(masks / f"{first}_segmentation.png")
-    with pytest.raises(UserError, match=f"the mask of image {first} has 600 x 450 pixels, its picture 48 x 36"):
+    with pytest.raises(UserError, match=f"the mask of image {first} has 600 x 450 pixels, its image 48 x 36"):
         measure_explanations(str(trained), splits, tmp_path / "out", OPTIONS, masks=masks, progress=False)
     assert not (tmp_path / "out").exists()
 
@@ -354,5 +354,5 @@ def test_a_model_that_looks_at_no_picture_has_no_heat_map(splits: Splits) -> Non
     from hub_models import MetadataForLesionClassification, MetadataLesionConfig
 
     model = MetadataForLesionClassification(MetadataLesionConfig(id2label={0: "mel", 1: "nv"}))
-    with pytest.raises(UserError, match="a MetadataForLesionClassification looks at no picture and has no heat map"):
+    with pytest.raises(UserError, match="a MetadataForLesionClassification looks at no image and has no heat map"):
         command.check_method(model, "grad_cam")

@@ -21,7 +21,7 @@ from trainers.model_folder.data import Splits, load_splits
 from trainers.model_folder.evaluate import corrupted_file
 from trainers.model_folder.rebuild import rebuild
 
-REPLICATES = 50  # as the model was trained with, so that judging again changes nothing
+REPLICATES = 50  # as the model was trained with, so that evaluating again changes nothing
 pytestmark = [
     pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
@@ -100,7 +100,7 @@ def test_a_draw_keeps_the_order_and_a_picture_its_corruption() -> None:
         (["--images", "0"], "--images 0: give at least 1"),
         (["--corruptions", "rain"], "invalid choice: 'rain'"),
         (["--severities", "4"], "invalid choice: 4"),
-        (["--config_name", "fold0"], "the model was judged on"),
+        (["--config_name", "fold0"], "the model was evaluated on"),
     ],
 )
 def test_bad_input_is_one_line(

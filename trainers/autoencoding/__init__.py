@@ -1,1 +1,1 @@
-"""Training and judging an autoencoder: losses, the Trainer, reconstructions, the checkerboard, report and figures."""
+"""Training and evaluation of an autoencoder: losses, Trainer, reconstructions, checkerboard, report, figures."""

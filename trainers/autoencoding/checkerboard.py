@@ -1,4 +1,4 @@
-"""The grid that a decoder's strides leave in its pictures, measured in their spectrum.
+"""The grid that a decoder's strides leave in its images, measured in their spectrum.
 
 A decoder that doubles its map by transpose convolutions, k times, makes the pixels of each cell of 2 ** k x 2 ** k by
 filters of their own. What these filters do not share stands in every cell alike: a pattern of period 2 ** k, whose
@@ -20,7 +20,7 @@ GREY_LEVELS = 255.0
 
 
 def measured_periods(side: int) -> list[int]:
-    """The periods in pixels that pictures of this side are large enough for: those of 2, 4 and 8 that fit."""
+    """The periods in pixels that images of this side are large enough for: those of 2, 4 and 8 that fit."""
     return [period for period in PERIODS if side % period == 0 and side // period >= LEAST_SPACING]
 
 
@@ -32,7 +32,7 @@ def power_spectrum(images: np.ndarray) -> np.ndarray:
 
     Returns:
         (N, S, S) float64. A wave of amplitude a with a whole number of turns gives (a / 2) ** 2 at its frequency and at
-        that one's mirror image; the picture's mean is taken out first.
+        that one's mirror image; the image's mean is taken out first.
     """
     images = np.asarray(images, dtype=np.float64)
     side = images.shape[-1]
@@ -45,7 +45,7 @@ def power_spectrum(images: np.ndarray) -> np.ndarray:
 
 
 def rounding_power(side: int) -> float:
-    """Power at each frequency that rounding to 8 bits leaves: next to it, an even picture's last digits say nothing."""
+    """Power at each frequency that rounding to 8 bits leaves: next to it, an even image's last digits say nothing."""
     window = np.hanning(side + 1)[:side]
     share = (window**2).sum() ** 2 / window.sum() ** 4
     return float(share / (12 * GREY_LEVELS**2))
@@ -71,7 +71,7 @@ def neighbours(grid: np.ndarray) -> np.ndarray:
 
 
 def grid_strength(images: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """How strong the grid of each period is in each picture.
+    """How strong the grid of each period is in each image.
 
     Args:
         images: (N, C, S, S) in [0, 1].

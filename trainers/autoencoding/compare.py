@@ -26,7 +26,7 @@ NAMES = {
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
     "psnr_8bit": "PSNR with codes of 8 bits (dB)",
-    "psnr_denoised": "PSNR from noisy pictures (dB)",
+    "psnr_denoised": "PSNR from noisy images (dB)",
 }
 
 
@@ -56,7 +56,7 @@ def same_images(a: Reconstructions, b: Reconstructions) -> np.ndarray:
     if len(rows) < len(b) or set(rows) != set(a.image_id) or len(rows) != len(a):
         shared = len(set(rows) & set(a.image_id))
         raise UserError(
-            f"the two are of {len(a)} and {len(b)} images, {shared} of them shared: give autoencoders judged on the "
+            f"the two are of {len(a)} and {len(b)} images, {shared} of them shared: give autoencoders evaluated on the "
             "same split of one dataset"
         )
     return np.array([rows[image] for image in a.image_id])
@@ -132,7 +132,7 @@ def main() -> None:
     """Parse the command line and compare."""
     parser = OneLineParser(prog="python -m trainers.autoencoding.compare", description=__doc__)
     parser.add_argument("a", type=Path, metavar="A", help="a finished autoencoder's folder, or a reconstructions file")
-    parser.add_argument("b", type=Path, metavar="B", help="another, judged on the same images")
+    parser.add_argument("b", type=Path, metavar="B", help="another, evaluated on the same images")
     parser.add_argument("--replicates", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="also write the numbers into this JSON file (default: none)")

@@ -11,7 +11,7 @@ from trainers.evaluation.paired import signed
 from trainers.metrics.intervals import bootstrap_weights, can_resample, replicate
 from trainers.metrics.number import bootstrapped, undefined
 
-JUDGED = ("validation", "test")
+EVALUATED_SPLITS = ("validation", "test")
 # Upper ends of what the scores can be; None = none.
 CEILINGS = {"ssim": 1.0, "ssim_linear": 1.0}
 
@@ -80,7 +80,7 @@ def class_row(found: Reconstructions, index: int, groups: np.ndarray, weights: n
 
 
 def grid_row(found: Reconstructions, period: int, weights: np.ndarray | None) -> dict[str, Any]:
-    """The grid of one period: in the pictures, in their reconstructions, and what the reconstruction adds."""
+    """The grid of one period: in the images, in their reconstructions, and what the reconstruction adds."""
     row: dict[str, Any] = {"period": period}
     for unit in ("db", "rms"):
         name = f"grid_{period}_{unit}"

@@ -1,4 +1,4 @@
-"""The charts of an autoencoder's report, in the house's look; and one sheet of pictures beside their reconstructions.
+"""The charts of an autoencoder's report, in the house's look; and one sheet of images beside their reconstructions.
 
 The sheet shows images of the dataset: it belongs into the folder of a run, and into a release only where the images'
 licence and their people allow it.
@@ -36,7 +36,7 @@ def draw_all(
     Args:
         report: read are ``evaluation``, ``training`` and ``model``.
         found: of the split that is shown.
-        pictures: of the rows of :func:`quantile_rows`, (K, S, S, 3) each.
+        images: of the rows of :func:`quantile_rows`, (K, S, S, 3) each.
         folder: the model's folder.
 
     Returns:
@@ -51,9 +51,9 @@ def draw_all(
             sheet,
             folder,
             f"reconstructions_{found.split}.png",
-            f"Pictures of the {found.split} split (top), drawn again from {size} numbers each (middle), and where they "
+            f"Images of the {found.split} split (top), drawn again from {size} numbers each (middle), and where they "
             "differ (bottom, darker = more, mean over the colours, black at 0.25). Taken at evenly spaced quantiles of "
-            "PSNR, from the worst picture to the best.",
+            "PSNR, from the worst image to the best.",
         )
     ]
     if numbers["checkerboard"]:
@@ -82,7 +82,7 @@ def draw_all(
             draw_training(training["history"], training["kept_epoch"]),
             folder,
             "training_curves.png",
-            "Training curves. The training loss is of augmented pictures, and of noisy ones where the model learns to "
+            "Training curves. The training loss is of augmented images, and of noisy ones where the model learns to "
             f"denoise. The dotted line marks the epoch that was kept ({training['kept_epoch']}).",
         )
     )
@@ -91,7 +91,7 @@ def draw_all(
 
 @style.context(LOOK)
 def draw_sheet(found: Reconstructions, rows: np.ndarray, pictures: tuple[np.ndarray, np.ndarray]) -> Figure:
-    """Pictures, reconstructions, differences: three rows of K."""
+    """Images, reconstructions, differences: three rows of K."""
     originals, drawn = pictures
     figure = Figure(figsize=(1.5 * len(rows) + 0.9, 5.3), layout="constrained")
     grid = figure.subplots(3, len(rows), squeeze=False)

@@ -1,4 +1,4 @@
-"""From trained weights to a finished Hub folder: store, read back, draw again, judge, describe; then one rename."""
+"""From trained weights to a finished Hub folder: store, read back, draw again, evaluate, describe; then one rename."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoModel
 
 from model_cards.build import build_card
-from trainers.autoencoding.evaluate import JUDGED, evaluate
+from trainers.autoencoding.evaluate import EVALUATED_SPLITS, evaluate
 from trainers.autoencoding.figures import draw_all, quantile_rows
 from trainers.autoencoding.linear_reference import fit_linear_code, linear_scores
 from trainers.autoencoding.options import AutoencoderArguments
@@ -97,7 +97,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
 
 
 def store(run: Finished, folder: Path) -> tuple[Any, Any]:
-    """Save weights, configs and the code that loads them; read them back: what is judged is what is stored."""
+    """Save weights, configs and the code that loads them; read them back: what is evaluated is what is stored."""
     half = run.options.weights_dtype == "float16"
     run.model.save_pretrained(folder, weights_dtype="float16" if half else None)
     run.processor.save_pretrained(folder)
@@ -111,7 +111,7 @@ def judge_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconst
     seed = run.about["provenance"]["seed"]
     linear = fit_linear_code(model, processor, run.splits, seed=seed) if run.options.linear_reference else None
     found: dict[str, Reconstructions] = {}
-    for split in (name for name in JUDGED if name in run.splits.splits):
+    for split in (name for name in EVALUATED_SPLITS if name in run.splits.splits):
         rows = reconstruct_split(
             model,
             processor,

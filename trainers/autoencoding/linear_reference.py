@@ -1,6 +1,6 @@
-"""A linear code of the same size: the principal components of the training pictures.
+"""A linear code of the same size: the principal components of the training images.
 
-Of all codes of D numbers that are linear both ways, this one has the least squared error on the pictures it was fitted
+Of all codes of D numbers that are linear both ways, this one has the least squared error on the images it was fitted
 to (Eckart and Young 1936; Baldi and Hornik 1989). An autoencoder that does no better has learned nothing beyond it.
 """
 
@@ -18,18 +18,18 @@ from tqdm import tqdm
 from trainers.autoencoding.losses import psnr, ssim
 from trainers.model_folder.data import LesionImages, Splits, collate
 
-# Values of float32 that are held at once: 2 GB of pictures, and as much again while they are decomposed.
+# Values of float32 that are held at once: 2 GB of images, and as much again while they are decomposed.
 MOST_VALUES = 500_000_000
 
 
 @dataclass(frozen=True)
 class LinearCode:
-    """Mean picture and orthonormal components.
+    """Mean image and orthonormal components.
 
     Attributes:
-        mean: (P,) of the training pictures' P = 3 S S values.
+        mean: (P,) of the training images' P = 3 S S values.
         components: (D, P), rows of length 1, orthogonal to each other.
-        n: how many pictures it was fitted on.
+        n: how many images it was fitted on.
     """
 
     mean: np.ndarray
@@ -37,7 +37,7 @@ class LinearCode:
     n: int
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Pictures (N, 3, S, S) in [0, 1] -> what D numbers keep of them, of the same shape, clipped to [0, 1]."""
+        """Images (N, 3, S, S) in [0, 1] -> what D numbers keep of them, of the same shape, clipped to [0, 1]."""
         flat = images.reshape(len(images), -1) - self.mean
         drawn = (flat @ self.components.T) @ self.components + self.mean
         return np.clip(drawn, 0.0, 1.0).reshape(images.shape)
@@ -46,13 +46,13 @@ class LinearCode:
 def fit_linear_code(
     model: Any, processor: Any, splits: Splits, *, seed: int = 0, progress: bool = True
 ) -> LinearCode | None:
-    """Fit a linear code of the model's size on the training pictures; None where there are too few of them.
+    """Fit a linear code of the model's size on the training images; None where there are too few of them.
 
     Args:
         model: says D and how pixels are normalised.
         processor: its image processor.
         splits: the dataset.
-        seed: of the randomised decomposition (Halko, Martinsson and Tropp 2011), and of which pictures are taken where
+        seed: of the randomised decomposition (Halko, Martinsson and Tropp 2011), and of which images are taken where
             all of them would not fit into memory.
         progress: show a progress bar.
     """

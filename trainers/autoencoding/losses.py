@@ -1,4 +1,4 @@
-"""How far a reconstruction is from its picture: a pixel, by structure (SSIM), and by what a backbone sees of both.
+"""How far a reconstruction is from its image: a pixel, by structure (SSIM), and by what a backbone sees of both.
 
 All take batches (N, 3, H, W) of pixels in [0, 1].
 """
@@ -24,7 +24,7 @@ LEAST_MSE = 1e-10
 
 
 def psnr(images: Tensor, target: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each picture in dB, higher = closer: ``-10 log10(mse)``; at most 100.
+    """Peak signal-to-noise ratio of each image in dB, higher = closer: ``-10 log10(mse)``; at most 100.
 
     Args:
         images: (N, 3, H, W) in [0, 1].
@@ -38,10 +38,10 @@ def psnr(images: Tensor, target: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity of each picture, in [-1, 1], higher = closer; 1 = the same.
+    """Structural similarity of each image, in [-1, 1], higher = closer; 1 = the same.
 
     Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE TIP 13, 2004, equation
-    13, in Gaussian windows that lie wholly inside the picture, averaged over windows and colours.
+    13, in Gaussian windows that lie wholly inside the image, averaged over windows and colours.
 
     Args:
         images: (N, 3, H, W) in [0, 1]; sides of at least 11 pixels.
@@ -51,10 +51,10 @@ def ssim(images: Tensor, target: Tensor) -> Tensor:
         (N,) float32.
 
     Raises:
-        UserError: the pictures are smaller than a window.
+        UserError: the images are smaller than a window.
     """
     if min(images.shape[-2:]) < WINDOW:
-        raise UserError(f"SSIM needs pictures of at least {WINDOW} x {WINDOW} pixels, these have {tuple(images.shape)}")
+        raise UserError(f"SSIM needs images of at least {WINDOW} x {WINDOW} pixels, these have {tuple(images.shape)}")
     n, channels = images.shape[:2]
     # In half precision the variances, small differences of large numbers, would be lost.
     with torch.autocast(images.device.type, enabled=False):
@@ -82,7 +82,7 @@ def gaussian_window(like: Tensor) -> Tensor:
 
 
 class PerceptualDistance:
-    """Mean squared distance between a backbone's features of two pictures, at several depths; 0 = no difference.
+    """Mean squared distance between a backbone's features of two images, at several depths; 0 = no difference.
 
     Each place's features are brought to unit length over the channels first, as LPIPS does (Zhang et al. 2018, "The
     Unreasonable Effectiveness of Deep Features as a Perceptual Metric"), without its learned weights.
@@ -158,7 +158,7 @@ class ReconstructionLoss:
         self.ssim_weight, self.perceptual_weight, self.perceptual = ssim_weight, perceptual_weight, perceptual
 
     def __call__(self, images: Tensor, target: Tensor) -> Tensor:
-        """Reconstructions and pictures (N, 3, H, W) -> ()."""
+        """Reconstructions and images (N, 3, H, W) -> ()."""
         loss = self.pixel(images.float(), target.float())
         if self.ssim_weight:
             loss = loss + self.ssim_weight * (1.0 - ssim(images, target)).mean()

@@ -44,7 +44,7 @@ class AutoencoderArguments(LesionArguments):
     )
     perceptual_weight: float = field(
         default=0.0,
-        metadata={"help": "Weight of the distance between a backbone's features of both pictures; 0 = off."},
+        metadata={"help": "Weight of the distance between a backbone's features of both images; 0 = off."},
     )
     perceptual_backbone: str = field(
         default="mobilenetv2_100", metadata={"help": "timm name of the backbone of the perceptual loss."}
@@ -56,12 +56,14 @@ class AutoencoderArguments(LesionArguments):
         default=0.0,
         metadata={
             "help": "Denoising: deviation of the Gaussian noise added to what the encoder sees in training, of colours "
-            "in [0, 1]; the clean picture stays the target. 0 = off."
+            "in [0, 1]; the clean image stays the target. 0 = off."
         },
     )
     linear_reference: bool = field(
         default=True,
-        metadata={"help": "Also judge a linear code of the same size (principal components of the training pictures)."},
+        metadata={
+            "help": "Also evaluate a linear code of the same size (principal components of the training images)."
+        },
     )
     early_stopping_patience: int = field(
         default=0, metadata={"help": "Epochs without a better validation value before stopping; 0 never stops."}

@@ -1,4 +1,4 @@
-"""What a finished autoencoder makes of a split: its codes, and how near each reconstruction is to its picture.
+"""What a finished autoencoder makes of a split: its codes, and how near each reconstruction is to its image.
 
 The reconstructions file is the seam, as the predictions file is for classifiers: ``reconstructions_<split>.parquet``,
 one row an image, from which every number of the report follows. Columns: ``image_id``, ``lesion_id``, ``group_id``
@@ -50,7 +50,7 @@ class Reconstructions:
         codes: (N, D) float32.
         scores: name -> (N,) float64. ``psnr`` (dB) and ``ssim`` of the reconstruction; ``psnr_8bit`` with codes that
             were rounded to 8 bits; ``grid_<p>_db`` and ``grid_<p>_rms`` of the grid of period p in the reconstruction,
-            with ``_original`` in the picture (see ``checkerboard``); ``psnr_noisy`` and ``psnr_denoised`` of a
+            with ``_original`` in the image (see ``checkerboard``); ``psnr_noisy`` and ``psnr_denoised`` of a
             denoising model; ``psnr_linear`` and ``ssim_linear`` of a linear code of the same size.
         labels: the C short class names.
         split: ``validation``, ``test``, ...
@@ -106,7 +106,7 @@ def reconstruct_split(
         splits: the dataset.
         split: which of its splits.
         code_range: (2, D) least and greatest value of each code, for rounding them to 8 bits; None = this split's own.
-        noise_std: deviation of the noise that a denoising model is also judged with, of pixels in [0, 1]; 0 = none.
+        noise_std: deviation of the noise that a denoising model is also evaluated with, of pixels in [0, 1]; 0 = none.
         seed: of that noise.
         batch_size: images a forward pass.
         progress: show a progress bar.
@@ -175,7 +175,7 @@ def psnr_of_rounded(model: Any, loader: DataLoader, codes: np.ndarray, code_rang
 
     Args:
         model: the autoencoder.
-        loader: of the pictures, in order.
+        loader: of the images, in order.
         codes: (N, D).
         code_range: (2, D) least and greatest value of each code; values outside are cut off.
     """
@@ -200,7 +200,7 @@ def range_of(codes: np.ndarray) -> np.ndarray:
 def draw_rows(
     model: Any, processor: Any, splits: Splits, split: str, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Some pictures of a split and their reconstructions: (K, S, S, 3) in [0, 1] each."""
+    """Some images of a split and their reconstructions: (K, S, S, 3) in [0, 1] each."""
     images = LesionImages(splits.splits[split], processor)
     pixels = torch.stack([images[int(row)]["pixel_values"] for row in rows]).to(model.device)
     with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""A sheet of drawn phantoms and what autoencoders make of them: a picture that may be shown anywhere.
+"""A sheet of drawn phantoms and what autoencoders make of them: an image that may be shown anywhere.
 
 ``python -m trainers.autoencoding.sheet A [B ...] --out FILE.png`` draws one phantom a class (``--classes``: of these)
 and has each finished autoencoder press it into its codes and draw it again. No photograph is looked at.
@@ -91,7 +91,7 @@ def draw_sheet(images: Sequence[Image.Image], names: Sequence[str], models: Sequ
 
 
 def main() -> None:
-    """Parse the command line, draw, and write the picture."""
+    """Parse the command line, draw, and write the image."""
     parser = OneLineParser(prog="python -m trainers.autoencoding.sheet", description=__doc__)
     parser.add_argument("models", type=Path, nargs="+", metavar="DIR", help="folders of finished autoencoders")
     parser.add_argument("--out", type=Path, required=True, help="the PNG to write; must not exist yet")

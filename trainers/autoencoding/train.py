@@ -47,10 +47,10 @@ def main(recipe: str) -> None:
 
 
 def run(argv: list[str], recipe: str) -> Path:
-    """Train, judge and finish one autoencoder; returns the finished Hub folder.
+    """Train, evaluate and finish one autoencoder; returns the finished Hub folder.
 
     Raises:
-        UserError: bad arguments, dataset, recipe or output folder; the message says the mend.
+        UserError: bad arguments, dataset, recipe or output folder; the message says what to do.
     """
     options, training, resolved = parse(argv, recipe, AutoencoderArguments)
     settle(training)
@@ -115,18 +115,18 @@ def train_into(
 
 
 def check_pictures(splits: Splits) -> None:
-    """Refuse a dataset without pictures before anything is trained.
+    """Refuse a dataset without images before anything is trained.
 
     Raises:
-        UserError: a split holds no row, or its first row no picture.
+        UserError: a split holds no row, or its first row no image.
     """
     for name in ("train", "validation"):
         rows = splits.splits[name]
         first = rows[0]["image"] if len(rows) else None
         if not first or not (first.get("bytes") or first.get("path")):
             raise UserError(
-                f"the {name} split of {splits.name!r} holds no picture ({len(rows)} rows): an autoencoder learns from "
-                "pictures alone; give a dataset that holds some"
+                f"the {name} split of {splits.name!r} holds no image ({len(rows)} rows): an autoencoder learns from "
+                "images alone; give a dataset that holds some"
             )
 
 
@@ -175,7 +175,7 @@ def shape_values(text: str) -> dict[str, Any]:
 
 
 def turns(size: int) -> v2.Compose:
-    """Flips and quarter turns of a picture resized to size x size: a lesion has no upright, and no pixel is lost."""
+    """Flips and quarter turns of an image resized to size x size: a lesion has no upright, and no pixel is lost."""
     quarter = v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))])
     return v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(), quarter])
 

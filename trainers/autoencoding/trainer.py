@@ -1,4 +1,4 @@
-"""The suite's Trainer with a picture as its target: losses on pixels, PSNR and SSIM after each epoch."""
+"""The suite's Trainer with an image as its target: losses on pixels, PSNR and SSIM after each epoch."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCORES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"psnr": psnr, "ssim": s
 
 
 class AutoencoderTrainer(LesionTrainer):
-    """A ``LesionTrainer`` whose loss compares pictures; sampler, averaged weights, resume and clock are its own.
+    """A ``LesionTrainer`` whose loss compares images; sampler, averaged weights, resume and clock are its own.
 
     Args:
-        loss: ``loss(reconstructions (N, 3, S, S), pictures (N, 3, S, S)) -> scalar``, both in [0, 1].
+        loss: ``loss(reconstructions (N, 3, S, S), images (N, 3, S, S)) -> scalar``, both in [0, 1].
         noise_std: deviation of the noise added to what the encoder sees in training, of pixels in [0, 1]; 0 = none.
     """
 
@@ -36,7 +36,7 @@ class AutoencoderTrainer(LesionTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        """The recipe's loss; returns with it the reconstructions and the clean pictures, (N, 3, S, S) in [0, 1]."""
+        """The recipe's loss; returns with it the reconstructions and the clean images, (N, 3, S, S) in [0, 1]."""
         clean = inputs["pixel_values"]
         network: Any = self.accelerator.unwrap_model(model)
         seen = with_noise(clean, self.noise_std, network.config.image_std) if model.training else clean
@@ -55,7 +55,7 @@ class AutoencoderTrainer(LesionTrainer):
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss, scores (N, K) of the batch's pictures, labels (N,): the pictures themselves are not gathered."""
+        """Loss, scores (N, K) of the batch's images, labels (N,): the images themselves are not gathered."""
         inputs = self._prepare_inputs(inputs)
         with torch.no_grad():
             loss, (images, target) = self.compute_loss(model, inputs, return_outputs=True)
@@ -64,11 +64,11 @@ class AutoencoderTrainer(LesionTrainer):
 
 
 def with_noise(pixel_values: Tensor, noise_std: float, image_std: list[float]) -> Tensor:
-    """Pictures as the processor returns them, with Gaussian noise whose deviation is of pixels in [0, 1].
+    """Images as the processor returns them, with Gaussian noise whose deviation is of pixels in [0, 1].
 
     Args:
         pixel_values: (N, 3, H, W).
-        noise_std: at least 0; 0 gives the pictures back.
+        noise_std: at least 0; 0 gives the images back.
         image_std: what the processor divided each colour by.
     """
     if not noise_std:

@@ -1,4 +1,4 @@
-"""A sheet of pictures: the query on the left, its similar cases beside it. It shows real images: an output of a run."""
+"""A sheet of images: the query on the left, its similar cases beside it. It shows real images: an output of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from datasets_scripts.images import open_image
 from trainers.evaluation.figures.charts import DPI, INK, LOOK, ORANGE, QUIET
 
 COLUMNS = 4
-DECLINED = "Declined: the model does not know pictures like this one. The cases are near in numbers, not similar."
+DECLINED = "Declined: the model does not know images like this one. The cases are near in numbers, not similar."
 
 
 @style.context(LOOK)
@@ -26,8 +26,8 @@ def draw_sheet(result: Mapping[str, Any], picture: Image.Image, cases: Sequence[
 
     Args:
         result: of ``search.described``.
-        picture: the query.
-        cases: the k cases' pictures, the nearest first.
+        image: the query.
+        cases: the k cases' images, the nearest first.
         model: its name.
     """
     columns = min(COLUMNS, len(cases))
@@ -68,7 +68,7 @@ def write_sheet(figure: Figure, path: Path) -> None:
 
 
 def pictures_of(stored: Sequence[bytes]) -> list[Image.Image]:
-    """Image files as RGB pictures."""
+    """Image files as RGB images."""
     return [open_image(data).convert("RGB") for data in stored]
 
 

@@ -1,6 +1,6 @@
 """How classes look in maps and charts: a colour and a shape each, so that neither is the only sign.
 
-Okabe and Ito's colours are told apart with any colour vision. The commonest class is grey: thousands of its points
+Okabe and Ito's colours are distinguished with any colour vision. The commonest class is grey: thousands of its points
 would drown the others in colour.
 """
 

@@ -2,7 +2,7 @@
 
 Two answers, each beside what labels without any meaning would give: the silhouette, and how well a case's class is
 told by its nearest cases (k-NN, every lesion held out in turn). Images of one lesion, or near-duplicates of one
-picture, never count as neighbours of each other: they would make any space look good.
+image, never count as neighbours of each other: they would make any space look good.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SHUFFLES = 200
 SHUFFLES_SILHOUETTE = 20
 
 
-class Judged:
-    """One space judged: its numbers, and what is needed to set two spaces against each other.
+class Evaluated:
+    """One space evaluated: its numbers, and what is needed to set two spaces against each other.
 
     Args:
         vectors: (N, D).
@@ -173,13 +173,13 @@ class Judged:
         }
 
     def _shuffled(self, times: int) -> np.ndarray:
-        """(times, N) labels dealt anew over the lesions, each lesion's images keeping one label."""
+        """(times, N) labels dealt again over the lesions, each lesion's images keeping one label."""
         index, strata = group_strata(self.groups, self.labels)
         rng = np.random.default_rng([self.seed, 1])
         return np.stack([rng.permutation(strata)[index] for _ in range(times)])
 
 
-def difference(one: Judged, other: Judged) -> dict[str, Any]:
+def difference(one: Evaluated, other: Evaluated) -> dict[str, Any]:
     """k-NN balanced accuracy of one space minus another's on the same images, paired by lesion in every resample.
 
     Returns:
@@ -201,4 +201,4 @@ def _around(value: float, replicates: np.ndarray) -> dict[str, Any]:
 def _spread(by_chance: np.ndarray) -> dict[str, Any]:
     """Mean and middle 95 % of what shuffled labels gave."""
     low, high = percentile_interval(by_chance)
-    return measured(float(by_chance.mean()), low, high, f"{len(by_chance)} times labels dealt anew over the lesions")
+    return measured(float(by_chance.mean()), low, high, f"{len(by_chance)} times labels dealt again over the lesions")

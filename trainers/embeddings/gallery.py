@@ -29,7 +29,7 @@ from trainers.model_folder.provenance import origin
 FORMAT_VERSION = 1
 TABLE_NAME, ABOUT_NAME = "gallery.parquet", "gallery.json"
 LONGEST_SIDE = 160
-# Small row groups let a page read one row's picture without the whole file.
+# Small row groups let a page read one row's image without the whole file.
 ROWS_PER_GROUP = 200
 
 
@@ -139,7 +139,7 @@ def card(about: dict[str, Any], cases: Cases) -> str:
     parts = [
         f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)}---",
         f"# Similar cases: {dataset['name']} as {about['model']['title']} sees it",
-        "**Not a medical device. For research and teaching only: that a picture resembles a case here says nothing "
+        "**Not a medical device. For research and teaching only: that an image resembles a case here says nothing "
         "certain about a person's skin.**",
         f"{about['n']:,} images of {cases.n_groups:,} lesions: split `{dataset['split']}`, config "
         f"`{dataset['config_name']}` of `{dataset['name']}`, with the {about['dim']:,} features of "

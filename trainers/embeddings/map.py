@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets_scripts.command import UserError
 from trainers.embeddings.cases import Cases, load_cases, whole_lesions
 from trainers.embeddings.class_colours import ClassLook, class_looks
-from trainers.embeddings.cluster_quality import Judged, difference
+from trainers.embeddings.cluster_quality import Evaluated, difference
 from trainers.embeddings.map_figures import TITLES, Panel, draw_maps, draw_quality
 from trainers.embeddings.map_page import PageSplit, render_page
 from trainers.embeddings.map_tables import CSV_NAME, MARKDOWN_NAME, quality_csv, quality_markdown
@@ -63,7 +63,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Looked:
-    """What one pass over the pictures of a split gives: plain pixels (N, D), and N thumbnails or none."""
+    """What one pass over the images of a split gives: plain pixels (N, D), and N thumbnails or none."""
 
     pixels: np.ndarray
     thumbnails: list[bytes]
@@ -83,14 +83,14 @@ def map_latent(
     Args:
         dataset: folder or Hub id.
         config_name: its config.
-        model: a classifier of the suite that looks at pictures: folder or Hub id.
+        model: a classifier of the suite that looks at images: folder or Hub id.
         autoencoder: an autoencoder of the suite, or None.
         chosen: the splits to map.
         out: absent, or an empty folder.
         settings: the rest.
 
     Raises:
-        UserError: whatever a user can mend, before minutes were spent where that can be known.
+        UserError: whatever a user can fix, before minutes were spent where that can be known.
     """
     check_empty(out, "--out")
     splits = load_splits(dataset, config_name)
@@ -109,7 +109,7 @@ def map_latent(
         seen = look_at(of_split, settings.pixels, settings.thumbnail)
         vectors = {PIXELS: seen.pixels}
         vectors |= {kind: encode(it, of_split, batch_size=settings.batch_size) for kind, it in encoders.items()}
-        numbers, panels = judge_split(of_split, vectors, settings)
+        numbers, panels = evaluate_split(of_split, vectors, settings)
         report["splits"][split] = {**counted(of_split, splits), **numbers}
         pages[split] = PageSplit(of_split, panels, seen.thumbnails)
     write(report, pages, looks, out)
@@ -147,7 +147,7 @@ def looks_of(classifier: Encoder, splits: Splits, cases: Cases) -> list[ClassLoo
 
 
 def look_at(cases: Cases, side: int, thumbnail: int) -> Looked:
-    """Read every picture once.
+    """Read every image once.
 
     Args:
         cases: of one split.
@@ -162,7 +162,9 @@ def look_at(cases: Cases, side: int, thumbnail: int) -> Looked:
     return Looked(np.stack(vectors), thumbnails)
 
 
-def judge_split(cases: Cases, vectors: dict[str, np.ndarray], settings: Settings) -> tuple[dict[str, Any], list[Panel]]:
+def evaluate_split(
+    cases: Cases, vectors: dict[str, np.ndarray], settings: Settings
+) -> tuple[dict[str, Any], list[Panel]]:
     """Numbers and maps of one split.
 
     Args:
@@ -173,9 +175,9 @@ def judge_split(cases: Cases, vectors: dict[str, np.ndarray], settings: Settings
     Returns:
         ``{"representations": ..., "differences": ...}``, and a panel a representation in the order of ``ORDER``.
     """
-    judged, numbers, panels = {}, {}, []
+    evaluated, numbers, panels = {}, {}, []
     for kind in (kind for kind in ORDER if kind in vectors):
-        judged[kind] = Judged(
+        evaluated[kind] = Evaluated(
             vectors[kind],
             cases.label,
             cases.group_id,
@@ -186,12 +188,12 @@ def judge_split(cases: Cases, vectors: dict[str, np.ndarray], settings: Settings
             seed=settings.seed,
         )
         print(f"{cases.split}: t-SNE of {TITLES[kind].lower()} ({len(cases):,} images)", flush=True)
-        drawn = draw_map(judged[kind].space, settings.perplexity, settings.seed)
-        numbers[kind] = {**judged[kind].numbers, "map": drawn.numbers}
+        drawn = draw_map(evaluated[kind].space, settings.perplexity, settings.seed)
+        numbers[kind] = {**evaluated[kind].numbers, "map": drawn.numbers}
         panels.append(Panel(kind, drawn.points, numbers[kind]))
-    kinds = list(judged)
+    kinds = list(evaluated)
     differences = {
-        f"{TITLES[one].lower()} minus {TITLES[other].lower()}": difference(judged[one], judged[other])
+        f"{TITLES[one].lower()} minus {TITLES[other].lower()}": difference(evaluated[one], evaluated[other])
         for place, one in enumerate(kinds)
         for other in kinds[:place]
     }
@@ -234,8 +236,8 @@ def notes(dataset: dict[str, Any], classifier: Encoder, settings: Settings) -> l
         f"All numbers but the map's own are of the vectors themselves, by {settings.metric} distance.",
         "An image's own lesion, and near-duplicates of it, are never among its neighbours and stand in no mean "
         "distance of its silhouette; 'same lesion is nearest' alone looks at them.",
-        "Intervals are 95 % by lesion, with the neighbours of each image as they are; chance is what labels dealt anew "
-        "over the lesions give.",
+        "Intervals are 95 % by lesion, with the neighbours of each image as they are; chance is what shuffled labels "
+        "give.",
         "Not a medical device. Neighbours in such a space are no diagnosis.",
     ]
 

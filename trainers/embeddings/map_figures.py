@@ -77,32 +77,32 @@ def draw_maps(
 
 
 @style.context(LOOK)
-def draw_quality(judged: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Figure:
+def draw_quality(evaluated: Mapping[str, Mapping[str, Mapping[str, Any]]], title: str) -> Figure:
     """k-NN balanced accuracy and silhouette of each representation, with intervals, beside what chance gives.
 
     Args:
-        judged: split -> representation -> its numbers.
+        evaluated: split -> representation -> its numbers.
         title: what is shown.
     """
-    kinds = [kind for kind in TITLES if any(kind in of_split for of_split in judged.values())]
-    figure = Figure(figsize=(9.6, 1.9 + 0.42 * len(kinds) * len(judged)), layout="constrained")
+    kinds = [kind for kind in TITLES if any(kind in of_split for of_split in evaluated.values())]
+    figure = Figure(figsize=(9.6, 1.9 + 0.42 * len(kinds) * len(evaluated)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, read, name in (
         (left, lambda numbers: (numbers["knn"]["balanced_accuracy"], numbers["knn"]["chance"]), "Balanced accuracy"),
         (right, lambda numbers: (numbers["silhouette"]["mean_over_classes"], numbers["silhouette"]["chance"]), "Mean"),
     ):
-        for place, (split, of_split) in enumerate(judged.items()):
+        for place, (split, of_split) in enumerate(evaluated.items()):
             colour, marker = SPLIT_COLOURS[place % 4], SPLIT_MARKERS[place % 4]
             for row, kind in enumerate(kinds):
                 if kind in of_split:
-                    at = row + (place - (len(judged) - 1) / 2) * 0.26
+                    at = row + (place - (len(evaluated) - 1) / 2) * 0.26
                     _mark(axes, *read(of_split[kind]), at, colour, marker, split if row == 0 else None)
         axes.grid(axis="x", color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
         axes.set_xlabel(f"{name} over the classes")
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.07)
-    k = next(iter(next(iter(judged.values())).values()))["knn"]["k"]
+    k = next(iter(next(iter(evaluated.values())).values()))["knn"]["k"]
     left.set_title(f"Class told by the {k} nearest other lesions")
     right.set_title("Silhouette")
     left.set_xlim(left=0)

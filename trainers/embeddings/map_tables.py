@@ -1,4 +1,4 @@
-"""The numbers of a report as a table for spreadsheets and one for people; nothing is computed anew."""
+"""The numbers of a report as a table for spreadsheets and one for people; nothing is computed again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which pictures are the same: what an image looks like in a few bytes, and the comparison of one picture with many.
+"""Which images are the same: what an image looks like in a few bytes, and the comparison of one image with many.
 
 The rules are those of ``datasets_scripts.duplicates``, by which datasets are built: equal decoded pixels, or thumbnails
 that agree as a whole and in their fine detail, also mirrored or turned.
@@ -20,7 +20,7 @@ from datasets_scripts.rows import Row
 from trainers.embeddings.cache import kept, told_of
 from trainers.embeddings.cases import SHOW_PROGRESS_FROM, Cases
 
-# Rounding must not lose a candidate before near_pairs has judged it.
+# Rounding must not lose a candidate before near_pairs has evaluated it.
 ROUNDING = 0.005
 HASH_SIDE = 8
 
@@ -77,7 +77,7 @@ def looks_of(cases: Cases) -> Looks:
 
 
 def same_pictures(one: Looks, many: Looks) -> np.ndarray:
-    """Numbers (M,) of those among many that show the one picture: exactly, or near enough to be a duplicate.
+    """Numbers (M,) of those among many that show the one image: exactly, or near enough to be a duplicate.
 
     Args:
         one: N = 1.
@@ -95,7 +95,7 @@ def same_pictures(one: Looks, many: Looks) -> np.ndarray:
 
 
 def repeats(looks: Looks) -> np.ndarray:
-    """Numbers (M,) of those that show the same picture as one before them in the list."""
+    """Numbers (M,) of those that show the same image as one before them in the list."""
     pairs = near_pairs(looks.thumbs)
     later = {second for _, second in pairs}
     first: dict[str, int] = {}
@@ -106,8 +106,8 @@ def repeats(looks: Looks) -> np.ndarray:
 def dhash(picture: Image.Image) -> str:
     """Difference hash (Krawetz 2013) as 16 hex digits: is each of 8 x 8 places brighter than its left neighbour?
 
-    The picture in grey, area-averaged to 9 x 8, as the Space does it; the bits row by row, the first bit the highest.
-    Pictures whose hashes differ in few of 64 bits look alike; mirrored or turned ones do not.
+    The image in grey, area-averaged to 9 x 8, as the Space does it; the bits row by row, the first bit the highest.
+    Images whose hashes differ in few of 64 bits look alike; mirrored or turned ones do not.
     """
     grey = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
     values = np.asarray(grey)

@@ -35,10 +35,10 @@ def check_k(groups: np.ndarray, k: int, where: str = "the space") -> None:
     largest = int(np.unique(np.asarray(groups).astype(str), return_counts=True)[1].max())
     if not 1 <= k <= len(groups) - largest:
         most = len(groups) - largest
-        mend = f"choose from 1 to {most}" if most else "give images of several lesions"
+        advice = f"choose from 1 to {most}" if most else "give images of several lesions"
         raise NeighboursError(
             f"{k} neighbours of other lesions do not go with the {len(groups)} images of {where}, of which {largest} "
-            f"are of one lesion: {mend}"
+            f"are of one lesion: {advice}"
         )
 
 

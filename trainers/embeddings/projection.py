@@ -15,7 +15,7 @@ from trainers.embeddings.neighbours import Space, find_neighbours
 from trainers.metrics.number import plain
 
 COMPONENTS = 50  # as van der Maaten and Hinton did before t-SNE: less noise, and quicker
-JUDGED_NEIGHBOURS = 15
+EVALUATED_NEIGHBOURS = 15
 ITERATIONS = 1000
 
 
@@ -78,7 +78,7 @@ def draw_map(space: Space, perplexity: float, seed: int, iterations: int = ITERA
         2, perplexity=perplexity, init="pca" if parts >= 2 else "random", max_iter=iterations, random_state=seed
     )
     points = drawer.fit_transform(components).astype(np.float32)
-    k = min(JUDGED_NEIGHBOURS, max(1, n // 2 - 1))
+    k = min(EVALUATED_NEIGHBOURS, max(1, n // 2 - 1))
     return Map(
         points,
         {

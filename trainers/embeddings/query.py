@@ -1,4 +1,4 @@
-"""The picture that similar cases are asked for: a file, or an image of the dataset; and what the model says of it."""
+"""The image that similar cases are asked for: a file, or an image of the dataset; and what the model says of it."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from trainers.model_folder.data import Splits
 
 
 class QueryError(UserError):
-    """A picture that is not there or cannot be read."""
+    """An image that is not there or cannot be read."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """One picture to compare.
+    """One image to compare.
 
     Attributes:
         name: the file's name, or the image id; names no path of the machine.
-        picture: upright RGB.
+        image: upright RGB.
         looks: its pixels' hash and thumbnail, N = 1.
         split: where it stands in the dataset; None for a file.
         label: its class there; None for a file.
@@ -97,7 +97,7 @@ def find_query(image: str, splits: Splits) -> Query:
 
 @torch.inference_mode()
 def ask(encoder: Encoder, query: Query) -> Said:
-    """Features and answer of one picture.
+    """Features and answer of one image.
 
     Raises:
         UserError: the model gives it no features, or the record holds a value that the model does not know.
@@ -120,6 +120,6 @@ def ask(encoder: Encoder, query: Query) -> Said:
     withdrawn = model.why_withdrawn(inputs, "plain", None, processor.pixel_settings())
     answer = model.answer_in_words(output, trust=trusted, withdrawn=withdrawn)[0]
     if not trusted:
-        notes.append("This model has no fitted gate: nothing says whether the picture is like those it knows.")
+        notes.append("This model has no fitted gate: nothing says whether the image is like those it knows.")
     features = checked(output.features.float().cpu().numpy(), [query.name], encoder.name)
     return Said(features[0], answer, notes)

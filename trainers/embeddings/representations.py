@@ -46,7 +46,7 @@ class RepresentationError(UserError):
 
 @dataclass(frozen=True)
 class Encoder:
-    """What turns pictures into vectors.
+    """What turns images into vectors.
 
     Attributes:
         kind: ``codes`` or ``features``.
@@ -71,19 +71,19 @@ class Encoder:
 
 
 def load_classifier(source: str) -> Encoder:
-    """A classifier of the suite that looks at pictures.
+    """A classifier of the suite that looks at images.
 
     Args:
         source: a folder, or ``ORG/NAME[@REVISION]``.
 
     Raises:
-        UserError: there is none, it is not one of ours, or it looks at no picture.
+        UserError: there is none, it is not one of ours, or it looks at no image.
     """
     _quiet()
     model, processor, report = load(source)
     if "pixel_values" not in model.input_names:
         raise RepresentationError(
-            f"--model {source!r} looks at no picture ({', '.join(model.input_names)} alone): give an image classifier"
+            f"--model {source!r} looks at no image ({', '.join(model.input_names)} alone): give an image classifier"
         )
     folder, commit = fetch(parse_source(source))
     return Encoder(FEATURES, _on_device(model), processor, report, _identity(folder, model, processor), commit)

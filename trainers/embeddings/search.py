@@ -1,4 +1,4 @@
-"""From a picture to its similar cases: what may not be found, the search, and the result as a table."""
+"""From an image to its similar cases: what may not be found, the search, and the result as a table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Own:
     """What a query is in the dataset.
 
     Attributes:
-        images: ids of the images that show the same picture, exactly or as a near-duplicate, in any split.
+        images: ids of the images that show the same image, exactly or as a near-duplicate, in any split.
         groups: the lesion groups that must not be found: of these images, and of the query where it is one of them.
     """
 
@@ -70,7 +70,7 @@ def own_groups(query: Query, splits: Splits) -> Own:
 def search(index: CaseIndex, cases: Cases, own: Own, features: np.ndarray, k: int) -> Similar:
     """The k most similar cases, none of the query's lesion, none its duplicate, one image a lesion.
 
-    Where the dataset knows no groups, two cases may show one picture under two names: the second is passed over, too.
+    Where the dataset knows no groups, two cases may show one image under two names: the second is passed over, too.
 
     Args:
         index: of N cases.
@@ -119,7 +119,7 @@ def described(query: Query, said: Said, similar: Similar, cases: Cases, long_nam
         "left_out": {
             "images": similar.left_out,
             "same_picture": similar.own.images,
-            "why": "of the query's own lesion, or the same picture under any name",
+            "why": "of the query's own lesion, or the same image under any name",
         },
         "notes": [*said.notes, CAUTION],
     }
@@ -146,7 +146,7 @@ def in_words(result: dict[str, Any]) -> str:
     lines.append("classes: " + ", ".join(f"{count} {label}" for label, count in counted))
     left = result["left_out"]
     if left["same_picture"]:
-        lines.append(f"the same picture stands in the dataset as {', '.join(left['same_picture'])}")
+        lines.append(f"the same image stands in the dataset as {', '.join(left['same_picture'])}")
     if left["images"]:
         lines.append(f"left out: {left['images']} of the query's own lesion")
     sources = sorted({case["attribution"] for case in result["cases"]} - {"unknown"})

@@ -1,4 +1,4 @@
-"""What the command does: similar cases of one picture, how good they are on a whole split, and a gallery of them."""
+"""What the command does: similar cases of one image, how good they are on a whole split, and a gallery of them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is needed before the first picture is looked at.
+    """Everything that is needed before the first image is looked at.
 
     Attributes:
         splits: the dataset.
@@ -72,7 +72,7 @@ def prepare(model: str, settings: Settings) -> Prepared:
     """Load dataset and model, and refuse what cannot work.
 
     Raises:
-        UserError: no such dataset, split or model; the model looks at no picture, or has other labels.
+        UserError: no such dataset, split or model; the model looks at no image, or has other labels.
     """
     splits = load_splits(settings.dataset, settings.config_name)
     cases = at_most_per_class(load_cases(splits, settings.split), settings.per_class, settings.seed)
@@ -82,7 +82,7 @@ def prepare(model: str, settings: Settings) -> Prepared:
 
 
 def similar(model: str, image: str, settings: Settings, out: Path | None = None) -> dict[str, Any]:
-    """The k most similar cases of one picture; with ``out`` also as similar.json and similar.png.
+    """The k most similar cases of one image; with ``out`` also as similar.json and similar.png.
 
     Args:
         model: folder or Hub id.
@@ -91,7 +91,7 @@ def similar(model: str, image: str, settings: Settings, out: Path | None = None)
         out: absent or empty folder, or None.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: whatever the user can fix.
     """
     check_faiss()
     if out is not None:
@@ -127,7 +127,7 @@ def evaluate(
         replicates: resamples of the intervals.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: whatever the user can fix.
     """
     check_faiss()
     if out is not None:
@@ -187,7 +187,7 @@ def gallery(model: str, settings: Settings, out: Path) -> dict[str, Any]:
     """Write a gallery folder; returns what its gallery.json says.
 
     Raises:
-        UserError: whatever the user can mend.
+        UserError: whatever the user can fix.
     """
     check_empty(out, "--build_gallery")
     ready = prepare(model, settings)

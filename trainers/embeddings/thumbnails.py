@@ -1,4 +1,4 @@
-"""Small pictures for pages, sheets and galleries."""
+"""Small images for pages, sheets and galleries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def jpeg_thumbnail(picture: Image.Image, longest: int, quality: int = 80) -> byt
     """An RGB image as a JPEG whose longest side is at most ``longest`` pixels; never enlarged, without metadata.
 
     Args:
-        picture: upright RGB.
+        image: upright RGB.
         longest: pixels, at least 1.
         quality: JPEG quality, 1 to 95.
     """

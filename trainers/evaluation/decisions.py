@@ -28,7 +28,7 @@ class Decisions:
         uncertainty: (N,) 1 - the largest probability.
         sets: (N, C) bool, the prediction set, whether or not the gate accepts.
         bands: (N,) ``low``, ``moderate`` or ``high``, whether or not the gate accepts.
-        accepted: (N,) bool, the gate takes it for a picture like those of the calibration.
+        accepted: (N,) bool, the gate takes it for an image like those of the calibration.
         reasons: (N,) code of the verdict.
         abstains: (N,) bool.
     """
@@ -73,7 +73,7 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
 
 
 def gate_scores(predictions: Predictions) -> np.ndarray:
-    """``ood_score`` (N,), higher = stranger.
+    """``ood_score`` (N,), higher = more OOD.
 
     Raises:
         NoGateError: there is none.

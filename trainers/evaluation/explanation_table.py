@@ -1,4 +1,4 @@
-"""The explanations file: the seam between a model's heat maps and everything that judges them.
+"""The explanations file: the seam between a model's heat maps and everything that evaluates them.
 
 One Parquet file a split, one row an image: ``image_id``, ``group_id`` (string), ``label``, ``predicted`` (int32; the
 predicted class is the one that is explained), ``abstain`` (bool, null where no trust was fitted), ``mask`` (string, one
@@ -23,20 +23,20 @@ from datasets_scripts.output import whole_file
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lesion_suite_explanations"
-# there: as the model sees the picture, some of it is lesion. empty: nothing of it is. none: no mask was to be had.
+# there: as the model sees the image, some of it is lesion. empty: nothing of it is. none: no mask was to be had.
 MASKS = ("there", "empty", "none")
-# What a heat map is compared with: noise, a blob in the middle, the heat map of another lesion's picture.
+# What a heat map is compared with: noise, a blob in the middle, the heat map of another lesion's image.
 BASELINES = ("random", "blob", "other")
 # How much of a model was given random weights: the layers behind the backbone, then the backbone from its end.
 STAGES = ("head", "third", "two_thirds", "all")
 NUMBERS = (
     "area",  # share of the lesion in what the model sees
-    "spread",  # share of the picture that the heat map takes up; NaN: the map is 0 everywhere
+    "spread",  # share of the image that the heat map takes up; NaN: the map is 0 everywhere
     "energy",
     *(f"energy_{name}" for name in BASELINES),
     "pointing",
     *(f"pointing_{name}" for name in BASELINES),
-    "likeness_other",  # rank correlation with the heat map of another lesion's picture
+    "likeness_other",  # rank correlation with the heat map of another lesion's image
     "members",  # mean rank correlation between the maps of two members
     "repeat_difference",  # largest difference when explained a second time
     *(f"likeness_{name}" for name in STAGES),  # rank correlation with the map of the partly random model

@@ -1,8 +1,8 @@
 """The table of explanations -> ``report["explanations"]``: every number with its interval. A pure function.
 
 Two of the measures need a lesion mask: the share of the heat that lies on the lesion, and whether its highest point
-does. A dermoscopic lesion fills the middle of its picture, so neither says anything by itself: each stands beside the
-lesion's share of the picture, noise, a blob in the middle, and the heat map of another lesion's picture.
+does. A dermoscopic lesion fills the middle of its image, so neither says anything by itself: each stands beside the
+lesion's share of the image, noise, a blob in the middle, and the heat map of another lesion's image.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Part:
 
 
 def explanations_section(table: ExplanationTable, *, replicates: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Judge the heat maps of a split.
+    """Evaluate the heat maps of a split.
 
     Args:
         table: what was measured.
@@ -118,12 +118,12 @@ def explanations_section(table: ExplanationTable, *, replicates: int = 1000, see
         "n_groups": len(set(table.group_id.tolist())),
         "masks": _masks(table),
         "blank": int(np.isnan(table.numbers["spread"]).sum()),
-        "overall": judged(everything),
+        "overall": evaluated(everything),
         "per_class": [
-            {"name": name, **judged(part(table.label == number))} for number, name in enumerate(table.labels)
+            {"name": name, **evaluated(part(table.label == number))} for number, name in enumerate(table.labels)
         ],
         "per_verdict": [
-            {"name": name, "images": int(rows.sum()), **judged(part(rows))}
+            {"name": name, "images": int(rows.sum()), **evaluated(part(rows))}
             for name, rows in verdict_rows(table).items()
         ],
         "random_weights": _random_weights(everything),
@@ -133,7 +133,7 @@ def explanations_section(table: ExplanationTable, *, replicates: int = 1000, see
     }
 
 
-def judged(part: Part) -> dict[str, Any]:
+def evaluated(part: Part) -> dict[str, Any]:
     """Both games with masks, and both without, of some images."""
     return {"inside": inside(part), "faithful": faithful(part)}
 
@@ -233,24 +233,24 @@ def conventions(about: dict[str, Any], replicates: int) -> dict[str, str]:
     return {
         "explained": "The class that the model predicts, right or wrong, also where it declines to answer.",
         "energy": "Share of the heat map's sum that lies on the lesion (Wang et al., Score-CAM, CVPR Workshops 2020). "
-        "A map that is the same everywhere has the lesion's share of the picture.",
+        "A map that is the same everywhere has the lesion's share of the image.",
         "pointing": "Whether the highest point lies on the lesion, without any tolerance around it (Zhang et al., IJCV "
         "126, 2018).",
-        "masks": "Brought to the model's view by the crop and the resize of its picture. Images without a mask, or "
+        "masks": "Brought to the model's view by the crop and the resize of its image. Images without a mask, or "
         "with an empty one, count in neither of the two.",
         "random": f"Noise with one value a square of {about['cell']} pixels, enlarged as heat maps are; mean of "
         f"{about['draws']} an image.",
-        "blob": "A Gaussian in the middle of the picture that takes up the same share of it as the heat map does "
+        "blob": "A Gaussian in the middle of the image that takes up the same share of it as the heat map does "
         "(square of the mean over mean of the square), so that only the place is compared.",
-        "other": "The heat map of a picture of another lesion, drawn by chance: what the model does with any picture.",
+        "other": "The heat map of an image of another lesion, drawn by chance: what the model does with any image.",
         "deletion, insertion": f"Petsiuk et al., RISE, BMVC 2018: the most important pixels are blurred first, or come "
-        f"first into the blurred picture, in {about['steps']} equal steps; area under the calibrated probability of "
+        f"first into the blurred image, in {about['steps']} equal steps; area under the calibrated probability of "
         f"the explained class. Blur: Gaussian, standard deviation {about['blur']:g} of the shorter side. Low is good "
         "for deletion, high for insertion. One image a lesion.",
         "random_weights": "Adebayo et al., NeurIPS 2018, cascading randomisation: first the layers behind the backbone "
         "get fresh weights, then the backbone from its end. Spearman correlation between the heat maps before and "
         "after, of the same class; a heat map that is 0 everywhere counts as 0. A method that shows what was learned "
-        "falls to the correlation with another picture's heat map, or below.",
+        "falls to the correlation with another image's heat map, or below.",
         "members": "Mean Spearman correlation between the heat maps of two members.",
         "intervals": f"Lesion groups are drawn with replacement within each class, with all their images; {replicates} "
         "resamples, 95 % percentile; differences are of the same images.",

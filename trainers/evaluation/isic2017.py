@@ -1,8 +1,8 @@
 """The ISIC 2017 challenge's own measures (part 3): three AUCs, and melanoma recall at a stated threshold.
 
-Two binary tasks are judged on one three-class answer: task 1 is melanoma against the rest, task 2 seborrheic keratosis
-against the rest; a submission is ranked by the mean of their AUCs. Challenge: Codella et al. 2018, "Skin lesion
-analysis toward melanoma detection", ISBI, section 3.3.
+Two binary tasks are evaluated on one three-class answer: task 1 is melanoma against the rest, task 2 seborrheic
+keratosis against the rest; a submission is ranked by the mean of their AUCs. Challenge: Codella et al. 2018, "Skin
+lesion analysis toward melanoma detection", ISBI, section 3.3.
 """
 
 from __future__ import annotations

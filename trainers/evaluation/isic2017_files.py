@@ -26,7 +26,7 @@ COLUMNS = ("Id", "task_1", "task_2")
 def write_challenge(
     report: Mapping[str, Any], predictions_by_split: Mapping[str, Predictions], folder: Path
 ) -> list[dict[str, str]]:
-    """Write ``results.csv`` and the ROC figure of the test split, where it was judged by the challenge's measures.
+    """Write ``results.csv`` and the ROC figure of the test split, where it was evaluated by the challenge's measures.
 
     Args:
         report: ``report.json``; read are ``evaluation`` and ``trust.temperature``.

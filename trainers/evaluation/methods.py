@@ -1,8 +1,8 @@
 """The table that papers on deep ensembles print: one model, the ensemble, MC dropout, side by side on one split.
 
 Rows as in Lakshminarayanan et al. 2017 (deep ensembles) and Gal & Ghahramani 2016 (MC dropout): a single model is the
-mean over the members judged alone, with their range; the ensemble is the mean of the members' probabilities; MC dropout
-is the mean over S passes with dropout switched on, member by member. A pure function of stored logits.
+mean over the members evaluated alone, with their range; the ensemble is the mean of the members' probabilities; MC
+dropout is the mean over S passes with dropout switched on, member by member. A pure function of stored logits.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def conventions(predictions: Predictions, replicates: int, every: bool) -> dict[
     )
     swaps = "all exchanges" if every else f"{replicates} random exchanges"
     return {
-        "single_model": "Mean over the members judged alone; 'each' are their own values, 'min' and 'max' the "
+        "single_model": "Mean over the members evaluated alone; 'each' are their own values, 'min' and 'max' the "
         "range. The interval is of the mean: it covers which lesions were drawn, not which seeds.",
         "differences": "Method minus single model, paired by lesion; negative is better for NLL, Brier and ECE. "
         f"p: the predictions are exchanged within lesions ({swaps}; Noreen 1989), two-sided, not adjusted for the "
@@ -194,7 +194,7 @@ def _checked(
 
 
 def _alone(predictions: Predictions, logits: np.ndarray, temperature: float) -> Sample:
-    """One member, or its S passes, judged as a model of its own: logits (N, 1 or S, C)."""
+    """One member, or its S passes, evaluated as a model of its own: logits (N, 1 or S, C)."""
     return Sample.at(replace(predictions, logits=np.asarray(logits, dtype=np.float64), features=None), temperature)
 
 

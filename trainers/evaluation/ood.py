@@ -1,11 +1,11 @@
-"""How well an out-of-distribution score tells foreign pictures from lesions, and what the gate's threshold does.
+"""How well an out-of-distribution score tells ood images from lesions, and what the gate's threshold does.
 
-A foreign picture is the positive case and a higher score is stranger, throughout:
+An ood image is the positive case and a higher score is more OOD, throughout:
 
-- ``auroc``: the chance that a foreign picture scores above a lesion image, ties counting half.
-- ``aupr``: average precision with foreign pictures positive; read it beside their share, which is what chance gives.
+- ``auroc``: the chance that an ood image scores above a lesion image, ties counting half.
+- ``aupr``: average precision with ood images positive; read it beside their share, which is what chance gives.
 - ``fpr_at_tpr``: the usual "FPR at 95 % TPR", whose words count lesion images as the positive ones: at the threshold
-  that accepts 95 % of the lesion images, the share of foreign pictures that is accepted too. Lower is better.
+  that accepts 95 % of the lesion images, the share of ood images that is accepted too. Lower is better.
 
 The functions take weights as those of ``discrimination`` do: (N,) or (R, N), one value or R.
 """
@@ -24,23 +24,23 @@ from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_n
 
 TPR = 0.95
 CONVENTIONS = {
-    "score": "Higher = stranger; a picture is turned away when its score is above the threshold.",
-    "auroc": "Chance that a foreign picture scores above an image of the split, ties counting half.",
-    "aupr": "Average precision, foreign pictures positive; 'share_foreign' is what a score without worth would reach.",
-    "fpr_at_95_tpr": "Share of foreign pictures accepted at the threshold that accepts 95 % of the split's images (set "
+    "score": "Higher = more out-of-distribution; an image is turned away when its score is above the threshold.",
+    "auroc": "Chance that an ood image scores above an image of the split, ties counting half.",
+    "aupr": "Average precision, ood images positive; 'share_foreign' is what a score without worth would reach.",
+    "fpr_at_95_tpr": "Share of ood images accepted at the threshold that accepts 95 % of the split's images (set "
     "on these very images, unlike the gate's own); lower is better.",
-    "bootstrap": "Lesions and foreign pictures are drawn with replacement, each side apart; 95 % percentile.",
-    "exact": "Accepted and declined shares: by image; the interval is Clopper-Pearson 95 % over lesions, a foreign "
-    "picture counting as one unless it belongs to a lesion.",
+    "bootstrap": "Lesions and ood images are drawn with replacement, each side apart; 95 % percentile.",
+    "exact": "Accepted and declined shares: by image; the interval is Clopper-Pearson 95 % over lesions, an ood "
+    "image counting as one unless it belongs to a lesion.",
 }
 
 
 def auroc(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the ROC curve, foreign pictures positive, in [0, 1]; 0.5 = chance.
+    """Area under the ROC curve, ood images positive, in [0, 1]; 0.5 = chance.
 
     Args:
-        strange: (N,) bool, True for a foreign picture.
-        scores: (N,) higher = stranger.
+        strange: (N,) bool, True for an ood image.
+        scores: (N,) higher = more OOD.
         weights: (N,) or (R, N).
 
     Returns:
@@ -50,13 +50,13 @@ def auroc(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = 
 
 
 def aupr(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Average precision, foreign pictures positive: sum over thresholds of precision times the gain in recall.
+    """Average precision, ood images positive: sum over thresholds of precision times the gain in recall.
 
-    Steps, no interpolation, as scikit-learn's ``average_precision_score``. Depends on the share of foreign pictures.
+    Steps, no interpolation, as scikit-learn's ``average_precision_score``. Depends on the share of ood images.
 
     Args:
-        strange: (N,) bool, True for a foreign picture.
-        scores: (N,) higher = stranger.
+        strange: (N,) bool, True for an ood image.
+        scores: (N,) higher = more OOD.
         weights: (N,) or (R, N).
 
     Returns:
@@ -64,7 +64,7 @@ def aupr(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
     """
     foreign, known = _by_score(strange, scores, weights)
     found, wrong = np.cumsum(foreign[..., ::-1], axis=-1), np.cumsum(known[..., ::-1], axis=-1)
-    # A score that no picture of the resample has gains no recall, so its precision of 0 / 0 may count as 0.
+    # A score that no image of the resample has gains no recall, so its precision of 0 / 0 may count as 0.
     precision = np.nan_to_num(divide_or_nan(found, found + wrong))
     total = found[..., -1]
     value = divide_or_nan((precision * foreign[..., ::-1]).sum(axis=-1), total)
@@ -74,13 +74,13 @@ def aupr(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = N
 def fpr_at_tpr(
     strange: np.ndarray, scores: np.ndarray, tpr: float = TPR, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Share of foreign pictures accepted where at least ``tpr`` of the lesion images are; lower is better.
+    """Share of ood images accepted where at least ``tpr`` of the lesion images are; lower is better.
 
     The threshold is the lowest score up to which that share of lesion images lies; both are accepted up to it.
 
     Args:
-        strange: (N,) bool, True for a foreign picture.
-        scores: (N,) higher = stranger.
+        strange: (N,) bool, True for an ood image.
+        scores: (N,) higher = more OOD.
         tpr: in (0, 1].
         weights: (N,) or (R, N).
 
@@ -111,15 +111,15 @@ def ood_section(
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """The gate on a split and on sets of foreign pictures, JSON-ready.
+    """The gate on a split and on sets of ood images, JSON-ready.
 
     Args:
-        in_scores: (N,) of the split's images, higher = stranger.
+        in_scores: (N,) of the split's images, higher = more OOD.
         in_groups: (N,) their lesion group ids.
-        ood: name -> (K,) scores of a set of foreign pictures; may be empty.
-        threshold: a picture is turned away when its score is above it.
-        ood_groups: name -> (K,) group ids, for sets whose pictures are not independent (lesions of a class that was
-            left out); each picture is its own where none are given.
+        ood: name -> (K,) scores of a set of ood images; may be empty.
+        threshold: an image is turned away when its score is above it.
+        ood_groups: name -> (K,) group ids, for sets whose images are not independent (lesions of a class that was
+            left out); each image is its own where none are given.
         replicates: bootstrap resamples, of both sides.
         seed: of them.
 
@@ -159,7 +159,7 @@ def _set(
     replicates: int,
     seed: int,
 ) -> dict[str, Any]:
-    """One set of foreign pictures beside the split's images."""
+    """One set of ood images beside the split's images."""
     names = ("auroc", "aupr", "fpr_at_95_tpr")
     counts = {
         "n": len(foreign),
@@ -167,7 +167,7 @@ def _set(
         "share_foreign": plain(len(foreign) / (len(foreign) + len(in_scores))),
     }
     if not len(foreign):
-        return counts | dict.fromkeys(("declined", *names), undefined("no foreign picture"))
+        return counts | dict.fromkeys(("declined", *names), undefined("no ood image"))
     scores = np.r_[in_scores, foreign]
     strange = np.arange(len(scores)) >= len(in_scores)
     # A group id may occur on both sides; they are drawn apart.
@@ -208,7 +208,7 @@ def _checked(name: str, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndar
 
 
 def _by_score(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of foreign pictures and of lesion images at each distinct score, ascending: two arrays (..., distinct)."""
+    """Weight of ood images and of lesion images at each distinct score, ascending: two arrays (..., distinct)."""
     strange, scores = np.asarray(strange, dtype=bool), np.asarray(scores, dtype=np.float64)
     weights = as_weights(weights, len(scores))
     if strange.shape != scores.shape or not len(scores):

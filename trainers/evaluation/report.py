@@ -25,7 +25,7 @@ from trainers.trust.temperature import Calibration
 Statistic = Callable[[np.ndarray], dict[str, np.ndarray]]
 Replicates = dict[str, np.ndarray] | None
 NO_MALIGNANT_CLASS = "no class is marked as malignant or premalignant"
-# What only some label sets are judged by: name -> function(sample, labels, resamples), None where they are others.
+# What only some label sets are evaluated by: name -> function(sample, labels, resamples), None where they are others.
 TASK_SECTIONS = {"isic2017": isic2017.section}
 
 
@@ -248,7 +248,7 @@ def _subgroup(sample: Sample, replicates: int, seed: int) -> dict[str, Any]:
 
 
 def _views(predictions: Predictions, before: Sample, after: Sample, replicates: int, seed: int) -> list[dict[str, Any]]:
-    """One view a source when there are several, as photos of another kind can be told apart for the wrong reason."""
+    """One view a source when there are several, as photos of another kind can be distinguished for the wrong reason."""
     sources = predictions.columns.get("source")
     if sources is None or len(set(sources.tolist())) < 2:
         return []

@@ -1,4 +1,4 @@
-"""What is left of accuracy and of the promises when the pictures are worse than those of the test split.
+"""What is left of accuracy and of the promises when the images are worse than those of the test split.
 
 The same images stand under every corruption, so that a difference from the clean ones is paired: each resample of
 lesions is drawn once and counts for all. Corruptions and severities are those of
@@ -20,7 +20,7 @@ from trainers.metrics.number import bootstrapped, measured, plain, undefined, wi
 from trainers.metrics.predictions import CORRUPTION, Predictions
 from trainers.metrics.weighting import MetricInputError, divide_or_nan, group_weights, mean_defined
 
-# What every condition is judged by, and what only with fitted trust.
+# What every condition is evaluated by, and what only with fitted trust.
 PLAIN = ("accuracy", "balanced_accuracy", "auroc_malignant", "ece_debiased")
 TRUSTED = ("accepted", "answered", "error_answered", "low", "error_low", "coverage")
 COUNTED, AMONG = ".counted", ".among"
@@ -33,7 +33,7 @@ WHY_NOT = {
 }
 Values = dict[str, np.ndarray]
 # Of the sample itself, and of its resamples where there are any.
-Judged = tuple[Values, Values | None]
+Evaluated = tuple[Values, Values | None]
 
 
 def robustness_section(
@@ -44,7 +44,7 @@ def robustness_section(
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Judge a model on altered copies of the images that it was also asked about as they are.
+    """Evaluate a model on altered copies of the images that it was also asked about as they are.
 
     Args:
         clean: N images.
@@ -68,12 +68,12 @@ def robustness_section(
     resampled = can_resample(clean.group_id, clean.label)
     weights = bootstrap_weights(clean.group_id, clean.label, replicates, seed) if resampled else None
 
-    def judged(rows: Predictions) -> Judged:
+    def evaluated(rows: Predictions) -> Evaluated:
         statistic = Conditions(rows, trust)
         return statistic(everyone), None if weights is None else replicate(statistic, weights)
 
-    reference = judged(clean)
-    found = {name: judged(rows) for name, rows in parts.items()}
+    reference = evaluated(clean)
+    found = {name: evaluated(rows) for name, rows in parts.items()}
     kinds, severities = ([*dict.fromkeys(part)] for part in zip(*found, strict=True))
     return {
         "split": clean.split,
@@ -151,7 +151,7 @@ class Conditions:
         return values
 
 
-def together(several: list[Judged]) -> Judged:
+def together(several: list[Evaluated]) -> Evaluated:
     """Several conditions as one, for the value and within each resample: means, and sums of what makes up a share."""
 
     def one(parts: list[Values]) -> Values:
@@ -185,7 +185,7 @@ def share(values: Values, name: str) -> np.ndarray:
     return values[name] if name in values else divide_or_nan(values[name + COUNTED], values[name + AMONG])
 
 
-def drop(clean: Judged, other: Judged) -> dict[str, Any]:
+def drop(clean: Evaluated, other: Evaluated) -> dict[str, Any]:
     """Accuracy lost, paired: clean minus corrupted, in [-1, 1]."""
     lost = float(clean[0]["accuracy"][0] - other[0]["accuracy"][0])
     if clean[1] is None or other[1] is None:

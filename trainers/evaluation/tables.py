@@ -1,4 +1,4 @@
-"""A split's report as files for people and spreadsheets; the numbers are the report's own, never computed anew."""
+"""A split's report as files for people and spreadsheets; the numbers are the report's own, never computed again."""
 
 from __future__ import annotations
 

@@ -23,23 +23,23 @@ REASONS = (ANSWERED, HIGH_UNCERTAINTY, SET_TOO_LARGE, EMPTY_SET, OUT_OF_DISTRIBU
 def trust_section(
     predictions: Predictions,
     trust: Mapping[str, Any],
-    strangers: Mapping[str, Predictions],
+    ood_sets: Mapping[str, Predictions],
     *,
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Judge fitted trust on a split.
+    """Evaluate fitted trust on a split.
 
     Args:
         predictions: of the split, with ``ood_score``.
         trust: what was fitted on another split.
-        strangers: name -> predictions of pictures of none of the classes, with ``ood_score``; may be empty.
+        ood_sets: name -> predictions of images of none of the classes, with ``ood_score``; may be empty.
         replicates: of the intervals.
         seed: of the resamples.
 
     Returns:
         JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``sets`` and ``bands`` (of the accepted images alone; None
-        where there are none), ``verdicts`` (also of each set of strangers) and ``selective`` (of all images).
+        where there are none), ``verdicts`` (also of each set of ood images) and ``selective`` (of all images).
 
     Raises:
         NoGateError: predictions without ``ood_score``.
@@ -51,9 +51,9 @@ def trust_section(
     gate = ood_section(
         gate_scores(predictions),
         predictions.group_id,
-        {name: gate_scores(rows) for name, rows in strangers.items()},
+        {name: gate_scores(rows) for name, rows in ood_sets.items()},
         trust["ood"]["threshold"],
-        ood_groups={name: rows.group_id for name, rows in strangers.items()},
+        ood_groups={name: rows.group_id for name, rows in ood_sets.items()},
         replicates=replicates,
         seed=seed,
     )
@@ -70,7 +70,7 @@ def trust_section(
         "bands": bands_section(accepted, made.bands[kept], made.probs[kept], trust["bands"]) if kept.any() else None,
         "verdicts": {
             predictions.split: verdicts(made, wrong, predictions.group_id),
-            **{name: _of_strangers(rows, trust) for name, rows in strangers.items()},
+            **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
         },
         "selective": selective_section(
             made.uncertainty, wrong, predictions.label, predictions.group_id, replicates=replicates, seed=seed
@@ -108,7 +108,7 @@ def _accepted(predictions: Predictions, kept: np.ndarray, rows: np.ndarray) -> d
     return {"n": int(rows.sum()), "n_groups": len(set(groups.tolist())), "accepted": found}
 
 
-def _of_strangers(rows: Predictions, trust: Mapping[str, Any]) -> dict[str, Any]:
+def _of_ood(rows: Predictions, trust: Mapping[str, Any]) -> dict[str, Any]:
     known = replace(rows, label=np.zeros(len(rows), dtype=np.int64))
     made = decisions(known, trust)
     return {

@@ -29,8 +29,8 @@ def dataset_examples(
     Args:
         subject: the split and its model.
         verdicts: kind -> (N,) bool, the rows of that kind.
-        licences: (N,) str; pictures of an unknown licence are not shown.
-        sources: (N,) str, where each picture comes from.
+        licences: (N,) str; images of an unknown licence are not shown.
+        sources: (N,) str, where each image comes from.
         method: of the heat maps.
         seed: of the choice.
     """
@@ -50,9 +50,9 @@ def dataset_examples(
         predicted = subject.labels[subject.predicted[row]]
         found[label, kind] = Example(label, kind, predicted, picture, heat, mask, _energy(heat, mask))
     shown = sorted({f"{sources[row]} ({licences[row]})" for row in chosen.values()})
-    hidden = " Pictures of an unknown licence are left out." if (licences == UNKNOWN).any() else ""
+    hidden = " Images of an unknown licence are left out." if (licences == UNKNOWN).any() else ""
     caption = (
-        f"Pictures of the {subject.about['split']} split, drawn by chance (seed {seed}), none chosen by its looks. "
+        f"Images of the {subject.about['split']} split, drawn by chance (seed {seed}), none chosen by its looks. "
         f"From {', '.join(shown) or 'nowhere'}.{hidden}"
     )
     return Examples(found, list(subject.labels), tuple(verdicts), caption)

@@ -1,7 +1,7 @@
 """Deletion and insertion: whether the pixels that a heat map marks are those that the probability hangs on.
 
-Petsiuk et al. 2018 (RISE), section 4.1. Deletion takes the most important pixels out of the picture first: the sooner
-the probability falls, the better, so a small area under the curve is good. Insertion puts them into an empty picture
+Petsiuk et al. 2018 (RISE), section 4.1. Deletion takes the most important pixels out of the image first: the sooner
+the probability falls, the better, so a small area under the curve is good. Insertion puts them into an empty image
 first: a large area is good. Empty means blurred here, in both: a patch of one colour would be a thing of its own.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from scipy.ndimage import gaussian_filter
 
-# The blur that stands for "nothing to see", as standard deviation in shares of the picture's shorter side.
+# The blur that stands for "nothing to see", as standard deviation in shares of the image's shorter side.
 BLUR = 0.1
 # Small parts with the channels last are twice as fast on a CPU as large ones with the channels first.
 AT_ONCE = 16
@@ -59,7 +59,7 @@ def curves(
     empty = blurred(pixels)
     size = pixels.shape[-2] * pixels.shape[-1]
     limits = torch.tensor([round(size * step / steps) for step in range(1, steps)], device=pixels.device)
-    # The ends are the same in every order: the whole picture, and nothing of it.
+    # The ends are the same in every order: the whole image, and nothing of it.
     pictures = [pixels, empty]
     for order in orders:
         gone = torch.from_numpy(order).to(pixels.device)[None] < limits[:, None, None]
@@ -74,7 +74,7 @@ def curves(
 
 @torch.inference_mode()
 def _probabilities(model: Any, inputs: Mapping[str, torch.Tensor], pictures: torch.Tensor, target: int) -> np.ndarray:
-    """Calibrated probability (K,) of a class for pictures (K, 3, H, W), all else as in the inputs."""
+    """Calibrated probability (K,) of a class for images (K, 3, H, W), all else as in the inputs."""
     found = []
     for part in pictures.contiguous(memory_format=torch.channels_last).split(AT_ONCE):
         same = {name: value.expand(len(part), *value.shape[1:]) for name, value in inputs.items()}

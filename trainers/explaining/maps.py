@@ -12,7 +12,7 @@ from hub_models.explain_lesion import to_heat
 
 # Noise has one value a square of so many pixels: what the last layer of most backbones knows apart.
 CELL = 32
-# Standard deviations of the blobs that are tried, as shares of the picture's sides.
+# Standard deviations of the blobs that are tried, as shares of the image's sides.
 WIDTHS = np.geomspace(0.01, 3.0, 120)
 
 
@@ -44,7 +44,7 @@ def pointing_hit(heat: np.ndarray, mask: np.ndarray) -> float:
 
 
 def spread_of(heat: np.ndarray) -> float:
-    """Share of the picture that a heat map takes up: the square of its mean over the mean of its square, in (0, 1].
+    """Share of the image that a heat map takes up: the square of its mean over the mean of its square, in (0, 1].
 
     1 for a map that is the same everywhere, k / P for one that is the same on k of P pixels and 0 elsewhere; NaN where
     it is 0 everywhere.
@@ -73,7 +73,7 @@ def likeness(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def agreement(members: np.ndarray) -> np.ndarray:
-    """Mean rank correlation of each two members' maps of one picture: (M, N, H, W) -> (N,); NaN where there is none."""
+    """Mean rank correlation of each two members' maps of one image: (M, N, H, W) -> (N,); NaN where there is none."""
     ranks = [rank_rows(maps) for maps in members]
     found = [likeness(ranks[i], ranks[j]) for i in range(len(ranks)) for j in range(i)]
     if not found:
@@ -91,7 +91,7 @@ def random_map(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
 
 
 def centred_blob(size: tuple[int, int], width: float) -> np.ndarray:
-    """A Gaussian in the middle of the picture: (H, W), 1 in the middle.
+    """A Gaussian in the middle of the image: (H, W), 1 in the middle.
 
     Args:
         size: H and W.
@@ -102,7 +102,7 @@ def centred_blob(size: tuple[int, int], width: float) -> np.ndarray:
 
 
 def blob_as_spread_as(spread: float, size: tuple[int, int]) -> np.ndarray:
-    """The blob in the middle that takes up the same share of the picture as a heat map does: (H, W).
+    """The blob in the middle that takes up the same share of the image as a heat map does: (H, W).
 
     With it only the place is compared: a narrow blob would win against any heat map that is as coarse as the last layer
     of a network, wherever it lies.

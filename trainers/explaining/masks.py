@@ -1,6 +1,6 @@
-"""Lesion masks beside the pictures of a split: from the dataset itself or from a folder, brought to the model's view.
+"""Lesion masks beside the images of a split: from the dataset itself or from a folder, brought to the model's view.
 
-A mask goes through the same geometry as its picture: the crop of the image processor, if it is on, then the resize.
+A mask goes through the same geometry as its image: the crop of the image processor, if it is on, then the resize.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ THERE, EMPTY, NONE = MASKS
 
 
 class MaskError(UserError):
-    """Masks that are missing, cannot be read, or do not fit their pictures."""
+    """Masks that are missing, cannot be read, or do not fit their images."""
 
 
 class Masks:
     """The masks of a split's images.
 
     Args:
-        rows: the split; its column ``mask``, if there is one, holds masks of the pictures' size.
+        rows: the split; its column ``mask``, if there is one, holds masks of the images' size.
         folder: holds ``<image_id>_segmentation.png``; None = the column.
 
     Raises:
@@ -59,10 +59,10 @@ class Masks:
 
         Args:
             index: of the image in the split.
-            size: width and height of the upright picture.
+            size: width and height of the upright image.
 
         Raises:
-            MaskError: it cannot be read, or has another size than its picture.
+            MaskError: it cannot be read, or has another size than its image.
         """
         source = self._source(index)
         if source is None:
@@ -71,12 +71,12 @@ class Masks:
             found = open_image(source)  # type: ignore[arg-type]
         except UnreadableImageError as error:
             raise MaskError(
-                f"the mask of image {self.ids[index]} cannot be read as a picture: write it again, as PNG"
+                f"the mask of image {self.ids[index]} cannot be read as an image: write it again, as PNG"
             ) from error
         if found.size != size:
             raise MaskError(
-                f"the mask of image {self.ids[index]} has {found.width} x {found.height} pixels, its picture "
-                f"{size[0]} x {size[1]}: give masks of the pictures' size"
+                f"the mask of image {self.ids[index]} has {found.width} x {found.height} pixels, its image "
+                f"{size[0]} x {size[1]}: give masks of the images' size"
             )
         return np.asarray(found)[..., 0] > 127
 
@@ -91,7 +91,7 @@ class Masks:
 
 
 def crop_box(processor: Any, picture: Image.Image) -> tuple[int, int, int, int]:
-    """What of a picture the processor keeps: left, top, right, bottom in pixels of the upright picture."""
+    """What of an image the processor keeps: left, top, right, bottom in pixels of the upright image."""
     if not processor.do_lesion_crop:
         upright = to_rgb(picture)
         return 0, 0, upright.width, upright.height
@@ -102,12 +102,12 @@ def crop_box(processor: Any, picture: Image.Image) -> tuple[int, int, int, int]:
 def as_the_model_sees(
     mask: np.ndarray, processor: Any, picture: Image.Image, size: tuple[int, int]
 ) -> tuple[np.ndarray, str]:
-    """A mask through the geometry of its picture.
+    """A mask through the geometry of its image.
 
     Args:
-        mask: (H, W) bool of the upright picture.
+        mask: (H, W) bool of the upright image.
         processor: the image processor.
-        picture: as it is stored.
+        image: as it is stored.
         size: height and width of the pixels that the model receives.
 
     Returns:

@@ -1,4 +1,4 @@
-"""From a model and a split with masks to the table of explanations: every number that a heat map is judged by."""
+"""From a model and a split with masks to the table of explanations: every number that a heat map is evaluated by."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def measure(subject: Subject, options: Options, *, progress: bool = True) -> Exp
     numbers = {name: np.full(n, np.nan) for name in NUMBERS}
     found = {name: np.full((n, options.steps + 1), np.nan) for name in CURVES}
     states = np.full(n, MASKS.index("none"))
-    # In an order of chance: a neighbour is then any other picture.
+    # In an order of chance: a neighbour is then any other image.
     order = np.random.default_rng(options.seed).permutation(n)
     for batch in subject.batches(order, "explain", progress):
         states[batch.rows] = batch.states

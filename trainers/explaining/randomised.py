@@ -1,7 +1,7 @@
 """The sanity check of heat maps: a model with random weights must give other ones.
 
 Adebayo et al. 2018, section 3.1 (cascading randomisation): weights are replaced by fresh random ones from the output
-towards the input. A map that stays as it was shows the picture's edges and not what the model learned.
+towards the input. A map that stays as it was shows the image's edges and not what the model learned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The charts of a study: every patient's days, distributions, effects by each method.
 
 Drawn from numbers only; the same study gives the same bytes with the same matplotlib. A treatment has a colour and a
-marker, so that it is told apart with any colour vision.
+marker, so that it is distinguished with any colour vision.
 """
 
 from __future__ import annotations

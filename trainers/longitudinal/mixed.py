@@ -2,8 +2,8 @@
 
 Fitted by restricted maximum likelihood with statsmodels (Laird and Ware, Biometrics 38:963, 1982). A fit is believed
 only where it has converged, its likelihood is finite, its random effects are not singular, and its effects are those of
-generalised least squares at its own variances, computed here anew: statsmodels may call a fit converged at a likelihood
-of infinity, or with a residual of 0, and return a number that means nothing.
+generalised least squares at its own variances, computed here again: statsmodels may call a fit converged at a
+likelihood of infinity, or with a residual of 0, and return a number that means nothing.
 
 The standard errors are those of generalised least squares, too, as lme4 and nlme give them. statsmodels' own, from the
 observed information of effects and variances together, agree in balanced studies and go astray near variances of 0.

@@ -108,8 +108,8 @@ def patient_table(
     for index, name in enumerate(study.treatments[1:], 1):
         found = differences(study, index)
         who, errors, spreads[name] = patients_of(study, index, noise, settings.confidence, settings.relevant)
-        # A patient has one order, whatever lot or design gave the others: time and treatment are told apart, if at all,
-        # within the patient.
+        # A patient has one order, whatever the others have: time and treatment can be distinguished within the
+        # patient alone.
         later = later_shares(study, index)
         for place, patient in enumerate(who.tolist()):
             told = _withheld(noise)

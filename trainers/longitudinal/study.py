@@ -89,7 +89,7 @@ def read_study(path: Path, baseline: str = BASELINE, treatments: Sequence[str] |
     """
     try:
         content = read_file(path)
-        columns, rows = read_table(content, path.name, mend="take it out, or give a table of one row a line")
+        columns, rows = read_table(content, path.name, advice="take it out, or give a table of one row a line")
     except OSError as error:
         raise StudyError(f"{str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
     except MetadataError as error:
@@ -117,7 +117,7 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
     """Check rows and lay them out as arrays.
 
     Raises:
-        StudyError: see the module; one line that names the value and the mend.
+        StudyError: see the module; one line that names the value and what to do.
     """
     if not days:
         raise StudyError(f"{where} holds no day: give one row a patient and day")

@@ -29,7 +29,7 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
 
     Raises:
         AlignmentError: other classes, other images, no image in common, another label for an image, or an image twice
-            in one file; the message names the file and the mend.
+            in one file; the message names the file and what to do.
     """
     first_name, first = named[0]
     ids = [_ids(name, predictions) for name, predictions in named]

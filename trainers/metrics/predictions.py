@@ -1,4 +1,4 @@
-"""The predictions file: the seam between a model and everything that judges it.
+"""The predictions file: the seam between a model and everything that evaluates it.
 
 One Parquet file a split, one row an image. Trust, metrics, figures and cards are pure functions of it, so each can be
 made again in seconds without a model or an accelerator.
@@ -6,7 +6,7 @@ made again in seconds without a model or an accelerator.
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
 M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>, lengths D and E) and
 ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``,
-``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string), and ``corruption`` where pictures were altered. What
+``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string), and ``corruption`` where images were altered. What
 the columns cannot say (label names, split, dataset) stands as JSON in the file's metadata under ``lesion_suite``.
 """
 
@@ -27,12 +27,12 @@ from datasets_scripts.output import whole_file
 
 SCHEMA_VERSION = 1
 METADATA_KEY = b"lesion_suite"
-# The label of a picture that is of none of the classes.
+# The label of an image that is of none of the classes.
 NO_LABEL = -1
 # The two classes that all models with malignancy groups share.
 MALIGNANCY = ("benign", "malignant")
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
-# What was done to the picture, as ``kind severity``: no dataset has such a column.
+# What was done to the image, as ``kind severity``: no dataset has such a column.
 CORRUPTION = "corruption"
 
 
@@ -48,7 +48,7 @@ class Predictions:
         image_id: (N,) str.
         lesion_id: (N,) str.
         group_id: (N,) str; rows of one group (one lesion, or its near-duplicates) are never independent.
-        label: (N,) int64 in [0, C); ``NO_LABEL`` for a picture of none of the classes, in splits named ``ood_...``.
+        label: (N,) int64 in [0, C); ``NO_LABEL`` for an image of none of the classes, in splits named ``ood_...``.
         logits: (N, M, C) float64, raw member logits before temperature.
         labels: the C short class names, in the order of the logits.
         label_names: short name -> long name.
@@ -59,7 +59,7 @@ class Predictions:
         columns: subgroup columns, each (N,): ``age`` in years as float64 with NaN = unknown; the others str.
         features: (N, D) float32 pooled features, or None when they were left out.
         early: (N, E) float32, what an early layer sees, or None when it was left out.
-        ood_score: (N,) what the model's gate says, higher = stranger; None where none was fitted.
+        ood_score: (N,) what the model's gate says, higher = more OOD; None where none was fitted.
     """
 
     image_id: np.ndarray

@@ -153,7 +153,7 @@ def notes(sources: list[str], image_sizes: dict[str, int]) -> list[str]:
         )
     if "DermNet" in sources:
         found.append(
-            "The acne photographs are not HAM10000's kind of picture: part of what separates them is the source. They "
+            "The acne photographs are not HAM10000's kind of image: part of what separates them is the source. They "
             "carry no licence, so weights trained on them are for local study and are not released."
         )
     return found

@@ -130,17 +130,17 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         UserError: no such dataset or config, no train split or one too small to make the others of, a missing
             column, or images without a label.
     """
-    mend = (
+    advice = (
         f"build it with `{built_by}`"
         if built_by
         else "give --dataset the folder a build_* command wrote, a folder with a folder of images for each class, or a "
         "Hub dataset id"
     )
     if not dataset:
-        raise UserError(f"no dataset was given: {mend}")
+        raise UserError(f"no dataset was given: {advice}")
     local = Path(dataset).is_dir()
     if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
-        raise UserError(f"the dataset folder {dataset!r} does not exist: {mend}")
+        raise UserError(f"the dataset folder {dataset!r} does not exist: {advice}")
     for path in sorted(Path(dataset).rglob("*.parquet")) if local else ():
         if instead := what_file_is(path):
             raise UserError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
@@ -149,7 +149,7 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         loaded = datasets.load_dataset(dataset, config_name)
     except (ConnectionError, datasets.exceptions.DatasetsError, OSError) as error:
         cause = error.__cause__ or error
-        raise UserError(f"dataset {dataset!r} cannot be loaded ({type(cause).__name__}: {cause}): {mend}") from error
+        raise UserError(f"dataset {dataset!r} cannot be loaded ({type(cause).__name__}: {cause}): {advice}") from error
     tables = {usual_name(name, loaded): rows for name, rows in loaded.items()}
     if "train" not in tables:
         raise UserError(f"config {config_name!r} of {dataset!r} has no train split: it has {', '.join(loaded)}")

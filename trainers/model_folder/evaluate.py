@@ -27,16 +27,16 @@ from trainers.model_folder.trust_citations import trust_citations
 from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
 
-JUDGED = ("validation", "calibration", "test")
+EVALUATED_SPLITS = ("validation", "calibration", "test")
 
 
-def judge(
+def evaluate_splits(
     predictions: dict[str, Predictions],
     trust: dict[str, Any],
     replicates: int,
     seed: int,
     mc_logits: np.ndarray | None = None,
-    strangers: dict[str, Predictions] | None = None,
+    ood_sets: dict[str, Predictions] | None = None,
 ) -> dict[str, Any]:
     """The ``evaluation`` section; where trust was fitted ``trust_evaluation``, and for an ensemble ``methods``.
 
@@ -46,7 +46,7 @@ def judge(
         replicates: of the intervals.
         seed: of the resamples.
         mc_logits: (N, M, S, C) of the test split, where dropout was sampled.
-        strangers: name -> predictions of pictures of none of the classes.
+        ood_sets: name -> predictions of images of none of the classes.
     """
     temperature = trust["temperature"]
     sections: dict[str, Any] = {
@@ -58,7 +58,7 @@ def judge(
     if test is None:
         return sections
     if test.ood_score is not None:
-        sections["trust_evaluation"] = trust_section(test, trust, strangers or {}, replicates=replicates, seed=seed)
+        sections["trust_evaluation"] = trust_section(test, trust, ood_sets or {}, replicates=replicates, seed=seed)
     if test.logits.shape[1] > 1 and trust.get("fitted_for", {}).get("inference", "plain") == "plain":
         fitted_on = predictions[trust["temperature"]["split"]]
         sections["methods"] = compare_methods(test, fitted_on, trust, mc_logits, replicates, seed)
@@ -102,7 +102,7 @@ def describe(
     report: dict[str, Any],
     predictions: dict[str, Predictions],
     folder: Path,
-    strangers: dict[str, Predictions] | None = None,
+    ood_sets: dict[str, Predictions] | None = None,
 ) -> None:
     """Tables, figures, ``report.json``, the card and the manifest.
 
@@ -117,7 +117,7 @@ def describe(
         write_tables(report["evaluation"][split], folder, title=title, suffix=suffix)
     report["figures"] = [
         *draw_all(report, predictions, folder),
-        *draw_trust(report, predictions, strangers or {}, folder),
+        *draw_trust(report, predictions, ood_sets or {}, folder),
         *write_challenge(report, predictions, folder),
     ]
     if "robustness" in report:
@@ -130,18 +130,18 @@ def describe(
 
 
 def corrupted_file(folder: Path, split: str) -> Path:
-    """Where a folder keeps what was said of the altered pictures of a split."""
+    """Where a folder keeps what was said of the altered images of a split."""
     return folder / f"predictions_{split}_corrupted.parquet"
 
 
-def judge_robustness(
+def evaluate_robustness(
     report: dict[str, Any], predictions: dict[str, Predictions], asked: Predictions, replicates: int
 ) -> dict[str, Any]:
     """The ``robustness`` section.
 
     Args:
         report: with ``trust`` and ``provenance``.
-        predictions: split -> what the model said of the pictures as they are.
+        predictions: split -> what the model said of the images as they are.
         asked: what it said of some of them altered; its split is ``<split>_corrupted``.
         replicates: of the intervals.
     """

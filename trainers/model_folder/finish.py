@@ -1,4 +1,4 @@
-"""From trained weights to a finished Hub folder: store, read back, predict, fit, judge, describe; then one rename."""
+"""From trained weights to a finished Hub folder: store, read back, predict, fit, evaluate, describe."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from model_cards.report_view import ReportNode
 from trainers.metrics.predictions import Predictions, write_predictions
 from trainers.model_folder.citations import citations, notes
 from trainers.model_folder.data import Splits, write_splits
-from trainers.model_folder.evaluate import JUDGED, describe, judge
+from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_splits
 from trainers.model_folder.mc_dropout import head_samples, samples_file, write_samples
 from trainers.model_folder.output import put_in_place
 from trainers.model_folder.predict import predict_split
@@ -85,7 +85,9 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     shutil.rmtree(staging, ignore_errors=True)
     model, processor = store(run, staging)
     predictions = {
-        split: predict_split(model, processor, run.splits, split) for split in JUDGED if split in run.splits.splits
+        split: predict_split(model, processor, run.splits, split)
+        for split in EVALUATED_SPLITS
+        if split in run.splits.splits
     }
     samples = sample_dropout(model, predictions, run, staging)
     options = TrustOptions(seed=run.about["provenance"]["seed"])
@@ -95,7 +97,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     predictions = give_trust(model, fitted, predictions)
     foreign = give_trust(model, fitted, predict_left_out(model, processor, run.splits))
     write_all(predictions, staging, run.options.keep_features)
-    write_strangers(foreign, staging)
+    write_ood(foreign, staging)
     write_splits(run.splits, staging)
     save(model, processor, staging, run.options.weights_dtype)
     report = {
@@ -105,7 +107,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
         "trust": fitted.config,
         "promise": promise,
         "test_reads": [read_of("test", "evaluation of the finished model")] if "test" in predictions else [],
-        **judge(
+        **evaluate_splits(
             predictions,
             fitted.config,
             run.options.bootstrap_replicates,
@@ -143,8 +145,8 @@ def write_all(predictions: dict[str, Predictions], folder: Path, with_features: 
         write_predictions(rows, folder / f"predictions_{split}.parquet", with_features=with_features)
 
 
-def write_strangers(foreign: dict[str, Predictions], folder: Path) -> None:
-    """``predictions_ood_<n>.parquet`` of each set of pictures of none of the classes; its name stands in the file."""
+def write_ood(foreign: dict[str, Predictions], folder: Path) -> None:
+    """``predictions_ood_<n>.parquet`` of each set of images of none of the classes; its name stands in the file."""
     for number, (name, rows) in enumerate(foreign.items()):
         write_predictions(
             replace(rows, dataset=name), folder / f"predictions_ood_{number}.parquet", with_features=False
@@ -158,7 +160,7 @@ def read_of(split: str, purpose: str) -> dict[str, str]:
 
 
 def store(run: Finished, folder: Path) -> tuple[Any, Any]:
-    """Save the model and read it back: what is judged is what is stored."""
+    """Save the model and read it back: what is evaluated is what is stored."""
     save(run.model, run.processor, folder, run.options.weights_dtype)
     model = AutoModelForImageClassification.from_pretrained(folder)
     return model.to(run.model.device), AutoImageProcessor.from_pretrained(folder)

@@ -12,8 +12,8 @@ from model_cards.verify import verify_folder
 from trainers.metrics.predictions import Predictions, read_predictions
 from trainers.model_folder.citations import notes
 from trainers.model_folder.data import Splits, write_splits
-from trainers.model_folder.evaluate import JUDGED, describe, judge
-from trainers.model_folder.finish import SCHEMA_VERSION, read_of, save, write_all, write_strangers
+from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_splits
+from trainers.model_folder.finish import SCHEMA_VERSION, read_of, save, write_all, write_ood
 from trainers.model_folder.folder import check_output, load
 from trainers.model_folder.mc_dropout import read_samples, samples_file, write_samples
 from trainers.model_folder.output import written_whole
@@ -42,7 +42,7 @@ def fit_trust(
     out: Path,
     options: TrustOptions,
     *,
-    strangers: list[Path] | None = None,
+    ood_sets: list[Path] | None = None,
     replicates: int = 1000,
     keep_features: bool = True,
     weights_dtype: str = "",
@@ -55,7 +55,7 @@ def fit_trust(
         splits: the dataset; its classes are the model's, in any order.
         out: absent, or an empty folder.
         options: what to fit.
-        strangers: folders of pictures of none of the classes, for the report alone.
+        ood_sets: folders of images of none of the classes, for the report alone.
         replicates: of the intervals.
         keep_features: keep the features in the predictions files.
         weights_dtype: how the weights are stored; empty = as they were.
@@ -68,14 +68,14 @@ def fit_trust(
     model, processor, old = load(source, weights_dtype)
     splits = splits.in_order(model.config.labels)
 
-    foreign = predict_folders(model, processor, strangers or [], options.inference)
+    foreign = predict_folders(model, processor, ood_sets or [], options.inference)
     foreign |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
     still = still_said(old, dataset, options, weights_dtype)
     stored = stored_predictions(Path(source), bool(model.early_layers())) if still else {}
     predictions = {
         split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
-        for split in JUDGED
+        for split in EVALUATED_SPLITS
         if split in splits.splits
     }
     try:
@@ -101,12 +101,12 @@ def fit_trust(
         "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
         "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
     }
-    report |= judge(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, foreign)
+    report |= evaluate_splits(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, foreign)
     report["model"] |= (naming or {}) | ({"weights_dtype": weights_dtype} if weights_dtype else {})
     with written_whole(out) as folder:
         save(model, processor, folder, report["model"]["weights_dtype"])
         write_all(predictions, folder, keep_features)
-        write_strangers(foreign, folder)
+        write_ood(foreign, folder)
         write_splits(splits, folder)
         if samples is not None:
             write_samples(predictions["test"], samples, samples_file(folder, "test"))
@@ -139,7 +139,7 @@ def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]
         return {}
     found = {}
 
-    for split in JUDGED:
+    for split in EVALUATED_SPLITS:
         path = folder / f"predictions_{split}.parquet"
         rows = read_predictions(path) if path.is_file() else None
         if rows is not None and rows.features is not None and not (with_early and rows.early is None):

@@ -1,4 +1,4 @@
-"""A finished model's folder with all that was said of it, to be measured further and written anew."""
+"""A finished model's folder with all that was said of it, to be measured further and written again."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from model_cards.manifest import check_manifest
 from trainers.evaluation.figures.charts import FOLDER
 from trainers.metrics.predictions import Predictions, read_predictions
 from trainers.model_folder.data import Splits
-from trainers.model_folder.evaluate import JUDGED, describe
+from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe
 from trainers.model_folder.finish import read_of, save
 from trainers.model_folder.output import beside, check_empty, written_whole
 from trainers.model_folder.provenance import describe_dataset
 from trainers.model_folder.source import LOADING_FAILS, ModelError, check_files, one_line, parse_source
 
-# What of a finished folder is made anew, and not copied.
-MADE_ANEW = ("*.py", "__pycache__", ".*", FOLDER)
+# What of a finished folder is rebuilt, and not copied.
+REBUILT = ("*.py", "__pycache__", ".*", FOLDER)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Finished:
         model: in eval mode.
         processor: its image processor.
         report: its report.
-        predictions: split -> what it said when it was judged.
+        predictions: split -> what it said when it was evaluated.
     """
 
     folder: Path
@@ -49,21 +49,21 @@ class Finished:
     report: dict[str, Any]
     predictions: dict[str, Predictions]
 
-    def judged(self, splits: Splits, split: str) -> Predictions:
+    def evaluated(self, splits: Splits, split: str) -> Predictions:
         """What the model said of a split, image by image.
 
         Raises:
-            UserError: it was judged on other images, or not on this split.
+            UserError: it was evaluated on other images, or not on this split.
         """
         dataset, before = describe_dataset(splits), self.report["provenance"]["dataset"]
         if any(before.get(name) != dataset[name] for name in ("fingerprint", "image_sizes")):
             raise UserError(
-                f"the model was judged on {before['name']!r} (config {before['config_name']!r}), and these are other "
-                f"images ({dataset['name']!r}, config {dataset['config_name']!r}): fit its trust on them first, with "
-                "python -m trainers.fit_trust"
+                f"the model was evaluated on {before['name']!r} (config {before['config_name']!r}), and these are "
+                f"other images ({dataset['name']!r}, config {dataset['config_name']!r}): fit its trust on them first, "
+                "with python -m trainers.fit_trust"
             )
         if split not in self.predictions:
-            raise UserError(f"--split {split!r} was not judged: choose one of {', '.join(self.predictions)}")
+            raise UserError(f"--split {split!r} was not evaluated: choose one of {', '.join(self.predictions)}")
         return self.predictions[split]
 
 
@@ -78,7 +78,7 @@ def finished_model(source: str, splits: Splits, out: Path) -> Iterator[tuple[Fin
 
     Raises:
         UserError: ``out`` is not empty; there is no such model, or it was changed since it was finished, or never
-            judged, or is of other classes.
+            evaluated, or is of other classes.
     """
     check_output(out)
     with as_folder(source) as folder:
@@ -115,7 +115,7 @@ def read_finished(folder: Path, named: str) -> Finished:
         named: what the caller calls it, for messages.
 
     Raises:
-        UserError: it is no model of ours, was changed since it was finished, or was never judged.
+        UserError: it is no model of ours, was changed since it was finished, or was never evaluated.
     """
     model, processor, report = load(str(folder))
     try:
@@ -126,18 +126,18 @@ def read_finished(folder: Path, named: str) -> Finished:
         raise UserError(
             f"{named!r} is not as it was finished ({changed[0]}): rebuild it with python -m trainers.rebuild"
         )
-    paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}
+    paths = {split: folder / f"predictions_{split}.parquet" for split in EVALUATED_SPLITS}
     predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
     if "evaluation" not in report or not predictions:
-        raise UserError(f"{named!r} was never judged: fit its trust first, with python -m trainers.fit_trust")
+        raise UserError(f"{named!r} was never evaluated: fit its trust first, with python -m trainers.fit_trust")
     return Finished(folder, model, processor, report, predictions)
 
 
 @contextmanager
-def written_anew(finished: Finished, out: Path, *, split: str, purpose: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def rewritten(finished: Finished, out: Path, *, split: str, purpose: str) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A copy of a finished folder to add files and a section of the report to; at the end it becomes ``out``.
 
-    Model, code, figures, card and manifest are made anew. A read of the test split is written down.
+    Model, code, figures, card and manifest are rebuilt. A read of the test split is written down.
 
     Args:
         finished: the model; its report is changed.
@@ -150,7 +150,7 @@ def written_anew(finished: Finished, out: Path, *, split: str, purpose: str) -> 
     """
     report = finished.report
     with written_whole(out) as partial:
-        shutil.copytree(finished.folder, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*MADE_ANEW))
+        shutil.copytree(finished.folder, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*REBUILT))
         yield partial, report
         save(finished.model, finished.processor, partial, report["model"].get("weights_dtype", "float32"))
         if split == "test":
@@ -166,7 +166,7 @@ def check_output(out: Path) -> None:
     """Refuse a folder that holds something, or beside which a training run waits to be resumed.
 
     Raises:
-        UserError: names the folder and the mend.
+        UserError: names the folder and what to do.
     """
     check_empty(out)
     partial = beside(out)
@@ -181,8 +181,8 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
 
     Args:
         source: a folder, or ``ORG/NAME[@REVISION]``.
-        weights_dtype: how the weights will be stored: those of the model are rounded likewise, so that what is judged
-            is what a reader will load.
+        weights_dtype: how the weights will be stored: those of the model are rounded likewise, so that what is
+            evaluated is what a reader will load.
 
     Raises:
         UserError: there is none, or it is not one of ours.

@@ -37,7 +37,7 @@ def check_writable(out: Path, option: str) -> None:
     """Try whether something can be made in the folder nearest to ``out`` that there is; nothing is left behind.
 
     Raises:
-        UserError: names the place, what the system says of it, and the mend.
+        UserError: names the place, what the system says of it, and what to do.
     """
     folder = Path(os.path.abspath(out)).parent
     try:
@@ -58,7 +58,7 @@ def check_file(out: Path, example: str, option: str = "--out") -> None:
         option: what it was given with.
 
     Raises:
-        UserError: names the file and the mend.
+        UserError: names the file and what to do.
     """
     if out.is_dir():
         raise UserError(f"{option} {str(out)!r} is a folder: name a file, for example {str(out / example)!r}")
@@ -71,7 +71,7 @@ def check_new_file(out: Path, option: str = "--out") -> None:
     """Refuse a file that is there, or that cannot be written; its folder need not be there.
 
     Raises:
-        UserError: names the file and the mend.
+        UserError: names the file and what to do.
     """
     if os.path.lexists(out):
         raise UserError(f"{option} {str(out)!r} exists already: choose another name or delete it")

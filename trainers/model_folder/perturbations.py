@@ -1,17 +1,17 @@
-"""Pictures that a lesion classifier should not be asked about, and pictures that it will be, made from its own images.
+"""Images that a lesion classifier should not be asked about, and images that it will be, made from its own images.
 
-``SHIFTS`` ruin a picture: blurred until nothing is left, torn into tiles, colours turned round. The out-of-distribution
-gate is chosen by how well it tells them from the images as they are (``trainers.trust.ood``); no set of foreign photos
-is needed for that, so none is used up. They are not a test set: how the gate does on foreign photos is measured apart.
+``SHIFTS`` ruin an image: blurred until nothing is left, torn into tiles, colours turned round. The out-of-distribution
+gate is chosen by how well it tells them from the images as they are (``trainers.trust.ood``); no set of ood images
+is needed for that, so none is used up. They are not a test set: how the gate does on ood images is measured apart.
 
-``CORRUPTIONS`` are what a camera and a practice do to a picture that stays one of a lesion, in severities 1 to 3, for
+``CORRUPTIONS`` are what a camera and a practice do to an image that stays one of a lesion, in severities 1 to 3, for
 the report's section on robustness. After Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
 Corruptions and Perturbations", ICLR 2019, and Maron et al., "A benchmark for neural network robustness in skin cancer
-classification", European Journal of Cancer 155, 2021, who add hairs; milder than the first, whose pictures are of
+classification", European Journal of Cancer 155, 2021, who add hairs; milder than the first, whose images are of
 objects that are known at a glance.
 
-All take an RGB picture of any size from 32 pixels on and give one of the same size. The same (seed, index) gives the
-same pixels. Lengths are shares of the shorter side, and noise has grains of that scale: what is done to a picture is
+All take an RGB image of any size from 32 pixels on and give one of the same size. The same (seed, index) gives the
+same pixels. Lengths are shares of the shorter side, and noise has grains of that scale: what is done to an image is
 still there once the processor has made it small.
 """
 
@@ -43,17 +43,17 @@ class UnknownShiftError(UserError):
 
 
 class PictureSizeError(UserError):
-    """A picture too small to be told apart from its ruined versions."""
+    """An image too small to be distinguished from its perturbed versions."""
 
 
 def shifted(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Image:
-    """Ruin one picture.
+    """Ruin one image.
 
     Args:
         image: of any mode; both sides at least 32 pixels.
         kind: one of ``SHIFTS``.
         seed: of the whole set.
-        index: the picture's number in it; each gets other tiles, other noise.
+        index: the image's number in it; each gets other tiles, other noise.
 
     Returns:
         RGB, of the same size.
@@ -68,14 +68,14 @@ def shifted(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Im
 
 
 def corrupted(image: Image.Image, kind: str, severity: int, *, seed: int, index: int) -> Image.Image:
-    """Do to one picture what a camera or a practice may do.
+    """Do to one image what a camera or a practice may do.
 
     Args:
         image: of any mode; both sides at least 32 pixels.
         kind: one of ``CORRUPTIONS``.
         severity: 1 (hardly seen), 2 or 3 (plain to see; a dermatologist would still look at the lesion).
         seed: of the whole set.
-        index: the picture's number in it.
+        index: the image's number in it.
 
     Returns:
         RGB, of the same size. Directions (of the motion, of the light's colour) are those of (seed, index), the same
@@ -142,7 +142,7 @@ def hue_turned(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def static(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Nothing but noise whose colours have the picture's mean and covariance."""
+    """Nothing but noise whose colours have the image's mean and covariance."""
     pixels = _floats(image).reshape(-1, 3).astype(np.float64)
     values, axes = np.linalg.eigh(np.cov(pixels.T))
     mixing = axes * np.sqrt(values.clip(min=0.0))
@@ -160,7 +160,7 @@ def dead_leaves(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 
     The dead-leaves model has edges and sizes as photographs of things have them (Lee, Mumford, Huang, IJCV 41, 2001),
     and is to a network more like one than any noise is (Baradad et al., "Learning to See by Looking at Noise", NeurIPS
-    2021). It stands for pictures of something else; nothing of the lesion is left.
+    2021). It stands for images of something else; nothing of the lesion is left.
     """
     side = min(image.size)
     # The density of radii falls as their cube, between 4 % and 60 % of the side; some large ones lie at the bottom.
@@ -231,7 +231,7 @@ def contrast(image: Image.Image, severity: int, rng: np.random.Generator) -> Ima
 
 
 def jpeg(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
-    """Stored as JPEG of quality 40, 20 or 10. Blocks are 8 pixels wide: a large picture suffers less."""
+    """Stored as JPEG of quality 40, 20 or 10. Blocks are 8 pixels wide: a large image suffers less."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=(40, 20, 10)[severity - 1])
     buffer.seek(0)
@@ -290,7 +290,7 @@ def _generator(kind: str, seed: int, index: int) -> np.random.Generator:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if min(image.size) < SMALLEST:
-        raise PictureSizeError(f"a picture of {image.width} x {image.height} pixels: give at least {SMALLEST} a side")
+        raise PictureSizeError(f"an image of {image.width} x {image.height} pixels: give at least {SMALLEST} a side")
     return image.convert("RGB")
 
 

@@ -42,7 +42,7 @@ def predict_split(
     workers: int = 0,
     progress: bool = True,
 ) -> Predictions:
-    """Predict one split, or some of its rows, as the pictures are or altered.
+    """Predict one split, or some of its rows, as the images are or altered.
 
     Args:
         model: a model of the suite; moved to no other device, put in eval mode and left so.
@@ -50,7 +50,7 @@ def predict_split(
         splits: the dataset.
         split: which of its splits.
         rows: (K,) indices of the rows to predict; None = all.
-        alter: what is done to each picture before the processor sees it.
+        alter: what is done to each image before the processor sees it.
         named: what the predictions call their split; empty = ``split``.
         inference: one of the model's ways of answering; views and samples come out as members.
         batch_size: images a forward pass.
@@ -92,16 +92,16 @@ def predict_split(
     )
 
 
-def predict_strangers(
+def predict_ood(
     model: Any, processor: Any, folder: Path, *, inference: str = "plain", batch_size: int = 64, progress: bool = True
 ) -> Predictions:
-    """Predict a folder of pictures that are of none of the classes: label ``NO_LABEL``, each a group of its own.
+    """Predict a folder of images that are of none of the classes: label ``NO_LABEL``, each a group of its own.
 
     Raises:
-        UserError: no such folder, no picture in it, or one that cannot be read.
+        UserError: no such folder, no image in it, or one that cannot be read.
     """
     if not folder.is_dir():
-        raise UserError(f"the folder {str(folder)!r} does not exist: give one that holds pictures")
+        raise UserError(f"the folder {str(folder)!r} does not exist: give one that holds images")
     paths, passed_over = images_in(folder)
     if not paths:
         raise UserError(f"the folder {str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): give one that does")

@@ -14,7 +14,13 @@ from model_cards.report_view import ReportNode
 from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.evaluation.explanations import explanations_section
 from trainers.metrics.predictions import PredictionsError, read_predictions
-from trainers.model_folder.evaluate import JUDGED, corrupted_file, describe, judge, judge_robustness
+from trainers.model_folder.evaluate import (
+    EVALUATED_SPLITS,
+    corrupted_file,
+    describe,
+    evaluate_robustness,
+    evaluate_splits,
+)
 from trainers.model_folder.mc_dropout import read_samples, samples_file
 from trainers.model_folder.output import beside, locked
 
@@ -36,7 +42,7 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
 
     try:
         report = read_report(folder)
-        paths = {split: folder / f"predictions_{split}.parquet" for split in JUDGED}
+        paths = {split: folder / f"predictions_{split}.parquet" for split in EVALUATED_SPLITS}
         predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
     except (ReportError, PredictionsError) as error:
         raise UserError(str(error)) from error
@@ -48,12 +54,12 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
     samples = read_samples(predictions.get("test"), samples_file(folder, "test"))
     foreign = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
-    strangers = {rows.dataset: rows for rows in foreign}
+    ood_sets = {rows.dataset: rows for rows in foreign}
     seed = report["provenance"]["seed"]
-    report.update(judge(predictions, report["trust"], replicates, seed, samples, strangers))
+    report.update(evaluate_splits(predictions, report["trust"], replicates, seed, samples, ood_sets))
     if "robustness" in report:
         asked = read_predictions(corrupted_file(folder, report["robustness"]["split"]))
-        report["robustness"] = judge_robustness(report, predictions, asked, replicates)
+        report["robustness"] = evaluate_robustness(report, predictions, asked, replicates)
     if "explanations" in report:
         table = read_table(explanations_file(folder, report["explanations"]["split"]))
         report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)
@@ -61,7 +67,7 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         shutil.copytree(folder, partial)
-        describe(report, predictions, partial, strangers)
+        describe(report, predictions, partial, ood_sets)
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         os.replace(partial, folder)

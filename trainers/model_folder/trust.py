@@ -16,7 +16,7 @@ from datasets_scripts.command import UserError
 from trainers.metrics.predictions import NO_LABEL, Predictions
 from trainers.model_folder.data import SPLITS, Splits
 from trainers.model_folder.perturbations import SHIFTS, shifted
-from trainers.model_folder.predict import predict_split, predict_strangers, with_ood_scores
+from trainers.model_folder.predict import predict_ood, predict_split, with_ood_scores
 from trainers.trust.fit import FittedTrust, first_half, fit_trust
 from trainers.trust.options import TrustOptions
 
@@ -60,7 +60,7 @@ def learn_trust(
     *,
     progress: bool = True,
 ) -> FittedTrust:
-    """Fit trust, showing the model altered pictures of the first calibration half to choose its gate by.
+    """Fit trust, showing the model altered images of the first calibration half to choose its gate by.
 
     Args:
         model: with its final weights.
@@ -142,13 +142,13 @@ def predict_left_out(model: Any, processor: Any, splits: Splits, inference: str 
 
 
 def predict_folders(model: Any, processor: Any, folders: Sequence[Path], inference: str) -> dict[str, Predictions]:
-    """Folder name -> predictions of its pictures, which are of none of the classes.
+    """Folder name -> predictions of its images, which are of none of the classes.
 
     Raises:
-        UserError: two folders of one name, or one of a split's, or without pictures; a model that looks at none.
+        UserError: two folders of one name, or one of a split's, or without images; a model that looks at none.
     """
     if folders and "pixel_values" not in model.input_names:
-        raise UserError("--ood was given, but this model looks at no picture: leave it out")
+        raise UserError("--ood was given, but this model looks at no image: leave it out")
     found: dict[str, Predictions] = {}
     for folder in folders:
         name = folder.resolve().name
@@ -157,5 +157,5 @@ def predict_folders(model: Any, processor: Any, folders: Sequence[Path], inferen
             raise UserError(
                 f"the --ood folder {name!r} is called as {other} is: rename it, since the report tells by it"
             )
-        found[name] = predict_strangers(model, processor, folder.resolve(), inference=inference)
+        found[name] = predict_ood(model, processor, folder.resolve(), inference=inference)
     return found

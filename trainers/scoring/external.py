@@ -18,7 +18,7 @@ from trainers.evaluation.pooling import PLACES
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
-from trainers.model_folder.evaluate import judge, write_report
+from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.source import printable
 from trainers.scoring.answers import PROBABILITY, read_part
 from trainers.scoring.files import Row, read_listing
@@ -59,7 +59,7 @@ def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predi
             features.append(answer["features"])
             gate.append(answer["ood_score"])
     if not ids:
-        raise LabelError("no image that has a label could be read: nothing can be judged; answers.csv would say why")
+        raise LabelError("no image that has a label could be read: nothing can be evaluated; answers.csv would say why")
     lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
     groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
     has_features = not shifted and all(one is not None for one in features)
@@ -113,16 +113,16 @@ def subgroup_columns(rows: list[Row]) -> dict[str, np.ndarray]:
     return columns
 
 
-def judged(rows: Predictions, trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:
-    """The sections that training judges its splits by, of these images.
+def evaluated(rows: Predictions, trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:
+    """The sections that training evaluates its splits by, of these images.
 
     Args:
-        rows: predictions of the split ``SPLIT``; with ``ood_score`` where promises hold that can be judged.
+        rows: predictions of the split ``SPLIT``; with ``ood_score`` where promises hold that can be evaluated.
         trust: what was fitted; at least a temperature.
         replicates: bootstrap resamples.
         seed: of the resamples.
     """
-    sections = judge({SPLIT: rows}, trust, replicates, seed)
+    sections = evaluate_splits({SPLIT: rows}, trust, replicates, seed)
     if rows.ood_score is not None:
         sections["trust_evaluation"] = trust_section(rows, trust, {}, replicates=replicates, seed=seed)
     return sections
@@ -152,7 +152,7 @@ def write_external(
         seed: of the resamples.
 
     Raises:
-        UserError: nothing can be judged.
+        UserError: nothing can be evaluated.
     """
     reweighted = shifted
     translated = classes.translated(one.labels[LABEL] for one in read_listing(work.listing) if one.labels)
@@ -172,7 +172,7 @@ def write_external(
         **({"labels_translated": translated} if translated else {}),
     }
     report: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **about, "scored": scored, "trust": trust}
-    report.update(judged(rows, trust, replicates, seed))
+    report.update(evaluated(rows, trust, replicates, seed))
     write_tables(report["evaluation"][SPLIT], out, title=f"{about['model']['title']}, {rows.dataset}")
     report["figures"] = draw_all(report, {SPLIT: rows}, out)
     if report.get("trust_evaluation", {}).get("sets"):  # None where the gate turned every image away
@@ -234,7 +234,9 @@ def remarks(scored: Mapping[str, Any], n: int) -> list[str]:
     if scored["labelled"] > n:
         said.append(f"{scored['labelled'] - n:,} further labelled images could not be read and are left out.")
     if scored["images"] > scored["labelled"]:
-        said.append(f"{scored['images'] - scored['labelled']:,} images without a label were answered and not judged.")
+        said.append(
+            f"{scored['images'] - scored['labelled']:,} images without a label were answered and not evaluated."
+        )
     reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
     return [*said, f"Of all {scored['images']:,} images: {reasons}." if reasons else ""]
 

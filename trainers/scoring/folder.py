@@ -108,7 +108,7 @@ def score_folder(job: Job) -> Finished:
     """Score a folder, or go on with it; ``out`` appears whole or not at all.
 
     Raises:
-        UserError: something the user can mend; what was scored before stays in ``<out>.partial``.
+        UserError: something the user can fix; what was scored before stays in ``<out>.partial``.
     """
     started = time.perf_counter()
     check_empty(job.out, "--out")
@@ -263,7 +263,7 @@ def finish(
     started: float,
     passed_over: Counter[str],
 ) -> Finished:
-    """Merge the parts, judge them where there are labels, sum up, and put the finished folder in place.
+    """Merge the parts, evaluate them where there are labels, sum up, and put the finished folder in place.
 
     Args:
         job: what was asked for.

@@ -90,11 +90,11 @@ class Scorer:
         self.labels = class_names(self.model.config, self.title)
         self.inputs = list(getattr(self.processor, "model_input_names", None) or ["pixel_values"])
         self.fields = list(getattr(self.processor, "metadata_fields", None) or ()) if "metadata" in self.inputs else []
-        # A model that reads no picture gets none, whatever the file holds.
+        # A model that reads no image gets none, whatever the file holds.
         self.looks = not self.ours or "pixel_values" in self.inputs
 
     def check(self) -> None:
-        """Ask about a grey picture, so that whatever cannot work fails before the first image.
+        """Ask about a grey image, so that whatever cannot work fails before the first image.
 
         Raises:
             ModelError: trust or a prior was asked for and never fitted, or the way of asking is not this model's.
@@ -104,15 +104,15 @@ class Scorer:
             for option, given in (("--inference", asked.inference != "plain"), ("--prior", asked.prior is not None)):
                 if given:
                     raise ModelError(f"--model {self.title} is not of this suite: leave {option} out")
-        mend = f"fit it with `python -m trainers.fit_trust {self.title} ...`"
+        advice = f"fit it with `python -m trainers.fit_trust {self.title} ...`"
         if self.ours and asked.trust:
             try:
                 self.model.check_trust_is_fitted()
             except RuntimeError as error:  # TrustNotFittedError, under whatever module's name it was loaded
-                raise ModelError(f"--model {self.title} has no trust ({error}): {mend}, or add --no_trust") from error
+                raise ModelError(f"--model {self.title} has no trust ({error}): {advice}, or add --no_trust") from error
         if asked.prior is not None:
             if not self.calibration_prior():
-                raise ModelError(f"--prior needs the prior that --model {self.title} was calibrated at: {mend}")
+                raise ModelError(f"--prior needs the prior that --model {self.title} was calibrated at: {advice}")
             try:
                 check_prior(asked.prior, self.labels)
             except PriorError as error:
@@ -139,7 +139,7 @@ class Scorer:
         """
         columns = next(iter(rows.values())).keys()
         if not self.fields:
-            raise ModelError(f"--model {self.title} looks at pictures alone: leave {where} out")
+            raise ModelError(f"--model {self.title} looks at images alone: leave {where} out")
         if not set(self.fields) & set(columns):
             raise ModelError(
                 f"{where} has none of the columns that the model reads: give image,{','.join(self.fields)}"
@@ -193,7 +193,7 @@ class Scorer:
         return [(answer, raw, None) for answer, raw in zip(answers, kept, strict=True)]
 
     def prepare(self, picture: Image.Image | None, record: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """One picture and what is known beside it -> the model's inputs, a batch of one."""
+        """One image and what is known beside it -> the model's inputs, a batch of one."""
         item: Any = {"image": picture, **record} if self.fields else picture
         inputs = dict(self.processor(images=item, return_tensors="pt"))
         # Some processors of other models cut an image into several: these would be the answers of the next images.

@@ -27,7 +27,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 # What a recipe says of its own model, on its own dataset.
 IDENTITY = ("name", "title", "license", "citation", "follows")
 # Names of model_folder.evaluate and model_folder.perturbations (a test compares them): --help must not import torch.
-JUDGED = ("validation", "calibration", "test")
+EVALUATED_SPLITS = ("validation", "calibration", "test")
 CORRUPTIONS = (
     "defocus_blur",
     "motion_blur",
@@ -181,9 +181,9 @@ class LesionArguments:
             "bootstrap_replicates": (self.bootstrap_replicates >= 1, "give at least 1"),
             "weights_dtype": (self.weights_dtype in WEIGHTS_DTYPES, f"choose one of {', '.join(WEIGHTS_DTYPES)}"),
         }
-        for name, (fine, mend) in allowed.items():
+        for name, (fine, advice) in allowed.items():
             if not fine:
-                raise UserError(f"{name} {getattr(self, name)!r}: {mend}")
+                raise UserError(f"{name} {getattr(self, name)!r}: {advice}")
         for name, known in self.choices().items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}")
@@ -204,7 +204,7 @@ class EnsembleArguments(LesionArguments):
     """The options of every classifier, and two of the ensemble's own.
 
     ``--backbone`` and ``--backbone_weights`` may be lists separated by commas: member i takes entry i, and starts
-    anew after the last.
+    again after the last.
     """
 
     members: int = field(
@@ -347,7 +347,7 @@ def load_recipe(name_or_path: str, known: set[str]) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
-        raise UserError(f"recipe {path} is not YAML ({error}): mend the line it names") from error
+        raise UserError(f"recipe {path} is not YAML ({error}): fix the line it names") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {path} holds a {type(values).__name__}, not `name: value` lines")
     for key in values:

@@ -68,7 +68,7 @@ def run(argv: list[str], recipe: str) -> Path | None:
     """Train what is missing; returns the finished ensemble, or None where members are still to be trained.
 
     Raises:
-        UserError: bad arguments, dataset, recipe or folders; the message says the mend.
+        UserError: bad arguments, dataset, recipe or folders; the message says what to do.
     """
     options, training, resolved = parse(argv, recipe, EnsembleArguments)
     if not training.output_dir:
@@ -137,7 +137,7 @@ def member_run(
 
 
 def entry(listed: str, number: int) -> str:
-    """Entry ``number`` of a list separated by commas, starting anew after the last."""
+    """Entry ``number`` of a list separated by commas, starting again after the last."""
     entries = [word.strip() for word in listed.split(",")]
     return entries[number % len(entries)]
 

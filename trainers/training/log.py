@@ -38,9 +38,9 @@ def training_section(trainer: Any) -> dict[str, Any]:
     metric = trainer.args.metric_for_best_model
     kept_by_metric = trainer.args.load_best_model_at_end
     history = epoch_rows(trainer.state.log_history)
-    judged = [row for row in history if f"eval_{metric}" in row]
+    evaluated = [row for row in history if f"eval_{metric}" in row]
     choose = max if trainer.args.greater_is_better else min
-    best = choose(judged, key=lambda row: float(row[f"eval_{metric}"]))
+    best = choose(evaluated, key=lambda row: float(row[f"eval_{metric}"]))
     seconds = trainer.clock.seconds
     record = getattr(trainer, "record", None)
     resumed = record.resumed if record else []

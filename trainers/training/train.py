@@ -58,7 +58,7 @@ def run(argv: list[str], recipe: str, model_class: type) -> Path:
     """Train, evaluate and finish one model; returns the finished Hub folder.
 
     Raises:
-        UserError: bad arguments, dataset, recipe or output folder; the message says the mend.
+        UserError: bad arguments, dataset, recipe or output folder; the message says what to do.
     """
     options, training, resolved = parse(argv, recipe, LesionArguments)
     settle_metric(training, TRAINER_METRICS)

@@ -75,7 +75,7 @@ def fit_trust(
         rows: predictions of the calibration split, with features; of validation where there is none, and then marked
             so.
         shifted: kind of alteration -> predictions of altered images of the first half (:func:`first_half`); empty where
-            the model looks at no picture: the detector is then the first that is not a function of the answer alone.
+            the model looks at no image: the detector is then the first that is not a function of the answer alone.
         options: what to fit.
         date: of the fit, ISO.
         preprocessing: the image processor's settings, for which alone the promises hold.

@@ -36,7 +36,7 @@ class TrustOptions:
     detector: str = field(
         default=AUTO,
         metadata={
-            "help": "The out-of-distribution detector: auto (the one that best tells altered calibration pictures from "
+            "help": "The out-of-distribution detector: auto (the one that best tells altered calibration images from "
             f"unaltered ones), {', '.join(DETECTORS)}."
         },
     )

@@ -83,7 +83,7 @@ def check_prior(prior: Mapping[str, float] | Sequence[float] | np.ndarray, label
     """A prior as a user gives it -> its shares (C,) in the order of the classes; the models' own check.
 
     Raises:
-        PriorError: it is none; the message names the value and the mend.
+        PriorError: it is none; the message names the value and what to do.
     """
     from hub_models import trust_lesion  # imports transformers, which the metrics need not wait for
 

@@ -1,4 +1,4 @@
-"""A tiny autoencoder, trained by the real command on drawn pictures."""
+"""A tiny autoencoder, trained by the real command on drawn images."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def test_the_card_states_the_reports_numbers(report: dict[str, Any], trained_aut
     test = report["evaluation"]["test"]
     assert f"a PSNR of **{shown(test['psnr'], 2)}** dB and an SSIM of **{shown(test['ssim'], 3)}**" in text
     assert f"| With codes of 8 bits | {shown(test['psnr_8bit'], 2)} | |" in text
-    assert f"| Noisy pictures, drawn again | {shown(test['denoising']['denoised'], 2)} | |" in text
+    assert f"| Noisy images, drawn again | {shown(test['denoising']['denoised'], 2)} | |" in text
     assert "trained to take noise of deviation 0.1 off" in text
     assert "| linear, 8 codes: 256 bits an image as float32, 64 at 8 bits each |" in text
     assert "No number on this card says anything about skin." in text

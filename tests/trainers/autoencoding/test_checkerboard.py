@@ -84,7 +84,7 @@ def test_noise_has_no_grid() -> None:
 
 
 def test_what_rounding_hides_is_no_grid() -> None:
-    """A grid of a few thousandths of a grey level on an even picture is none that a stored picture could hold."""
+    """A grid of a few thousandths of a grey level on an even image is none that a stored image could hold."""
     images = np.full((1, 3, 64, 64), 0.5) + 0.003 / 255 * cells(2)
     assert grid_strength(images)[2][0][0] < 0.5
     rounded = np.round(255 * noise(200, deviation=0.2)) / 255 - noise(200, deviation=0.2)
@@ -92,7 +92,7 @@ def test_what_rounding_hides_is_no_grid() -> None:
 
 
 def drawn_by(kind: str) -> np.ndarray:
-    """Pictures (12, 3, 64, 64) that two random doublings and a sigmoid draw from smooth maps."""
+    """Images (12, 3, 64, 64) that two random doublings and a sigmoid draw from smooth maps."""
     torch.manual_seed(0)
     maps = torch.nn.functional.interpolate(torch.randn(12, 16, 4, 4), size=(16, 16), mode="bicubic")
     layers = [doubling(kind, 16, 16), torch.nn.ReLU(), doubling(kind, 16, 3), torch.nn.Sigmoid()]

@@ -16,7 +16,7 @@ from trainers.autoencoding.losses import PerceptualDistance, ReconstructionLoss,
 
 
 def smooth(n: int, side: int = 40, seed: int = 0) -> torch.Tensor:
-    """Smooth random pictures (n, 3, side, side) in [0, 1]."""
+    """Smooth random images (n, 3, side, side) in [0, 1]."""
     coarse = torch.rand(n, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(0, 1)
 
@@ -34,7 +34,7 @@ def test_psnr_by_hand() -> None:
     found = psnr(images, target)
     assert found[0].item() == pytest.approx(20.0, abs=1e-4)
     assert found[1].item() == pytest.approx(20.0 + 10 * math.log10(3), abs=1e-4)
-    assert found[2].item() == 100.0  # the same picture
+    assert found[2].item() == 100.0  # the same image
 
 
 def test_psnr_is_that_of_torchmetrics() -> None:
@@ -50,7 +50,7 @@ def test_ssim_is_that_of_torchmetrics(side: int) -> None:
     """Window by window; only theirs also takes windows of a mirrored border into its mean."""
     target = smooth(4, side)
     images = torch.cat([noisy(target[:2]), 1 - target[2:]])
-    if side == 11:  # a single window: the weighted moments of the whole picture, once more in double precision
+    if side == 11:  # a single window: the weighted moments of the whole image, once more in double precision
         weights = torch.outer(gaussian_window(target)[0, 0], gaussian_window(target)[0, 0]).double()
         x, y = images.double(), target.double()
         mean_x, mean_y = (x * weights).sum((2, 3)), (y * weights).sum((2, 3))
@@ -72,7 +72,7 @@ def test_ssim_knows_the_same_and_the_opposite() -> None:
     images = smooth(3)
     torch.testing.assert_close(ssim(images, images), torch.ones(3))
     assert ssim(1 - images, images).max() < 0.2
-    # Of flat pictures only the means count: (2 ab + C1) / (a^2 + b^2 + C1).
+    # Of flat images only the means count: (2 ab + C1) / (a^2 + b^2 + C1).
     flat = ssim(torch.full((1, 3, 16, 16), 0.4), torch.full((1, 3, 16, 16), 0.6))
     assert flat.item() == pytest.approx((2 * 0.24 + 1e-4) / (0.16 + 0.36 + 1e-4), abs=1e-4)
 

@@ -1,4 +1,4 @@
-"""Training an autoencoder for real, on a few drawn pictures: the finished folder, a resumed run, bad input."""
+"""Training an autoencoder for real, on a few drawn images: the finished folder, a resumed run, bad input."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_reconstructions_are_those_of_the_stored_weights(trained_autoencoder: Pa
     np.testing.assert_allclose(stored.codes, again.codes, atol=1e-4)
     for name, values in again.scores.items():
         np.testing.assert_allclose(stored.scores[name], values, atol=1e-2, err_msg=name)
-    # PSNR by hand, from the picture as it lies in the dataset.
+    # PSNR by hand, from the image as it lies in the dataset.
     rows = splits.splits["test"].cast_column("image", datasets.Image(decode=True))
     image = np.asarray(rows[0]["image"].convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)) / 255
     pixels = processor(rows[0]["image"], return_tensors="pt")["pixel_values"]
@@ -186,7 +186,7 @@ def test_training_by_accelerate_without_a_dataset_says_which_command_builds_it(
     ("options", "named"),
     [
         (["--model_config", '{"code_size": 0}'], "code_size is 0; give a whole number of codes"),
-        (["--image_size", "36"], "image_size is 36; 3 stages halve the picture as often"),
+        (["--image_size", "36"], "image_size is 36; 3 stages halve the image as often"),
         (["--model_config", '{"codes": 8}'], "unknown field 'codes'"),
         (["--model_config", "[8]"], "no JSON object"),
         (["--model_config", "{8"], "is not JSON"),
@@ -227,7 +227,7 @@ def without_pictures(folder: Path, image: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("image", "named"),
-    [("no column", "has no column 'image'"), (None, "the train split of .* holds no picture")],
+    [("no column", "has no column 'image'"), (None, "the train split of .* holds no image")],
     ids=["no column", "null"],
 )
 def test_a_dataset_without_pictures_is_one_line(tmp_path: Path, image: Any, named: str) -> None:
@@ -266,7 +266,7 @@ def test_the_published_recipes_differ_in_their_shape_alone() -> None:
 
 
 def test_turns_keep_every_pixel() -> None:
-    """Flips and quarter turns are a rearrangement: the same colours, and four pictures at most twice."""
+    """Flips and quarter turns are a rearrangement: the same colours, and four images at most twice."""
     values = np.random.default_rng(0).integers(0, 256, (24, 24, 3), dtype=np.uint8)
     turn = augment("turns", 24)
     seen = set()
@@ -294,7 +294,7 @@ def test_the_linear_code_is_the_principal_components(trained_autoencoder: Path, 
     assert code.n == len(splits.splits["train"])
     assert code.components.shape == (8, 3 * 32 * 32)
     np.testing.assert_allclose(code.components @ code.components.T, np.eye(8), atol=1e-4)
-    # No other eight directions keep more of the training pictures: compare with NumPy's own decomposition.
+    # No other eight directions keep more of the training images: compare with NumPy's own decomposition.
     pictures = np.stack(
         [
             np.asarray(row["image"].convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
@@ -307,7 +307,7 @@ def test_the_linear_code_is_the_principal_components(trained_autoencoder: Path, 
     scores = linear_scores(code, model, processor, splits, "test", progress=False)
     stored = read_reconstructions(trained_autoencoder / "reconstructions_test.parquet")
     np.testing.assert_allclose(scores["psnr_linear"], stored.scores["psnr_linear"], atol=0.05)
-    # A picture that lies within the code's reach comes back whole.
+    # An image that lies within the code's reach comes back whole.
     inside = (code.mean + 0.01 * code.components[0]).reshape(1, 3, 32, 32)
     np.testing.assert_allclose(code.reconstruct(inside), inside, atol=1e-5)
 

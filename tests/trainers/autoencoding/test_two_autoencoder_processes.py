@@ -43,7 +43,7 @@ def test_two_processes_do_what_one_does_on_the_same_batches(
     one, two = (load_file(folders[k] / "model.safetensors") for k in (1, 2))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4, msg=name)
-    # The 16 validation pictures are scored once each, whichever process looks at them.
+    # The 16 validation images are scored once each, whichever process looks at them.
     for ours, theirs in zip(*(reports[k]["training"]["history"] for k in (1, 2)), strict=True):
         assert theirs["eval_psnr"] == pytest.approx(ours["eval_psnr"], abs=1e-3)
         assert theirs["eval_ssim"] == pytest.approx(ours["eval_ssim"], abs=1e-3)

@@ -1,4 +1,4 @@
-"""The same picture again: exact, resaved, brighter, mirrored or turned; and pictures that only look alike."""
+"""The same image again: exact, resaved, brighter, mirrored or turned; and images that only look alike."""
 
 from __future__ import annotations
 

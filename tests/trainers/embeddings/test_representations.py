@@ -1,4 +1,4 @@
-"""Vectors of pictures: by hand, and as the models themselves give them; computed once."""
+"""Vectors of images: by hand, and as the models themselves give them; computed once."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_model_that_sees_no_picture_is_refused(tmp_path: Path) -> None:
         tmp_path
     )
     (tmp_path / "report.json").write_text(json.dumps({"schema_version": 1, "model": {"name": "records"}}))
-    with pytest.raises(RepresentationError, match=r"looks at no picture .* give an image classifier"):
+    with pytest.raises(RepresentationError, match=r"looks at no image .* give an image classifier"):
         load_classifier(str(tmp_path))
 
 

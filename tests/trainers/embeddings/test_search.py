@@ -1,4 +1,4 @@
-"""The search itself on drawn images: nobody finds the own lesion, or the same picture under another name."""
+"""The search itself on drawn images: nobody finds the own lesion, or the same image under another name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from trainers.model_folder.data import load_splits
 
 
 def thumbnails(cases: Cases) -> np.ndarray:
-    """Vectors that know a picture well: 8 x 8 colours."""
+    """Vectors that know an image well: 8 x 8 colours."""
     return np.stack([np.asarray(p.resize((8, 8)), dtype=np.float32).reshape(-1) for p in cases.pictures("look")])
 
 
@@ -143,7 +143,7 @@ def test_features_are_those_of_the_model(classifier: Path, phantom_dataset: Path
         expected = model(**inputs).features[0].numpy()
     np.testing.assert_allclose(said.features, expected, atol=1e-5)
     assert said.answer["is_ood"] is None
-    assert said.notes == ["This model has no fitted gate: nothing says whether the picture is like those it knows."]
+    assert said.notes == ["This model has no fitted gate: nothing says whether the image is like those it knows."]
 
 
 def test_a_model_that_reads_records_gets_what_the_dataset_knows(
@@ -202,7 +202,7 @@ def test_the_table_names_cases_sources_and_what_was_left_out(
         "attribution": train_cases.column("attribution")[5],
     }
     text = in_words(result)
-    assert "the same picture stands in the dataset as PH_1" in text
+    assert "the same image stands in the dataset as PH_1" in text
     assert "left out: 2 of the query's own lesion" in text
     assert f"source: {train_cases.column('attribution')[5]}" in text
     assert "is no probability" in text

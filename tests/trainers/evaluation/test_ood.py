@@ -14,7 +14,7 @@ from trainers.metrics.weighting import MetricInputError
 
 
 def both(seed: int, n: int = 150, k: int = 60, *, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Lesion images around 0, foreign pictures around 1."""
+    """Lesion images around 0, ood images around 1."""
     rng = np.random.default_rng(seed)
     scores = np.r_[rng.normal(size=n), rng.normal(1, 1, k)]
     return np.arange(n + k) >= n, np.round(scores, 1) if ties else scores
@@ -112,7 +112,7 @@ def test_a_section_is_json_and_repeats_with_its_seed():
     ]
     assert json.dumps(made[0], allow_nan=False) == json.dumps(made[1])
     assert made[0]["sets"][0]["auroc"] != made[2]["sets"][0]["auroc"]
-    assert made[0]["sets"][1]["declined"] == {"value": None, "why": "not defined: no foreign picture"}
+    assert made[0]["sets"][1]["declined"] == {"value": None, "why": "not defined: no ood image"}
     assert set(made[0]["conventions"]) >= {"auroc", "aupr", "fpr_at_95_tpr"}
 
 

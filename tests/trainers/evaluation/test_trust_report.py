@@ -70,15 +70,15 @@ def rows() -> Predictions:
 
 
 @pytest.fixture(scope="module")
-def strangers() -> dict[str, Predictions]:
-    """Two pictures of clothes, of which the gate lets one pass; one that is declined for its set."""
+def ood_sets() -> dict[str, Predictions]:
+    """Two images of clothes, of which the gate lets one pass; one that is declined for its set."""
     seen = [("x", 0, IMAGES[0][2], 5.0), ("y", 0, IMAGES[0][2], 0.1), ("z", 0, IMAGES[7][2], 0.1)]
     return {"clothes": predictions(seen, "ood_clothes", [NO_LABEL] * 3)}
 
 
 @pytest.fixture(scope="module")
-def section(rows, strangers):
-    return trust_section(rows, TRUST, strangers, replicates=50)
+def section(rows, ood_sets):
+    return trust_section(rows, TRUST, ood_sets, replicates=50)
 
 
 def test_each_image_is_answered_as_the_model_would(rows):
@@ -174,8 +174,8 @@ def test_selective_measures_are_of_every_image(section):
     assert section["selective"]["error"]["value"] == pytest.approx(5 / 9, abs=1e-6)
 
 
-def test_the_section_is_json_and_repeats_with_its_seed(rows, strangers, section):
-    again = trust_section(rows, TRUST, strangers, replicates=50)
+def test_the_section_is_json_and_repeats_with_its_seed(rows, ood_sets, section):
+    again = trust_section(rows, TRUST, ood_sets, replicates=50)
     assert json.dumps(section, allow_nan=False) == json.dumps(again)
     assert (section["split"], section["n"], section["n_groups"]) == ("test", 9, 8)
 
@@ -205,11 +205,11 @@ def test_bands_of_which_nothing_is_promised_decline(rows):
     assert found["bands"]["promises"]["low"]["kept"] is None
 
 
-def test_predictions_that_no_gate_has_seen_are_named(rows, strangers):
+def test_predictions_that_no_gate_has_seen_are_named(rows, ood_sets):
     blind = replace(rows, ood_score=None)
     for ask in (lambda: gate_scores(blind), lambda: trust_section(blind, TRUST, {}, replicates=5)):
         with pytest.raises(NoGateError, match="'test' have no ood_score: fit trust first"):
             ask()
-    clothes = {"clothes": replace(strangers["clothes"], ood_score=None)}
+    clothes = {"clothes": replace(ood_sets["clothes"], ood_score=None)}
     with pytest.raises(NoGateError, match="'ood_clothes' have no ood_score"):
         trust_section(rows, TRUST, clothes, replicates=5)

@@ -1,4 +1,4 @@
-"""Deletion and insertion on a model whose probability is known for every picture."""
+"""Deletion and insertion on a model whose probability is known for every image."""
 
 from __future__ import annotations
 

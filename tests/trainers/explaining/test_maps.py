@@ -61,7 +61,7 @@ def test_likeness_is_spearmans_with_ties() -> None:
 
 def test_members_agree_by_the_mean_of_all_pairs() -> None:
     members = np.random.default_rng(1).random((3, 2, 5, 5))
-    members[2, 1] = 0.0  # one member saw nothing in the second picture
+    members[2, 1] = 0.0  # one member saw nothing in the second image
     flat = members.reshape(3, 2, -1)
     pairs = [spearmanr(flat[a, 0], flat[b, 0]).statistic for a, b in ((0, 1), (0, 2), (1, 2))]
     assert agreement(members) == pytest.approx([np.mean(pairs), spearmanr(flat[0, 1], flat[1, 1]).statistic])

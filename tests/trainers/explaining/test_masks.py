@@ -1,4 +1,4 @@
-"""A mask sees what its picture sees: the same crop, the same resize, and it is refused where it does not fit."""
+"""A mask sees what its image sees: the same crop, the same resize, and it is refused where it does not fit."""
 
 from __future__ import annotations
 
@@ -124,8 +124,8 @@ def test_masks_that_are_absent_or_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match=r"no mask of any of the 2 images \(the first would be I0_segmentation.png\)"):
         Masks(rows, tmp_path)
     mask_of(np.ones((450, 600))).save(tmp_path / "I0_segmentation.png")
-    with pytest.raises(MaskError, match="image I0 has 600 x 450 pixels, its picture 30 x 20: give masks of"):
+    with pytest.raises(MaskError, match="image I0 has 600 x 450 pixels, its image 30 x 20: give masks of"):
         Masks(rows, tmp_path).read(0, (30, 20))
-    (tmp_path / "I1_segmentation.png").write_bytes(b"no picture")
-    with pytest.raises(MaskError, match="the mask of image I1 cannot be read as a picture"):
+    (tmp_path / "I1_segmentation.png").write_bytes(b"no image")
+    with pytest.raises(MaskError, match="the mask of image I1 cannot be read as an image"):
         Masks(rows, tmp_path).read(1, (30, 20))

@@ -1,4 +1,4 @@
-"""The command from end to end on drawn images, and one line for each thing a user can mend."""
+"""The command from end to end on drawn images, and one line for each thing a user can fix."""
 
 from __future__ import annotations
 

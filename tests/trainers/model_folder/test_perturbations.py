@@ -1,4 +1,4 @@
-"""Ruined and worn pictures are what their names say, in any size, and the same whenever they are asked for."""
+"""Perturbed and worn images are what their names say, in any size, and the same whenever they are asked for."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_tiled_moves_pixels_and_invents_none():
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 60, 3), dtype=np.uint8))
     before, found = pixels(image).reshape(-1, 3), made(image, "shift", "tiled", 0).reshape(-1, 3)
     assert sorted(map(tuple, found)) == sorted(map(tuple, before))
-    # One tile, upright or turned, is somewhere in the picture as it was.
+    # One tile, upright or turned, is somewhere in the image as it was.
     tile = found.reshape(50, 60, 3)[:10, :12]
     tiles = [before.reshape(50, 60, 3)[y : y + 10, x : x + 12] for y in range(0, 50, 10) for x in range(0, 60, 12)]
     assert sum((tile == part).all() or (tile[::-1, ::-1] == part).all() for part in tiles) == 1
@@ -243,7 +243,7 @@ def test_what_is_not_there_is_named(lesion):
         corrupted(lesion, "fog", 1, seed=0, index=0)
     with pytest.raises(UnknownShiftError, match="severity 4: choose 1, 2 or 3"):
         corrupted(lesion, "jpeg", 4, seed=0, index=0)
-    with pytest.raises(PictureSizeError, match="a picture of 200 x 31 pixels: give at least 32 a side"):
+    with pytest.raises(PictureSizeError, match="an image of 200 x 31 pixels: give at least 32 a side"):
         shifted(lesion.resize((200, 31)), "tiled", seed=0, index=0)
     with pytest.raises(PictureSizeError, match="31 x 32"):
         corrupted(lesion.resize((31, 32)), "jpeg", 1, seed=0, index=0)

@@ -1,4 +1,4 @@
-"""Scoring refuses what cannot be meant in one line that names the value and the mend, and leaves nothing behind."""
+"""Scoring refuses what cannot be meant in one line that names the value and what to do, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ REFUSED = {
     "an empty revision": (("--model", "org/name@", *OUT), "--model 'org/name@' is neither a folder"),
     "no model in it": (("--model", "clinic", *OUT), "--model 'clinic' has no config.json"),
     "never fitted": (OUT, "--model ours has no trust (this model has no fitted temperature, prior, "),
-    "never fitted, mend": (OUT, "fit it with `python -m trainers.fit_trust ours ...`, or add --no_trust"),
+    "never fitted, fix": (OUT, "fit it with `python -m trainers.fit_trust ours ...`, or add --no_trust"),
     "no prior known": ((*OUT, *NO, "--prior", "mel=0.5,nv=0.5"), "--prior needs the prior that --model ours was"),
     "no prior to start from": ((*OUT, *NO, "--estimate_prior"), "--estimate_prior needs the prior that --model ours"),
     "a prior of no form": ((*OUT, "--prior", "mel:0.5"), "--prior has 'mel:0.5': give name=share for each class"),
@@ -102,17 +102,17 @@ REFUSED = {
     "a prior twice": ((*OUT, "--prior", "mel=0.5,mel=0.5"), "--prior names 'mel' twice"),
     "a peer's prior": (("--model", "peer", *OUT, "--prior", "mel=0.5,nv=0.5"), "--model peer is not of this suite: "),
     "a peer's views": (("--model", "peer", *OUT, "--inference", "tta"), "is not of this suite: leave --inference out"),
-    "a peer's metadata": (("--model", "peer", *OUT, "--metadata", "patients.csv"), "peer looks at pictures alone: "),
+    "a peer's metadata": (("--model", "peer", *OUT, "--metadata", "patients.csv"), "peer looks at images alone: "),
     "a peer's estimate": (("--model", "peer", *OUT, "--estimate_prior"), "--estimate_prior needs the prior that"),
     "a head at random": (("--model", "headless", *OUT), "--model headless lacks 2 of its weights, such as 'classifier"),
     "one name twice": (("--model", "twice", *OUT), "--model twice has the classes ['mel', 'mel']: give one with two"),
     "code of its own": (("--model", "foreign", *OUT), "--model foreign needs code that lies beside its weights"),
     "metadata for nothing": (
         (*OUT, *NO, "--metadata", "patients.csv"),
-        "ours looks at pictures alone: leave",
+        "ours looks at images alone: leave",
     ),
     "no label column": ((*OUT, "--labels", "no_label_column.csv"), "has no column 'label' (it has: image, diagnosis)"),
-    "no image column": ((*OUT, "--labels", "no_image_column.csv"), "has no column 'image' (it has: picture, label)"),
+    "no image column": ((*OUT, "--labels", "no_image_column.csv"), "has no column 'image' (it has: image, label)"),
     "no labels file": ((*OUT, "--labels", "nowhere.csv"), "--labels 'nowhere.csv' cannot be read (No such file"),
     "not UTF-8": ((*OUT, "--labels", "latin.csv"), "--labels latin.csv is not UTF-8 text"),
     "no row": ((*OUT, "--labels", "empty.csv"), "--labels empty.csv holds no image"),

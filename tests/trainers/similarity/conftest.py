@@ -71,7 +71,7 @@ def classifier(save_classifier: Callable[[dict[str, Any]], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def wary_classifier(save_classifier: Callable[[dict[str, Any]], Path]) -> Path:
-    """Its gate, by energy, declines every picture."""
+    """Its gate, by energy, declines every image."""
     said = {"split": "calibration", "n": 100, "method": "test", "date": "2026-01-01"}
     classes = len(LABELS)
     return save_classifier(
@@ -92,7 +92,7 @@ def wary_classifier(save_classifier: Callable[[dict[str, Any]], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def records_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that looks at no picture."""
+    """A model that looks at no image."""
     folder = tmp_path_factory.mktemp("models") / "records"
     model = MetadataForLesionClassification(MetadataLesionConfig(id2label=dict(enumerate(LABELS))))
     model.save_pretrained(folder)
@@ -104,7 +104,7 @@ def records_only(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reading_classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A late fusion: it looks at the picture and at the record."""
+    """A late fusion: it looks at the image and at the record."""
     folder = tmp_path_factory.mktemp("models") / "fusion"
     torch.manual_seed(2)
     config = FusionLesionConfig(

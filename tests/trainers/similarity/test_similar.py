@@ -1,4 +1,4 @@
-"""The command: a table, a sheet, a measurement, a gallery, and one line for each thing a user can mend."""
+"""The command: a table, a sheet, a measurement, a gallery, and one line for each thing a user can fix."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_models_and_datasets_that_do_not_go_together(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with pytest.raises(UserError, match=r"looks at no picture \(metadata alone\): give an image classifier"):
+    with pytest.raises(UserError, match=r"looks at no image \(metadata alone\): give an image classifier"):
         call(monkeypatch, "--model", records_only, "--dataset", phantom_dataset, "--evaluate")
     for what in (["--evaluate"], ["--image", "x"], ["--build_gallery", tmp_path / "g"]):
         with pytest.raises(UserError, match=r"the model has the labels akiec, .* the dataset benign, malignant"):

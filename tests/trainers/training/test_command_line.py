@@ -13,7 +13,7 @@ import pytest
 
 from datasets_scripts.command import UserError
 from trainers.autoencoding.options import AutoencoderArguments
-from trainers.model_folder import evaluate as judging
+from trainers.model_folder import evaluate as evaluating
 from trainers.model_folder import perturbations as shifted
 from trainers.training import arguments
 from trainers.training.arguments import EnsembleArguments, LesionArguments
@@ -120,7 +120,7 @@ def test_what_is_right_passes(tmp_path: Path) -> None:
 
 
 def test_the_names_are_those_of_the_code() -> None:
-    assert arguments.JUDGED == judging.JUDGED
+    assert arguments.EVALUATED_SPLITS == evaluating.EVALUATED_SPLITS
     assert tuple(shifted.CORRUPTIONS) == arguments.CORRUPTIONS
     assert tuple(shifted.SEVERITIES) == arguments.SEVERITIES
 

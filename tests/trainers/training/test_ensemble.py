@@ -49,7 +49,7 @@ def ensemble(phantom_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def copied(ensemble: Path, folder: Path) -> Path:
-    """The members alone, to be put together anew."""
+    """The members alone, to be put together again."""
     shutil.copytree(member_folder(ensemble, 0).parent, folder / "model.members")
     return folder / "model"
 

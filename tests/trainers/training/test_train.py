@@ -132,8 +132,8 @@ def test_trust_is_fitted_on_halves_of_calibration_and_judged_on_test(trained: Pa
     assert (trust["ood"]["acceptance"], trust["ood"]["acceptance_asked"]) == (0.91, 0.95)
     assert "fewer than the 60" in trust["bands"]["low"]["reason"]
     assert [entry["split"] for entry in report["test_reads"]] == ["test"]
-    judged = report["trust_evaluation"]
-    assert (judged["split"], judged["verdicts"]["test"]["n"]) == ("test", report["evaluation"]["test"]["n"])
+    evaluated = report["trust_evaluation"]
+    assert (evaluated["split"], evaluated["verdicts"]["test"]["n"]) == ("test", report["evaluation"]["test"]["n"])
     for split in ("validation", "calibration", "test"):
         assert np.isfinite(read_predictions(trained / f"predictions_{split}.parquet").ood_score).all()
 

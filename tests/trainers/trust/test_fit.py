@@ -129,7 +129,7 @@ def test_quantiles_come_from_the_accepted_images_of_the_second_half_alone(rows, 
 
 
 def test_the_gate_comes_before_sets_and_bands(rows, trust):
-    """Strange pictures of the second half are answered by nobody, so they move no quantile and no band."""
+    """Strange images of the second half are answered by nobody, so they move no quantile and no band."""
     first, second = halves(rows)
     strange = np.flatnonzero(second)[::3]
     features, logits = rows.features.copy(), rows.logits.copy()

@@ -22,7 +22,7 @@ N, WIDTH, CLASSES = 240, 8, 3
 
 @pytest.fixture(scope="module")
 def known() -> SimpleNamespace:
-    """Correlated features around three class means, logits linear in them, and some pictures from elsewhere."""
+    """Correlated features around three class means, logits linear in them, and some images from elsewhere."""
     rng = np.random.default_rng(0)
     mixing = rng.normal(size=(WIDTH, WIDTH)) / 2
     means = 2 * rng.normal(size=(CLASSES, WIDTH)) + 3

@@ -1,4 +1,4 @@
-"""The gate accepts what it says of images it never saw, is chosen without foreign photos, and is what ships."""
+"""The gate accepts what it says of images it never saw, is chosen without ood images, and is what ships."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ def test_the_detector_is_the_best_at_telling_ruined_images(known, shifted):
 def test_an_auroc_of_the_table_by_hand(known, shifted):
     _, table, _ = choose(["energy"], Known(*of(known), 1.0), {"noise": shifted["noise"]}, shifted_rows=np.arange(80))
     clean = -np.log(np.exp(known.logits).sum(axis=1))
-    ruined = -np.log(np.exp(known.logits[:80] / 3).sum(axis=1))
-    wins = (ruined[:, None] > clean).mean() + 0.5 * (ruined[:, None] == clean).mean()
+    perturbed = -np.log(np.exp(known.logits[:80] / 3).sum(axis=1))
+    wins = (perturbed[:, None] > clean).mean() + 0.5 * (perturbed[:, None] == clean).mean()
     assert table["detectors"]["energy"]["auroc"]["noise"] == pytest.approx(wins, abs=1e-5)
 
 
@@ -199,7 +199,7 @@ def test_the_gate_holds_the_buffers_of_its_detector_alone(known, shifted):
 def test_without_ruined_images_the_gate_has_a_default(known):
     gate = fit_gate(*of(known), 1.0)
     assert gate.detector == "mahalanobis"
-    assert "no ruined images" in gate.chosen_by["method"]
+    assert "no perturbed images" in gate.chosen_by["method"]
     assert fit_gate(*of(known), 1.0, detector="energy").chosen_by == {"method": "named"}
 
 
@@ -221,13 +221,13 @@ def test_an_ensemble_is_fitted_on_its_members_side_by_side(known, shifted):
 
 
 def early_of(known: SimpleNamespace, seed: int, shift: float = 0.0) -> np.ndarray:
-    """Statistics of an early layer: nothing of the classes, but what a picture looks like."""
+    """Statistics of an early layer: nothing of the classes, but what an image looks like."""
     return 5 + shift + np.random.default_rng(seed).normal(size=(len(known.labels), 12)) * np.arange(1, 13) / 6
 
 
 def test_an_early_layer_is_chosen_where_it_tells_more(known):
     early, rows = early_of(known, 1), np.arange(0, 120, 2)
-    # Ruined in looks alone: features and logits are those of the images.
+    # Perturbed in looks alone: features and logits are those of the images.
     made = {"looks": (known.features[rows], known.logits[rows], early[rows] + np.tile([3.0, -3.0], 6))}
     gate = fit_gate(*of(known), 1.0, made, early=early, shifted_rows=rows)
     assert gate.detector == "early_mahalanobis"

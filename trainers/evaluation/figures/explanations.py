@@ -1,7 +1,7 @@
-"""The pictures of explanations: how much heat lies on the lesion, what the heat is worth, and examples to look at.
+"""The images of explanations: how much heat lies on the lesion, what the heat is worth, and examples to look at.
 
-The two charts are drawn from the table of explanations alone, like everything in ``figures``. Pictures are shown by the
-examples alone, which have a folder of their own since they cannot be made anew without the model.
+The two charts are drawn from the table of explanations alone, like everything in ``figures``. Images are shown by the
+examples alone, which have a folder of their own since they cannot be rebuilt without the model.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAMES = {
     "area": "the same everywhere",
     "random": "noise",
     "blob": "blob in the middle",
-    "other": "another picture's heat map",
+    "other": "another image's heat map",
 }
 SIGNS: dict[str, tuple[str, str]] = {
     "heat_map": (BLUE, "o"),
@@ -41,19 +41,19 @@ SIGNS: dict[str, tuple[str, str]] = {
 EXAMPLES_FOLDER = "examples"
 METHODS = {"grad_cam": "Grad-CAM", "hires_cam": "HiResCAM", "attention_rollout": "attention roll-out"}
 STAGE_NAMES = ("head", "+ 1/3", "+ 2/3", "all")
-CELL_SHAPE = 4 / 3  # width over height of the frame that each picture is fitted into
+CELL_SHAPE = 4 / 3  # width over height of the frame that each image is fitted into
 GAP = 0.05
 
 
 @dataclass(frozen=True)
 class Example:
-    """One picture and what the model made of it.
+    """One image and what the model made of it.
 
     Attributes:
         label: true class.
         kind: of ``VERDICTS``.
         predicted: the class that the model predicts, and that the heat map explains.
-        picture: (H, W, 3) uint8, prepared as for the model but not resized.
+        image: (H, W, 3) uint8, prepared as for the model but not resized.
         heat: (h, w) in [0, 1].
         mask: (h, w) bool; None where there is none.
         energy: share of the heat on the lesion; None where there is no heat, or no mask.
@@ -76,7 +76,7 @@ class Examples:
         found: (class, kind) -> its example, where there is one.
         labels: the C short class names, in order.
         kinds: those of ``VERDICTS`` that the model knows.
-        caption: where the pictures come from and how they were chosen, in a sentence or two.
+        caption: where the images come from and how they were chosen, in a sentence or two.
     """
 
     found: dict[tuple[str, str], Example]
@@ -175,7 +175,7 @@ def draw_faithful(section: Mapping[str, Any], table: ExplanationTable) -> Figure
 
 @style.context(LOOK)
 def draw_examples(examples: Examples) -> Figure:
-    """Rows: true classes; columns: right, wrong, declined. Each cell: the picture, and the heat map over it.
+    """Rows: true classes; columns: right, wrong, declined. Each cell: the image, and the heat map over it.
 
     Args:
         examples: at least one of them found.
@@ -221,9 +221,9 @@ def examples_caption(examples: Examples, method: str) -> str:
     none = examples.missing()
     lacking = f" There was no example of: {', '.join(none)}." if none else ""
     return (
-        f"Rows: the true class; columns: {', '.join(examples.kinds)}. Left the picture as it is prepared for the "
+        f"Rows: the true class; columns: {', '.join(examples.kinds)}. Left the image as it is prepared for the "
         f"model, right the heat map ({METHODS[method]}) for the class that it predicts, from blue (little) to "
-        "turquoise (the most in this picture); the white line is the border of the lesion mask, and the percentage "
+        "turquoise (the most in this image); the white line is the border of the lesion mask, and the percentage "
         f"the share of the heat inside it. {examples.caption}{lacking} Read it as where the model looked, not as a "
         "reason."
     )
@@ -249,7 +249,7 @@ def _sign(name: str) -> Line2D:
 
 
 def _stages(axes: Axes, checked: Mapping[str, Any]) -> None:
-    """Rank correlation with the heat map of the whole model, stage by stage, and with that of another picture."""
+    """Rank correlation with the heat map of the whole model, stage by stage, and with that of another image."""
     at = np.arange(len(STAGES) + 1)
     found = [row["likeness"] for row in checked["stages"]]
     axes.plot(at, [1.0, *(row["value"] for row in found)], color=BLUE, marker="o", markersize=5, linewidth=1.5)
@@ -268,7 +268,7 @@ def _stages(axes: Axes, checked: Mapping[str, Any]) -> None:
 
 
 def _cell(axes: Axes, example: Example) -> None:
-    """A picture, the same with its heat map, and a line of text above."""
+    """An image, the same with its heat map, and a line of text above."""
     height, width = example.picture.shape[:2]
     shape = width / height
     wide, tall = (CELL_SHAPE, CELL_SHAPE / shape) if shape > CELL_SHAPE else (shape, 1.0)
@@ -310,6 +310,6 @@ def _inside_caption(section: Mapping[str, Any]) -> str:
 def _faithful_caption(section: Mapping[str, Any]) -> str:
     return (
         "What the heat is worth: mean probability of the predicted class while the most important pixels are blurred "
-        "(left) or come into a blurred picture (middle), against noise and a blob in the middle; right, how like the "
-        "heat maps are to those of the same model with random weights in a part of it, and to another picture's."
+        "(left) or come into a blurred image (middle), against noise and a blob in the middle; right, how like the "
+        "heat maps are to those of the same model with random weights in a part of it, and to another image's."
     )

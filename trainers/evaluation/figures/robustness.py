@@ -1,4 +1,4 @@
-"""The chart of robustness: how much is right, answered, and wrong where the model was sure, as pictures worsen."""
+"""The chart of robustness: how much is right, answered, and wrong where the model was sure, as images worsen."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def draw_robustness(
 
     Args:
         report: ``report.json``; without ``robustness`` nothing is drawn.
-        predictions: split -> what was said of the pictures as they are.
+        predictions: split -> what was said of the images as they are.
         folder: the model's folder; the chart goes to ``folder/figures``.
 
     Returns:
@@ -50,7 +50,7 @@ def draw_robustness(
 
 @style.context(LOOK)
 def draw_conditions(section: Mapping[str, Any], promise: float | None) -> Figure:
-    """One panel a corruption: shares from the clean pictures (0) to the worst severity, with their intervals.
+    """One panel a corruption: shares from the clean images (0) to the worst severity, with their intervals.
 
     Args:
         section: of ``robustness_section``.
@@ -103,7 +103,7 @@ def caption(section: Mapping[str, Any], promise: float | None) -> str:
     )
     if "answered" not in section["clean"]:
         return text
-    band = "" if promise is None else f" (promised on pictures like the clean ones: at most {100 * promise:g} %)"
+    band = "" if promise is None else f" (promised on images like the clean ones: at most {100 * promise:g} %)"
     return (
         f"{text} Also the share that is answered at all, and the share of the low band that is wrong{band}, where "
         f"{LEAST_LESIONS} lesions or more are left."

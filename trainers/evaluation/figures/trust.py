@@ -35,13 +35,13 @@ from trainers.metrics.weighting import group_weights
 BINS = 60
 LEAST_SHOWN = 0.02
 SHOWN = (0.002, 0.998)  # quantiles of the scores that the axis spans
-STRANGERS = (ORANGE, "#CC79A7", "#56B4E9", "#E69F00")
+OOD_IMAGES = (ORANGE, "#CC79A7", "#56B4E9", "#E69F00")
 
 
 def draw_trust(
     report: Mapping[str, Any],
     predictions: Mapping[str, Predictions],
-    strangers: Mapping[str, Predictions],
+    ood_sets: Mapping[str, Predictions],
     folder: Path,
 ) -> list[dict[str, str]]:
     """Draw every chart of ``report["trust_evaluation"]``.
@@ -49,25 +49,25 @@ def draw_trust(
     Args:
         report: ``report.json``; without ``trust_evaluation`` nothing is drawn.
         predictions: split -> predictions with ``ood_score``.
-        strangers: name -> predictions of pictures of none of the classes.
+        ood_sets: name -> predictions of images of none of the classes.
         folder: the model's folder; charts go to ``folder/figures``.
 
     Returns:
         ``[{"file", "caption"}]`` in the order in which a card shows them.
     """
-    judged = report.get("trust_evaluation")
-    if not judged:
+    evaluated = report.get("trust_evaluation")
+    if not evaluated:
         return []
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    rows, trust = predictions[judged["split"]], report["trust"]
-    split = judged["split"]
+    rows, trust = predictions[evaluated["split"]], report["trust"]
+    split = evaluated["split"]
     drawn = []
-    if judged["sets"]:  # else the gate accepts no image, of which there is no curve either
+    if evaluated["sets"]:  # else the gate accepts no image, of which there is no curve either
         risk = draw_risk(trust, rows)
         drawn.append(save_figure(risk, folder, f"risk_coverage_{split}.png", _risk_caption(split)))
-        sets = draw_sets(judged["sets"], rows)
-        drawn.append(save_figure(sets, folder, f"prediction_sets_{split}.png", _sets_caption(judged["sets"], split)))
-    gate = draw_gate(rows, strangers, trust["ood"])
+        sets = draw_sets(evaluated["sets"], rows)
+        drawn.append(save_figure(sets, folder, f"prediction_sets_{split}.png", _sets_caption(evaluated["sets"], split)))
+    gate = draw_gate(rows, ood_sets, trust["ood"])
     drawn.append(save_figure(gate, folder, f"gate_{split}.png", _gate_caption(trust["ood"], split)))
     return drawn
 
@@ -174,9 +174,9 @@ def draw_sets(sets: Mapping[str, Any], rows: Predictions) -> Figure:
 
 
 @style.context(LOOK)
-def draw_gate(rows: Predictions, strangers: Mapping[str, Predictions], gate: Mapping[str, Any]) -> Figure:
-    """How strange the gate finds the split's images, and pictures of none of the classes."""
-    scores = {"images of the split": rows.ood_score, **{name: other.ood_score for name, other in strangers.items()}}
+def draw_gate(rows: Predictions, ood_sets: Mapping[str, Predictions], gate: Mapping[str, Any]) -> Figure:
+    """How strange the gate finds the split's images, and images of none of the classes."""
+    scores = {"images of the split": rows.ood_score, **{name: other.ood_score for name, other in ood_sets.items()}}
     known = {name: np.asarray(values, dtype=float) for name, values in scores.items() if values is not None}
     both = np.concatenate([*known.values(), [gate["threshold"]]])
     low, high = np.quantile(both, SHOWN)
@@ -211,10 +211,10 @@ def draw_gate(rows: Predictions, strangers: Mapping[str, Predictions], gate: Map
 
 
 def _strokes() -> Iterator[tuple[str, str]]:
-    """Colour and line of the split's images, then of one set of strangers after the other, without end."""
+    """Colour and line of the split's images, then of one set of ood images after the other, without end."""
     yield BLUE, "-"
     for line in cycle(("-", "--", ":")):
-        yield from ((colour, line) for colour in STRANGERS)
+        yield from ((colour, line) for colour in OOD_IMAGES)
 
 
 def _in_percent(axes: Any) -> None:
@@ -243,6 +243,6 @@ def _sets_caption(sets: Mapping[str, Any], split: str) -> str:
 
 def _gate_caption(gate: Mapping[str, Any], split: str) -> str:
     return (
-        f"What the gate makes of the {split} split and of pictures of none of the classes. The line was set so that "
+        f"What the gate makes of the {split} split and of images of none of the classes. The line was set so that "
         f"{100 * gate['acceptance']:g} % of calibration images pass; values beyond the axis stand at its ends."
     )

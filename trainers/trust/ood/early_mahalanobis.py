@@ -1,8 +1,8 @@
-"""Mahalanobis distance of what an early layer sees: means and deviations of its channels over the picture.
+"""Mahalanobis distance of what an early layer sees: means and deviations of its channels over the image.
 
 The last features of a classifier keep what tells its classes apart and may forget the rest: those of a two-class
 ensemble put clothes among the lesions. An early layer knows colours, edges and textures, in which foreign and spoilt
-pictures differ; it does not know a rare lesion from a common one. Which depth is best differs with what is strange
+images differ; it does not know a rare lesion from a common one. Which depth is best differs with what is strange
 (Anthony & Kamnitsas, UNSURE 2023), so this detector stands beside the others and is chosen as they are.
 """
 
@@ -30,5 +30,5 @@ def fit(early: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temperatu
 
 
 def score(fit: OODFit, early: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, E) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, E) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("early_mahalanobis", fit, early, raw_logits, temperature)

@@ -1,4 +1,4 @@
-"""Energy: a picture is strange when no logit is large.
+"""Energy: an image is strange when no logit is large.
 
 Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 4 at their temperature 1.
 """
@@ -27,5 +27,5 @@ def fit(features: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temper
 
 
 def score(fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("energy", fit, features, raw_logits, temperature)

@@ -53,7 +53,7 @@ def apply(name: str, fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, 
         temperature: T > 0.
 
     Returns:
-        (N,) float64, finite; higher = stranger.
+        (N,) float64, finite; higher = more OOD.
 
     Raises:
         OODFitError: a score is NaN or infinite.

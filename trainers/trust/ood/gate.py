@@ -1,4 +1,4 @@
-"""The out-of-distribution gate: which detector, and from which score on a picture is turned away.
+"""The out-of-distribution gate: which detector, and from which score on an image is turned away.
 
 Chosen and fitted on the first half of the calibration split alone. The detector is the one that best tells these images
 from perturbed versions of themselves (``trainers.model_folder.perturbations``). No ood image takes part, so that the
@@ -21,12 +21,12 @@ from trainers.trust.ood.held_out import FOLDS, CrossFit, cross_fit, threshold_at
 from trainers.trust.ood.registry import DETECTORS, looked_at, named
 
 AUTO = "auto"
-# For a model that looks at no picture, of which no ruined versions can be made: the best on the models measured so far.
+# For a model that looks at no image, of which no perturbed version can be made: the best on the models so far.
 WITHOUT_SHIFTS = "mahalanobis"
-CHOSEN = "highest mean AUROC of ruined against unchanged calibration images, held out by lesion group"
+CHOSEN = "highest mean AUROC of perturbed against unchanged calibration images, held out by lesion group"
 
 # kind -> features (K, D), raw logits (K, C) or (K, M, C) and, where the model gives them, early statistics (K, E) of
-# calibration images ruined that way
+# calibration images perturbed that way
 Shifted = Mapping[str, tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
@@ -36,7 +36,7 @@ class GateFit:
 
     Attributes:
         detector: its name.
-        threshold: a picture is strange when its score is above it.
+        threshold: an image is strange when its score is above it.
         acceptance: the share of calibration images that was to be accepted.
         accepted: the share of them that is, by their held-out scores.
         settings: the detector's numbers.
@@ -44,7 +44,7 @@ class GateFit:
         temperature: T that it was fitted with and must be applied with.
         n: calibration images.
         n_groups: their lesion groups.
-        chosen_by: ``{"method"}`` and, where there were ruined images, the rest of the table of :func:`choose`.
+        chosen_by: ``{"method"}`` and, where there were perturbed images, the rest of the table of :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
     """
@@ -64,7 +64,7 @@ class GateFit:
     _fit: OODFit = field(default_factory=OODFit, repr=False)
 
     def score(self, features: np.ndarray, raw_logits: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
-        """(N, D), (N, C) or (N, M, C) and perhaps (N, E) -> (N,), higher = stranger, by the shipped function."""
+        """(N, D), (N, C) or (N, M, C) and perhaps (N, E) -> (N,), higher = more OOD, by the shipped function."""
         seen = looked_at(self.detector, features, early)
         return named(self.detector).score(self._fit, seen, raw_logits, self.temperature)
 
@@ -142,16 +142,16 @@ def choose(
     folds: int = FOLDS,
     seed: int = 0,
 ) -> tuple[str, dict[str, Any], dict[str, CrossFit]]:
-    """Choose the detector that best tells calibration images from ruined ones.
+    """Choose the detector that best tells calibration images from perturbed ones.
 
-    Both are scored by fits that saw neither the image nor any of its lesion group, also the ruined versions of it. For
-    each kind of shift the AUROC of ruined (positive) against all images as they are; the mean over kinds decides,
-    the earlier candidate on a tie. Each kind counts the same, however many pictures it has.
+    Both are scored by fits that saw neither the image nor any of its lesion group, also its perturbed versions. For
+    each kind of shift the AUROC of perturbed (positive) against all images as they are; the mean over kinds decides,
+    the earlier candidate on a tie. Each kind counts the same, however many images it has.
 
     Args:
         candidates: names of detectors.
         known: the calibration half.
-        shifted: kind -> features, raw logits and perhaps early statistics of K images ruined that way; at least one.
+        shifted: kind -> features, raw logits and perhaps early statistics of K images perturbed that way; at least one.
         shifted_rows: (K,) number of the calibration image that each was made from. None = unknown: they are then scored
             by the folds in turn, most by a fit that saw the unchanged image.
         folds: of the cross-fit.
@@ -210,12 +210,12 @@ def fit_gate(
         labels: (N,) class indices.
         groups: (N,) lesion group ids.
         temperature: T > 0.
-        shifted: kind -> features, raw logits and, with ``early``, early statistics of calibration images ruined that
+        shifted: kind -> features, raw logits and, with ``early``, early statistics of calibration images perturbed that
             way. With a named detector the table is filled all the same, for the report.
         acceptance: share of calibration images to be accepted, in (0, 1).
         detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where nothing is shifted.
         early: (N, E) statistics of an early layer; without them no detector that looks there is a candidate.
-        shifted_rows: (K,) number of the calibration image that each ruined one was made from; see :func:`choose`.
+        shifted_rows: (K,) number of the calibration image that each perturbed one was made from; see :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
 
@@ -234,7 +234,7 @@ def fit_gate(
         best, found, fits = choose(candidates, known, shifted, shifted_rows=shifted_rows, folds=folds, seed=seed)
         detector, table = (best, found) if detector == AUTO else (detector, found | table)
     elif detector == AUTO:
-        detector, table = WITHOUT_SHIFTS, {"method": "default: there are no ruined images to choose by"}
+        detector, table = WITHOUT_SHIFTS, {"method": "default: there are no perturbed images to choose by"}
     scores = known.held_out(fits.get(detector) or known.cross_fit(detector, folds, seed))
     return _gate(known, detector, scores, threshold_at(scores, acceptance), acceptance, table, folds, seed)
 
@@ -269,13 +269,13 @@ def _gate(
 
 
 def _told(fitted: CrossFit, known: Known, shifted: Shifted, shifted_rows: np.ndarray | None) -> dict[str, Any]:
-    """AUROC of each kind of ruined images against the images as they are, and the mean over kinds."""
+    """AUROC of each kind of perturbed images against the images as they are, and the mean over kinds."""
     clean, told = known.held_out(fitted), {}
     for kind, made in shifted.items():
         seen = looked_at(fitted.detector, made[0], made[2] if len(made) == 3 else None)
-        ruined = fitted.score(seen, made[1], _rows(shifted_rows, fitted.fold, len(seen)))
-        strange = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(ruined), dtype=bool)]
-        told[kind] = float(auroc(strange, np.r_[clean, ruined]))
+        perturbed = fitted.score(seen, made[1], _rows(shifted_rows, fitted.fold, len(seen)))
+        strange = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(perturbed), dtype=bool)]
+        told[kind] = float(auroc(strange, np.r_[clean, perturbed]))
     return {
         "mean": plain(float(np.mean(list(told.values())))),
         "auroc": {kind: plain(value) for kind, value in told.items()},
@@ -283,14 +283,14 @@ def _told(fitted: CrossFit, known: Known, shifted: Shifted, shifted_rows: np.nda
 
 
 def _rows(shifted_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarray:
-    """(n,) calibration images whose folds score n ruined ones."""
+    """(n,) calibration images whose folds score n perturbed ones."""
     if shifted_rows is None:
         first_of_fold = np.unique(fold, return_index=True)[1]
         return first_of_fold[np.arange(n) % len(first_of_fold)]
     rows = np.asarray(shifted_rows)
     if rows.shape != (n,) or (n and (rows.min() < 0 or rows.max() >= len(fold))):
         raise OODFitError(
-            f"{rows.shape} row numbers for {n} ruined images of {len(fold)} calibration images: give the row that each "
+            f"{rows.shape} row numbers for {n} perturbed of {len(fold)} calibration images: give the row that each "
             "was made from"
         )
     return rows

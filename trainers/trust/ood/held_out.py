@@ -1,6 +1,6 @@
 """Scores of calibration images by statistics that never saw them, and the threshold that follows.
 
-A picture lies nearer to a mean, a covariance or a bank that it was itself part of: with 700 images in 64 dimensions the
+An image lies nearer to a mean, a covariance or a bank that it was itself part of: with 700 images in 64 dimensions the
 95 % quantile of such scores is far too low, and a threshold there would turn away many more than 5 % of new lesions. So
 the calibration half is dealt into folds by lesion group; the score of an image comes from the other folds' statistics.
 The model then carries statistics of the whole half, which know a little more: it accepts a little more than was asked.
@@ -45,7 +45,7 @@ class CrossFit:
             rows: (K,) number of the calibration image that each one is, or was made from; None = all, in order.
 
         Returns:
-            (K,), higher = stranger.
+            (K,), higher = more OOD.
         """
         fold = self.fold if rows is None else self.fold[rows]
         scores = np.empty(len(fold))
@@ -137,18 +137,18 @@ def held_out_scores(
 
 
 def threshold_at(scores: np.ndarray, acceptance: float = 0.95) -> float:
-    """The score up to which pictures are accepted: the ceil((n + 1) * acceptance)-th smallest held-out one.
+    """The score up to which images are accepted: the ceil((n + 1) * acceptance)-th smallest held-out one.
 
-    A new picture like them is then accepted with a chance of at least ``acceptance`` (as with conformal p-values for
+    A new image like them is then accepted with a chance of at least ``acceptance`` (as with conformal p-values for
     outliers: Bates et al., Annals of Statistics 51, 2023), up to what folds cost. Every image weighs the same, as it is
     images that are asked about; intervals beside it are by lesion.
 
     Args:
-        scores: (N,) held out, higher = stranger.
+        scores: (N,) held out, higher = more OOD.
         acceptance: in (0, 1).
 
     Returns:
-        The threshold; a picture is strange when its score is above it.
+        The threshold; an image is strange when its score is above it.
 
     Raises:
         OODFitError: acceptance outside (0, 1), or too few scores for it.

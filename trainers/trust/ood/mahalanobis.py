@@ -5,7 +5,7 @@ Ledoit & Wolf (Journal of Multivariate Analysis 88, 2004), which stays invertibl
 
 - Features are scaled to length 1 first (Müller & Hein, "Mahalanobis++", ICML 2025). Their lengths can differ twentyfold
   between the sources of one dataset, and then a few long ones make up the whole covariance.
-- No noise is added to the picture and no other layer is looked at, so that one forward pass is enough.
+- No noise is added to the image and no other layer is looked at, so that one forward pass is enough.
 """
 
 from __future__ import annotations
@@ -64,5 +64,5 @@ def fit(
 
 
 def score(fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("mahalanobis", fit, features, raw_logits, temperature)

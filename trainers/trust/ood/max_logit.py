@@ -1,4 +1,4 @@
-"""Largest logit: a picture is strange when no class has much evidence (Hendrycks et al., ICML 2022)."""
+"""Largest logit: an image is strange when no class has much evidence (Hendrycks et al., ICML 2022)."""
 
 from __future__ import annotations
 
@@ -24,5 +24,5 @@ def fit(features: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temper
 
 
 def score(fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("max_logit", fit, features, raw_logits, temperature)

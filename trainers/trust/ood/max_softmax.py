@@ -1,4 +1,4 @@
-"""Largest probability: a picture is strange when no class is probable (Hendrycks & Gimpel, ICLR 2017).
+"""Largest probability: an image is strange when no class is probable (Hendrycks & Gimpel, ICLR 2017).
 
 The baseline. It also turns away lesions that are merely hard, which lie between two classes.
 """
@@ -27,5 +27,5 @@ def fit(features: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temper
 
 
 def score(fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("max_softmax", fit, features, raw_logits, temperature)

@@ -1,7 +1,7 @@
-"""Distance to the k-th nearest known picture (Sun, Ming, Zhu, Li, ICML 2022).
+"""Distance to the k-th nearest known image (Sun, Ming, Zhu, Li, ICML 2022).
 
 Features are scaled to length 1 as in the paper, then projected onto principal components, which the paper does not:
-the bank of known pictures is shipped with the model.
+the bank of known images is shipped with the model.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from trainers.trust.ood.fitted import OODFit, apply, check
 from trainers.trust.ood.projection import MOST, fit_projection, unit_length
 
 NEIGHBOUR = 10
-BANK = 10_000  # pictures; beyond, a seeded sample: 64 dimensions of float32 are 2.5 MB
+BANK = 10_000  # images; beyond, a seeded sample: 64 dimensions of float32 are 2.5 MB
 
 
 def fit(
@@ -58,5 +58,5 @@ def fit(
 
 
 def score(fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("nearest_neighbours", fit, features, raw_logits, temperature)

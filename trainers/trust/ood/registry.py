@@ -27,7 +27,7 @@ class Detector:
     Attributes:
         fit: takes features (N, D), raw logits (N, C) or (N, M, C), labels (N,), a temperature. Detectors in ``EARLY``
             take the statistics of an early layer (N, E) for features, here and below.
-        score: takes a fit, features, raw logits, a temperature; returns (N,), higher = stranger.
+        score: takes a fit, features, raw logits, a temperature; returns (N,), higher = more OOD.
     """
 
     fit: Callable[[np.ndarray, np.ndarray, np.ndarray, float], OODFit]

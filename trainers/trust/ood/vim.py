@@ -27,7 +27,7 @@ def fit(
     Returns:
         ``mean`` (D,), ``projection`` (D, P); ``alpha`` and ``dimensions`` P. ``alpha`` (equation 6) makes the virtual
         logit on average as large as the largest logit, by its absolute value, so that a residual never speaks for a
-        picture; 0 where nothing lies outside the space.
+        image; 0 where nothing lies outside the space.
 
     Raises:
         OODFitError: input that cannot be fitted, or features that do not vary.
@@ -48,5 +48,5 @@ def fit(
 
 
 def score(fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, temperature: float) -> np.ndarray:
-    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = stranger, by the shipped function."""
+    """(N, D) and (N, C) or (N, M, C) -> (N,), higher = more OOD, by the shipped function."""
     return apply("vim", fit, features, raw_logits, temperature)

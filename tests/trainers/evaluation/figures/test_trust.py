@@ -42,7 +42,7 @@ def rows(make_predictions):
 
 
 @pytest.fixture(scope="module")
-def strangers(rows):
+def ood_sets(rows):
     """Two sets far off, each with a colour of its own."""
     rng = np.random.default_rng(1)
 
@@ -54,16 +54,16 @@ def strangers(rows):
 
 
 @pytest.fixture(scope="module")
-def report(rows, strangers):
-    return {"trust": TRUST, "trust_evaluation": trust_section(rows, TRUST, strangers, replicates=20)}
+def report(rows, ood_sets):
+    return {"trust": TRUST, "trust_evaluation": trust_section(rows, TRUST, ood_sets, replicates=20)}
 
 
 def texts(figure):
     return [text.get_text() for axes in figure.axes for text in axes.texts]
 
 
-def test_all_charts_are_drawn_and_described(report, rows, strangers, tmp_path):
-    drawn = trust_figures.draw_trust(report, {"test": rows}, strangers, tmp_path)
+def test_all_charts_are_drawn_and_described(report, rows, ood_sets, tmp_path):
+    drawn = trust_figures.draw_trust(report, {"test": rows}, ood_sets, tmp_path)
     assert [item["file"] for item in drawn] == [
         "figures/risk_coverage_test.png",
         "figures/prediction_sets_test.png",
@@ -79,11 +79,11 @@ def test_all_charts_are_drawn_and_described(report, rows, strangers, tmp_path):
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
 
 
-def test_the_same_report_gives_the_same_bytes_and_leaves_no_settings(report, rows, strangers, tmp_path):
+def test_the_same_report_gives_the_same_bytes_and_leaves_no_settings(report, rows, ood_sets, tmp_path):
     settings = dict(mpl.rcParams)
     for folder in ("a", "b"):
         with mpl.rc_context({"font.size": 10 if folder == "a" else 23, "axes.facecolor": "0.5"}):
-            trust_figures.draw_trust(report, {"test": rows}, strangers, tmp_path / folder)
+            trust_figures.draw_trust(report, {"test": rows}, ood_sets, tmp_path / folder)
     for path in sorted((tmp_path / "a" / "figures").iterdir()):
         assert path.read_bytes() == (tmp_path / "b" / "figures" / path.name).read_bytes(), path.name
     assert dict(mpl.rcParams) == settings
@@ -96,8 +96,8 @@ def test_where_trust_was_not_judged_nothing_is_drawn(rows, tmp_path):
 
 def test_a_gate_that_accepts_nothing_leaves_its_own_chart(report, rows, tmp_path):
     shut = {**TRUST, "ood": {**TRUST["ood"], "threshold": -1.0}}
-    judged = trust_section(rows, shut, {}, replicates=5)
-    drawn = trust_figures.draw_trust({"trust": shut, "trust_evaluation": judged}, {"test": rows}, {}, tmp_path)
+    evaluated = trust_section(rows, shut, {}, replicates=5)
+    drawn = trust_figures.draw_trust({"trust": shut, "trust_evaluation": evaluated}, {"test": rows}, {}, tmp_path)
     assert [item["file"] for item in drawn] == ["figures/gate_test.png"]
 
 
@@ -131,8 +131,8 @@ def test_sets_name_classes_without_a_threshold_of_their_own(report, rows):
     assert texts(figure)[1:] == written
 
 
-def test_the_gate_shows_every_set_of_strangers_in_its_own_stroke(rows, strangers):
-    figure = trust_figures.draw_gate(rows, strangers, TRUST["ood"])
+def test_the_gate_shows_every_set_of_strangers_in_its_own_stroke(rows, ood_sets):
+    figure = trust_figures.draw_gate(rows, ood_sets, TRUST["ood"])
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == [
         f"images of the split ({len(rows)})",
@@ -140,7 +140,7 @@ def test_the_gate_shows_every_set_of_strangers_in_its_own_stroke(rows, strangers
         "left out: vasc, df (25)",
         "declined beyond this line",
     ]
-    many = {f"set {number}": strangers["clothes"] for number in range(7)}
+    many = {f"set {number}": ood_sets["clothes"] for number in range(7)}
     figure = trust_figures.draw_gate(rows, many, TRUST["ood"])
     outlines = [patch for patch in figure.axes[0].patches if not patch.get_fill()]
     strokes = [(outline.get_edgecolor(), outline.get_linestyle()) for outline in outlines]
