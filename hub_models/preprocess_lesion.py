@@ -30,6 +30,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF", "HEI
 # Decoding takes about 20 bytes a pixel.
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112
+# Where Pillow finds an orientation.
+EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -157,7 +159,12 @@ def upright(image: Image.Image) -> Image.Image:
         turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     except (*BROKEN, LookupError, TypeError, ArithmeticError):
         return image
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in EXIF_KEYS:  # otherwise the next reader would turn it again
+        turned.info.pop(key, None)
+    return turned
 
 
 def deep_to_grey(image: Image.Image) -> Image.Image:

@@ -190,7 +190,7 @@ def test_similar_cases_gallery_and_map(released: Released, tmp_path: Path) -> No
     assert (tmp_path / "quality" / "report.json").is_file()
     call("trainers.similar", *given, "--build_gallery", tmp_path / "gallery")
     assert any((tmp_path / "gallery").iterdir())
-    words = ["--splits", "test", "--thumbnail", 0, "--bootstrap_replicates", 50]
+    words = ["--splits", "test", "--thumbnail", 0, "--perplexity", 5, "--bootstrap_replicates", 50]
     call("trainers.map_latent", *given, *words, "--out", tmp_path / "map")
     assert (tmp_path / "map" / "map.html").is_file()
 

@@ -116,7 +116,7 @@ def test_same_command_same_bytes(tmp_path) -> None:
 def test_command_refuses_in_one_line(tmp_path, capsys) -> None:
     for arguments, said in (
         (["--images", "40", "--out", str(tmp_path / "new")], "--images 40 gives class"),
-        (["--out", str(tmp_path)], "is a folder that is not empty"),
+        (["--out", str(tmp_path)], "is not empty: choose another --out"),
     ):
         (tmp_path / "thing").write_text("x")
         with pytest.raises(SystemExit) as stopped:

@@ -223,7 +223,8 @@ def test_the_steps_before_the_resize_are_said(report: dict[str, Any]) -> None:
         r"Before the resize \| hair removal on, lesion crop on, colour constancy on \|", render(report, FILES)
     )
     fitted["preprocessing"] = {"do_resize": True}
-    line = "hair removal off, lesion crop off, colour constancy off: none of them made Derm-X better (three seeds each;"
-    assert f"| Before the resize | {line}" in render(report, FILES)
+    card = render(report, FILES)
+    assert "| Before the resize | hair removal off, lesion crop off, colour constancy off |" in card
+    assert "Derm-X better" not in card
     report["model"] |= {"inputs": ["metadata"], "metadata_fields": ["age"]}
     assert "Before the resize" not in render(report, FILES), "it looks at no image"

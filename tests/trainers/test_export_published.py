@@ -164,7 +164,7 @@ def test_what_cannot_be_exported_is_one_line(
         (tmp_path / "ours", "derm-x", "there.pt", (), "there.pt exists"),
         (tmp_path / "ours", "derm-x", "new.pt", ("--member", "0"), "derm-x is no ensemble"),
         (tmp_path / "five", "isic-ensemble", "new.pt", ("--member", "3"), "the model has the members 0 to 2"),
-        (tmp_path / "nowhere", "derm-x", "new.pt", (), "is no model folder of this suite"),
+        (tmp_path / "nowhere", "derm-x", "new.pt", (), "is no folder"),
         (tmp_path / "theirs", "vit-lesions12", "new", (), "is no model folder of this suite"),
         (tmp_path / "ours", "resnet", "new.pt", (), "is unknown: choose one of"),
     ]

@@ -68,7 +68,10 @@ def again(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path_factory:
     splits = load_splits(str(phantom_dataset), "grouped")
     options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "predict_split", lambda *_, **__: pytest.fail("what was stored is predicted again"))
+        patch.setattr(
+            "trainers.model_folder.fit_trust.predict_split",
+            lambda *_, **__: pytest.fail("what was stored is predicted again"),
+        )
         fit_trust(str(trained), splits, out, options, ood_sets=[clothes], replicates=REPLICATES)
     return out
 

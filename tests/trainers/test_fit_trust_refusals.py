@@ -19,6 +19,7 @@ from datasets_scripts.command import run as run_command
 from trainers import fit_trust as command
 from trainers.model_folder.data import load_splits
 from trainers.model_folder.fit_trust import fit_trust
+from trainers.model_folder.folder import load
 from trainers.trust.options import TrustOptions
 
 pytestmark = [
@@ -148,9 +149,9 @@ def test_calibration_splits_that_nothing_can_be_fitted_on_are_named(
 def test_a_way_of_answering_that_the_model_lacks_is_named(
     trained: Path, phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, processor, report = command.load(str(trained))
+    model, processor, report = load(str(trained))
     model.dropout.p = 0.0
-    monkeypatch.setattr(command, "load", lambda *_: (model, processor, report))
+    monkeypatch.setattr("trainers.model_folder.fit_trust.load", lambda *_: (model, processor, report))
     splits = load_splits(str(phantom_dataset), "grouped")
     with pytest.raises(UserError, match="30 samples of a model that has 0 layers of dropout"):
         fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(inference="mc_dropout"))
@@ -175,7 +176,7 @@ def test_an_error_halfway_leaves_nothing(
     def broken(*_: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("trainers.model_folder.evaluate.describe", broken)
+    monkeypatch.setattr("trainers.model_folder.fit_trust.describe", broken)
     splits = load_splits(str(phantom_dataset), "grouped")
     with pytest.raises(OSError, match="no space left"):
         fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(detector="energy"), replicates=5)

@@ -130,7 +130,7 @@ def test_the_card_says_it_in_plain_words(explained: Path) -> None:
         assert f"]({file})" in card
         assert Image.open(explained / file).width > 900
     assert "From phantom (CC0-1.0)." in section["examples"][0]["caption"]
-    assert "| hair removal off, lesion crop off, colour constancy off: none of them made Derm-X better" in card
+    assert "| hair removal off, lesion crop off, colour constancy off |" in card
 
 
 def test_it_can_be_judged_again_from_its_table(explained: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def parse_source(text: str, trust_remote_code: bool = False) -> Source:
     Raises:
         ModelError: neither a folder nor an id.
     """
-    if Path(text).is_dir():
+    if text and Path(text).is_dir():  # the path of an empty text is the working folder
         return Source(text, None, trust_remote_code)
     location, _, revision = text.partition("@")
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", location) or ("@" in text and not revision):

@@ -233,7 +233,7 @@ def test_all_right_claims_no_certainty(predictions):
 
 def test_no_malignant_class_in_the_vocabulary(make_predictions):
     split = evaluate(make_predictions(20, labels=["nv", "acne"]), replicates=20)
-    why = "not defined: no class of this vocabulary is malignant or premalignant"
+    why = "not defined: no class is marked as malignant or premalignant"
     assert split["discrimination"]["auroc_malignant"]["why"] == why
     assert split["discrimination"]["sensitivity_malignant_at_specificity"]["0.90"]["why"] == why
 

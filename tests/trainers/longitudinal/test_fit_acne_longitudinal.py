@@ -306,7 +306,7 @@ def test_a_slip_of_the_pen_is_warned_of(
         (["--relevant", "inf"], "--relevant inf"),
         (["--data", "nowhere.csv"], "'nowhere.csv' cannot be read"),
         (["--out", "full"], "the output folder 'full' is not empty: choose another --out"),
-        (["--out", "s.csv"], "the output folder 's.csv' is not empty"),
+        (["--out", "s.csv"], "'s.csv' is a file, not a folder: choose another --out"),
     ],
 )
 def test_options_that_cannot_be_meant(

@@ -98,7 +98,7 @@ def test_what_cannot_be_is_one_line(
 def test_a_folder_in_use_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kept").write_text("mine")
     with pytest.raises(UserError, match="is not empty: choose another --out"):
-        call(monkeypatch, "--dataset", "nowhere", "--model", "nowhere", "--out", tmp_path)
+        call(monkeypatch, "--dataset", "org/nowhere", "--model", "org/nowhere", "--out", tmp_path)
 
 
 def test_a_dataset_of_other_labels(
