@@ -22,12 +22,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hub_models.trust_lesion import PriorError
 from model_cards.verify import verify_folder
-from trainers import fit_trust as command
 from trainers.evaluation.decisions import decisions
 from trainers.import_published import import_published
 from trainers.metrics.predictions import NO_LABEL, read_predictions
 from trainers.model_folder.data import LesionImages, collate, load_splits
-from trainers.model_folder.fit_trust import fit_trust, still_said, stored_predictions
+from trainers.model_folder.fit_trust import about, fit_trust, still_said, stored_predictions
 from trainers.model_folder.rebuild import rebuild
 from trainers.model_folder.trust import predict_left_out
 from trainers.published import find_system
@@ -202,7 +201,7 @@ def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
     [answer] = model.predict(pixel_values=images[3]["pixel_values"][None])
     assert list(answer) == KEYS
     # Fitted once more on the same data it is still an import of which no training is known.
-    second = command.about(report, splits, report["provenance"]["dataset"], 0)
+    second = about(report, splits, report["provenance"]["dataset"], 0)
     assert "trained_on" not in second
     assert second["leak_audit"] == report["leak_audit"]
 
@@ -258,7 +257,7 @@ def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
     assert "unknown" in report["leak_audit"]
     # Back on the dataset it was trained on, its leaks are known again.
     splits = load_splits(str(phantom_dataset), "grouped")
-    home = command.about(report, splits, before["provenance"]["dataset"], 0)
+    home = about(report, splits, before["provenance"]["dataset"], 0)
     assert home["leak_audit"] == before["leak_audit"]
     assert "trained_on" not in home
 

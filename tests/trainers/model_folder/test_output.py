@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from datasets_scripts.command import UserError
-from trainers import rebuild as rebuilding
+from trainers.model_folder import rebuild as rebuilding
 from trainers.model_folder.output import beside, check_empty, check_writable, locked, written_whole
 
 
