@@ -270,7 +270,11 @@ class LesionImageProcessor(PilBackend):
         """Open paths as they are (transformers' own loader would clip 16-bit images), let grey arrays (H, W) pass."""
         images = image_url_or_urls
         if isinstance(images, (list, tuple)):
-            return [self.fetch_images(image) for image in images]
+            # One flat list: transformers looks at the first item alone to tell images from batches.
+            flat: list[Any] = []
+            for found in map(self.fetch_images, images):
+                flat.extend(found if isinstance(found, list) or getattr(found, "ndim", 0) == 4 else [found])
+            return flat
         if isinstance(images, os.PathLike) or (isinstance(images, str) and not images.startswith(REMOTE)):
             return open_image(images)
         if getattr(images, "ndim", 0) == 2:
@@ -320,6 +324,10 @@ def single_image(image: Any, where: str) -> Any:
     Raises:
         ImageCountError: it is none or several.
     """
+    if isinstance(image, (bytes, bytearray)) or (hasattr(image, "read") and isinstance(image, Iterable)):
+        raise ImageCountError(
+            f"{where} is the content of a file ({type(image).__name__}); give its path, or open it with PIL.Image.open."
+        )
     dimensions = getattr(image, "ndim", None)
     if dimensions is None:
         if isinstance(image, (str, os.PathLike)) or not isinstance(image, Iterable):

@@ -114,7 +114,8 @@ def parts_of(inputs: Any) -> Iterable[Any] | None:
         if images is None or (getattr(image, "ndim", 0) == 4 and len(image) == 1):
             return None  # one image
         images = list(flattened(images))
-        many = {key: value for key, value in inputs.items() if key != IMAGE and isinstance(value, (list, tuple))}
+        # Lists, arrays and columns of tables alike.
+        many = {key: list(value) for key, value in inputs.items() if key != IMAGE and is_several(value)}
         for key, value in many.items():
             if len(value) != len(images):
                 raise RecordError(f"a record has {len(images)} images and {len(value)} values of {key}; give as many.")
@@ -122,13 +123,20 @@ def parts_of(inputs: Any) -> Iterable[Any] | None:
             {**inputs, IMAGE: image, **{key: value[number] for key, value in many.items()}}
             for number, image in enumerate(images)
         ]
-    if isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable):
+    if isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable) or hasattr(inputs, "read"):
         return None
+    if hasattr(inputs, "columns") and hasattr(inputs, "to_dict"):  # a table of pandas: a record a row
+        return inputs.to_dict("records")
     dimensions = getattr(inputs, "ndim", None)
     if dimensions is None or dimensions > 3:
         return inputs
-    names = dimensions == 1 and getattr(getattr(inputs, "dtype", None), "kind", "") in "OTU"
+    names = dimensions > 0 and getattr(getattr(inputs, "dtype", None), "kind", "-") in "OTU"
     return inputs if names else None
+
+
+def is_several(value: Any) -> bool:
+    """Whether a value of a record is a list of values, an array or a column of a table."""
+    return isinstance(value, Sized) and isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
 
 
 def flattened(parts: Iterable[Any]) -> Iterator[Any]:

@@ -71,6 +71,14 @@ def test_lists_of_any_sizes_make_a_batch(number: int) -> None:
         assert np.array_equal(row, pixels(image)[0])
 
 
+def test_a_list_of_images_and_batches_is_one_batch() -> None:
+    batch = np.stack([np.asarray(picture(seed)) for seed in range(3)])
+    one_by_one = LesionImageProcessor(size=32)(list(batch), return_tensors="pt")["pixel_values"]
+    for mixed in ([batch[:2], batch[2]], [batch[0], batch[1:]], [[batch[0]], (batch[1], batch[2])]):
+        found = LesionImageProcessor(size=32)(mixed, return_tensors="pt")["pixel_values"]
+        assert torch.equal(found, one_by_one)
+
+
 def test_every_form_of_the_same_picture_gives_the_same_pixels(tmp_path: Path) -> None:
     image = picture(1)
     array = np.asarray(image)

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from lesion_shipping_tester import picture
@@ -138,6 +139,10 @@ def several(folder: Path) -> dict[str, Any]:
         "list of arrays (1, H, W, C)": list(arrays[:, None]),
         "array of paths": np.array([str(path) for path in paths]),
         "tuple of paths": tuple(paths),
+        "array (1, N) of paths": np.array([[str(path) for path in paths]], dtype=object),
+        "column of a table": pandas.Series(images),
+        "table": pandas.DataFrame({"image": [str(path) for path in paths], "age": [None] * 3}),
+        "record of columns": {"image": pandas.Series(images), "age": np.full(3, np.nan)},
         "tuple of records": tuple({"image": image} for image in images),
         "values of a dictionary": dict(enumerate(images)).values(),
         "generator": (image for image in images),
@@ -226,6 +231,14 @@ def test_several_images_in_one_item_of_a_dataset_or_a_record_of_the_processor_ar
         for several_images in ([one, two], (one, two), both, both[None], iter([one, two])):
             with pytest.raises(ImageCountError, match="record 0"):
                 pipe.image_processor([{"image": several_images}], return_tensors="pt")
+
+
+def test_the_content_of_a_file_is_refused_as_such(image_only: LesionClassificationPipeline, tmp_path: Path) -> None:
+    picture(0).save(tmp_path / "0.png")
+    with pytest.raises(ImageCountError, match="content of a file"):
+        image_only((tmp_path / "0.png").read_bytes())
+    with (tmp_path / "0.png").open("rb") as file, pytest.raises(ImageCountError, match="content of a file"):
+        image_only(file)
 
 
 def test_a_metadata_only_model_needs_no_picture(metadata_only: LesionClassificationPipeline) -> None:
