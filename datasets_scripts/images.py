@@ -59,6 +59,8 @@ _BROKEN = (
 )
 
 
+# The major brands of still images in ISO/IEC 23008-12 and of AVIF.
+_HEIF_BRANDS = (b"avif", b"avis", b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
 # Pillow's own bound is higher than MOST_PIXELS, whose error says more.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -114,7 +116,7 @@ def _format(head: bytes) -> str | None:
         return "GIF"
     if head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or head[:4] == b"\xff\x4f\xff\x51":
         return "JPEG2000"
-    if head[4:8] == b"ftyp" and head[8:12] in (b"avif", b"avis", b"heic", b"heix", b"mif1"):
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         return "AVIF" if head[8:11] == b"avi" else "HEIF"
     # Two letters are a weak sign: the reserved zeros and the size of the next header tell a bitmap from a text.
     if head[:2] == b"BM" and head[6:10] == b"\0\0\0\0" and head[14:15] in _BMP_HEADERS:
