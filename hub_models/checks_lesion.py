@@ -18,6 +18,8 @@ MOST_PARAMETERS = 1_000_000_000
 LARGEST_BUFFER = 100_000_000
 # A whole number of JSON may be too large for a float.
 LARGEST_NUMBER = 1e300
+# Types that weights are stored in.
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
@@ -31,6 +33,11 @@ def is_number(value: Any) -> bool:
 def is_whole(value: Any, least: int, most: int) -> bool:
     """Whether a value is a whole number in [least, most]; true and false are none."""
     return not isinstance(value, bool) and isinstance(value, int) and least <= value <= most
+
+
+def is_dtype(value: Any) -> bool:
+    """Whether a value is a floating type of torch, by its name or itself, or None (as the weights are stored)."""
+    return value is None or str(value).removeprefix("torch.") in DTYPES
 
 
 def brief(value: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .checks_lesion import LARGEST_IMAGE, brief, is_number, is_whole
+from .checks_lesion import DTYPES, LARGEST_IMAGE, brief, is_dtype, is_number, is_whole
 
 BLOCKS = ("residual", "plain")
 BOTTLENECKS = ("linear", "map")
@@ -78,6 +78,14 @@ class AutoencoderLesionConfig(PreTrainedConfig):
     image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # transformers ends in an error that does not name them.
+        for name, dtype in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
+            if not is_dtype(dtype):
+                raise AutoencoderConfigError(
+                    f"{name} is {brief(dtype)}; give one of {', '.join(DTYPES)}, or leave it out."
+                )
+        if not isinstance(self.id2label, (dict, type(None))):
+            raise AutoencoderConfigError(f"id2label is {brief(self.id2label)}; leave it out: an autoencoder has none.")
         super().__post_init__(**kwargs)
         if self.decoder_channels is None and _are_widths(self.encoder_channels):
             self.decoder_channels = list(self.encoder_channels[-2::-1])

@@ -18,11 +18,22 @@ from typing import Any, NoReturn
 
 from transformers import PreTrainedConfig
 
-from .checks_lesion import LARGEST_BUFFER, LARGEST_IMAGE, MOST_CLASSES, brief, is_number, is_whole
+from .checks_lesion import (
+    DTYPES,
+    LARGEST_BUFFER,
+    LARGEST_IMAGE,
+    MOST_CLASSES,
+    brief,
+    is_dtype,
+    is_number,
+    is_whole,
+)
 
 LABEL_GROUPS = ("benign", "premalignant", "malignant")
 # What sets the labels in ``from_pretrained``.
 LABEL_KEYS = ("num_labels", "id2label", "label2id")
+# What is stored about the classes, and holds for no others.
+ABOUT_CLASSES = ("label_names", "label_groups", "trust")
 SMALLEST_IMAGE = 32
 # A name in timm's registry, perhaps with the tag of its weights. `hf-hub:`, `local-dir:` and paths are none: timm would
 # open a folder, or download from another repository, for whoever wrote the config.
@@ -139,6 +150,10 @@ class LesionConfig(PreTrainedConfig):
         classes = kwargs.get("num_labels")
         if classes is not None and not is_whole(classes, 2, MOST_CLASSES):
             raise LesionConfigError(f"num_labels is {brief(classes)}; give a whole number from 2 to {MOST_CLASSES}.")
+        # transformers takes any text for a name of torch, and ends in an error that does not name it.
+        for name, dtype in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
+            if not is_dtype(dtype):
+                raise LesionConfigError(f"{name} is {brief(dtype)}; give one of {', '.join(DTYPES)}, or leave it out.")
         for name in LOADER_KEYS:
             if kwargs.get(name) is not None:
                 raise LesionConfigError(f"{name} is {brief(kwargs[name])}; leave it out: a lesion classifier has none.")
@@ -170,16 +185,25 @@ class LesionConfig(PreTrainedConfig):
             config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_KEYS}
             config_dict["id2label"] = labels
             if labels != stored:
-                about = ("label_names", "label_groups", "trust")
-                dropped = [name for name in about if config_dict.pop(name, None) and name not in kwargs]
-                if dropped:
-                    warnings.warn(
-                        f"the labels {', '.join(map(str, stored.values()))} were replaced by "
-                        f"{', '.join(map(str, labels.values()))}: {', '.join(dropped)} of the old labels were dropped. "
-                        "Train the head, then fit trust with `python -m trainers.fit_trust`.",
-                        stacklevel=2,
-                    )
+                dropped = [name for name in ABOUT_CLASSES if config_dict.pop(name, None) and name not in kwargs]
+                _warn_of_dropped(stored, labels, dropped)
         return super().from_dict(config_dict, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a value; other labels (``id2label``, ``num_labels``) drop, with a warning, what is stored of the old."""
+        before = self.__dict__.get("id2label")
+        super().__setattr__(name, value)
+        after = self.__dict__.get("id2label")
+        if name not in ("id2label", "num_labels") or not isinstance(before, dict) or not isinstance(after, dict):
+            return
+        if _by_index(before) == _by_index(after):
+            return
+        # What was set for the new labels before them stays.
+        names = set(map(str, after.values()))
+        dropped = [key for key in ABOUT_CLASSES if (stored := self.__dict__.get(key)) and set(stored) != names]
+        for key in dropped:
+            super().__setattr__(key, {})
+        _warn_of_dropped(before, after, dropped)
 
     def check(self) -> None:
         """Check every value; called on construction, by the model's constructor and before saving.
@@ -352,6 +376,16 @@ class LesionConfig(PreTrainedConfig):
             self._refuse(section, name, given, f"{wanted}{limit}")
 
 
+def _warn_of_dropped(before: Mapping[Any, Any], after: Mapping[Any, Any], dropped: list[str]) -> None:
+    if dropped:
+        warnings.warn(
+            f"the labels {', '.join(map(str, before.values()))} were replaced by "
+            f"{', '.join(map(str, after.values()))}: {', '.join(dropped)} of the old labels were dropped. "
+            "Train the head, then fit trust with `python -m trainers.fit_trust`.",
+            stacklevel=3,
+        )
+
+
 def _by_index(id2label: Any) -> Any:
     """Class index -> name with whole numbers for indices that are text, as in JSON; in their order.
 
@@ -360,7 +394,7 @@ def _by_index(id2label: Any) -> Any:
     try:
         rows = sorted((int(key) if isinstance(key, str) else key, key) for key in id2label)
         return {index: id2label[key] for index, key in rows}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, LookupError):
         return id2label
 
 

@@ -342,9 +342,31 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
     def test_random_start_is_said(self) -> None:
         assert self.model_class.from_backbone(self.config()).config.initialised_from == "random"
 
+    def test_other_labels_of_a_loaded_config_drop_names_groups_and_trust(self, tmp_path: Path) -> None:
+        model = fitted(self.model())
+        model.save_pretrained(tmp_path)
+        for name, value in {"num_labels": 3, "id2label": {0: "x", 1: "y", 2: "z"}}.items():
+            config = AutoConfig.from_pretrained(tmp_path)
+            with pytest.warns(UserWarning, match="label_names, label_groups, trust of the old labels were dropped"):
+                setattr(config, name, value)
+            again = AutoModelForImageClassification.from_pretrained(
+                tmp_path, config=config, ignore_mismatched_sizes=True
+            ).eval()
+            assert (again.config.label_names, again.config.label_groups, again.config.trust) == ({}, {}, {})
+            with torch.no_grad():
+                assert again(**self.inputs(2)).logits.shape == (2, 3)
+
+    def test_the_same_labels_set_again_drop_nothing(self) -> None:
+        config = fitted(self.model()).config
+        before = config.to_dict()
+        config.num_labels = len(LABELS)
+        config.id2label = {str(index): label for index, label in enumerate(LABELS)}
+        config.check()
+        assert config.to_dict() == before
+
     def test_inconsistent_config_is_refused_by_the_model(self) -> None:
         config = self.config()
-        config.num_labels = 3
+        config.label_names = {"x": "X"}
         with pytest.raises(LesionConfigError, match="label_names does not fit"):
             self.model_class(config)
 

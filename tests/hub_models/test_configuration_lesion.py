@@ -70,6 +70,10 @@ def test_file_holds_everything_and_loads_again(tmp_path: Path) -> None:
         ),
         ({"id2label": LABELS, "label_groups": {"mel": "malignant", "nv": "harmless"}}, "label_groups.*'harmless'"),
         ({"label_names": ["mel"]}, "label_names is"),
+        ({"id2label": [1]}, r"id2label is \[1\]"),
+        ({"dtype": "x"}, "dtype is 'x'"),
+        ({"dtype": [1]}, r"dtype is \[1\]"),
+        ({"torch_dtype": 5}, "torch_dtype is 5"),
         ({"image_size": 31}, "image_size is 31"),
         ({"image_size": 224.0}, "image_size is 224.0"),
         ({"image_size": True}, "image_size is True"),
@@ -97,3 +101,11 @@ def test_a_value_spoilt_after_construction_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(LesionConfigError, match=r"-1\.0"):
         config.save_pretrained(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_names_set_before_their_labels_stay() -> None:
+    config = MobileNetLesionConfig(id2label=LABELS, label_names={"mel": "melanoma", "nv": "naevus"})
+    config.label_names = {"x": "X", "y": "Y"}
+    config.id2label = {0: "x", 1: "y"}
+    config.check()
+    assert config.label_names == {"x": "X", "y": "Y"}
