@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,6 +50,10 @@ RUNTIME_ERRORS = {
     "unable to open shared memory object": "out of shared memory: use fewer workers (--dataloader_num_workers)",
     "unable to write to file </torch_": "out of shared memory: use fewer workers (--dataloader_num_workers)",
 }
+
+
+# The packages whose warnings are written for whoever runs a command.
+OURS = ("datasets_scripts", "hub_models", "model_cards", "trainers")
 
 
 class UserError(ValueError):
@@ -154,7 +159,7 @@ def run(main: Callable[[], object]) -> None:
     Hub unreachable), no memory, a file that cannot be read, also where a library wraps it. 130 for Ctrl-C. Every other
     exception is a fault of ours and keeps its traceback.
     """
-    with _interruptible() as interrupted:
+    with _interruptible() as interrupted, _short_warnings():
         try:
             main()
             sys.stdout.flush()  # a full disk must not wait for the interpreter's end, where nobody can report it
@@ -167,6 +172,24 @@ def run(main: Callable[[], object]) -> None:
             if message is None:
                 raise
             _leave(2, message)
+
+
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """While the block runs, warnings of the suite's own classes are one line, without the line of code."""
+    usual = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if category.__module__.partition(".")[0] in OURS:
+            warn([" ".join(str(message).split())])
+        else:
+            usual(message, category, *rest, **more)
+
+    warnings.showwarning = show
+    try:
+        yield
+    finally:
+        warnings.showwarning = usual
 
 
 def from_outside(error: BaseException) -> str | None:

@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import datasets_scripts.command
 from datasets_scripts.command import OneLineParser, UserError, did_you_mean, run
 
 Captured = pytest.CaptureFixture[str]
@@ -36,11 +36,6 @@ def line_of(error: BaseException, capsys: Captured, code: int = 2) -> str:
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     return lines[0]
-
-
-def test_there_is_one_user_error() -> None:
-    assert datasets_scripts.command.UserError is datasets_scripts.command.UserError is UserError
-    assert datasets_scripts.command.run_command is datasets_scripts.command.run is run
 
 
 def test_a_user_error_is_one_line(capsys: Captured) -> None:
@@ -199,3 +194,25 @@ def test_abbreviations_and_values_pass() -> None:
 
 def test_nothing_is_suggested_where_nothing_is_similar() -> None:
     assert did_you_mean("--zzz", ["--model"]) == ""
+
+
+def test_a_warning_of_the_suite_is_one_line_and_others_are_left(
+    capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = type("OursWarning", (UserWarning,), {"__module__": "trainers.trust.fit"})
+    others: list[str] = []
+
+    def usual(message: Warning | str, *rest: Any, **more: Any) -> None:
+        others.append(str(message))
+
+    def main() -> None:
+        warnings.warn("the gate:\n16 images", ours, stacklevel=1)
+        warnings.warn("of a library", RuntimeWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        monkeypatch.setattr(warnings, "showwarning", usual)
+        run(main)
+        assert warnings.showwarning is usual
+    assert capsys.readouterr().err == "warning: the gate: 16 images\n"
+    assert others == ["of a library"]
