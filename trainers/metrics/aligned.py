@@ -34,8 +34,8 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
     first_name, first = named[0]
     ids = [_ids(name, predictions) for name, predictions in named]
     common = [image for image in ids[0] if all(image in other for other in ids[1:])]
-    for (name, _), other in zip(named, ids, strict=True):
-        if not common and other:
+    for (name, _), other in zip(named[1:], ids[1:], strict=True):
+        if other and ids[0] and not set(other) & set(ids[0]):
             raise AlignmentError(
                 f"{name} and {first_name} have no image in common: give predictions of one dataset and split"
             )
@@ -45,8 +45,13 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
                 f"{name} is of other images than {first_name}: {len(ids[0]) - only[0]} shared, {only[0]} only in "
                 f"{first_name}, {only[1]} only in {name}: add --shared to compare on the shared ones"
             )
+    for (name, _), rows in zip(named, ids, strict=True):
+        if not rows:
+            raise AlignmentError(f"{name} holds no image: give the predictions of a split that has some")
     if not common:
-        raise AlignmentError(f"{first_name} holds no image: give the predictions of a split that has some")
+        raise AlignmentError(
+            f"{', '.join(name for name, _ in named)} have no image in common: give predictions of one dataset and split"
+        )
     found = []
     for (name, predictions), rows in zip(named, ids, strict=True):
         chosen = predictions.select(np.array([rows[image] for image in common]))

@@ -77,3 +77,14 @@ def test_groups_that_differ_are_merged():
     assert merged[0] == merged[1] == merged[2]
     assert len({merged[0], merged[3], merged[4]}) == 3
     assert merged_groups([one, one.copy()]).tolist() == one.tolist()
+
+
+def test_the_one_without_a_common_image_is_named(three):
+    other = replace(three, image_id=np.array(["j1", "j2", "j3"], dtype=object))
+    with pytest.raises(AlignmentError, match=r"^b and a have no image in common"):
+        align([("a", three), ("b", other)])
+    with pytest.raises(AlignmentError, match=r"^b holds no image"):
+        align([("a", three), ("b", other.select(np.array([], dtype=int)))], shared=True)
+    left, right = three.select(np.array([0])), three.select(np.array([1]))
+    with pytest.raises(AlignmentError, match=r"^a, b, c have no image in common"):
+        align([("a", three), ("b", left), ("c", right)], shared=True)
