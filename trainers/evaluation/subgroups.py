@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from datasets_scripts.sources import tables
+
 UNKNOWN = "unknown"
 AGE_BANDS = (("0-29", 0.0, 30.0), ("30-44", 30.0, 45.0), ("45-59", 45.0, 60.0), ("60-74", 60.0, 75.0))
 AGE_OPEN = ("75+", 75.0)
@@ -26,9 +28,8 @@ def age_bands(age: np.ndarray) -> np.ndarray:
 
 
 def sexes(sex: np.ndarray) -> np.ndarray:
-    """Any case of female and male -> those; everything else -> unknown: (N,) -> (N,) str."""
-    lowered = [str(value).strip().lower() for value in sex]
-    return np.array([value if value in SEX_VALUES else UNKNOWN for value in lowered], dtype=object)
+    """Any case of female, f, male and m -> female and male; everything else -> unknown: (N,) -> (N,) str."""
+    return np.array([tables.sex(str(value).strip()) for value in sex], dtype=object)
 
 
 def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:

@@ -30,6 +30,15 @@ def test_age_bands(age, band):
     assert subgroups.age_bands(np.array([age])).tolist() == [band]
 
 
+def test_sexes_as_the_builders_read_them():
+    assert subgroups.sexes(np.array(["m", "F ", "M", "x"], dtype=object)).tolist() == [
+        "male",
+        "female",
+        "male",
+        "unknown",
+    ]
+
+
 def test_sexes():
     assert subgroups.sexes(np.array(["Female", " male", "", None, "n/a", "unknown"], dtype=object)).tolist() == [
         "female",
