@@ -32,6 +32,8 @@ from model_cards.card import read_report
 from model_cards.manifest import write_manifest, write_text
 from model_cards.verify import verify_folder
 from trainers.model_folder.output import beside, check_empty, locked, put_in_place
+from trainers.training.arguments import EnsembleArguments, LesionArguments
+from trainers.training.command_line import quick_parser
 
 if TYPE_CHECKING:
     from trainers.evaluation.pooling import Fold
@@ -336,15 +338,23 @@ def make_plan(argv: list[str]) -> Plan:
         help="what starts the script, e.g. 'accelerate launch --num_processes 2' (default: this Python, one process)",
     )
     known, options = parser.parse_known_args(argv)
+    script = find_script(known.script)
     for word in options:
         if word.split("=")[0] in OURS:
             raise UserError(f"{word.split('=')[0]} is set for each fold: leave it out")
+    if script.resolve().parent == HERE:  # of any other script only itself knows its options
+        kind = EnsembleArguments if script.name == "train_ensemble.py" else LesionArguments
+        theirs = quick_parser("", kind)
+        for action in parser._actions:
+            if not set(action.option_strings) & set(theirs._option_string_actions) and action.option_strings:
+                theirs.add_argument(*action.option_strings, dest=action.dest)
+        theirs.refuse_unknown(options)
     if known.folds < 2:
         raise UserError(f"--folds {known.folds}: give 2 or more, as many as the dataset has configs fold0, fold1, ...")
     if known.bootstrap_replicates < 1:
         raise UserError(f"--bootstrap_replicates {known.bootstrap_replicates}: give at least 1")
     return Plan(
-        script=find_script(known.script),
+        script=script,
         options=[*options, "--bootstrap_replicates", str(known.bootstrap_replicates)],
         out=known.output_dir,
         folds=known.folds,

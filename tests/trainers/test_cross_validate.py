@@ -336,3 +336,18 @@ def test_a_script_is_found_by_path_or_name(repo_root: Path) -> None:
         *("--recipe", "demo", "--seed", "3", "--bootstrap_replicates", "1000"),
         *("--config_name", "fold2", "--output_dir", "cv.partial/fold2"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"), [("--fold", "--folds"), ("--launcer", "--launcher"), ("--learing_rate", "--learning_rate")]
+)
+def test_a_misspelt_option_is_refused_before_any_fold(
+    word: str, meant: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        make_plan(["mobilenet", "--output_dir", str(tmp_path / "cv"), word, "3"])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{word}: did you mean {meant}?" in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
