@@ -25,8 +25,8 @@ from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser, UserError, run
-from trainers.model_folder.output import check_empty
+from datasets_scripts.command import OneLineParser, UserError, run, shown_path
+from trainers.model_folder.output import beside, check_empty
 from trainers.training.arguments import (
     LesionArguments,
     as_typed,
@@ -70,9 +70,23 @@ def start(recipe: str, options_class: type[LesionArguments], runner: str, **more
 
     def main() -> None:
         check(sys.argv[1:], recipe, options_class)
-        importlib.import_module(runner).main(recipe, **more)
+        try:
+            importlib.import_module(runner).main(recipe, **more)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(how_to_resume(sys.argv[1:], recipe, options_class)) from None
 
     run(main)
+
+
+def how_to_resume(argv: list[str], recipe: str, options_class: type[LesionArguments]) -> str:
+    """What to do after Ctrl-C: the same command, with ``--resume_from_checkpoint`` where there is a checkpoint."""
+    parser = quick_parser(recipe, options_class)
+    parser.set_defaults(**load_recipe(chosen_recipe(argv, recipe), {action.dest for action in parser._actions}))
+    out = Path(parser.parse_args(argv).output_dir)
+    for partial in (beside(out), *sorted(out.with_name(f"{out.name}.members").glob("*.partial"))):
+        if any((partial / "checkpoints").glob("checkpoint-*/complete")):  # COMPLETE_FILE of a module that imports torch
+            return f"add --resume_from_checkpoint true to the same command to go on from {shown_path(partial)}"
+    return "run the same command again"
 
 
 def check(argv: list[str], recipe: str, options_class: type[LesionArguments]) -> None:

@@ -17,7 +17,8 @@ from trainers.model_folder import evaluate as evaluating
 from trainers.model_folder import perturbations as shifted
 from trainers.training import arguments
 from trainers.training.arguments import EnsembleArguments, LesionArguments
-from trainers.training.command_line import check, quick_parser
+from trainers.training.command_line import check, how_to_resume, quick_parser
+from trainers.training.trainer import COMPLETE_FILE
 from trainers.training.training_arguments import LesionTrainingArguments, OneLineHfParser
 
 CLASSES = [LesionArguments, EnsembleArguments, AutoencoderArguments]
@@ -144,3 +145,18 @@ def test_help_of_every_script_imports_nothing_slow(repo_root: Path) -> None:
         [sys.executable, "-c", code, *SCRIPTS], cwd=repo_root, env=env, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["--output_dir", str(tmp_path / "out"), "--recipe", "demo"]
+    assert how_to_resume(words, "mobilenet", LesionArguments) == "run the same command again"
+    checkpoint = tmp_path / "out.partial" / "checkpoints" / "checkpoint-12"
+    checkpoint.mkdir(parents=True)
+    assert "resume" not in how_to_resume(words, "mobilenet", LesionArguments)  # killed while it was written
+    (checkpoint / COMPLETE_FILE).touch()
+    assert "--resume_from_checkpoint true" in how_to_resume(words, "mobilenet", LesionArguments)
+    ensemble = tmp_path / "ens.members" / "member_0.partial" / "checkpoints" / "checkpoint-3"
+    ensemble.mkdir(parents=True)
+    (ensemble / COMPLETE_FILE).touch()
+    words[1] = str(tmp_path / "ens")
+    assert "--resume_from_checkpoint true" in how_to_resume(words, "ensemble", EnsembleArguments)
