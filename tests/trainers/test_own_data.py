@@ -22,7 +22,7 @@ from trainers.model_folder.data import SPLITS, Splits, load_splits
 from trainers.model_folder.finish import print_finished
 from trainers.model_folder.fit_trust import fit_trust
 from trainers.training.arguments import parse
-from trainers.training.train import run, settle_identity
+from trainers.training.train import build_model, run, settle_identity
 from trainers.trust.options import TrustOptions
 
 DRAWN_AS = {"keratosis": "bkl", "mole": "nv", "suspicious": "mel"}
@@ -244,6 +244,89 @@ def test_missing_ids_are_never_one_id(rows: datasets.Dataset) -> None:
         assert len(set(splits.column("train", name))) == 4
     nothing = rows.select(range(2)).add_column("sex", [None, "male"])
     assert Splits({"train": nothing}, [], "d", "c").column("train", "sex").tolist() == ["unknown", "male"]
+
+
+# ------------------------------------------------------------- labels as text, groups of the classes
+
+
+def with_table(flat: Path, folder: Path, lines: list[str]) -> Path:
+    """A folder of images with a ``metadata.csv`` that names their classes."""
+    folder.mkdir()
+    for label in DRAWN_AS:
+        for path in (flat / label).glob("*.jpg"):
+            (folder / f"{label}_{path.name}").write_bytes(path.read_bytes())
+    (folder / "metadata.csv").write_text("\n".join(["file_name,label,patient_id,sex", *lines]) + "\n")
+    return folder
+
+
+def lines_of(flat: Path) -> list[str]:
+    files = [(label, path.name) for label in DRAWN_AS for path in sorted((flat / label).glob("*.jpg"))]
+    return [f"{label}_{name},{label},p{row // 2},{'m' if row else '?!'}" for row, (label, name) in enumerate(files)]
+
+
+def test_labels_of_a_metadata_file_are_the_classes(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = with_table(flat, tmp_path / "mine", lines_of(flat))
+    splits = load_splits(str(folder), "grouped")
+    assert splits.labels == sorted(DRAWN_AS)
+    assert splits.ids["column"] == "patient_id"
+    for split, rows in splits.splits.items():
+        files = [str(name) for name in splits.column(split, "image_id")]
+        assert [splits.labels[label] for label in rows["label"]] == [name.partition("_")[0] for name in files]
+    said = capsys.readouterr().err
+    assert "its 3 values are the classes" in said
+    assert "1 values of sex are neither female nor male" in said
+
+
+def test_an_image_without_a_class_in_the_metadata_file_is_counted(flat: Path, tmp_path: Path) -> None:
+    lines = lines_of(flat)
+    for row in (0, 5):
+        file, _, *rest = lines[row].split(",")
+        lines[row] = ",".join([file, "", *rest])
+    with pytest.raises(UserError, match=r"the train split .* 2 of 120 images without a label"):
+        load_splits(str(with_table(flat, tmp_path / "mine", lines)), "grouped")
+
+
+def test_a_class_that_train_has_not_is_named(rows: datasets.Dataset, tmp_path: Path) -> None:
+    def named(first: str) -> datasets.Dataset:
+        names = [first, *(list(DRAWN_AS)[label] for label in rows["label"][1:])]
+        return rows.remove_columns("label").add_column("label", names)
+
+    folder = parquet(tmp_path / "d", train=named("mole"), test=named("molle"))
+    with pytest.raises(UserError, match=r"the test split .* has the class 'molle'"):
+        load_splits(str(folder), "grouped")
+
+
+def build(given: str) -> Any:
+    """The model for three classes of one's own."""
+    words = [word for name, value in TINY.items() for word in (f"--{name}", value)]
+    options, _, _ = parse(["--dataset", "d", "--output_dir", "o", "--model_config", given, *words], "mobilenet_cpu")
+    return build_model(options, Splits({}, list(DRAWN_AS), "d", "default"), MobileNetForLesionClassification)[0]
+
+
+def test_groups_and_names_of_ones_own_classes_can_be_stated() -> None:
+    groups = {"suspicious": "malignant", "mole": "benign", "keratosis": "benign"}
+    given = {"label_groups": groups, "label_names": {"mole": "Leberfleck"}}
+    config = build(json.dumps(given)).config
+    assert config.label_groups == given["label_groups"]
+    assert config.label_names == {"keratosis": "keratosis", "mole": "Leberfleck", "suspicious": "suspicious"}
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"label_groups": ["malignant"]}, r"label_groups \['malignant'\]"),
+        ({"label_groups": {"suspicious": 1}}, "label_groups"),
+        ({"label_groups": {"suspicous": "malignant"}}, "suspicous"),
+        ({"label_names": None}, "label_names None"),
+        ({"trust": {}}, "trust"),
+        ({"backbone": 5}, "5"),
+    ],
+)
+def test_a_wrong_model_config_is_named(given: Any, named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        build(json.dumps(given))
 
 
 # --------------------------------------------------------------------------------- refusals

@@ -27,6 +27,7 @@ from torchvision.transforms import v2
 
 from datasets_scripts.command import UserError, what_bytes_are, what_file_is
 from datasets_scripts.images import known_formats
+from datasets_scripts.sources.tables import sex_warnings
 from datasets_scripts.taxonomy import class_order
 from hub_models.image_processing_lesion import PREPARED
 from trainers.model_folder.missing_splits import (
@@ -37,6 +38,7 @@ from trainers.model_folder.missing_splits import (
     no_id,
     usual_name,
     with_all_splits,
+    with_class_labels,
     with_ids,
 )
 
@@ -161,13 +163,17 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
                 "their own for each class are read with both"
             )
     if not isinstance(features["label"], datasets.ClassLabel):
-        raise UserError(
-            f"column 'label' of {dataset!r} is {features['label']}: make it a ClassLabel of the class names"
-        )
+        tables = with_class_labels(tables, dataset)
+        features = tables["train"].features
+        note(f"column 'label' of {dataset!r} is text: its {features['label'].num_classes} values are the classes")
     check_labelled(tables, dataset)
     undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in tables.items()}
     named, ids = with_ids(undecoded, Path(dataset).resolve() if local else None)
     whole, made = with_all_splits(named, ids, config_name, dataset)
+    for rows in tables.values():
+        if "sex" in rows.column_names:
+            for warning in sex_warnings(str(value or "").strip() for value in rows.with_format(None)["sex"][:]):
+                note(warning)
     ordered = {name: whole[name] for name in (*SPLITS, *sorted(set(whole) - set(SPLITS))) if name in whole}
     name = Path(dataset).resolve().name if local else dataset
     splits = Splits(ordered, list(features["label"].names), name, config_name, ids=ids, made=made)

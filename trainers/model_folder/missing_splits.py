@@ -8,6 +8,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasets_scripts.command import UserError
@@ -43,6 +44,32 @@ def check_labelled(tables: Mapping[str, datasets.Dataset], dataset: str) -> None
                 f"the {split} split of {dataset!r} has {without} of {len(rows)} images without a label (-1 or null): "
                 f"label them, or leave {'that split' if without == len(rows) else 'them'} out of the dataset"
             )
+
+
+def with_class_labels(tables: Mapping[str, datasets.Dataset], dataset: str) -> dict[str, datasets.Dataset]:
+    """The same splits; a label of class names, as in a ``metadata.csv``, becomes a ``ClassLabel`` of them, sorted.
+
+    Raises:
+        UserError: the label is no text; another split has a class that train has not.
+    """
+    kind = tables["train"].features["label"]
+    if getattr(kind, "dtype", "") not in ("string", "large_string"):
+        raise UserError(
+            f"column 'label' of {dataset!r} is {kind}: give the names of the classes as text, or a ClassLabel of them"
+        )
+    values = {split: _values(rows, "label") for split, rows in tables.items()}
+    names = sorted({value.strip() for value in values["train"] if not no_id(value)})
+    named = {}
+    for split, rows in tables.items():
+        other = [value for value in values[split] if not no_id(value) and value.strip() not in names]
+        if other:
+            raise UserError(f"the {split} split of {dataset!r} has the class {other[0]!r}, which train has not: add it")
+        numbers = [None if no_id(value) else names.index(value.strip()) for value in values[split]]
+        kept = rows.remove_columns("label") if "label" in rows.column_names else rows
+        named[split] = kept.add_column("label", pa.array(numbers, pa.int64())).cast_column(
+            "label", datasets.ClassLabel(names=names)
+        )
+    return named
 
 
 def usual_name(split: str, splits: Collection[str]) -> str:

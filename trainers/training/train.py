@@ -63,6 +63,7 @@ def run(argv: list[str], recipe: str, model_class: type) -> Path:
     options, training, resolved = parse(argv, recipe, LesionArguments)
     settle_metric(training, TRAINER_METRICS)
     check_output(options, training)
+    config_values(options, model_class.config_class)  # type: ignore[attr-defined]
     splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     settle_identity(options, resolved, splits)
     if training.process_index == 0:
@@ -96,7 +97,7 @@ def settle_identity(options: LesionArguments, resolved: dict[str, Any], splits: 
         where = ", ".join(sources).replace(UNKNOWN, "not stated")
         note(
             f"these images (source: {where}) are not those of recipe {resolved['recipe_name']!r}: its "
-            f"{', '.join(options.of_recipe)} are not used; give --title, --license and --citation of your own"
+            f"{', '.join(options.of_recipe)} will not be used; give --title, --license and --citation of your own"
         )
 
 
@@ -216,12 +217,13 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
     labels = splits.labels
     known = all(name in CLASSES for name in labels)
     try:
+        values = config_values(options, model_class.config_class)
+        values["label_names"] = (long_names(labels) if known else {name: name for name in labels}) | given_for_labels(
+            values, "label_names"
+        )
+        values["label_groups"] = (malignancy_groups(labels) if known else {}) | given_for_labels(values, "label_groups")
         config = model_class.config_class(
-            id2label=dict(enumerate(labels)),
-            label2id={name: i for i, name in enumerate(labels)},
-            label_names=long_names(labels) if known else {name: name for name in labels},
-            label_groups=malignancy_groups(labels) if known else {},
-            **config_values(options, model_class.config_class),
+            id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}, **values
         )
         weights = None if options.backbone_weights == "none" else options.backbone_weights
         parts = {"metadata_weights": options.metadata_weights} if options.metadata_weights else {}
@@ -241,6 +243,18 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"{error}") from error
     return model, processor
+
+
+def given_for_labels(values: dict[str, Any], name: str) -> dict[str, str]:
+    """What ``--model_config`` states of some of the classes, such as their groups.
+
+    Raises:
+        UserError: it is no JSON object.
+    """
+    given = values.get(name, {})
+    if not isinstance(given, dict):
+        raise UserError(f"model_config has {name} {given!r}: give an object from class name to text")
+    return given
 
 
 def config_values(options: LesionArguments, config_class: Any) -> dict[str, Any]:
@@ -264,6 +278,8 @@ def config_values(options: LesionArguments, config_class: Any) -> dict[str, Any]
         {name for base in config_class.__mro__ if issubclass(base, LesionConfig) for name in base.__annotations__}
     )
     for name in more:
+        if name == "trust":
+            raise UserError("model_config has trust: leave it out, it is fitted at the end of the run")
         if name not in known:
             raise UserError(f"model_config has an unknown field {name!r}: choose from {', '.join(known)}")
     return values | more
