@@ -21,7 +21,7 @@ from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets
 from trainers.trust.halves import halve, one_per_group
-from trainers.trust.ood.fitted import OODFit, OODFitError
+from trainers.trust.ood.fitted import OODFit, OODFitError, check_values
 from trainers.trust.ood.gate import GateFit, fit_gate
 from trainers.trust.ood.held_out import threshold_at
 from trainers.trust.ood.registry import named
@@ -200,6 +200,11 @@ def _gate(
 ) -> tuple[GateFit, dict[str, Any]]:
     """The gate of the first half; and what it accepts less than was asked for, with the reason."""
     acceptance = shown_acceptance(options.acceptance, len(one))
+    # Before the fit: a detector without a fit stands in where there are too few images, and for nothing else.
+    for images, rows in {"images": one, **{f"images ({kind})": altered for kind, altered in shifted.items()}}.items():
+        check_values(_features(rows), "feature", images)
+        check_values(rows.logits, "logit", images)
+        check_values(rows.early, "statistic of an early layer", images)
     try:
         gate = fit_gate(
             _features(one),
@@ -215,7 +220,7 @@ def _gate(
             seed=options.seed,
         )
     except OODFitError as error:
-        if options.detector != AUTO or not np.isfinite(_features(one)).all():
+        if options.detector != AUTO:
             raise
         gate = _unfitted_gate(one, temperature, acceptance, options.seed, f"no other can be fitted: {error}")
     if acceptance == options.acceptance:

@@ -29,6 +29,7 @@ from trainers.trust.fit import (
     temperature_alone,
 )
 from trainers.trust.halves import HalvesError, halve
+from trainers.trust.ood.fitted import OODFitError
 from trainers.trust.options import TrustOptions
 from trainers.trust.temperature import TemperatureWarning
 
@@ -428,3 +429,20 @@ def test_a_temperature_alone_promises_nothing():
     found = promised(rows, temperature_alone(rows, "too few").config, OPTIONS)
     assert (found["possible"], found["declines"], found["n"], found["reason"]) == (False, False, 8, "too few")
     assert found["unit"] == "images"
+
+
+@pytest.mark.parametrize("value", [np.inf, np.nan, 1e38])
+@pytest.mark.parametrize("where", ["features", "early", "shifted"])
+def test_infinite_and_enormous_inputs_are_refused_and_not_worked_around(where: str, value: float) -> None:
+    rows = made([60, 40])
+    rows = replace(rows, early=np.abs(rows.features))
+    shifted = rows.select(first_half(rows, TrustOptions()))
+    shifted = replace(shifted, split="ood_blurred", features=shifted.features + 1)
+    changed = shifted if where == "shifted" else rows
+    name = "early" if where == "early" else "features"
+    values = getattr(changed, name).copy()
+    values[:, 0] = value
+    changed = replace(changed, **{name: values})
+    rows, shifted = (rows, changed) if where == "shifted" else (changed, shifted)
+    with pytest.raises(OODFitError, match="NaN, infinite or above"):
+        fit_trust(rows, {"blurred": shifted}, TrustOptions(), date=DATE)

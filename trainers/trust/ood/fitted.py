@@ -94,11 +94,27 @@ def check(
         raise OODFitError(f"labels have shape {np.shape(labels)}, features {features.shape}: give one label an image")
     if len(features) < 2:
         raise OODFitError(f"{len(features)} images: an out-of-distribution detector needs at least two")
-    for name, values in (("feature", features), ("logit", logits)):
-        bad = ~(np.abs(values) <= LARGEST).reshape(len(values), -1).all(axis=1)
-        if bad.any():
-            raise OODFitError(
-                f"{int(bad.sum())} of {len(values)} images have a {name} that is NaN, infinite or above {LARGEST:g}: "
-                "the training diverged; lower the learning rate or train in fp32"
-            )
+    check_values(features, "feature")
+    check_values(logits, "logit")
     return features, logits[:, None] if logits.ndim == 2 else logits
+
+
+def check_values(values: np.ndarray | None, name: str, images: str = "images") -> None:
+    """Refuse values of which no score can be made.
+
+    Args:
+        values: (N, ...), or None where there are none.
+        name: what one of them is, for the message.
+        images: what they are of, for the message.
+
+    Raises:
+        OODFitError: counts the images with a value that is NaN, infinite or above ``LARGEST``.
+    """
+    if values is None or not len(values):
+        return
+    bad = ~(np.abs(np.asarray(values, dtype=np.float64)) <= LARGEST).reshape(len(values), -1).all(axis=1)
+    if bad.any():
+        raise OODFitError(
+            f"{int(bad.sum())} of {len(values)} {images} have a {name} that is NaN, infinite or above {LARGEST:g}: the "
+            "training diverged; lower the learning rate or train in fp32"
+        )
