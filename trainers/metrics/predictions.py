@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy.special import logsumexp
 
@@ -34,6 +35,9 @@ MALIGNANCY = ("benign", "malignant")
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
 # What was done to the image, as ``kind severity``: no dataset has such a column.
 CORRUPTION = "corruption"
+
+# What the metadata of a file holds.
+ABOUT = ("schema_version", "labels", "label_names", "label_groups", "split", "config_name", "dataset")
 
 
 class PredictionsError(UserError):
@@ -226,10 +230,13 @@ def read_predictions(path: Path) -> Predictions:
     if missing:
         raise PredictionsError(f"{path} has no column {missing[0]!r}: give a predictions_<split>.parquet of this suite")
     n, classes = table.num_rows, len(about["labels"])
-    flat = _flat(table["logits"])
+    flat = _flat(table["logits"], f"{path}: logits", classes)
+    for name in ("image_id", "label"):
+        if table[name].null_count:
+            raise PredictionsError(f"{path} has {table[name].null_count} rows without {name}: predict them again")
     logits = np.asarray(flat, dtype=np.float64).reshape(n, -1, classes) if n else np.zeros((0, 1, classes))
     wide = {
-        name: np.asarray(_flat(table[name]), dtype=np.float32).reshape(n, -1)
+        name: np.asarray(_flat(table[name], f"{path}: {name}"), dtype=np.float32).reshape(n, -1)
         for name in ("features", "early")
         if name in table.column_names
     }
@@ -268,7 +275,13 @@ def _about(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
         raise PredictionsError(
             f"{path} carries no {METADATA_KEY.decode()!r} metadata: it was not written by this suite"
         )
-    about = json.loads(metadata[METADATA_KEY])
+    try:
+        about = dict(json.loads(metadata[METADATA_KEY]))
+        lacking = [key for key in ABOUT if key not in about]
+    except (ValueError, TypeError) as error:
+        raise PredictionsError(f"{path}: its {METADATA_KEY.decode()!r} metadata is no JSON object ({error})") from error
+    if lacking:
+        raise PredictionsError(f"{path}: its metadata lacks {', '.join(lacking)}: predict again")
     if about["schema_version"] > SCHEMA_VERSION:
         raise PredictionsError(
             f"{path} has layout {about['schema_version']}, "
@@ -277,9 +290,16 @@ def _about(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     return about
 
 
-def _flat(column: pa.ChunkedArray) -> np.ndarray:
-    """All leaf values of a (nested) list column, in row order."""
+def _flat(column: pa.ChunkedArray, where: str, width: int | None = None) -> np.ndarray:
+    """All leaf values of a (nested) list column, in row order.
+
+    Raises:
+        PredictionsError: rows of different lengths, of another one than ``width``, or without values.
+    """
     values = column.combine_chunks()
     while pa.types.is_list(values.type):
+        lengths = set(pc.list_value_length(values).to_pylist())
         values = values.flatten()
+        if len(lengths) > 1 or (width and not pa.types.is_list(values.type) and lengths - {width}):
+            raise PredictionsError(f"{where} are not of one length in all rows: predict them again")
     return values.to_numpy(zero_copy_only=False)

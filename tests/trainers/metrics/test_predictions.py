@@ -126,3 +126,30 @@ def test_foreign_and_newer_files_are_refused(predictions: Predictions, tmp_path:
     pq.write_table(table.drop_columns(["group_id"]), tmp_path / "short.parquet")
     with pytest.raises(PredictionsError, match="no column 'group_id'"):
         read_predictions(tmp_path / "short.parquet")
+
+
+def test_rows_that_lack_values_are_refused(predictions: Predictions, tmp_path: Path) -> None:
+    write_predictions(predictions, tmp_path / "p.parquet")
+    whole = pq.read_table(tmp_path / "p.parquet")
+    damaged = {
+        "logits": [[[0.0, 1.0], [2.0, 1.0, 1.0, 3.0]], [[3.0, 0.0, 0.0], [0.5, -2.0, 0.25]]],
+        "features": [[0.5], [2.0, 0.25, 1.0]],
+        "label": [2, None],
+        "image_id": ["a", None],
+    }
+    for name, rows in {**damaged, "logits of a row": [None, whole["logits"].to_pylist()[1]]}.items():
+        column = name.split()[0]
+        values = pa.array(rows, whole.schema.field(column).type)
+        place = whole.schema.get_field_index(column)
+        pq.write_table(whole.set_column(place, column, values), tmp_path / "damaged.parquet")
+        with pytest.raises(PredictionsError, match=column):
+            read_predictions(tmp_path / "damaged.parquet")
+
+
+def test_metadata_without_labels_is_refused(predictions: Predictions, tmp_path: Path) -> None:
+    write_predictions(predictions, tmp_path / "p.parquet")
+    whole = pq.read_table(tmp_path / "p.parquet")
+    for about, named in ((b'{"schema_version": 1}', "labels"), (b"<html>", "JSON"), (b"[1]", "JSON")):
+        pq.write_table(whole.replace_schema_metadata({METADATA_KEY: about}), tmp_path / "damaged.parquet")
+        with pytest.raises(PredictionsError, match=named):
+            read_predictions(tmp_path / "damaged.parquet")
