@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from datasets_scripts.command import run as run_command
 from trainers import compare as command
-from trainers.evaluation.comparison_tables import p_value
+from trainers.evaluation.comparison_tables import p_value, title
 from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions, write_predictions
 
@@ -244,3 +244,7 @@ def test_models_of_other_classes_are_compared_on_benign_against_malignant(tmp_pa
 
 def test_small_p_values_are_not_printed_as_zero():
     assert [p_value(p) for p in (None, 0.0004, 0.0204, 1.0)] == ["n/a", "<0.001", "0.020", "1.000"]
+
+
+def test_a_class_name_cannot_break_a_table() -> None:
+    assert title("recall a|b") == "recall a\\|b \u2191"

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from datasets_scripts import shards
+from model_cards.report_view import cell
 from trainers.embeddings.cases import Cases
 from trainers.embeddings.near_duplicates import dhash
 from trainers.embeddings.representations import Encoder, unit
@@ -132,7 +133,8 @@ def card(about: dict[str, Any], cases: Cases) -> str:
         {"config_name": "default", "data_files": [{"split": dataset["split"], "path": TABLE_NAME}]},
     ]
     counts = [
-        f"| {name} | {about['labels'][name]} | {count} | {len(set(cases.group_id[cases.label == index].tolist()))} |"
+        f"| {cell(name)} | {cell(about['labels'][name])} | {count} | "
+        f"{len(set(cases.group_id[cases.label == index].tolist()))} |"
         for index, (name, count) in enumerate(cases.counts().items())
     ]
     sources = sorted(set(zip(cases.column("attribution"), cases.column("license"), strict=True)))

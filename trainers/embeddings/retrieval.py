@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from datasets_scripts.sources.tables import TableWriter
+from model_cards.report_view import cell
 from trainers.evaluation.figures.charts import BLUE, FAINT, INK, LOOK
 from trainers.metrics.intervals import bootstrap_weights, can_resample, group_strata, replicate
 from trainers.metrics.number import bootstrapped, plain, undefined
@@ -127,14 +128,14 @@ def retrieval_markdown(report: Mapping[str, Any]) -> str:
     for name in [*names, "macro", "micro"]:
         numbers = [result["per_class"].get(name) or result[name] for result in results]
         n = f"{numbers[0].get('n', results[0]['n']):,} ({numbers[0].get('lesions', results[0]['n_groups']):,})"
-        title = {"macro": "mean over classes", "micro": "mean over queries"}.get(name, name)
+        title = {"macro": "mean over classes", "micro": "mean over queries"}.get(name, cell(name))
         chance = "n/a" if numbers[0].get("chance") is None else f"{numbers[0]['chance']:.3f}"
         lines.append(f"| {title} | {n} | {chance} | {' | '.join(told(number) for number in numbers)} |")
     last = results[-1]
     lines += ["", f"Of the {last['k']} cases found for a query of the class on the left, the share of each class:", ""]
-    lines += [f"| | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
+    lines += [f"| | {' | '.join(map(cell, names))} |", "|---" * (1 + len(names)) + "|"]
     for name, shares in last["found"].items():
-        lines.append(f"| {name} | {' | '.join(f'{shares[other]:.2f}' for other in names)} |")
+        lines.append(f"| {cell(name)} | {' | '.join(f'{shares[other]:.2f}' for other in names)} |")
     lines += ["", *(f"- {note}" for note in report["notes"]), "", f"    {report['origin']['command']}", ""]
     return "\n".join(lines)
 

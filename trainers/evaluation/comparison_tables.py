@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from model_cards.report_view import cell
 from trainers.evaluation.paired import ERRORS
 
 PARTIAL = "partial"
@@ -127,7 +128,7 @@ def _shares(shares: dict[str, Any]) -> Iterator[str]:
 
 def title(name: str) -> str:
     """A metric's name with an arrow to its better side."""
-    return f"{NAMES.get(name, name)} {DOWN if name in ERRORS else UP}"
+    return f"{cell(NAMES.get(name, name))} {DOWN if name in ERRORS else UP}"
 
 
 def number(found: dict[str, Any], *, signed: bool = False) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from datasets_scripts.sources.tables import age, known
 from model_cards.manifest import write_text
+from model_cards.report_view import cell
 from trainers.evaluation.comparison_tables import number, title
 from trainers.evaluation.figures.charts import draw_all
 from trainers.evaluation.figures.trust import draw_trust
@@ -201,7 +202,7 @@ def page(report: Mapping[str, Any]) -> str:
         "| class | images | lesions | precision | recall | AUROC |",
         "|---|---:|---:|---:|---:|---:|",
         *(
-            f"| {row['name']} | {row['support']:,} | {row['lesions']:,} | "
+            f"| {cell(row['name'])} | {row['support']:,} | {row['lesions']:,} | "
             + " | ".join(number(row[key]) for key in ("precision", "recall", "auroc"))
             + " |"
             for row in found["per_class"]
