@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from answering import entropy_share
@@ -51,6 +52,22 @@ def message(text: str, title: str = "No answer", spoken: bool = True) -> str:
     """A plain message in the place of the answer; ``spoken`` to screen readers as well, unless others do that."""
     aloud = f"<p hidden data-spoken>{title}. {escape(text)}</p>" if spoken else ""
     return f'<section class="panel message" data-state="error"><h2>{title}</h2><p>{escape(text)}</p>{aloud}</section>'
+
+
+def working() -> str:
+    """What stands where an answer will be as soon as its image, or the model, is another."""
+    said = "Working on this image… If no answer comes, choose it again."
+    return f'<div class="panel working" data-state="working" aria-busy="true"><p>{said}</p></div>'
+
+
+def belonging(content: str, *paths: str | None, model: str | None = None) -> str:
+    """Content with the uploads that it is about, and the model: page.js hides it while others are on the page.
+
+    On a busy machine an answer can come after its image was replaced. Beside another image it would be a wrong answer.
+    """
+    marks = " ".join(sorted(f"{Path(path).parent.name[:12]}/{Path(path).name}" for path in paths if path))
+    of_model = "" if model is None else f' data-model="{escape(model)}"'
+    return f'<div data-of="{escape(marks)}"{of_model}>{content}</div>'
 
 
 def answer_panel(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -303,4 +320,5 @@ def model_facts(classifier: Classifier) -> str:
         else f" In testing it recognised {of_100(found.sensitivity)} {name} images, and called "
         f"{of_100(found.specificity)} benign images benign."
     )
-    return f'<p class="facts"><b>{escape(classifier.title)}</b>: {escape(classifier.kind)}; {can}.{blind}{tested}</p>'
+    title = escape(classifier.title)
+    return f'<p class="facts" data-model="{title}"><b>{title}</b>: {escape(classifier.kind)}; {can}.{blind}{tested}</p>'

@@ -75,9 +75,40 @@
     if (top > window.innerHeight * 0.4) panel.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });
   };
 
+  // An answer is shown only beside the image and the model that it is about. On a busy server one of an earlier image
+  // can come late; this runs before the browser paints, so it is never seen, and it is not spoken either.
+  const PAIRS = [
+    ['#photo', '#answer'], ['#photo', '#behind'], ['#compare-photo', '#comparison'], ['#similar-photo', '#cases'],
+    ['#files', '#many'],
+  ];
+  const markOf = (url) => {
+    const path = url.split('?')[0];
+    let parts = path.split('/');
+    try {
+      parts = decodeURIComponent(path).split('/');
+    } catch { /* a percent sign of a file's name */ }
+    return `${parts.at(-2)?.slice(0, 12)}/${parts.at(-1)}`;
+  };
+  const guard = () => {
+    const chosen = document.querySelector('#facts [data-model]')?.dataset.model;
+    for (const [from, to] of PAIRS) {
+      const [block, place] = [document.querySelector(from), document.querySelector(to)];
+      if (!place) continue;
+      const urls = [...(block?.querySelectorAll('.image-frame img, a[href]') ?? [])].map((one) => one.src ?? one.href);
+      const marks = urls.map(markOf).sort().join(' ');
+      const told = place.querySelector('[data-of]');
+      const other = chosen && told?.dataset.model && told.dataset.model !== chosen;
+      const right = told ? told.dataset.of === marks && !other : !marks;
+      const state = right ? null : marks ? 'working' : 'none';
+      if (state === (place.dataset.hold ?? null)) continue;
+      if (state) place.dataset.hold = state;
+      else delete place.dataset.hold;
+    }
+  };
+
   // A live region has to be there before its text changes, so the answers' own elements cannot be one. It says what
   // has just changed in the tab in view; what changes elsewhere is not said, neither then nor later.
-  const places = ['#answer', '#facts', '#any-said', '#many', '#comparison', '#cases', '#about', '.picture-said'];
+  const places = ['#answer', '#facts', '#any-said', '#many', '#comparison', '#cases', '#about', '.image-said'];
   const speak = () => {
     const live = document.createElement('div');
     live.id = 'live';
@@ -88,16 +119,19 @@
     const last = {};
     new MutationObserver((changes) => {
       if (changes.every((change) => live.contains(change.target))) return;
+      guard();
       for (const name of places) {
         const place = [...document.querySelectorAll(name)].find((one) => one.offsetParent) ?? document.querySelector(name);
-        const said = [...(place?.querySelectorAll('[data-spoken]') ?? [])].map((one) => one.textContent).join(' ');
+        const said = [...(place?.querySelectorAll(':scope:not([data-hold]) [data-spoken]') ?? [])].map((one) => one.textContent).join(' ');
         if (said === (last[name] ?? '')) continue;
         if (live.textContent === last[name]) live.textContent = '';
         last[name] = said;
         if (said && place.offsetParent) live.textContent = said;
       }
       show();
-    }).observe(document.body, { childList: true, subtree: true, characterData: true });
+    }).observe(document.body, {
+      childList: true, subtree: true, characterData: true, attributes: true, attributeFilter: ['src', 'href', 'data-of'],
+    });
   };
   if (document.body) speak();
   else document.addEventListener('DOMContentLoaded', speak);

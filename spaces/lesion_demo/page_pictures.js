@@ -1,16 +1,16 @@
-// How a picture comes in: pasted, dropped or chosen, whatever it calls itself; what it is, the server says.
+// How an image comes in: pasted, dropped or chosen, whatever it calls itself; what it is, the server says.
 (() => {
   const BLOCKS = '#photo, #compare-photo, #similar-photo';
   const inView = () => [...document.querySelectorAll(BLOCKS)].find((block) => block.offsetParent);
-  const isPicture = (file) => file.type.startsWith('image/');
-  // Gradio turns away what has no name of a picture, with a note that passes; our server looks inside, and says why.
-  const asPicture = (file) => (isPicture(file) ? file : new File([file], 'picture.jpg', { type: 'image/jpeg' }));
+  const isImage = (file) => file.type.startsWith('image/');
+  // Gradio turns away what has no name of an image, with a note that passes; our server looks inside, and says why.
+  const asImage = (file) => (isImage(file) ? file : new File([file], 'image.jpg', { type: 'image/jpeg' }));
 
   const say = (block, text) => {
-    let place = block.parentElement.querySelector('.picture-said');
+    let place = block.parentElement.querySelector('.image-said');
     if (!place) {
       place = document.createElement('div');
-      place.className = 'picture-said';
+      place.className = 'image-said';
       block.after(place);
     }
     place.replaceChildren();
@@ -28,14 +28,14 @@
       const input = block.querySelector('input[type=file]');
       if (input && !block.querySelector("button[aria-label='Remove Image']")) {
         const data = new DataTransfer();
-        data.items.add(asPicture(file));
+        data.items.add(asImage(file));
         input.files = data.files;
         input.dispatchEvent(new Event('change', { bubbles: true }));
         return;
       }
       await new Promise((done) => setTimeout(done, 50));
     }
-    say(block, 'The picture could not be taken from there. Choose it as a file.');
+    say(block, 'The image could not be taken from there. Choose it as a file.');
   };
 
   document.addEventListener('paste', (event) => {
@@ -61,7 +61,7 @@
         give(block, new File([await item.getType(kind)], 'pasted', { type: kind }));
         return;
       }
-      say(block, 'There is no picture in the clipboard. Copy one first, then paste it.');
+      say(block, 'There is no image in the clipboard. Copy one first, then paste it.');
     } catch {
       say(block, NOT_ALLOWED);
     }
@@ -70,7 +70,7 @@
   document.addEventListener('drop', (event) => {
     const block = event.target.closest?.(BLOCKS);
     const file = event.dataTransfer?.files[0];
-    if (!block || !file || isPicture(file)) return;
+    if (!block || !file || isImage(file)) return;
     event.preventDefault();
     event.stopImmediatePropagation();
     give(block, file);
@@ -81,32 +81,32 @@
     const block = input.matches?.('input[type=file]') && input.closest(BLOCKS);
     if (!block) return;
     say(block, '');
-    if ([...input.files].every(isPicture)) return;
+    if ([...input.files].every(isImage)) return;
     const data = new DataTransfer();
-    data.items.add(asPicture(input.files[0]));
+    data.items.add(asImage(input.files[0]));
     input.files = data.files;
   }, true);
 
-  // A refused file has no picture to show, and no torn one either. One that only the browser cannot read (TIFF) is
+  // A refused file has no image to show, and no torn one either. One that only the browser cannot read (TIFF) is
   // shown as soon as the server has made plain pixels of it, which it has done once the answer is whole.
   const DONE = '.panel.views:not(.waiting), .cards, [data-state=cases]';
-  const again = (picture, tries = 0) => {
-    const tab = picture.closest('[role=tabpanel]');
-    const url = picture.dataset.own;
-    if (!picture.isConnected || tries > 60 || !url) return;
+  const again = (image, tries = 0) => {
+    const tab = image.closest('[role=tabpanel]');
+    const url = image.dataset.own;
+    if (!image.isConnected || tries > 60 || !url) return;
     setTimeout(() => {
-      if (picture.dataset.own !== url || picture.style.visibility !== 'hidden') return;
-      if (tab?.querySelector(DONE) && tries % 3 === 2) picture.src = `${url}?again=${tries}`;
-      again(picture, tries + 1);
+      if (image.dataset.own !== url || image.style.visibility !== 'hidden') return;
+      if (tab?.querySelector(DONE) && tries % 3 === 2) image.src = `${url}?again=${tries}`;
+      again(image, tries + 1);
     }, 250);
   };
   document.addEventListener('error', (event) => {
-    const picture = event.target;
-    if (!picture.matches?.('.image-frame img')) return;
-    picture.style.visibility = 'hidden';
-    if (picture.src.includes('?again=')) return;
-    picture.dataset.own = picture.src;
-    again(picture);
+    const image = event.target;
+    if (!image.matches?.('.image-frame img')) return;
+    image.style.visibility = 'hidden';
+    if (image.src.includes('?again=')) return;
+    image.dataset.own = image.src;
+    again(image);
   }, true);
   document.addEventListener('load', (event) => {
     if (event.target.matches?.('.image-frame img')) event.target.style.visibility = 'visible';

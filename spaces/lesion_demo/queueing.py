@@ -17,8 +17,18 @@ MOST_SESSIONS = 64
 # their own, whose head takes turns with the head of the other (`in_turn`): a question waits for a few of its images.
 QUEUED_API: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 QUEUED_API_BATCH: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 1}
-QUEUED: dict[str, Any] = {**QUEUED_API, "api_visibility": "private"}
-QUEUED_BATCH: dict[str, Any] = {**QUEUED_API_BATCH, "api_visibility": "private"}
+# `always_last`: of what a visitor asks while the answer before is still to come, only the last is asked. Gradio's other
+# default, `once`, drops it. No `cancels`: Gradio awaits an event before it cancels others of the same trigger, so that
+# it can cancel the newest; what is late is hidden by page.js instead.
+QUEUED: dict[str, Any] = {**QUEUED_API, "api_visibility": "private", "trigger_mode": "always_last"}
+QUEUED_BATCH: dict[str, Any] = {**QUEUED_API_BATCH, "api_visibility": "private", "trigger_mode": "always_last"}
+# For what takes no time, such as to clear an answer whose image is gone: it waits for nobody.
+AT_ONCE: dict[str, Any] = {
+    "queue": False,
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "trigger_mode": "multiple",
+}
 
 
 class Turns:

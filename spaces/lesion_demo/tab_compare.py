@@ -8,10 +8,10 @@ from typing import Any
 import gradio as gr
 from answering import Question, look
 from desk import SAID, Desk
-from html_answer import message
+from html_answer import belonging, message, working
 from html_compare import comparison, no_comparison
 from image_files import ImageUnusableError
-from queueing import QUEUED, in_turn
+from queueing import AT_ONCE, QUEUED, in_turn
 from tab_one import photo_input
 
 MOST_MODELS = 4
@@ -41,8 +41,12 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
     def show(upload: str | None, titles: list[str]) -> Iterator[str]:
         yield from _compare(desk, upload, titles)
 
+    def clear(upload: str | None, titles: list[str]) -> str:
+        return working() if upload is not None and titles else no_comparison(len(desk.titles))
+
     run: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": result}
-    gr.on([photo.change, models.input], show, [photo, models], result, **run)
+    changed = [photo.change, models.input]
+    gr.on(changed, clear, [photo, models], result, **AT_ONCE).then(show, [photo, models], result, **run)
 
     def take_over(mine: str | None, theirs: str | None) -> Any:
         return theirs if mine is None and theirs is not None else gr.skip()
@@ -53,13 +57,13 @@ def build(desk: Desk, tab: gr.Tab, first: gr.Image) -> None:
 @in_turn
 def _compare(desk: Desk, photo: str | None, models: list[str]) -> Iterator[str]:
     if photo is None or not models:
-        yield no_comparison(len(desk.titles))
+        yield belonging(no_comparison(len(desk.titles)), photo)
         return
     try:
         with desk.opened(photo) as image:
-            yield comparison(answers_of(desk, image, models))
+            yield belonging(comparison(answers_of(desk, image, models)), photo)
     except ImageUnusableError as error:
-        yield message(str(error))
+        yield belonging(message(str(error)), photo)
 
 
 def answers_of(desk: Desk, image: Any, models: list[str]) -> list[tuple[Any, Any, str]]:

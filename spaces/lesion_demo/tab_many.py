@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 from archives import LARGEST_ARCHIVE, MOST_IMAGES
-from desk import SAID, Desk
-from html_answer import message
+from desk import SAID, Desk, path_of
+from html_answer import belonging, message, working
 from html_tables import no_files, table
 from image_files import LARGEST_FILE
 from many import Row, as_csv, as_table, look_at
-from queueing import QUEUED_BATCH
+from queueing import AT_ONCE, MOST_SESSIONS, QUEUED_BATCH
 
 
 def build(desk: Desk) -> None:
@@ -44,10 +45,26 @@ def build(desk: Desk) -> None:
             )
     result = gr.HTML(no_files(), elem_id="many")
 
-    def show(uploaded: Any, title: str | None) -> Iterator[str]:
-        yield from _look(desk, uploaded, title)
+    wanted: OrderedDict[str | None, list[str | None]] = OrderedDict()  # visitor -> the files of the newest batch
 
-    gr.on([files.change, model.input], show, [files, model], result, **QUEUED_BATCH, show_progress="hidden")
+    def clear(uploaded: Any, request: gr.Request) -> str:
+        wanted[request.session_hash] = [path_of(file) for file in uploaded or []]
+        wanted.move_to_end(request.session_hash)
+        if len(wanted) > MOST_SESSIONS:
+            wanted.popitem(last=False)
+        return working() if uploaded else no_files()
+
+    def show(uploaded: Any, title: str | None, request: gr.Request) -> Iterator[str]:
+        paths = [path_of(file) for file in uploaded or []]
+        for step in _look(desk, uploaded, title):
+            if wanted.get(request.session_hash, paths) != paths:
+                return  # the next batch waits for this one, which nobody wants any more
+            yield belonging(step, *paths)
+
+    changed = [files.change, model.input]
+    gr.on(changed, clear, files, result, **AT_ONCE).then(
+        show, [files, model], result, **QUEUED_BATCH, show_progress="hidden"
+    )
 
 
 def _look(desk: Desk, files: Any, model: str | None) -> Iterator[str]:

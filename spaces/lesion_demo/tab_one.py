@@ -11,11 +11,11 @@ from answering import Question
 from classifier import Classifier
 from desk import SAID, Desk
 from example_pictures import PICK, Example, example_buttons
-from html_answer import answer_panel, empty, glossary, message, model_facts, spoken
+from html_answer import answer_panel, belonging, empty, glossary, message, model_facts, spoken, working
 from html_saved import save_link
 from html_views import views, waiting
 from model_loading import ModelUnavailableError
-from queueing import QUEUED, in_turn
+from queueing import AT_ONCE, QUEUED, in_turn
 
 LEAST_SHARE, MOST_SHARE, SHARE_STEP = 0.1, 99.9, 0.1  # percent
 UNKNOWN = "unknown"
@@ -74,9 +74,10 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     about = [facts, shift, share, *fields]
     shown_examples.click(handlers.pick, None, photo, api_visibility="private", show_progress="hidden")
     # The model that was chosen, or taken in by name: where that fails it stays as it is, and so does all below.
-    model.change(handlers.introduce, model, about, api_visibility="private", show_progress="hidden").then(
-        handlers.look, asked, [panel, behind], **look
+    introduced = model.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(
+        handlers.introduce, model, about, api_visibility="private", show_progress="hidden", trigger_mode="always_last"
     )
+    introduced.then(handlers.look, asked, [panel, behind], **look)
     model.input(lambda: "", None, fetched, api_visibility="private", show_progress="hidden")
     progress: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": facts}
     gr.on([fetch.click, wanted.submit], handlers.fetch, wanted, [model, fetched], **QUEUED, **progress)
@@ -84,10 +85,9 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
     # Only what a visitor does asks again: a switch of the model sets these too. Of a slider on the move, by mouse, keys
     # or number, the last place counts, and one request at a time.
     again = [shift.input, share.input, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
-    quiet = {**look, "show_progress": "hidden", "trigger_mode": "always_last"}
-    late = gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
-    # What was asked about the image before has nothing to say any more: it may come in after this one's answer.
-    photo.change(handlers.look, asked, [panel, behind], cancels=[late], **look)
+    quiet = {**look, "show_progress": "hidden"}
+    gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
+    photo.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(handlers.look, asked, [panel, behind], **look)
     page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
     return photo
 
@@ -131,6 +131,10 @@ class _Handlers:
             return gr.skip()
         return self._desk.files.copy(self._examples[number].path)
 
+    def clear(self, photo: str | None) -> tuple[str, str]:
+        """What stands there until the answer comes."""
+        return (empty() if photo is None else working()), ""
+
     @in_turn
     def look(
         self, photo: str | None, model: str | None, shift: bool, share: Any, age: Any, sex: Any, site: Any
@@ -139,6 +143,10 @@ class _Handlers:
         if photo is None:
             yield empty(), ""
             return
+
+        def mine(content: str) -> str:
+            return belonging(content, photo, model=model)
+
         assumed = _assumed(share, self._desk.classifier(model)) if shift else None
         question = Question(assumed, {"age": age, "sex": sex, "localization": site})
         try:
@@ -146,10 +154,11 @@ class _Handlers:
                 looked, classifier = self._desk.look(image, model, question)
                 panel = answer_panel(looked.answer, classifier)
                 said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
-                yield panel + save_link(image, panel, classifier) + said, waiting(image, looked, classifier)
-                yield gr.skip(), views(image, looked, classifier)
+                shown = panel + save_link(image, panel, classifier) + said
+                yield mine(shown), mine(waiting(image, looked, classifier))
+                yield gr.skip(), mine(views(image, looked, classifier))
         except SAID as error:
-            yield message(str(error)), ""
+            yield mine(message(str(error))), ""
 
     def look_again(self, *asked: Any) -> Iterator[tuple[Any, Any]]:
         """The same for the same image, without the waiting frame, so that nothing flickers."""

@@ -10,8 +10,8 @@ import gradio as gr
 from answering import Question, look
 from desk import SAID, Desk
 from html_about import licence
-from html_answer import message
-from queueing import QUEUED, in_turn
+from html_answer import belonging, message, working
+from queueing import AT_ONCE, QUEUED, in_turn
 from similar import Case, Gallery, GalleryError
 from tab_one import photo_input
 from words import DECLINED, why_declined
@@ -51,11 +51,15 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
             return
         try:
             with desk.opened(upload) as image:
-                yield _shown(cases_of(desk, gallery, title, image))
+                yield belonging(_shown(cases_of(desk, gallery, title, image)), upload)
         except (*SAID, GalleryError) as error:
-            yield message(str(error))
+            yield belonging(message(str(error)), upload)
 
-    photo.change(show, photo, result, **QUEUED, show_progress="minimal", show_progress_on=result)
+    def clear(upload: str | None) -> str:
+        return EMPTY if upload is None else working()
+
+    run: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": result}
+    photo.change(clear, photo, result, **AT_ONCE).then(show, photo, result, **run)
 
     def take_over(mine: str | None, theirs: str | None) -> Any:
         return theirs if mine is None and theirs is not None else gr.skip()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +18,9 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -230,6 +235,53 @@ def page(start_page: Callable[..., Any], trusted: Trusted, model_folder: Path, f
     models = f"{trusted.folder},{model_folder},{fusion_folder},/nowhere/gone"
     with start_page(models) as running:
         yield running
+
+
+def dhash_by_hand(image: Image.Image) -> str:
+    grey = np.asarray(image.convert("L").resize((9, 8), Image.Resampling.BOX), dtype=int)
+    bits = "".join("1" if grey[y, x + 1] > grey[y, x] else "0" for y in range(8) for x in range(8))
+    return f"{int(bits, 2):016x}"
+
+
+@pytest.fixture(scope="module")
+def gallery(parts: Any, trusted: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, list[Any]]:
+    """Twelve drawn cases of ten lesions, with the trusted model's features; the first is the query itself."""
+    classifier = parts.model_loading.load(parts.classifier.ModelSource(str(trusted.folder)))
+    query = parts.image_files.read_image(trusted.pictures["low"])
+    cases = [
+        (query, "L0"),
+        (draw("nv", 77).image, "L0"),
+        *((draw("bkl", 20 + n).image, f"L{n // 2 + 1}") for n in range(4)),
+    ]
+    cases += [(draw("mel", 30 + n).image, f"M{n}") for n in range(7)]
+    rows = []
+    for number, (image, lesion) in enumerate(cases):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=90)
+        rows.append(
+            {
+                "image_id": f"I{number}", "lesion_id": lesion, "group_id": lesion,
+                "label": "bkl" if lesion[0] == "L" else "mel",
+                "features": parts.similar.features_of(image, classifier, {}).astype(np.float16),
+                "thumbnail": buffer.getvalue(), "dhash": dhash_by_hand(image), "license": "CC0", "attribution": "drawn",
+            }
+        )  # fmt: skip
+    dim = len(rows[0]["features"])
+    folder = tmp_path_factory.mktemp("gallery")
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "features"}
+    flat = pa.array(np.concatenate([row["features"] for row in rows]), pa.float16())
+    columns["features"] = pa.FixedSizeListArray.from_arrays(flat, dim)
+    pq.write_table(pa.table(columns), folder / "gallery.parquet")
+    facts = {
+        "format_version": 1,
+        "model": {"name": trusted.folder.name, "title": "x", "commit": None},
+        "dataset": {"name": "drawn", "config_name": "grouped", "split": "train"},
+        "labels": {"bkl": "Keratosis", "mel": "Melanoma"},
+        "dim": dim, "similarity": "cosine", "n": len(rows), "license": "CC0", "created": "2026-01-01",
+        "command": "by hand",
+    }  # fmt: skip
+    (folder / "gallery.json").write_text(json.dumps(facts))
+    return folder, classifier, rows
 
 
 @pytest.fixture(scope="session")

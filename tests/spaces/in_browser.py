@@ -39,7 +39,7 @@ def opened(browser: Any, url: str, width: int = 1200, height: int = 860, **optio
     tab.wait_for_selector("#facts b")
     yield tab
     context.close()
-    assert faults == []
+    assert faults == [], faults
     assert outside == []
 
 

@@ -94,7 +94,7 @@ def test_pasting_and_odd_files(browser: Any, page: Any, trusted: Any, tmp_path: 
     with opened(browser, page.url) as tab:
         tab.click("#photo button[aria-label='Paste from clipboard']")
         tab.wait_for_selector("#photo + .image-said p")
-        assert "Press Ctrl+V" in tab.inner_text(".picture-said")
+        assert "Press Ctrl+V" in tab.inner_text(".image-said")
         data = base64.b64encode(trusted.pictures["moderate"].read_bytes()).decode()
         tab.evaluate(PASTE, data)
         tab.wait_for_selector("#answer [data-state=moderate]")
