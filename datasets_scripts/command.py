@@ -329,6 +329,9 @@ def _first_sentence(text: str) -> str:
 
 
 def _leave(code: int, message: str) -> NoReturn:
+    bars = getattr(getattr(sys.modules.get("tqdm.std"), "tqdm", None), "_instances", ())
+    for bar in list(bars):  # else the error would stand behind a progress bar, on its line
+        bar.close()
     print(f"error: {message}", file=sys.stderr)
     try:
         sys.stdout.flush()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from datasets_scripts.command import OneLineParser, UserError, did_you_mean, run
 
@@ -216,3 +217,17 @@ def test_a_warning_of_the_suite_is_one_line_and_others_are_left(
         assert warnings.showwarning is usual
     assert capsys.readouterr().err == "warning: the gate: 16 images\n"
     assert others == ["of a library"]
+
+
+def test_an_error_beside_a_progress_bar_has_a_line_of_its_own(capsys: Captured) -> None:
+    def main() -> None:
+        bar = tqdm(total=720, file=sys.stderr)
+        bar.update(18)
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stopped:
+        run(main)
+    assert stopped.value.code == 130
+    shown = capsys.readouterr().err
+    assert "18/720" in shown
+    assert shown.splitlines()[-1] == "error: interrupted: run the same command again"
