@@ -7,7 +7,8 @@ one; a test compares the two.
 
 ``accelerate launch`` adds a traceback of its own (CalledProcessError) to our line whenever a script ends with another
 exit code than 0: no script, configuration file or environment variable can change that, only ``accelerate launch
---quiet``. With one process, ``python trainers/train_<x>.py`` does the same without a launcher.
+--quiet``. On Ctrl-C it adds one also with ``--quiet`` (KeyboardInterrupt, in the launcher's process). With one process,
+``python trainers/train_<x>.py`` does the same without a launcher.
 """
 
 from __future__ import annotations

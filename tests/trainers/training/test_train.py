@@ -176,6 +176,16 @@ def test_a_killed_run_leaves_nothing_half_written_and_resumes_to_the_same_weight
     assert len(histories[0]) == 3
 
 
+def test_a_full_disk_is_one_line_and_leaves_no_finished_folder(
+    train_command: Command, quiet_env: Env, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    words = ["bash", "-c", 'ulimit -f 500; exec "$@"', "bash", *train_command(out)]  # 500 blocks of 1,024 bytes
+    error = one_line_error(run(words, quiet_env))
+    assert "File too large" in error
+    assert not out.exists()
+
+
 def test_only_complete_checkpoints_are_resumed(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path / "nothing_here") is None
     for step, complete in ((90, True), (100, True), (110, False)):
