@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,29 @@ def test_splits_are_made_written_down_and_told(trained: Path, flat: Path) -> Non
     assert "no validation and no calibration and no test split" in card
     again = load_splits(str(flat), "grouped")
     assert {row["image_id"] for row in table if row["split"] == "test"} == set(again.column("test", "image_id"))
+
+
+def test_images_are_told_by_their_content_and_what_is_no_image_is_counted(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "own"
+    shutil.copytree(flat, folder)
+    for name in DRAWN_AS:
+        for number, ending in enumerate((".jfif", "", ".dat")):
+            (folder / name / f"IMG_{number:03d}.jpg").rename(folder / name / f"IMG_{number:03d}{ending}")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "mole" / "Thumbs.db").write_bytes(b"no image")
+    splits = load_splits(str(folder), "default")
+    rows = {
+        image: splits.labels[label]
+        for split in splits.splits
+        for image, label in zip(splits.column(split, "image_id"), splits.splits[split]["label"], strict=True)
+    }
+    assert len(rows) == 120
+    assert all(image.partition("/")[0] == label for image, label in rows.items())
+    said = capsys.readouterr().err
+    assert "6 images" in said
+    assert "2 (.txt 1, .db 1)" in said or "2 (.db 1, .txt 1)" in said
 
 
 def test_without_ids_each_image_is_a_group_and_leaks_are_not_denied(trained: Path) -> None:
@@ -395,3 +419,12 @@ def test_a_citation_that_cannot_be_read_is_named(rows: datasets.Dataset) -> None
     options, _, resolved = parse(["--dataset", "d", "--output_dir", "o", "--citation", "none.bib"], "mobilenet")
     with pytest.raises(UserError, match=r"none\.bib"):
         settle_identity(options, resolved, Splits({"train": rows.select(range(2))}, list(DRAWN_AS), "d", "grouped"))
+
+
+def test_a_row_without_an_image_is_named(rows: datasets.Dataset, tmp_path: Path) -> None:
+    features = datasets.Features({**rows.features, "image": datasets.Image(decode=False)})
+    records = rows.cast(features).to_list()
+    records[3]["image"] = None
+    folder = parquet(tmp_path / "own", train=datasets.Dataset.from_list(records, features=features))
+    with pytest.raises(UserError, match="1 of 120 rows without an image"):
+        load_splits(str(folder), "default")

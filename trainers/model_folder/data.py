@@ -34,11 +34,13 @@ from trainers.model_folder.missing_splits import (
     PUBLISHED,
     SPLITS,
     SPLITS_FILE,
+    check_images,
     check_labelled,
     no_id,
     usual_name,
     with_all_splits,
     with_class_labels,
+    with_every_image,
     with_ids,
 )
 
@@ -142,7 +144,8 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         raise UserError(f"no dataset was given: {advice}")
     local = Path(dataset).is_dir()
     if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
-        raise UserError(f"the dataset folder {dataset!r} does not exist: {advice}")
+        what = "is a file" if Path(dataset).is_file() else "does not exist"
+        raise UserError(f"the dataset folder {dataset!r} {what}: {advice}")
     for path in sorted(Path(dataset).rglob("*.parquet")) if local else ():
         if instead := what_file_is(path):
             raise UserError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
@@ -159,8 +162,9 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
     for column in REQUIRED_COLUMNS:
         if column not in features:
             raise UserError(
-                f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}; images in a folder of "
-                "their own for each class are read with both"
+                f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}; images are read "
+                "with both where each lies directly in the folder of its class, of two classes or more "
+                "(DIR/CLASS/IMAGE or DIR/SPLIT/CLASS/IMAGE): nothing deeper, no zip file"
             )
     if not isinstance(features["label"], datasets.ClassLabel):
         tables = with_class_labels(tables, dataset)
@@ -168,6 +172,11 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         note(f"column 'label' of {dataset!r} is text: its {features['label'].num_classes} values are the classes")
     check_labelled(tables, dataset)
     undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in tables.items()}
+    check_images(undecoded, dataset)
+    if local:
+        undecoded, notes = with_every_image(undecoded, Path(dataset))
+        for text in notes:
+            note(text)
     named, ids = with_ids(undecoded, Path(dataset).resolve() if local else None)
     whole, made = with_all_splits(named, ids, config_name, dataset)
     for rows in tables.values():

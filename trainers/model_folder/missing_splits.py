@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasets_scripts.command import UserError
+from datasets_scripts.images import images_in, kind_of, passed_over_text
 from datasets_scripts.sources.tables import is_gap
 from datasets_scripts.splits import N_BASE_FOLDS, base_folds
 
@@ -46,6 +47,33 @@ def check_labelled(tables: Mapping[str, datasets.Dataset], dataset: str) -> None
             )
 
 
+def check_images(tables: Mapping[str, datasets.Dataset], dataset: str) -> None:
+    """Refuse rows without an image.
+
+    Args:
+        tables: split -> rows, images not decoded.
+        dataset: its name, for the message.
+
+    Raises:
+        UserError: an image is null, or has neither content nor a path; names the split.
+    """
+    for split, rows in tables.items():
+        images = rows.with_format("arrow")["image"][:]
+        without = sum(
+            not (present and (filled or path))
+            for present, filled, path in zip(
+                pc.is_valid(images).to_pylist(),
+                pc.is_valid(pc.struct_field(images, "bytes")).to_pylist(),
+                pc.struct_field(images, "path").to_pylist(),
+                strict=True,
+            )
+        )
+        if without:
+            raise UserError(
+                f"the {split} split of {dataset!r} has {without} of {len(rows)} rows without an image: leave them out"
+            )
+
+
 def with_class_labels(tables: Mapping[str, datasets.Dataset], dataset: str) -> dict[str, datasets.Dataset]:
     """The same splits; a label of class names, as in a ``metadata.csv``, becomes a ``ClassLabel`` of them, sorted.
 
@@ -70,6 +98,64 @@ def with_class_labels(tables: Mapping[str, datasets.Dataset], dataset: str) -> d
             "label", datasets.ClassLabel(names=names)
         )
     return named
+
+
+def with_every_image(
+    tables: Mapping[str, datasets.Dataset], root: Path
+) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    """The same splits of class folders, with the images that the loader passed over.
+
+    The loader tells images by the endings of their names. Here their content counts: an image beside others is one of
+    their class and split.
+
+    Args:
+        tables: split -> rows with ``image``, not decoded, and ``label``.
+        root: the folder of the class folders; of other datasets nothing is changed.
+
+    Returns:
+        The splits, and sentences that count what is added and what is left out.
+    """
+    if any(set(rows.column_names) != {"image", "label"} for rows in tables.values()):
+        return dict(tables), []
+    # As Arrow: the content of the images is not read.
+    paths = {
+        split: pc.struct_field(rows.with_format("arrow")["image"][:], "path").to_pylist()
+        for split, rows in tables.items()
+    }
+    there = {Path(path or "").resolve() for of_split in paths.values() for path in of_split}
+    if not all(path.is_relative_to(root.resolve()) and path.is_file() for path in there):
+        return dict(tables), []
+    home: dict[Path, tuple[str, int]] = {}
+    for split, rows in tables.items():
+        for path, label in zip(paths[split], _values(rows, "label"), strict=True):
+            home.setdefault(Path(path).resolve().parent, (split, label))
+    images, passed_over = images_in(root.resolve())
+    more = [path for path in images if path.resolve() not in there]
+    added = {split: [path for path in more if home.get(path.parent, ("",))[0] == split] for split in tables}
+    left = [path for path in more if path.parent not in home]
+    whole = dict(tables)
+    for split, found in added.items():
+        if found:
+            rows = {
+                "image": [{"bytes": None, "path": str(path)} for path in found],
+                "label": [home[path.parent][1] for path in found],
+            }
+            table = datasets.Dataset.from_dict(rows, features=tables[split].features)
+            whole[split] = datasets.concatenate_datasets([tables[split], table])
+    notes = []
+    if number := sum(map(len, added.values())):
+        notes.append(f"{number} images of {str(root)!r} have no usual ending of a name: taken by their content")
+    if left:
+        notes.append(
+            f"{len(left)} images of {str(root)!r} lie in no folder of a class that was read and were left out, the "
+            f"first is {left[0].relative_to(root.resolve()).as_posix()!r}"
+        )
+    for path in root.resolve().rglob("metadata.*"):  # the loader's own table
+        passed_over[kind_of(path.name)] -= path.suffix.lower() in (".csv", ".jsonl", ".parquet")
+    passed_over = +passed_over
+    if passed_over:
+        notes.append(f"files of {str(root)!r} that are no images were passed over: {passed_over_text(passed_over)}")
+    return whole, notes
 
 
 def usual_name(split: str, splits: Collection[str]) -> str:
