@@ -428,3 +428,16 @@ def test_a_row_without_an_image_is_named(rows: datasets.Dataset, tmp_path: Path)
     folder = parquet(tmp_path / "own", train=datasets.Dataset.from_list(records, features=features))
     with pytest.raises(UserError, match="1 of 120 rows without an image"):
         load_splits(str(folder), "default")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Dataset scripts are no longer supported, but found b.py"), ValueError("bad card"), KeyError("x")],
+)
+def test_a_dataset_that_the_library_cannot_load_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(datasets, "get_dataset_config_names", fail)
+    with pytest.raises(UserError, match=rf"'a/b' cannot be loaded \({type(error).__name__}"):
+        load_splits("a/b", "grouped")

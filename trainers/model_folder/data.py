@@ -152,7 +152,10 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
     try:
         config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
         loaded = datasets.load_dataset(dataset, config_name)
-    except (ConnectionError, datasets.exceptions.DatasetsError, OSError) as error:
+    except UserError:
+        raise
+    # RuntimeError: a loading script; the others: an answer or a card that datasets runs into.
+    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
         cause = error.__cause__ or error
         raise UserError(f"dataset {dataset!r} cannot be loaded ({type(cause).__name__}: {cause}): {advice}") from error
     tables = {usual_name(name, loaded): rows for name, rows in loaded.items()}
