@@ -46,6 +46,7 @@ LIBRARY_ERRORS = (
 RUNTIME_ERRORS = {
     "PytorchStreamWriter failed": "a file could not be written: free some space on the disk of the output folder",
     "DefaultCPUAllocator: can't allocate memory": "out of memory: use smaller batches or images, or fewer workers",
+    "process pool was terminated abruptly": "a process that draws images was killed: use smaller images or more memory",
     "is killed by signal": "a data loader's process was killed: use fewer workers, smaller batches, or more memory",
     "unable to open shared memory object": "out of shared memory: use fewer workers (--dataloader_num_workers)",
     "unable to write to file </torch_": "out of shared memory: use fewer workers (--dataloader_num_workers)",
@@ -159,6 +160,8 @@ def run(main: Callable[[], object]) -> None:
     Hub unreachable), no memory, a file that cannot be read, also where a library wraps it. 130 for Ctrl-C. Every other
     exception is a fault of ours and keeps its traceback.
     """
+    if not sys.stderr.isatty():  # tqdm reads this when it is imported: no library fills a log file with its bars
+        os.environ.setdefault("TQDM_DISABLE", "1")
     with _interruptible() as interrupted, _short_warnings():
         try:
             main()

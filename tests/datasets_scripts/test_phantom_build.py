@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections import Counter, defaultdict
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
+from datasets_scripts import phantom_rows as rows_module
 from datasets_scripts.build_phantom import image_size, main
 from datasets_scripts.command import run
-from datasets_scripts.phantom_rows import PhantomRequestError, phantom_rows
+from datasets_scripts.images import scan_all
+from datasets_scripts.phantom_rows import PhantomRequestError, drawn_in_processes, phantom_rows
 from datasets_scripts.taxonomy import TASKS
 
 
@@ -34,6 +37,22 @@ def test_rows_spread_over_classes_and_lesions() -> None:
     for members in lesions.values():
         assert len({(m.label, m.age, m.sex, m.localization) for m in members}) == 1
     assert [row.label for row in rows[:40]] != sorted(row.label for row in rows[:40])
+
+
+def test_rows_are_the_same_drawn_in_one_process_and_in_two() -> None:
+    drawn, drawers = [], set()
+    for processes in (1, 2):
+        rows_module._files.cache_clear()
+        rows = phantom_rows("isic2017", 24, 5, (48, 36))
+        with drawn_in_processes(len(rows), processes):
+            scans = scan_all(rows)
+            if rows_module._pool is not None:
+                drawers |= {rows_module._pool.submit(os.getpid).result()}
+            files = [(row.read(), row.read_mask()) for row in rows]
+        assert rows_module._pool is None
+        drawn.append(([scan.pixels_sha256 for scan in scans], files))
+    assert drawn[0] == drawn[1]
+    assert len(drawers - {os.getpid()}) == 1
 
 
 def test_rows_tell_of_invented_patients() -> None:
