@@ -63,7 +63,7 @@ def _candidates(thumbs: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarra
     small = thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
     columns = _unit(small).T
     block = max(1, _ENTRIES_PER_BLOCK // max(n, 1))
-    for how in tqdm(range(8), desc="comparing images", unit="turn", disable=n < 2_000):
+    for how in tqdm(range(8), desc="comparing images", unit="turn", disable=n < 2_000 or None):
         turned_rows = _unit(turned(small, how))
         for start in range(0, n, block):
             similar = turned_rows[start : start + block] @ columns[:, start:]

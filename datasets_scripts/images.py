@@ -331,7 +331,14 @@ def scan_all(rows: Sequence[Row]) -> list[Scan]:
     workers = min(8, (os.cpu_count() or 1) + 1)
     with ThreadPoolExecutor(workers) as pool:
         results = list(
-            tqdm(pool.map(scan, rows), total=len(rows), desc="checking images", unit="image", mininterval=1.0)
+            tqdm(
+                pool.map(scan, rows),
+                total=len(rows),
+                desc="checking images",
+                unit="image",
+                mininterval=1.0,
+                disable=None,
+            )
         )
     faults = [r for r in results if isinstance(r, ImageError)]
     if faults:

@@ -73,7 +73,7 @@ def write_shards(
     members: dict[str, list[int]] = {}
     for number, file in enumerate(files):
         members.setdefault(file, []).append(number)
-    with tqdm(total=len(rows), desc="writing Parquet", unit="image", mininterval=1.0) as progress:
+    with tqdm(total=len(rows), desc="writing Parquet", unit="image", mininterval=1.0, disable=None) as progress:
         for file in sorted(members):
             with pq.ParquetWriter(folder / file, columns.arrow_schema) as writer:
                 for start in range(0, len(members[file]), ROWS_PER_GROUP):

@@ -201,7 +201,7 @@ def measure_drawn_hair(pairs: list[tuple[Path, Path]], progress: bool = False) -
     clean, haired_before = HairScore(), HairScore()
     from hub_models.hair_lesion import hair_mask
 
-    for number, (image, _) in enumerate(tqdm(opened(pairs), total=len(pairs), disable=not progress)):
+    for number, (image, _) in enumerate(tqdm(opened(pairs), total=len(pairs), disable=None if progress else True)):
         own = hair_mask(image)
         haired, truth = with_drawn_hair(image, number)
         (haired_before if own.any() else clean).add(haired, image, truth, own)
@@ -224,7 +224,7 @@ def measure_crop(pairs: list[tuple[Path, Path]], progress: bool = False) -> dict
     kept, iou, tight, area = [], [], [], []
     from hub_models.crop_lesion import LESION_MARGIN, lesion_box
 
-    for image, lesion in tqdm(opened(pairs), total=len(pairs), disable=not progress):
+    for image, lesion in tqdm(opened(pairs), total=len(pairs), disable=None if progress else True):
         if not lesion.any():
             empty += 1
             continue
@@ -256,7 +256,7 @@ def measure_phantoms(lesions: int, size: tuple[int, int], progress: bool = False
     from datasets_scripts.phantom import draw
     from hub_models.hair_lesion import hair_mask
 
-    for label, seed in tqdm(cases, disable=not progress):
+    for label, seed in tqdm(cases, disable=None if progress else True):
         haired, bare = draw(label, seed, size), draw(label, seed, size, with_hairs=False)
         without = np.asarray(bare.image)
         score.add(np.asarray(haired.image), without, haired.hair_mask, hair_mask(without))

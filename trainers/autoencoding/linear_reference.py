@@ -66,7 +66,10 @@ def fit_linear_code(
     subset = torch.utils.data.Subset(rows, chosen.tolist())
     start = 0
     for batch in tqdm(
-        DataLoader(subset, batch_size=64, collate_fn=collate), desc="linear code", disable=not progress, unit="batch"
+        DataLoader(subset, batch_size=64, collate_fn=collate),
+        desc="linear code",
+        disable=None if progress else True,
+        unit="batch",
     ):
         part = model.to_images(batch["pixel_values"].to(model.device)).cpu().numpy()
         pictures[start : start + len(part)] = part.reshape(len(part), -1)
@@ -83,7 +86,7 @@ def linear_scores(
     """``psnr_linear`` and ``ssim_linear`` (N,) of a split, after the same resize as the model's."""
     loader = DataLoader(LesionImages(splits.splits[split], processor), batch_size=64, collate_fn=collate)
     found: dict[str, list[np.ndarray]] = {"psnr_linear": [], "ssim_linear": []}
-    for batch in tqdm(loader, desc=f"linear code, {split}", disable=not progress, unit="batch"):
+    for batch in tqdm(loader, desc=f"linear code, {split}", disable=None if progress else True, unit="batch"):
         target = model.to_images(batch["pixel_values"].to(model.device)).cpu()
         drawn = torch.from_numpy(code.reconstruct(target.numpy()))
         found["psnr_linear"].append(psnr(drawn, target).numpy())

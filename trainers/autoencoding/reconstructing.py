@@ -124,7 +124,7 @@ def reconstruct_split(
     scores: dict[str, list[np.ndarray]] = {}
     with torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for batch in tqdm(loader, desc=f"reconstruct {split}", disable=not progress, unit="batch"):
+        for batch in tqdm(loader, desc=f"reconstruct {split}", disable=None if progress else True, unit="batch"):
             pixels = batch["pixel_values"].to(model.device)
             found, values = score_batch(model, pixels, noise_std)
             codes.append(found.float().cpu().numpy())

@@ -98,7 +98,9 @@ class Cases:
             UserError: one cannot be read; it is named.
         """
         numbers = range(len(self))
-        for number in tqdm(numbers, desc=what, unit="image", disable=len(self) < SHOW_PROGRESS_FROM, mininterval=1.0):
+        for number in tqdm(
+            numbers, desc=what, unit="image", disable=len(self) < SHOW_PROGRESS_FROM or None, mininterval=1.0
+        ):
             try:
                 yield decode(self.stored(number))[0]
             except (ImageUserError, OSError) as error:

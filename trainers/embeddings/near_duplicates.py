@@ -65,7 +65,9 @@ def looks_of(cases: Cases) -> Looks:
 
     def make() -> dict[str, np.ndarray]:
         found = []
-        bar = tqdm(range(len(cases)), desc="look at cases", unit="image", disable=len(cases) < SHOW_PROGRESS_FROM)
+        bar = tqdm(
+            range(len(cases)), desc="look at cases", unit="image", disable=len(cases) < SHOW_PROGRESS_FROM or None
+        )
         for number in bar:
             try:
                 found.append(look(cases.stored(number), str(cases.image_id[number])))

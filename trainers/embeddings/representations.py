@@ -180,7 +180,7 @@ def _codes(encoder: Encoder, cases: Cases, batch_size: int, progress: bool) -> n
     loader = DataLoader(LesionImages(cases.rows, encoder.processor), batch_size=batch_size, collate_fn=collate)
     device = next(encoder.model.parameters()).device
     parts = []
-    for batch in tqdm(loader, desc=f"encode {cases.split}", unit="batch", disable=not progress):
+    for batch in tqdm(loader, desc=f"encode {cases.split}", unit="batch", disable=None if progress else True):
         codes = encoder.model.encode(batch["pixel_values"].to(device))
         parts.append(codes.float().flatten(1).cpu().numpy())
     return np.concatenate(parts)

@@ -78,7 +78,7 @@ def phantom_examples(
     labels = list(model.config.labels)
     found: dict[tuple[str, str], Example] = {}
     drawable = [label for label in labels if label in PHANTOM_LABELS]
-    for label in tqdm(drawable, desc="draw phantoms", disable=not progress):
+    for label in tqdm(drawable, desc="draw phantoms", disable=None if progress else True):
         phantoms = [draw(label, FIRST_PHANTOM + number) for number in range(per_class)]
         inputs = processor([phantom.image for phantom in phantoms], return_tensors="pt").to(model.device)
         for place, answer in enumerate(model.predict(**inputs, **asked)):

@@ -70,7 +70,7 @@ class Subject:
     def batches(self, rows: Sequence[int] | np.ndarray, title: str, progress: bool) -> Iterator[Batch]:
         """Some images of the split in batches."""
         parts = [np.asarray(rows[start : start + BATCH]) for start in range(0, len(rows), BATCH)]
-        for part in tqdm(parts, desc=title, unit="batch", disable=not progress):
+        for part in tqdm(parts, desc=title, unit="batch", disable=None if progress else True):
             items = collate([self.images[int(row)] for row in part])
             taken = {name: items.pop(name) for name in ("mask", "mask_state", "labels")}
             inputs = {name: value.to(self.model.device) for name, value in items.items()}

@@ -181,7 +181,7 @@ def _run(
     seen: dict[str, list[np.ndarray]] = {"features": [], "early": []}
     give_early, model.give_early = model.give_early, True
     try:
-        for batch in tqdm(loader, desc=title, disable=not progress, unit="batch"):
+        for batch in tqdm(loader, desc=title, disable=None if progress else True, unit="batch"):
             inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
             try:
                 output = model.infer(inputs, inference)
