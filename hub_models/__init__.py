@@ -57,10 +57,12 @@ CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
 }
 
 LesionImageProcessor.register_for_auto_class("AutoImageProcessor")
+# Under both names, although it uses PIL alone: transformers warns where the backend that it prefers is missing.
+_processors = {"pil": LesionImageProcessor, "torchvision": LesionImageProcessor}
 for _config_class, _model_class in CLASSIFIERS.items():
     AutoConfig.register(_config_class.model_type, _config_class)
     AutoModelForImageClassification.register(_config_class, _model_class)
-    AutoImageProcessor.register(_config_class, image_processor_classes={"pil": LesionImageProcessor})
+    AutoImageProcessor.register(_config_class, image_processor_classes=_processors)
     _config_class.register_for_auto_class()
     _model_class.register_for_auto_class("AutoModelForImageClassification")
     _features = getattr(sys.modules[_model_class.__module__], _model_class.class_names()["AutoModel"])
@@ -69,7 +71,7 @@ for _config_class, _model_class in CLASSIFIERS.items():
 # No classifier: it answers with codes and an image, so AutoModel loads it.
 AutoConfig.register(AutoencoderLesionConfig.model_type, AutoencoderLesionConfig)
 AutoModel.register(AutoencoderLesionConfig, AutoencoderLesionModel)
-AutoImageProcessor.register(AutoencoderLesionConfig, image_processor_classes={"pil": LesionImageProcessor})
+AutoImageProcessor.register(AutoencoderLesionConfig, image_processor_classes=_processors)
 AutoencoderLesionConfig.register_for_auto_class()
 AutoencoderLesionModel.register_for_auto_class("AutoModel")
 PIPELINE_REGISTRY.register_pipeline(
