@@ -122,10 +122,10 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     return report
 
 
-def print_finished(out: Path, report: dict[str, Any], done: str = "finished") -> None:
+def print_finished(out: Path, report: dict[str, Any], done: str = "finished", *, warn: bool = True) -> None:
     """The last words of a command that writes a model's folder; on stderr where the model promises nothing."""
     print(f"{done}: {shown_path(out)} is a complete Hub repo (README.md is its card)", flush=True)
-    if warning := nothing_promised(report["promise"]):
+    if warn and (warning := nothing_promised(report["promise"])):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
 
 

@@ -148,7 +148,7 @@ def train_into(
             "leak_audit": audit_leaks(splits),
         }
         report = finish(Finished(whole, processor, splits, about, options, partial), out)
-        print_finished(out, report)
+        print_finished(out, report, warn="member" not in resolved)  # a member answers nobody: its ensemble does
     return out
 
 
