@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import shlex
 import shutil
 import subprocess
@@ -25,32 +26,41 @@ ROOT = Path(__file__).resolve().parents[1]
 REPO_ID = "org/phantom-ensemble"
 IMAGES, SIZE, SEED, TASK = 2600, "96x72", 0, "isic2017"
 NEW = 987_654  # lesions from this number on are in no dataset
-CANDIDATES = 8  # of each class, of which a clear and an ambiguous one are shown
+CANDIDATES = 16  # of each class, of which a clear and an ambiguous one are shown
 # What a reader of the card would type: nothing of this project is imported.
 ASK = """
 import sys
 from pathlib import Path
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModelForImageClassification
-repo, folder = sys.argv[1:]
-model = AutoModelForImageClassification.from_pretrained(repo, trust_remote_code=True)
-processor = AutoImageProcessor.from_pretrained(repo, trust_remote_code=True)
-answers = {}
+repo, commit, folder = sys.argv[1:]
+model = AutoModelForImageClassification.from_pretrained(repo, revision=commit, trust_remote_code=True)
+processor = AutoImageProcessor.from_pretrained(repo, revision=commit, trust_remote_code=True)
+names, answers = model.config.label_names, {}
 for path in sorted(Path(folder).iterdir()):
     answers[path.name] = model.predict(**processor(images=Image.open(path), return_tensors="pt"))[0]
 
-def surest(names):
-    return min(names, key=lambda name: answers[name]["predictive_entropy"], default=None)
+def entropy(name):
+    return answers[name]["predictive_entropy"]
+
+def in_full(name):
+    return all(names[label] in answers[name]["message"] for label in answers[name]["prediction_set"])
 
 drawn = [name for name in answers if not name.startswith("no_skin")]
-right = [name for name in drawn if name.startswith(answers[name]["predicted"] + "_")]
-low = [name for name in right if answers[name]["band"] == "low" and not answers[name]["abstain"]]
-two = [name for name in drawn if answers[name]["prediction_set"] and len(answers[name]["prediction_set"]) == 2]
-strange = [name for name in answers if name.startswith("no_skin")]
-counts = [sum(answers[n]["abstain"] for n in names) for names in (drawn, strange)]
-print(f"declined: {counts[0]} of {len(drawn)} drawn lesions, {counts[1]} of {len(strange)} images of no skin")
-chosen = {"a clear lesion": surest(low), "an ambiguous one": surest(two),
-          "no skin at all": max(strange, key=lambda name: answers[name]["ood_score"])}
+answered = [name for name in drawn if not answers[name]["abstain"]]
+right = [name for name in answered if name.startswith(answers[name]["predicted"] + "_")]
+low = [name for name in right if answers[name]["band"] == "low" and len(answers[name]["prediction_set"]) == 1]
+# Of the true class and another, both named by the message; rather with moderate uncertainty than with low.
+two = [name for name in drawn if len(answers[name]["prediction_set"] or []) == 2 and in_full(name)
+       and name.rpartition("_")[0] in answers[name]["prediction_set"]]
+two = ([name for name in two if answers[name]["band"] == "moderate"] or [name for name in two if name in answered]
+       or two)
+no_skin = [name for name in answers if name.startswith("no_skin")]
+counts = [sum(answers[name]["abstain"] for name in some) for some in (drawn, no_skin)]
+print(f"declined: {counts[0]} of {len(drawn)} drawn lesions, {counts[1]} of {len(no_skin)} images of no skin")
+chosen = {"a clear lesion": min(low, key=entropy, default=None),
+          "an ambiguous one": max(two, key=entropy, default=None),
+          "no skin at all": max(no_skin, key=lambda name: answers[name]["ood_score"])}
 for title, name in chosen.items():
     if name is None:
         print(f"\\n{title}: none among these")
@@ -60,15 +70,16 @@ for title, name in chosen.items():
     best = ", ".join(f"{label} {p:.2f}" for label, p in best)
     print(f"\\n{title} ({name}): {answer['message']}")
     if not answer["abstain"]:
-        print(f"    set {{{', '.join(answer['prediction_set'])}}} | {best} | aleatoric {answer['aleatoric']:.2f} "
-              f"+ epistemic {answer['epistemic']:.2f} nats | p_malignant {answer['p_malignant']:.2f}")
+        print(f"    band {answer['band']} | set {{{', '.join(answer['prediction_set'])}}} | {best} | "
+              f"aleatoric {answer['aleatoric']:.2f} + epistemic {answer['epistemic']:.2f} nats | "
+              f"p_malignant {answer['p_malignant']:.2f}")
 """
 
 
 def step(
     title: str, command: list[str], env: dict[str, str] | None = None, cwd: Path | None = None, shown: str = ""
-) -> None:
-    """Run one command of the chain, showing it and its time.
+) -> str:
+    """Run one command of the chain, showing it, what it prints and its time; returns what it printed on stdout.
 
     Raises:
         UserError: it failed; its own message stands above.
@@ -77,13 +88,25 @@ def step(
         f"\n== {title}\n$ {shown or shlex.join(['python' if word == sys.executable else word for word in command])}",
         flush=True,
     )
-    started = time.perf_counter()
-    done = subprocess.run(command, env=env, cwd=cwd or ROOT, check=False)
-    if done.returncode:
+    started, before = time.perf_counter(), child_seconds()
+    lines = []
+    with subprocess.Popen(command, env=env, cwd=cwd or ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            lines.append(line)
+            print(line, end="", flush=True)
+    if process.returncode:
         raise UserError(
-            f"the demo stopped at the step {title!r} (exit code {done.returncode}); its message stands above"
+            f"the demo stopped at the step {title!r} (exit code {process.returncode}); its message stands above"
         )
-    print(f"-- {title}: {time.perf_counter() - started:.0f} s", flush=True)
+    seconds, busy = time.perf_counter() - started, child_seconds() - before
+    print(f"-- {title}: {seconds:.0f} s ({busy:.0f} s of CPU)", flush=True)
+    return "".join(lines)
+
+
+def child_seconds() -> float:
+    """Seconds of CPU that all ended child processes, and theirs, have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @contextmanager
@@ -154,6 +177,7 @@ def run_steps(out: Path) -> None:
         "accelerate.commands.launch",
         "--num_processes",
         "1",
+        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),  # else it warns of each
         "trainers/train_ensemble.py",
         "--recipe",
         "ensemble_demo",
@@ -162,28 +186,31 @@ def run_steps(out: Path) -> None:
     step(
         "train three members, fit trust, evaluate, describe",
         train,
-        shown=shlex.join(["accelerate", "launch", *train[5:]]),
+        shown=shlex.join(["accelerate", "launch", *train[train.index("trainers/train_ensemble.py") :]]),
     )
     # A promise of 5 % needs more calibration lesions than a demo has time to draw: it asks for less.
     promises = ["--low_risk", "0.1", "--moderate_risk", "0.2"]
     fit = [python, "-m", "trainers.fit_trust", f"{relative}/model", "--dataset", f"{relative}/dataset", *promises]
+    fit += ["--bootstrap_replicates", "100"]
     step("fit other promises, without training again", [*fit, "--output_dir", f"{relative}/trusted"])
     step("verify card and files", [python, "-m", "model_cards.verify", f"{relative}/trusted"])
     draw_examples(out / "examples")
     with loopback_hub(out / "hub_cache") as env:
-        step(
+        published = step(
             "publish to a Hub on loopback",
             [python, "-m", "model_cards.publish", f"{relative}/trusted", "--repo-id", REPO_ID],
             env,
         )
-        ask = [python, "-I", "-c", ASK, REPO_ID, str(out / "examples")]
+        commit = published.rstrip().rpartition("/commit/")[2]  # the last line is its URL
+        ask = [python, "-I", "-c", ASK, REPO_ID, commit, str(out / "examples")]
         shown = (
-            f"python: AutoModelForImageClassification.from_pretrained({REPO_ID!r}, trust_remote_code=True).predict(...)"
+            f"python: AutoModelForImageClassification.from_pretrained({REPO_ID!r}, revision={commit!r}, "
+            "trust_remote_code=True).predict(...)"
         )
         step("load it by name, ask it about new phantoms", ask, env, cwd=out, shown=shown)
     print(
-        f"\nDone in {time.perf_counter() - started:.0f} s. The card: {relative}/trusted/README.md, "
-        "its numbers: report.json beside it."
+        f"\nDone in {time.perf_counter() - started:.0f} s ({child_seconds():.0f} s of CPU). "
+        f"The card: {relative}/trusted/README.md, its numbers: report.json beside it."
     )
     print("These are drawings: the figures show that the chain works and say nothing about skin.")
     print(f"See it in a browser: make space MODEL={relative}/trusted")
