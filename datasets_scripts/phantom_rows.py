@@ -145,11 +145,11 @@ def drawn_in_processes(images: int, processes: int | None = None) -> Iterator[No
         return
     # Threads may be running when the first image is drawn: a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
-    _pool = ProcessPoolExecutor(processes, context, _begin_drawing)
+    pool = _pool = ProcessPoolExecutor(processes, context, _begin_drawing)
     try:
         yield
     finally:
-        pool, _pool = _pool, None
+        _pool = None
         pool.shutdown(cancel_futures=True)
 
 
