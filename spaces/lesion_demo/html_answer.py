@@ -159,7 +159,7 @@ def against_prevalence(answer: Mapping[str, Any], classifier: Classifier) -> str
     if was.get("predicted") in classifier.long_names:
         named = clash(was, classifier.long_names, classifier.groups, least_percent(classifier))
         ruled = still_possible(was, classifier)
-        said = named[0] if named else " ".join(filter(None, [f"{_long_name(was, classifier)}.", ruled]))
+        said = f"{named[0]}." if named else " ".join(filter(None, [f"{_long_name(was, classifier)}.", ruled]))
         home = f'<p class="home">Without this assumption: {escape(band_title(was))}. {escape(said)}</p>'
     return (
         f'<div class="headline assumed"><p class="eyebrow">Probability that it is {escape(classifier.at_risk_name)}</p>'
@@ -216,7 +216,10 @@ def prediction_set(answer: Mapping[str, Any], classifier: Classifier) -> str:
     for label in at_risk_first(names, answer, classifier.groups):
         risky = ' class="risky"' if classifier.groups.get(label) in AT_RISK else ""
         chips += f"<li{risky}>{escape(classifier.long_names[label])}</li>"
-    return f'<h4>Cannot be ruled out</h4><ul class="set" id="set">{chips}</ul>'
+    alpha = (classifier.trust.get("conformal") or {}).get("alpha")
+    # A list of one class reads as if all others were ruled out.
+    outside = f"In about {of_100(alpha)} lesions the true class is not in this list." if alpha is not None else ""
+    return f'<h4>Cannot be ruled out</h4><ul class="set" id="set">{chips}</ul><p class="small">{outside}</p>'
 
 
 def numbers(answer: Mapping[str, Any], classifier: Classifier) -> str:

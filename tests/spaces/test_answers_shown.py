@@ -93,6 +93,7 @@ def test_promise_is_said_in_the_models_own_numbers(parts: Any, trusted: Any, sur
     assert low.index("Answered") < low.index("Most likely class") < low.index("Probabilities")
     assert low.index("How is this known?") < low.index("At most")
     assert "hold the true class in 90 of 100 lesions" in low
+    assert "In about 10 of 100 lesions the true class is not in this list." in low
     panel = parts.html_answer.answer_panel(parts.answering.classify(opened(parts, trusted, "moderate"), sure), sure)
     assert "At most 20 % of “answered” and “uncertain” answers together" in read_aloud(panel)
     for part in ("aleatoric", "epistemic"):
