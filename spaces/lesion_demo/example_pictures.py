@@ -31,7 +31,7 @@ class Example:
     path: Path
     caption: str
     attribution: str
-    picture: str
+    image: str
 
 
 def read_examples(*folders: Path | None) -> list[Example]:
@@ -66,7 +66,7 @@ def example_buttons(examples: list[Example]) -> str:
     sources = [example.attribution.rstrip(".") for example in examples]
     common, times = Counter(sources).most_common(1)[0]
     buttons = "".join(
-        f'<li><button type="button" data-example="{number}"><img src="{example.picture}" alt="" width="72" height="72">'
+        f'<li><button type="button" data-example="{number}"><img src="{example.image}" alt="" width="72" height="72">'
         f"<span>{escape(example.caption)}</span></button>"
         f"{'' if source == common and times > 1 else f'<p class=source>{escape(source)}</p>'}</li>"
         for number, (example, source) in enumerate(zip(examples, sources, strict=True))

@@ -111,9 +111,7 @@ def _legend(rows: Sequence[Row], classifier: Classifier) -> str:
 
 def _row(row: Row, classifier: Classifier) -> str:
     """A row; what it does not have has an empty key, by which it is sorted last."""
-    image = (
-        f'<img src="{row.picture}" alt="" width="48" height="48">' if row.picture else '<span class="nothing"></span>'
-    )
+    image = f'<img src="{row.image}" alt="" width="48" height="48">' if row.image else '<span class="nothing"></span>'
     name = f'<td class="file">{escape(row.name)}</td>'
     if row.answer is None:
         return f'<tr class="unreadable"><td>{image}</td>{_instead("Not readable", row.error or "")}{name}</tr>'

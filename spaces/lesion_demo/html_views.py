@@ -46,12 +46,12 @@ def _heat(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
     base = shown(prepared(image, classifier))
     name = escape(classifier.long_names[target])
     nothing = " <b>Nothing in the image counted for it: the map is empty.</b>" if float(np.max(field)) == 0.0 else ""
-    pictures = (
+    layers = (
         f'<img src="{data_uri(base)}" alt="The image">'
         f'<img class="layer" src="{data_uri(heat_layer(field, base.size), "PNG")}" alt="Heat map for '
         f'{name}" style="opacity:.6">'
     )
-    return _heat_frame(base.size, pictures, _caption(looked, classifier) + nothing)
+    return _heat_frame(base.size, layers, _caption(looked, classifier) + nothing)
 
 
 def _target(looked: Looked) -> str:
@@ -76,11 +76,11 @@ def _no_heat(classifier: Classifier) -> str:
     return f'<h3>Heat map</h3><p class="small" id="no-heat">{why}</p>'
 
 
-def _heat_frame(size: tuple[int, int], pictures: str, words: str, waiting: bool = False) -> str:
+def _heat_frame(size: tuple[int, int], layers: str, words: str, waiting: bool = False) -> str:
     own_id, off = ("", " disabled") if waiting else (' id="heat"', "")
     return (
         f'<h3>Heat map</h3><figure class="heat"{own_id}><div class="stack" '
-        f'style="aspect-ratio:{size[0]}/{size[1]}">{pictures}</div>'
+        f'style="aspect-ratio:{size[0]}/{size[1]}">{layers}</div>'
         f'<label class="opacity"><span>Opacity</span><input type="range" min="0" max="100" value="60"{off} '
         'data-opacity aria-label="Opacity of the heat map in percent"><output>60 %</output></label>'
         f"<figcaption>{words}</figcaption></figure>"

@@ -48,7 +48,7 @@ class Row:
     name: str
     answer: dict[str, Any] | None = None
     error: str | None = None
-    picture: str = ""
+    image: str = ""
 
 
 @in_turn

@@ -51,11 +51,11 @@
     if (!button) return;
     const large = document.createElement('dialog');
     large.className = 'large-figure';
-    const picture = button.querySelector('img').cloneNode();
+    const image = button.querySelector('img').cloneNode();
     const close = document.createElement('button');
     close.type = 'button';
     close.textContent = 'Close';
-    large.append(close, picture);
+    large.append(close, image);
     document.querySelector('.gradio-container').append(large);
     large.addEventListener('click', () => large.close());
     large.addEventListener('close', () => large.remove());
@@ -66,10 +66,10 @@
   let seen = null;
   const show = () => {
     const panel = document.querySelector('#answer .panel.answer, #answer .panel.message');
-    const picture = document.querySelector('#photo img')?.src ?? null;
+    const image = document.querySelector('#photo img')?.src ?? null;
     if (!panel) seen = null;
-    if (!panel || !panel.offsetParent || picture === seen) return;
-    seen = picture;
+    if (!panel || !panel.offsetParent || image === seen) return;
+    seen = image;
     const top = panel.getBoundingClientRect().top;
     const calm = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
     if (top > window.innerHeight * 0.4) panel.scrollIntoView({ behavior: calm ? 'auto' : 'smooth', block: 'start' });

@@ -48,7 +48,7 @@ class Case:
     label: str
     long_name: str
     distance: float
-    picture: str
+    image: str
     license: str
     attribution: str
 
@@ -150,12 +150,12 @@ class Gallery:
 
     def _case(self, row: int, distance: float) -> Case:
         label = str(self.rows["label"][row])
-        picture = base64.b64encode(self.thumbnails[row].as_py()).decode("ascii")
+        thumbnail = base64.b64encode(self.thumbnails[row].as_py()).decode("ascii")
         return Case(
             label=label,
             long_name=str((self.facts.get("labels") or {}).get(label, label)),
             distance=max(0.0, distance),
-            picture=f"data:image/jpeg;base64,{picture}",
+            image=f"data:image/jpeg;base64,{thumbnail}",
             license=str(self.rows["license"][row] or self.licence),
             attribution=str(self.rows["attribution"][row] or ""),
         )

@@ -26,7 +26,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
     told = gr.HTML(WAITING, elem_id="about")
     with gr.Accordion("Its model card, whole", open=False, elem_id="card-frame", visible=False) as fold:
         text = gr.HTML("", elem_id="card")
-    pictures = gr.HTML("", elem_id="report-figures")
+    images = gr.HTML("", elem_id="report-figures")
 
     def show(title: str | None) -> tuple[str, Any, str, str]:
         try:
@@ -42,7 +42,7 @@ def build(desk: Desk, tab: gr.Tab) -> None:
         [tab.select, model.input],
         show,
         model,
-        [told, fold, text, pictures],
+        [told, fold, text, images],
         api_visibility="private",
         show_progress="hidden",
     )

@@ -91,7 +91,7 @@ def _shown(cases: list[Case] | str) -> str:
     for case, source in zip(cases, sources, strict=True):
         own = "" if alike else f'<br><span class="small">{escape(source)}</span>'
         items += (
-            f'<li><img src="{case.picture}" alt="A case of {escape(case.long_name)}"><b>{escape(case.long_name)}</b>'
+            f'<li><img src="{case.image}" alt="A case of {escape(case.long_name)}"><b>{escape(case.long_name)}</b>'
             f"<br>distance {case.distance:.3f}{own}</li>"
         )
     credit = f'<p class="small credit">All images: {escape(sources[0])}.</p>' if alike else ""
