@@ -10,17 +10,90 @@ number of images they were fitted on.
 from __future__ import annotations
 
 import math
+import re
+import warnings
+from collections.abc import Mapping
 from dataclasses import field
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import PreTrainedConfig
 
+from .checks_lesion import (
+    DTYPES,
+    LARGEST_BUFFER,
+    LARGEST_IMAGE,
+    MOST_CLASSES,
+    brief,
+    is_dtype,
+    is_number,
+    is_whole,
+)
+
 LABEL_GROUPS = ("benign", "premalignant", "malignant")
+# What sets the labels in ``from_pretrained``.
+LABEL_KEYS = ("num_labels", "id2label", "label2id")
+# What is stored about the classes, and holds for no others.
+ABOUT_CLASSES = ("label_names", "label_groups", "trust")
 SMALLEST_IMAGE = 32
+# A name in timm's registry, perhaps with the tag of its weights. `hf-hub:`, `local-dir:` and paths are none: timm would
+# open a folder, or download from another repository, for whoever wrote the config.
+TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_]{1,100})?")
+ACTIVATIONS = ("elu", "gelu", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "silu", "swish")
+POOLINGS = ("avg", "avgmax", "fast", "max")
+# What a config may set of a backbone. timm.create_model takes much more: files to open, addresses to download from.
+SHARES = ("drop_rate", "drop_path_rate", "drop_block_rate", "bn_momentum")
+SWITCHES = ("zero_init_last", "fix_stem")
+CHOICES: dict[str, tuple[Any, ...]] = {
+    "output_stride": (8, 16, 32),
+    "act_layer": ACTIVATIONS,
+    "global_pool": POOLINGS,
+}
+BACKBONE_KWARGS = ("bn_eps", *SHARES, *SWITCHES, *CHOICES)
+# Keys of a config that make transformers read another file, or run other code, than the repository's own.
+LOADER_KEYS = ("transformers_weights", "quantization_config")
+CONFORMAL_METHODS = ("lac", "aps", "raps")
 
 
 class LesionConfigError(ValueError):
-    """A configuration value that no lesion classifier can work with. The message names the value and the mend."""
+    """A configuration value that no lesion classifier can work with. The message names the value and the fix."""
+
+
+def check_backbone(name: Any, kwargs: Any, where: str = "") -> None:
+    """Check that a backbone is an architecture of timm's registry, with nothing but settings of its layers.
+
+    Args:
+        name: as ``timm.create_model`` takes it.
+        kwargs: further arguments of ``timm.create_model``.
+        where: what stands before the names in a message, e.g. ``members[0]: ``.
+
+    Raises:
+        LesionConfigError: another name, such as a repository or a path; an argument that is not among
+            ``BACKBONE_KWARGS``, or a value that is out of its range.
+    """
+    if not isinstance(name, str) or not TIMM_NAME.fullmatch(name):
+        raise LesionConfigError(
+            f"{where}backbone is {brief(name)}; give the name of an architecture in timm, e.g. mobilenetv2_100 (no "
+            "repository, no path: a config must not choose what is downloaded or opened)."
+        )
+    if not isinstance(kwargs, dict):
+        raise LesionConfigError(f"{where}backbone_kwargs is {brief(kwargs)}; give a dictionary of arguments.")
+    for key, value in kwargs.items():
+        if key not in BACKBONE_KWARGS:
+            raise LesionConfigError(
+                f"{where}backbone_kwargs has {brief(key)}; leave it out, or choose from {', '.join(BACKBONE_KWARGS)}."
+            )
+        if key == "bn_eps":
+            fine, wanted = is_number(value) and 0 < value <= 1, "a number in (0, 1]"
+        elif key in SHARES:
+            fine, wanted = is_number(value) and 0 <= value < 1, "a number in [0, 1)"
+        elif key in SWITCHES:
+            fine, wanted = isinstance(value, bool), "true or false"
+        else:
+            # True == 1, so that types are compared, too.
+            fine = any(type(value) is type(choice) and value == choice for choice in CHOICES[key])
+            wanted = f"one of {', '.join(map(str, CHOICES[key]))}"
+        if not fine:
+            raise LesionConfigError(f"{where}backbone_kwargs has {key} {brief(value)}; give {wanted}.")
 
 
 class LesionConfig(PreTrainedConfig):
@@ -31,9 +104,9 @@ class LesionConfig(PreTrainedConfig):
         label_names: short name -> long name, for exactly the labels of ``id2label``; empty = not known.
         label_groups: short name -> ``benign`` | ``premalignant`` | ``malignant``, for exactly the labels of
             ``id2label``; empty = not known, and then ``p_malignant`` is None.
-        image_size: side of the square input in pixels, at least 32.
+        image_size: side of the square input in pixels, from 32 to 4096.
         backbone: the architecture's name in timm.
-        backbone_kwargs: further arguments of ``timm.create_model``, e.g. ``{"bn_eps": 1e-3}``.
+        backbone_kwargs: settings of its layers by their names in timm, e.g. ``{"bn_eps": 1e-3}``: ``BACKBONE_KWARGS``.
         freeze_backbone: the backbone's weights and statistics stay as they are while the head is trained.
         dropout: probability in [0, 1) of dropping a feature before the head while training.
         initialised_from: where the backbone's weights came from before training, for the model card.
@@ -59,6 +132,7 @@ class LesionConfig(PreTrainedConfig):
         "epistemic",
         "early",
         "ood_score",
+        "hidden_states",
     ]
 
     label_names: dict[str, str] = field(default_factory=dict)
@@ -72,15 +146,77 @@ class LesionConfig(PreTrainedConfig):
     trust: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self, **kwargs: Any) -> None:
+        # Before transformers makes a list of that many names.
+        classes = kwargs.get("num_labels")
+        if classes is not None and not is_whole(classes, 2, MOST_CLASSES):
+            raise LesionConfigError(f"num_labels is {brief(classes)}; give a whole number from 2 to {MOST_CLASSES}.")
+        # transformers takes any text for a name of torch, and ends in an error that does not name it.
+        for name, dtype in (("dtype", self.dtype), ("torch_dtype", kwargs.get("torch_dtype"))):
+            if not is_dtype(dtype):
+                raise LesionConfigError(f"{name} is {brief(dtype)}; give one of {', '.join(DTYPES)}, or leave it out.")
+        for name in LOADER_KEYS:
+            if kwargs.get(name) is not None:
+                raise LesionConfigError(f"{name} is {brief(kwargs[name])}; leave it out: a lesion classifier has none.")
+        if not isinstance(self.id2label, (dict, type(None))):
+            raise LesionConfigError(f"id2label is {brief(self.id2label)}; give a dictionary from index to short name.")
         super().__post_init__(**kwargs)
         self.check()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As transformers does, also for other labels than the stored ones, as fine-tuning on new classes sets them.
+
+        What is stored about the classes (``label_names``, ``label_groups``, ``trust``) does not hold for other ones. It
+        is dropped with one warning, unless it is given again. The order of the classes counts: the head's rows have it.
+
+        Args:
+            config_dict: the content of a ``config.json``.
+            **kwargs: values that replace stored ones; ``num_labels``, ``id2label`` and ``label2id`` as for every
+                classifier of transformers, indices as numbers or as text.
+
+        Raises:
+            LesionConfigError: ``id2label`` and ``num_labels`` disagree, or a value is out of its range.
+        """
+        stored = _by_index(config_dict.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"})
+        requested = {name: kwargs.pop(name, None) for name in LABEL_KEYS}
+        # What is stored may be anything; the constructor names it.
+        labels = _requested_labels(stored, **requested) if isinstance(stored, dict) else None
+        if labels is not None:
+            config_dict = {name: value for name, value in config_dict.items() if name not in LABEL_KEYS}
+            config_dict["id2label"] = labels
+            if labels != stored:
+                dropped = [name for name in ABOUT_CLASSES if config_dict.pop(name, None) and name not in kwargs]
+                _warn_of_dropped(stored, labels, dropped)
+        return super().from_dict(config_dict, **kwargs)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a value; other labels (``id2label``, ``num_labels``) drop, with a warning, what is stored of the old."""
+        before = self.__dict__.get("id2label")
+        super().__setattr__(name, value)
+        after = self.__dict__.get("id2label")
+        if name not in ("id2label", "num_labels") or not isinstance(before, dict) or not isinstance(after, dict):
+            return
+        if _by_index(before) == _by_index(after):
+            return
+        # What was set for the new labels before them stays.
+        names = set(map(str, after.values()))
+        dropped = [key for key in ABOUT_CLASSES if (stored := self.__dict__.get(key)) and set(stored) != names]
+        for key in dropped:
+            super().__setattr__(key, {})
+        _warn_of_dropped(before, after, dropped)
 
     def check(self) -> None:
         """Check every value; called on construction, by the model's constructor and before saving.
 
         Raises:
-            LesionConfigError: names the value received and the mend.
+            LesionConfigError: names the value received and the fix.
         """
+        attention = self._attn_implementation
+        if not isinstance(attention, (str, type(None))) or "/" in (attention or ""):
+            raise LesionConfigError(
+                f"attn_implementation is {brief(attention)}; leave it out: a config must not name code of another "
+                "repository."
+            )
         self._check_labels()
         self._check_backbone()
         self._check_trust()
@@ -111,18 +247,22 @@ class LesionConfig(PreTrainedConfig):
         super().save_pretrained(save_directory, push_to_hub=push_to_hub, **kwargs)
 
     def _check_labels(self) -> None:
-        indices = sorted(self.id2label or {})
-        if len(indices) < 2 or indices != list(range(len(indices))):
+        self.id2label = _by_index(self.id2label or {})
+        indices = list(self.id2label)
+        if not 2 <= len(indices) <= MOST_CLASSES or indices != list(range(len(indices))):
             raise LesionConfigError(
-                f"id2label has the indices {indices}; give at least two classes, numbered 0, 1, 2, ... without a gap."
+                f"id2label has {len(indices)} classes, with the indices {brief(indices)}; give at least two classes "
+                f"(at most {MOST_CLASSES}), numbered 0, 1, 2, ... without a gap."
             )
         labels = self.labels
         if any(not isinstance(label, str) or not label for label in labels) or len(set(labels)) < len(labels):
-            raise LesionConfigError(f"id2label has the names {labels}; give each class its own, non-empty name.")
+            raise LesionConfigError(f"id2label has the names {brief(labels)}; give each class its own, non-empty name.")
         self.label2id = {label: index for index, label in enumerate(labels)}
         for name, mapping in (("label_names", self.label_names), ("label_groups", self.label_groups)):
             if not isinstance(mapping, dict):
-                raise LesionConfigError(f"{name} is {mapping!r}; give a dictionary from short class name to text.")
+                raise LesionConfigError(f"{name} is {brief(mapping)}; give a dictionary from short class name to text.")
+            if not all(isinstance(text, str) for text in mapping.values()):
+                raise LesionConfigError(f"{name} is {brief(mapping)}; give a text for each label.")
             if mapping and set(mapping) != set(labels):
                 missing, unknown = sorted(set(labels) - set(mapping)), sorted(set(mapping) - set(labels))
                 raise LesionConfigError(
@@ -137,39 +277,86 @@ class LesionConfig(PreTrainedConfig):
 
     def _check_backbone(self) -> None:
         size = self.image_size
-        if isinstance(size, bool) or not isinstance(size, int) or size < SMALLEST_IMAGE:
+        if not is_whole(size, SMALLEST_IMAGE, LARGEST_IMAGE):
             raise LesionConfigError(
-                f"image_size is {size!r}; give a whole number of pixels, at least {SMALLEST_IMAGE}."
+                f"image_size is {brief(size)}; give a whole number of pixels from {SMALLEST_IMAGE} to {LARGEST_IMAGE}."
             )
         drop = self.dropout
-        if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0.0 <= drop < 1.0:
-            raise LesionConfigError(f"dropout is {drop!r}; give a probability in [0, 1).")
-        if not isinstance(self.backbone, str) or not self.backbone:
-            raise LesionConfigError(
-                f"backbone is {self.backbone!r}; give an architecture's name, e.g. mobilenetv2_100."
-            )
-        if not isinstance(self.backbone_kwargs, dict):
-            raise LesionConfigError(f"backbone_kwargs is {self.backbone_kwargs!r}; give a dictionary of arguments.")
+        if not is_number(drop) or not 0.0 <= drop < 1.0:
+            raise LesionConfigError(f"dropout is {brief(drop)}; give a probability in [0, 1).")
+        if not isinstance(self.freeze_backbone, bool):
+            raise LesionConfigError(f"freeze_backbone is {brief(self.freeze_backbone)}; give true or false.")
+        if not isinstance(self.initialised_from, (str, type(None))):
+            raise LesionConfigError(f"initialised_from is {brief(self.initialised_from)}; give a text, or null.")
+        check_backbone(self.backbone, self.backbone_kwargs)
 
     def _check_trust(self) -> None:
         if not isinstance(self.trust, dict):
-            raise LesionConfigError(f"trust is {self.trust!r}; give a dictionary, empty when nothing was fitted.")
+            raise LesionConfigError(f"trust is {brief(self.trust)}; give a dictionary, empty when nothing was fitted.")
         for name, section in self.trust.items():
             if not isinstance(section, dict):
-                raise LesionConfigError(f'trust["{name}"] is {section!r}; give a dictionary, or leave it out.')
+                raise LesionConfigError(f'trust["{name}"] is {brief(section)}; give a dictionary, or leave it out.')
         self._check_numbers("temperature", "value", 1, above=0.0)
         for name in ("scale", "bias"):
             if self.trust.get("temperature", {}).get(name) is not None:
                 self._check_numbers("temperature", name, len(self.labels), above=0.0 if name == "scale" else None)
         self._check_numbers("prior", "value", len(self.labels), above=0.0)
         self._check_numbers("ood", "threshold", 1)
+        self._check_gate()
+        self._check_promises()
+
+    def _check_gate(self) -> None:
+        """The detector's numbers, and the shapes of its matrices."""
+        gate = self.trust.get("ood", {})
+        settings, buffers = gate.get("settings", {}), gate.get("buffers", {})
+        if gate and not isinstance(gate.get("detector"), str):
+            self._refuse("ood", "detector", gate.get("detector"), "the name of a detector")
+        if not isinstance(settings, dict) or not all(is_number(value) for value in settings.values()):
+            self._refuse("ood", "settings", settings, "a dictionary of finite numbers")
+        if not isinstance(buffers, dict):
+            self._refuse("ood", "buffers", buffers, "a dictionary from name to shape")
+        for name, shape in buffers.items():
+            fine = isinstance(shape, (list, tuple)) and all(is_whole(side, 1, LARGEST_BUFFER) for side in shape)
+            if not name.isidentifier() or not fine or not 1 <= math.prod(shape) <= LARGEST_BUFFER:
+                self._refuse("ood", "buffers", {name: shape}, f"shapes of 1 to {LARGEST_BUFFER} numbers in all")
+
+    def _check_promises(self) -> None:
+        """Sets, bands and the policy."""
+        sets = self.trust.get("conformal")
+        if sets:
+            settings = sets.get("settings")
+            if sets.get("method") not in CONFORMAL_METHODS:
+                self._refuse("conformal", "method", sets.get("method"), f"one of {', '.join(CONFORMAL_METHODS)}")
+            if not isinstance(settings, (dict, type(None))) or not all(map(is_number, (settings or {}).values())):
+                self._refuse("conformal", "settings", settings, "a dictionary of finite numbers")
         self._check_numbers("conformal", "qhat", len(self.labels), or_none=True)
-        for band, fitted in self.trust.get("bands", {}).items():
-            if isinstance(fitted, dict) and fitted.get("threshold") is not None and not _is_number(fitted["threshold"]):
-                raise LesionConfigError(
-                    f'trust["bands"]["{band}"] has the threshold {fitted["threshold"]!r}; give a finite number, or '
-                    "null where nothing can be promised."
+        bands = self.trust.get("bands")
+        for band, fitted in (bands or {}).items():
+            if not isinstance(fitted, dict):
+                self._refuse("bands", band, fitted, "a dictionary")
+            threshold = fitted.get("threshold")
+            if threshold is not None and not is_number(threshold):
+                self._refuse(
+                    "bands", f"{band}.threshold", threshold, "a finite number, or null where it promises nothing"
                 )
+            for name in ("risk", "confidence"):
+                if threshold is not None and not (is_number(fitted.get(name)) and 0 < fitted[name] < 1):
+                    self._refuse("bands", f"{band}.{name}", fitted.get(name), "a number between 0 and 1")
+        if bands and not {"low", "moderate"} <= set(bands):
+            self._refuse("bands", "low, moderate", sorted(bands), "both bands")
+        if bands:
+            low, moderate = (bands[name].get("threshold") for name in ("low", "moderate"))
+            if low is not None and moderate is not None and moderate < low:
+                self._refuse("bands", "moderate.threshold", moderate, f"at least the low band's, {low}")
+        most = self.trust.get("policy", {}).get("max_set_size", 1)
+        if not is_whole(most, 1, MOST_CLASSES):
+            self._refuse("policy", "max_set_size", most, f"a whole number from 1 to {MOST_CLASSES}")
+
+    @staticmethod
+    def _refuse(section: str, name: str, value: Any, wanted: str) -> NoReturn:
+        raise LesionConfigError(
+            f'trust["{section}"]["{name}"] is {brief(value)}; give {wanted}, or leave the section out.'
+        )
 
     def _check_numbers(
         self, section: str, name: str, amount: int, above: float | None = None, or_none: bool = False
@@ -182,14 +369,52 @@ class LesionConfig(PreTrainedConfig):
         values = [given] if amount == 1 else given
         right = isinstance(values, list) and len(values) == amount
         if not right or not all(
-            (or_none and value is None) or (_is_number(value) and (above is None or value > above)) for value in values
+            (or_none and value is None) or (is_number(value) and (above is None or value > above)) for value in values
         ):
             wanted = "a finite number" if amount == 1 else f"{amount} finite numbers, one a class"
             limit = "" if above is None else f" above {above:g}"
-            raise LesionConfigError(
-                f'trust["{section}"]["{name}"] is {given!r}; give {wanted}{limit}, or leave the section out.'
-            )
+            self._refuse(section, name, given, f"{wanted}{limit}")
 
 
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, (int, float)) and math.isfinite(value)
+def _warn_of_dropped(before: Mapping[Any, Any], after: Mapping[Any, Any], dropped: list[str]) -> None:
+    if dropped:
+        warnings.warn(
+            f"the labels {', '.join(map(str, before.values()))} were replaced by "
+            f"{', '.join(map(str, after.values()))}: {', '.join(dropped)} of the old labels were dropped. "
+            "Train the head, then fit trust with `python -m trainers.fit_trust`.",
+            stacklevel=3,
+        )
+
+
+def _by_index(id2label: Any) -> Any:
+    """Class index -> name with whole numbers for indices that are text, as in JSON; in their order.
+
+    Anything else is returned as it is, for the check that names it.
+    """
+    try:
+        rows = sorted((int(key) if isinstance(key, str) else key, key) for key in id2label)
+        return {index: id2label[key] for index, key in rows}
+    except (TypeError, ValueError, LookupError):
+        return id2label
+
+
+def _requested_labels(stored: Any, num_labels: Any, id2label: Any, label2id: Any) -> dict[int, str] | None:
+    """The labels that a caller of ``from_pretrained`` sets, by index; None where none are set.
+
+    Raises:
+        LesionConfigError: they are none, or ``id2label`` and ``num_labels`` disagree.
+    """
+    if num_labels is not None and not is_whole(num_labels, 2, MOST_CLASSES):
+        raise LesionConfigError(f"num_labels is {brief(num_labels)}; give a whole number from 2 to {MOST_CLASSES}.")
+    for name, given in (("id2label", id2label), ("label2id", label2id)):
+        if not isinstance(given, (Mapping, type(None))):
+            raise LesionConfigError(f"{name} is {brief(given)}; give a dictionary of the classes.")
+    if id2label is None and label2id is not None:
+        id2label = {index: label for label, index in label2id.items()}
+    if id2label is None:
+        other = num_labels is not None and num_labels != len(stored)
+        return {index: f"LABEL_{index}" for index in range(num_labels)} if other else None
+    labels = _by_index(id2label)
+    if num_labels is not None and num_labels != len(labels):
+        raise LesionConfigError(f"num_labels is {num_labels}, but id2label has {len(labels)} labels; give the same.")
+    return labels

@@ -29,7 +29,7 @@ class ConformalError(ValueError):
 def conformal_scores(
     probs: torch.Tensor, method: str = "lac", settings: Mapping[str, float] | None = None
 ) -> torch.Tensor:
-    """How badly each class would fit each image; higher is stranger.
+    """How badly each class would fit each image; higher is a worse fit.
 
     ``lac``: 1 - p_y, in [0, 1] (Sadinle, Lei, Wasserman 2019, equation 4). The smallest sets on average; they may be
     empty, where no class is probable enough.

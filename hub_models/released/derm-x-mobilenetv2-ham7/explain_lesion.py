@@ -1,7 +1,7 @@
-"""Where a classifier looked: heat maps over the picture, by gradients or by attention.
+"""Where a classifier looked: heat maps over the image, by gradients or by attention.
 
 A model takes part through three hooks, of which a CNN of timm needs none of its own: ``explained_layers`` (what such a
-layer receives is explained), ``as_maps`` (that activation as channels of a small picture) and ``attentions`` (the query
+layer receives is explained), ``as_maps`` (that activation as channels of a small image) and ``attentions`` (the query
 and key layers of a transformer). A heat map says what the model used, not where the lesion is.
 """
 
@@ -32,7 +32,7 @@ class LesionExplanation:
 
     Attributes:
         heat_maps: (N, H, W) float32 in [0, 1] at the size of the pixels given, 1 = where it mattered most in this
-            picture. A map is 0 everywhere where nothing spoke for the class. Of members: the mean of their maps, so
+            image. A map is 0 everywhere where nothing spoke for the class. Of members: the mean of their maps, so
             that it reaches 1 only where all of them peak.
         spread: (N, H, W) float32 in [0, 0.5], the standard deviation of the members' maps (over M, not M - 1); None
             where the model has no members.
@@ -84,7 +84,7 @@ def to_heat(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def pooling_layers(backbones: Sequence[nn.Module]) -> list[nn.Module]:
-    """Of each CNN of timm the layer that averages over the picture: what it receives is the last that has places.
+    """Of each CNN of timm the layer that averages over the image: what it receives is the last that has places.
 
     Raises:
         ExplanationError: a backbone has no such layer, or does not put its channels first.
@@ -106,7 +106,7 @@ GRADIENT_METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     "hires_cam": hires_cam,
 }
 ROLLOUT = "attention_rollout"
-# Arguments of ``forward`` that say nothing about the picture.
+# Arguments of ``forward`` that say nothing about the image.
 NOT_SEEN = ("labels", "return_dict")
 
 
@@ -117,7 +117,7 @@ class LesionExplanations:
     device: torch.device
 
     def explanation_methods(self) -> list[str]:
-        """The methods that this model has; none where it looks at no picture."""
+        """The methods that this model has; none where it looks at no image."""
         model: Any = self
         gradients = list(GRADIENT_METHODS) if model.explained_layers() else []
         return [*gradients, ROLLOUT] if model.attentions() else gradients
@@ -149,13 +149,13 @@ class LesionExplanations:
             Heat maps (N, H, W), their spread over members, and the class that they explain.
 
         Raises:
-            ExplanationError: no such method, or not for this model; no such class; no picture, or none of numbers.
+            ExplanationError: no such method, or not for this model; no such class; no image, or none of numbers.
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
         """
         model: Any = self
         methods = self.explanation_methods()
         if method not in methods:
-            what = f"choose one of {', '.join(methods)}" if methods else "it looks at no picture and has none"
+            what = f"choose one of {', '.join(methods)}" if methods else "it looks at no image and has none"
             raise ExplanationError(f"method is {method!r}, which {type(self).__name__} does not have: {what}.")
         received = check_inputs({**named(features), **inputs})
         # The caller may be in inference mode, where no gradient can be had, nor of a tensor that was made there.
@@ -188,10 +188,10 @@ def named(features: Any) -> dict[str, Any]:
 
 
 def check_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What of the inputs ``forward`` takes beside labels: tensors of numbers, at least one picture.
+    """What of the inputs ``forward`` takes beside labels: tensors of numbers, at least one image.
 
     Raises:
-        ExplanationError: no picture, no tensor, or a value that is no number.
+        ExplanationError: no image, no tensor, or a value that is no number.
     """
     given = {name: value for name, value in inputs.items() if value is not None and name not in NOT_SEEN}
     if "pixel_values" not in given:
@@ -202,7 +202,7 @@ def check_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
                 f"{name} is a {type(value).__name__}, not a tensor; call the image processor with return_tensors='pt'."
             )
         if value.ndim and not len(value):
-            raise ExplanationError(f"{name} has no row; give at least one picture.")
+            raise ExplanationError(f"{name} has no row; give at least one image.")
         if not bool(torch.isfinite(value).all()):
             wrong = int((~torch.isfinite(value)).sum())
             raise ExplanationError(
@@ -271,7 +271,7 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
     def keep(number: int) -> Any:
         def hook(module: nn.Module, received: Any) -> Any:
             if threading.get_ident() != thread:
-                return None  # somebody else's picture on its way through the same model
+                return None  # somebody else's image on its way through the same model
             seen[number] = received[0].detach().requires_grad_()
             torch.set_grad_enabled(True)
             return (seen[number], *received[1:])

@@ -69,7 +69,7 @@ def hair_mask(rgb: np.ndarray) -> np.ndarray:
     side = min(small.shape[:2])
     colours = small.astype(np.float32)
     tone = RED_SHARE * colours[..., 0] + (1 - RED_SHARE) * cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
-    # The picture is continued beyond its border, so that the dark rim of a dermatoscope is no thin structure there.
+    # The image is continued beyond its border, so that the dark rim of a dermatoscope is no thin structure there.
     pad = odd(KERNEL * side, 5) + odd(LINE_GAP * side, 3)
     tone = cv2.copyMakeBorder(tone, pad, pad, pad, pad, cv2.BORDER_REPLICATE)
     thin = thin_and_dark(np.round(tone).astype(np.uint8), side)[pad:-pad, pad:-pad]
@@ -122,7 +122,7 @@ def refined(mask: np.ndarray, rgb: np.ndarray) -> np.ndarray:
 
 
 def thin_and_dark(tone: np.ndarray, side: int) -> np.ndarray:
-    """Where a picture (H, W) uint8 is darker than its morphological closing and than the median around it, bool."""
+    """Where an image (H, W) uint8 is darker than its morphological closing and than the median around it, bool."""
     size = odd(KERNEL * side, 5)
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size))
     median = cv2.medianBlur(tone, odd(MEDIAN_WINDOW * side, 5))
@@ -147,7 +147,7 @@ def line_contrast(tone: np.ndarray, side: int, pad: int) -> tuple[np.ndarray, np
     Args:
         tone: (H + 2 pad, W + 2 pad) float32.
         side: the shorter side that lengths are shares of.
-        pad: pixels on each side that are not part of the picture.
+        pad: pixels on each side that are not part of the image.
 
     Returns:
         Contrast (H, W) float32 in the best direction, and the number of that direction (H, W).

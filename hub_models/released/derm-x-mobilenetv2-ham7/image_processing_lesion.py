@@ -1,6 +1,6 @@
-"""From any picture to ``pixel_values``: upright RGB; hair removal, crop, colour constancy if on; resize; normalise.
+"""From any image to ``pixel_values``: upright RGB; hair removal, crop, colour constancy if on; resize; normalise.
 
-A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever a picture may; a model that
+A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever an image may; a model that
 looks at metadata gets ``metadata`` beside the pixels, or in their place.
 
 :meth:`LesionImageProcessor.prepare` is the part before the resize. Training calls it, then augments, then calls the
@@ -8,8 +8,9 @@ processor with these switches off (:data:`PREPARED`), so that a model never sees
 """
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
+from .checks_lesion import LARGEST_IMAGE, brief, is_number, is_whole
 from .crop_lesion import lesion_box
 from .hair_lesion import remove_hair
 from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
@@ -30,7 +32,7 @@ from .preprocess_lesion import SWITCHES, constant_colour, open_image, require_op
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 BILINEAR = 2
-# What decides how a picture becomes pixels: what was trained or calibrated with one value is not with another.
+# What decides how an image becomes pixels: what was trained or calibrated with one value is not with another.
 PIXEL_SETTINGS = (
     "do_colour_constancy",
     "do_hair_removal",
@@ -54,6 +56,14 @@ REMOTE = ("http://", "https://", "data:image/")
 
 class SwitchError(ValueError):
     """A switch of the image processor that is neither on nor off, or unknown."""
+
+
+class PixelSettingError(ValueError):
+    """A setting of the image processor, such as its size, that no image can be prepared with."""
+
+
+class ImageCountError(ValueError):
+    """No image, or several, where one is needed."""
 
 
 class LesionImageProcessorKwargs(ImagesKwargs, total=False):
@@ -86,10 +96,12 @@ class LesionImageProcessor(PilBackend):
 
     Raises:
         RecordError: a record is not what it should be, or lacks the image that the model needs.
+        ImageCountError: a record holds several images.
         MetadataFieldsError: ``metadata_fields`` is no vocabulary, or ``model_input_names`` does not go with it.
         MissingOpenCVError: a switch needs OpenCV and it is not installed (on construction and on each call).
         UnreadableImageError: a file is cut short, damaged or no image.
         PixelValueError: an array is no image.
+        PixelSettingError: a saved size, mean, deviation, factor or filter that no image can be prepared with.
         SwitchError: a switch, as saved or as given, is neither true nor false, or is none that there is.
     """
 
@@ -115,8 +127,44 @@ class LesionImageProcessor(PilBackend):
         super().__init__(**kwargs)
         self._switches()
         check_inputs(self.model_input_names, self.metadata_fields)
+        self._check_pixel_settings()
         if self.metadata_fields is not None:
             self.metadata_fields = resolve_fields(self.metadata_fields)
+
+    def _check_pixel_settings(self) -> None:
+        """Refuse saved settings that no image can be prepared with, or that ask for an enormous one.
+
+        Raises:
+            PixelSettingError: names the setting and its value.
+        """
+        for name in ("size", "crop_size", "pad_size"):
+            sides: Any = getattr(self, name, None)
+            if sides is None and name != "size":
+                continue
+            try:
+                known = dict(sides)
+            except (TypeError, ValueError):
+                known = {}
+            if not known or not all(is_whole(side, 1, LARGEST_IMAGE) for side in known.values()):
+                raise PixelSettingError(
+                    f"the image processor's {name} is {brief(known or sides)}; give pixels from 1 to {LARGEST_IMAGE}."
+                )
+        for name, above in (("image_mean", -math.inf), ("image_std", 0.0)):
+            values = getattr(self, name)
+            fine = isinstance(values, (list, tuple)) and len(values) == 3 and all(map(is_number, values))
+            if not fine or min(values) <= above:
+                raise PixelSettingError(
+                    f"the image processor's {name} is {brief(values)}; give three finite numbers, one a channel"
+                    f"{' above 0' if above == 0 else ''}."
+                )
+        if not is_number(self.rescale_factor) or not 0 < self.rescale_factor <= 1e6:
+            raise PixelSettingError(
+                f"the image processor's rescale_factor is {brief(self.rescale_factor)}; give a number above 0."
+            )
+        if not is_whole(getattr(self.resample, "value", self.resample), 0, 5):
+            raise PixelSettingError(
+                f"the image processor's resample is {brief(self.resample)}; give a filter of Pillow, from 0 to 5."
+            )
 
     def prepare(
         self,
@@ -183,7 +231,7 @@ class LesionImageProcessor(PilBackend):
         """Check records and encode them: (N, M) float32, M = 0 for a model that looks at no metadata.
 
         Raises:
-            RecordError: names the record's number in the list, the value and the mend.
+            RecordError: names the record's number in the list, the value and what to do.
         """
         rows = []
         for number, record in enumerate(records):
@@ -198,10 +246,10 @@ class LesionImageProcessor(PilBackend):
         picture = records[number].get(IMAGE)
         if picture is None:
             raise RecordError(f"record {number} has no image; this model looks at one: give it under {IMAGE!r}.")
-        return picture
+        return single_image(picture, f"record {number}")
 
     def pixel_settings(self) -> dict[str, Any]:
-        """The settings that decide how a picture becomes pixels, as JSON holds them."""
+        """The settings that decide how an image becomes pixels, as JSON holds them."""
         known = json.loads(self.to_json_string())
         return {name: known.get(name) for name in PIXEL_SETTINGS}
 
@@ -222,7 +270,11 @@ class LesionImageProcessor(PilBackend):
         """Open paths as they are (transformers' own loader would clip 16-bit images), let grey arrays (H, W) pass."""
         images = image_url_or_urls
         if isinstance(images, (list, tuple)):
-            return [self.fetch_images(image) for image in images]
+            # One flat list: transformers looks at the first item alone to tell images from batches.
+            flat: list[Any] = []
+            for found in map(self.fetch_images, images):
+                flat.extend(found if isinstance(found, list) or getattr(found, "ndim", 0) == 4 else [found])
+            return flat
         if isinstance(images, os.PathLike) or (isinstance(images, str) and not images.startswith(REMOTE)):
             return open_image(images)
         if getattr(images, "ndim", 0) == 2:
@@ -242,7 +294,7 @@ def check_switches(settings: Mapping[str, Any]) -> None:
     """Check that ``do_...`` settings of a processor are true or false (None = the default), and known.
 
     Raises:
-        SwitchError: names the setting, its value and the mend. ``"false"`` in a file would otherwise mean on.
+        SwitchError: names the setting, its value and what to do. ``"false"`` in a file would otherwise mean on.
     """
     for name, value in settings.items():
         if not name.startswith("do_"):
@@ -262,10 +314,39 @@ def as_records(images: Any) -> list[Mapping[str, Any]] | None:
     return None
 
 
+def single_image(image: Any, where: str) -> Any:
+    """The image itself, or the only one of an array (1, H, W, C).
+
+    Args:
+        image: a PIL image, an array or tensor, a path or an address.
+        where: where it was given, for the message.
+
+    Raises:
+        ImageCountError: it is none or several.
+    """
+    if isinstance(image, (bytes, bytearray)) or (hasattr(image, "read") and isinstance(image, Iterable)):
+        raise ImageCountError(
+            f"{where} is the content of a file ({type(image).__name__}); give its path, or open it with PIL.Image.open."
+        )
+    dimensions = getattr(image, "ndim", None)
+    if dimensions is None:
+        if isinstance(image, (str, os.PathLike)) or not isinstance(image, Iterable):
+            return image
+        found = f"{len(image)} items" if isinstance(image, Sized) else "any number of items"
+    elif dimensions < 4 or (dimensions == 4 and len(image) == 1):
+        return image if dimensions < 4 else image[0]
+    else:
+        found = f"the shape {tuple(image.shape)}"
+    raise ImageCountError(
+        f"{where} is a {type(image).__name__} of {found}, one image is needed: give each image as an input of its own, "
+        "in a flat list."
+    )
+
+
 def count_images(images: Any) -> int:
-    """How many images there are: items of a list, rows of an array (N, H, W, C), otherwise one."""
+    """How many images there are: rows of an array (N, H, W, C), the sum over the items of a list, otherwise one."""
     if isinstance(images, (list, tuple)):
-        return len(images)
+        return sum(map(count_images, images))
     return len(images) if getattr(images, "ndim", 0) == 4 else 1
 
 

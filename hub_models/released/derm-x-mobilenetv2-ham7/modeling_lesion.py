@@ -16,8 +16,10 @@ hook                    what it answers                              as given he
 ``check_processor(p)``  refuses a processor the weights don't fit    compares ``pixel_settings``
 ``encode(pixels)``      (N, 3, H, W) -> (N, D)                       the backbone
 ``early_layers()``      what the gate may look at beside features    the backbone's stage at 1/8 of the size
+``hidden_layers()``     whose outputs are the ``hidden_states``      the backbone's stages
+``last_layer()``        what gives ``last_hidden_state``             what the backbone's pooling receives
 ``explained_layers()``  whose input is explained, one a member       the backbone's pooling
-``as_maps(a, size)``    that input -> (N, C, h, w) of picture size   itself
+``as_maps(a, size)``    that input -> (N, C, h, w) of image size   itself
 ``attentions()``        (query layer, key layer, heads) a layer      none
 ``classify(features)``  (N, D) -> (N, C) or (N, M, C) raw logits     dropout and the head
 ``layer_groups()``      parameter names from input to output         the pretrained parts, then the rest
@@ -25,12 +27,15 @@ hook                    what it answers                              as given he
 
 M members answer with raw logits (N, M, C): the output is then the mean of their probabilities, and says how much of its
 uncertainty is their disagreement. A classifier with further inputs names them in ``input_names`` and writes its own
-two-line ``forward`` around ``encode``, ``classify`` and ``answer``.
+two-line ``forward`` around ``encode``, ``classify`` and ``answer``. Its features alone, without answers, are what
+``AutoModel`` loads: a subclass ``<X>LesionModel(LesionFeatures, <X>ForLesionClassification)`` in the same file.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +44,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
 from .answers_lesion import LesionAnswers, TrustBuffers
@@ -48,12 +54,14 @@ from .backbone_lesion import (
     early_stages,
     load_backbone_file,
     load_timm_weights,
+    stages,
 )
-from .configuration_lesion import LesionConfig
-from .explain_lesion import LesionExplanations, pooling_layers
+from .checks_lesion import MOST_PARAMETERS
+from .configuration_lesion import LesionConfig, LesionConfigError
+from .explain_lesion import ExplanationError, LesionExplanations, pooling_layers
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .storage_lesion import LesionStorage
-from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
+from .trust_lesion import calibrate, check_finite, joint_logits, mean_log_probs, uncertainty_parts
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
@@ -78,6 +86,8 @@ class LesionOutput(ModelOutput):
         epistemic: (N,) mutual information in nats, >= 0; None without members.
         early: (N, E) what an early layer sees, for fitting a gate; only where ``give_early`` is set.
         ood_score: (N,) higher = less like the calibration images; only in eval mode, once a gate was fitted.
+        hidden_states: what each stage of a CNN (N, C, h, w) or each layer of a transformer (N, 1 + L, D) gives, in
+            order; only with ``output_hidden_states``.
     """
 
     loss: torch.Tensor | None = None
@@ -89,6 +99,7 @@ class LesionOutput(ModelOutput):
     epistemic: torch.Tensor | None = None
     early: torch.Tensor | None = None
     ood_score: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
 
 
 class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStorage, PreTrainedModel):
@@ -106,6 +117,8 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
     config: LesionConfig
     main_input_name = "pixel_values"
     input_names: tuple[str, ...] = ("pixel_values",)
+    # Weights whose config has no gate, or has lost it with its labels, may still hold the gate's matrices.
+    _keys_to_ignore_on_load_unexpected = [r"^trust\."]
     # Trainer would otherwise hand num_items_in_batch to forward.
     accepts_loss_kwargs = False
     # Whether the output holds what an early layer sees; set while a gate is fitted.
@@ -117,6 +130,12 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         super().__init__(config)
         config.check()
         self.build()
+        # Inside from_pretrained nothing has been allocated yet: a hostile config ends here.
+        parameters = sum(weight.numel() for weight in self.parameters())
+        if parameters > MOST_PARAMETERS:
+            raise LesionConfigError(
+                f"the config describes a model of {parameters:,} parameters; give one of at most {MOST_PARAMETERS:,}."
+            )
         self.trust = TrustBuffers(config.trust)
         self._keep_pretrained_values()
         self.post_init()
@@ -191,15 +210,26 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         return self.backbone(pixel_values)
 
     def early_layers(self) -> list[nn.Module]:
-        """The layers whose channels the gate may look at, one a backbone; none where the model sees no picture."""
+        """The layers whose channels the gate may look at, one a backbone; none where the model sees no image."""
         return early_stages([self.backbone])
 
+    def hidden_layers(self) -> list[nn.Module]:
+        """The layers whose outputs are the hidden states, from the input to the output."""
+        return stages([self.backbone])
+
+    def last_layer(self) -> tuple[nn.Module, str] | None:
+        """The layer whose ``input`` or ``output`` (say which) is the last hidden state; None where there is none."""
+        try:
+            return pooling_layers([self.backbone])[0], "input"
+        except ExplanationError:  # a backbone that does not pool a map
+            return None
+
     def explained_layers(self) -> list[nn.Module]:
-        """The layers whose input ``explain`` weighs by its gradient, one a member; none where it sees no picture."""
+        """The layers whose input ``explain`` weighs by its gradient, one a member; none where it sees no image."""
         return pooling_layers([self.backbone])
 
     def as_maps(self, activation: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """What an explained layer receives, for pictures of ``size`` (H, W) -> (N, C, h, w)."""
+        """What an explained layer receives, for images of ``size`` (H, W) -> (N, C, h, w)."""
         return activation
 
     def attentions(self) -> list[tuple[nn.Module, nn.Module, int]]:
@@ -226,6 +256,7 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         pixel_values: torch.Tensor,
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
         """Classify a batch.
 
@@ -233,29 +264,25 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
             pixel_values: (N, 3, H, W), as the image processor returns them.
             labels: (N,) class indices, or (N, C) class probabilities; adds the loss.
             return_dict: False returns a tuple of the fields that are not None.
+            output_hidden_states: add ``hidden_states``; None = as the config says.
 
         Raises:
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
         """
-        features, early = self.look(self.check_pixels(pixel_values))
-        return self.answer(features, self.classify(features), labels, return_dict, early)
+        seen = self.look(self.check_pixels(pixel_values), output_hidden_states=output_hidden_states)
+        return self.answer(seen[0], self.classify(seen[0]), labels, return_dict, *seen[1:])
 
-    def look(self, *inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``encode``, and what the early layers saw on the way if somebody wants to know: (N, D) and (N, E) or None."""
+    def look(self, *inputs: torch.Tensor | None, output_hidden_states: bool | None = None) -> tuple[Any, Any, Any]:
+        """``encode``: features (N, D); (N, E) of the early layers or None; the hidden states or None."""
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        hidden = self.hidden_layers() if wanted else []
         asked = self.give_early or self.config.trust.get("ood", {}).get("detector") in EARLY
-        layers = [] if self.training or not asked else self.early_layers()
-        seen: dict[int, torch.Tensor] = {}
-
-        def keep(number: int) -> Any:
-            return lambda module, inputs, output: seen.__setitem__(number, channel_statistics(output))
-
-        handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(layers)]
-        try:
+        early = [] if self.training or not asked else self.early_layers()
+        watched = [(layer, "output", None) for layer in hidden]
+        with kept([(layer, "output", channel_statistics) for layer in early]) as statistics, kept(watched) as states:
             features = self.encode(*inputs)  # type: ignore[arg-type]
-        finally:
-            for handle in handles:
-                handle.remove()
-        return features, torch.cat([seen[number] for number in sorted(seen)], dim=1) if seen else None
+        joined = torch.cat([statistics[number] for number in range(len(early))], dim=1) if early else None
+        return features, joined, tuple(states[number] for number in sorted(states)) if wanted else None
 
     def answer(
         self,
@@ -264,6 +291,7 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         labels: torch.Tensor | None = None,
         return_dict: bool | None = None,
         early: torch.Tensor | None = None,
+        hidden_states: tuple[torch.Tensor, ...] | None = None,
     ) -> LesionOutput | tuple[torch.Tensor, ...]:
         """Turn features (N, D) and raw logits into the output; calibrated in eval mode, with the loss where labels are.
 
@@ -273,6 +301,10 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
             labels: (N,) class indices, or (N, C) class probabilities.
             return_dict: False returns a tuple of the fields that are not None.
             early: (N, E) of :meth:`look`.
+            hidden_states: of :meth:`look`.
+
+        Raises:
+            NotFiniteError: in eval mode and without labels, where a logit is NaN or infinite.
         """
         if raw_logits.dtype in (torch.float16, torch.bfloat16):
             # Temperature, entropy and loss of half-precision logits would lose their last digits for nothing.
@@ -291,14 +323,24 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
             epistemic=epistemic,
             early=early if self.give_early else None,
             ood_score=self.strangeness(features, raw_logits, early) if fitted.get("ood") else None,
+            hidden_states=hidden_states,
         )
+        if labels is None and not self.training:
+            # The one place that every answer passes, with trust or without. With labels it is the loss that is asked
+            # for, and a training that diverges reports it itself.
+            what_to_do = (
+                "no class can be named; the weights are damaged or the training diverged: fetch the model again"
+            )
+            check_finite("the logits", raw_logits, what_to_do)
+            calibrated: Any = output.logits
+            check_finite("the calibrated logits", calibrated, what_to_do)
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
 
     def strangeness(
         self, features: torch.Tensor, raw_logits: torch.Tensor, early: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """What the fitted gate says (N,) of features (N, D), raw logits, early statistics (N, E): higher = stranger."""
+        """What the fitted gate says (N,) of features (N, D), raw logits, early statistics (N, E): higher = more OOD."""
         gate, temperature = self.config.trust["ood"], self.config.softmax_temperature
         buffers = self.trust.as_dict()
         return ood_score(gate["detector"], features, raw_logits, temperature, gate["settings"], buffers, early)
@@ -327,12 +369,15 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
 
         Raises:
             PixelShapeError: says the shape received.
+            NotFiniteError: in eval mode, where a pixel is NaN or infinite.
         """
         if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
             raise PixelShapeError(
                 f"pixel_values has the shape {tuple(pixel_values.shape)}; give (N, 3, H, W), as the image processor "
                 "returns them."
             )
+        if not self.training:
+            check_finite("the pixels", pixel_values, "give finite numbers, as the image processor returns them.")
         # The replicas of DataParallel have no parameters to list: they take the pixels as they are.
         return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
 
@@ -368,6 +413,31 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         model.config.initialised_from = "random" if weights is None else model.load_backbone(weights)
         return model
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Save weights, configuration and code, also that of the pipeline; :class:`LesionStorage` describes the rest.
+
+        ``config.json`` names the classes of ``AutoModelForImageClassification``, of ``AutoModel`` and of the pipeline,
+        whichever of them is saved, and in this folder: a model that was loaded from the Hub names them there.
+        """
+        # Here: transformers copies every file that is imported, and a model alone needs no pipeline in memory.
+        from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
+
+        if self._auto_class is not None:
+            module, names = type(self).__module__.rpartition(".")[2], self.class_names()
+            stored: dict[str, str] = getattr(self.config, "auto_map", None) or {}
+            known = {auto: name.rpartition("--")[2] for auto, name in stored.items()}
+            self.config.auto_map = known | {auto: f"{module}.{name}" for auto, name in names.items()}
+            impl = f"pipeline_lesion.{LesionClassificationPipeline.__name__}"
+            about = {"impl": impl, "pt": ["AutoModelForImageClassification"], "type": "multimodal"}
+            self.config.custom_pipelines = {PIPELINE_TASK: about}
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def class_names(cls) -> dict[str, str]:
+        """Auto class -> name of the class that it loads; both stand in the same file."""
+        stem = cls.__name__.removesuffix("LesionModel").removesuffix("ForLesionClassification")
+        return {"AutoModel": f"{stem}LesionModel", "AutoModelForImageClassification": f"{stem}ForLesionClassification"}
+
     # ---------------------------------------------------------- initialising
 
     def _keep_pretrained_values(self) -> None:
@@ -389,3 +459,67 @@ class LesionForImageClassification(LesionAnswers, LesionExplanations, LesionStor
         if compute_constants is not None:
             # Constants such as anti-aliasing filters stand in no checkpoint: timm computes them again.
             compute_constants()
+
+
+class LesionFeatures:
+    """The part of a classifier before the head, as ``AutoModel`` loads it; put before the classifier's own class.
+
+    The head is kept, so that nothing is lost when the model is saved again.
+    """
+
+    config: Any
+    last_layer: Any
+
+    def forward(
+        self, *inputs: Any, return_dict: bool | None = None, output_hidden_states: bool | None = None, **named: Any
+    ) -> Any:
+        """Encode a batch.
+
+        Args:
+            *inputs: the classifier's, such as ``pixel_values`` (N, 3, H, W), as the image processor returns them.
+            **named: the same by name.
+            return_dict: False returns a tuple of the fields that are not None.
+            output_hidden_states: add ``hidden_states``; None = as the config says.
+
+        Returns:
+            ``pooler_output`` (N, D), what the head receives; ``last_hidden_state``, the last map (N, C, h, w) of a CNN
+            or the tokens (N, 1 + L, D) of a transformer, None of several members and of a model that reads no image;
+            ``hidden_states`` as in :class:`LesionOutput`.
+        """
+        last = self.last_layer()
+        with kept([] if last is None else [(*last, None)]) as seen:
+            output = super().forward(  # type: ignore[misc]
+                *inputs, return_dict=True, output_hidden_states=output_hidden_states, **named
+            )
+        found = BaseModelOutputWithPooling(
+            last_hidden_state=seen.get(0), pooler_output=output.features, hidden_states=output.hidden_states
+        )
+        use_dict = self.config.return_dict if return_dict is None else return_dict
+        return found if use_dict else found.to_tuple()
+
+
+@contextmanager
+def kept(watched: Sequence[tuple[nn.Module, str, Any]]) -> Iterator[dict[int, torch.Tensor]]:
+    """Keep what layers receive or give while the context is open, by their numbers in ``watched``.
+
+    Args:
+        watched: for each the layer, ``input`` or ``output``, and a function of the tensor (None = the tensor itself).
+    """
+    seen: dict[int, torch.Tensor] = {}
+
+    def keep(number: int, which: str, what: Any) -> Any:
+        def hook(_: nn.Module, inputs: Any, output: Any) -> None:
+            value = inputs[0] if which == "input" else output
+            value = value[0] if isinstance(value, tuple) else value
+            seen[number] = value if what is None else what(value)
+
+        return hook
+
+    handles = [
+        layer.register_forward_hook(keep(number, which, what)) for number, (layer, which, what) in enumerate(watched)
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

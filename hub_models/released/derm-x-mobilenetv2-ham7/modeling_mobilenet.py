@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .configuration_mobilenet import MobileNetLesionConfig
-from .modeling_lesion import LesionForImageClassification
+from .modeling_lesion import LesionFeatures, LesionForImageClassification
 
 
 class MobileNetForLesionClassification(LesionForImageClassification):
@@ -14,3 +14,7 @@ class MobileNetForLesionClassification(LesionForImageClassification):
 
     config_class = MobileNetLesionConfig
     config: MobileNetLesionConfig
+
+
+class MobileNetLesionModel(LesionFeatures, MobileNetForLesionClassification):
+    """Its features alone; what ``AutoModel`` loads."""

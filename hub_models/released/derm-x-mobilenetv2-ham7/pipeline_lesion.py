@@ -1,16 +1,20 @@
-"""The pipeline of lesion classifiers: pictures or records in, the whole answer in words out.
+"""The pipeline of lesion classifiers: images or records in, the whole answer in words out.
 
 ``pipeline(model=FOLDER_OR_REPO, trust_remote_code=True)`` gives this one: a repo's config names it as its own task. The
-stock task ``image-classification`` keeps working on pictures, with its usual label and score.
+stock task ``image-classification`` keeps working on images, with its usual label and score.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
+from torch.utils.data import Dataset
 from transformers import Pipeline
-from transformers.dynamic_module_utils import custom_object_save
+
+from .image_processing_lesion import single_image
+from .metadata_lesion import IMAGE, RecordError
 
 PIPELINE_TASK = "lesion-classification"
 
@@ -18,12 +22,15 @@ PIPELINE_TASK = "lesion-classification"
 class LesionClassificationPipeline(Pipeline):
     """What :meth:`predict` of the model says of each input.
 
-    An input is a picture (PIL image, array, path or address), or a record ``{"image": ..., "age": ..., "sex": ...,
-    "localization": ...}`` with any of the last three left out; a list of them gives a list of answers, and
-    ``batch_size`` says how many go through the model at once. A picture alone is a record with all else unknown.
-    ``trust``, ``inference`` and ``prior`` are those of the model's ``predict``.
+    An input is an image (PIL image, array, path or address), or a record ``{"image": ..., "age": ..., "sex": ...,
+    "localization": ...}`` with any of the last three left out. An image alone is a record with all else unknown.
+    One input gives one answer. N images give N answers in their order: a list, tuple, column of a dataset or array
+    (N, H, W, C) gives a list, also where such things stand within one another; a generator or a dataset of torch gives
+    an iterator. A record of N images is N records, whose other values are N each or one for all. ``batch_size`` says
+    how many go through the model at once. ``trust``, ``inference`` and ``prior`` are those of the model's ``predict``.
 
     Raises:
+        ImageCountError: an item of a dataset of torch holds several images.
         TrustNotFittedError: nobody measured how far the model can be trusted; ``trust=False`` asks without.
         RecordError: a record is not what it should be, or lacks the image that the model looks at.
         UnreadableImageError: a file is cut short, damaged or no image.
@@ -52,8 +59,16 @@ class LesionClassificationPipeline(Pipeline):
         asked = {"trust": trust, "inference": inference, "prior": prior}
         return {}, {name: value for name, value in asked.items() if value is not None}, {}
 
+    def __call__(self, inputs: Any, *args: Any, **parameters: Any) -> Any:
+        """The answer of one input, or the answers of several; the class describes both."""
+        inputs, as_list = several_inputs(inputs)
+        answers = super().__call__(inputs, *args, **parameters)
+        return list(answers) if as_list else answers
+
     def preprocess(self, input_: Any, **_: Any) -> Any:
-        """One picture or record -> the model's inputs, a batch of one."""
+        """One image or record -> the model's inputs, a batch of one."""
+        if not isinstance(input_, Mapping):
+            input_ = single_image(input_, "an input")
         return self.image_processor(input_, return_tensors="pt")
 
     def _forward(self, input_tensors: Any, **asked: Any) -> Any:
@@ -64,10 +79,76 @@ class LesionClassificationPipeline(Pipeline):
     def postprocess(self, model_outputs: Any, **_: Any) -> dict[str, Any]:
         """The answer of one input."""
         answers = model_outputs["answers"]
-        return answers[0] if isinstance(answers, list) else answers
+        if not isinstance(answers, list):  # of a batch that transformers took apart
+            return answers
+        (answer,) = answers
+        return answer
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Save model, processor and the code of all three; keyword arguments go to the model's own."""
-        super().save_pretrained(save_directory, **kwargs)
-        # transformers copies this file only where the task was registered, not when a repo that was loaded is saved.
-        custom_object_save(self, save_directory)
+
+def several_inputs(inputs: Any) -> tuple[Any, bool]:
+    """The inputs in a form that transformers iterates over, and whether the answers are returned as a list.
+
+    transformers takes lists, generators and datasets of torch apart, and anything else for a single input.
+    """
+    if isinstance(inputs, Dataset) and not (isinstance(inputs, Sized) and len(inputs) == 0):
+        return inputs, False
+    parts = parts_of(inputs)
+    if parts is None:
+        return inputs, False
+    if isinstance(inputs, (list, Mapping)):
+        flat = list(flattened(parts))
+        return (flat, False) if flat else (iter_over(flat), True)
+    # One at a time: a column of a dataset decodes an image when it is read.
+    return iter_over(flattened(parts)), isinstance(inputs, Sized)
+
+
+def parts_of(inputs: Any) -> Iterable[Any] | None:
+    """What an input of several images consists of, such as the rows of an array (N, H, W, C); None for a single input.
+
+    Raises:
+        RecordError: a record of N images has another number of some other value.
+    """
+    if isinstance(inputs, Mapping):
+        image: Any = inputs.get(IMAGE)
+        images = parts_of(image)
+        if images is None or (getattr(image, "ndim", 0) == 4 and len(image) == 1):
+            return None  # one image
+        images = list(flattened(images))
+        # Lists, arrays and columns of tables alike.
+        many = {key: list(value) for key, value in inputs.items() if key != IMAGE and is_several(value)}
+        for key, value in many.items():
+            if len(value) != len(images):
+                raise RecordError(f"a record has {len(images)} images and {len(value)} values of {key}; give as many.")
+        return [
+            {**inputs, IMAGE: image, **{key: value[number] for key, value in many.items()}}
+            for number, image in enumerate(images)
+        ]
+    if isinstance(inputs, (str, bytes, os.PathLike)) or not isinstance(inputs, Iterable) or hasattr(inputs, "read"):
+        return None
+    if hasattr(inputs, "columns") and hasattr(inputs, "to_dict"):  # a table of pandas: a record a row
+        return inputs.to_dict("records")
+    dimensions = getattr(inputs, "ndim", None)
+    if dimensions is None or dimensions > 3:
+        return inputs
+    names = dimensions > 0 and getattr(getattr(inputs, "dtype", None), "kind", "-") in "OTU"
+    return inputs if names else None
+
+
+def is_several(value: Any) -> bool:
+    """Whether a value of a record is a list of values, an array or a column of a table."""
+    return isinstance(value, Sized) and isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+
+
+def flattened(parts: Iterable[Any]) -> Iterator[Any]:
+    """Single inputs out of inputs of any depth, in their order."""
+    for part in parts:
+        inner = parts_of(part)
+        if inner is None:
+            yield part
+        else:
+            yield from flattened(inner)
+
+
+def iter_over(inputs: Iterable[Any]) -> Any:
+    """The inputs as a generator, which transformers reads one at a time."""
+    return (item for item in inputs)

@@ -2,7 +2,7 @@
 
 Both need Pillow and numpy only. Hair removal (``hair_lesion.py``) and the crop (``crop_lesion.py``) need OpenCV, and
 raise where it is absent: a switch that is on is never silently skipped, for then training and use would see different
-images. The order is hair removal, crop, colour constancy: a hair would mislead the crop, and the light is judged on
+images. The order is hair removal, crop, colour constancy: a hair would mislead the crop, and the light is evaluated on
 what the model sees.
 """
 
@@ -14,15 +14,33 @@ import zlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from .checks_lesion import what_file_is
 
 try:  # Optional: only the two switches need it, so that nobody else has to install it.
     import cv2
 except ImportError:
     cv2 = None  # type: ignore[assignment]
 
-# What Pillow raises on a file that is cut short or damaged, by format.
-BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error)
+# What Pillow raises on a file that is cut short or damaged, by format, or that would take too much memory.
+BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+# Pillow's names of what is opened. Formats that start other programs (EPS, WMF) are not among them.
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF", "HEIF")
+# Decoding takes about 20 bytes a pixel.
+MOST_PIXELS = 64_000_000
+ORIENTATION = 0x0112
+# Where Pillow finds an orientation.
+EXIF_KEYS = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What may be done, by the name that switches it on; all are off unless a processor says so.
 SWITCHES = ("do_hair_removal", "do_lesion_crop", "do_colour_constancy")
 WHITE = (255, 255, 255, 255)
@@ -65,12 +83,14 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         UnreadableImageError: there is no such file, or it is cut short, damaged or no image.
+        PixelValueError: it has too many pixels.
     """
+    Image.init()
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
     except BROKEN as error:
         raise UnreadableImageError(
-            f"{path} cannot be opened as an image ({error}). Give the path of a whole image file."
+            f"{path} cannot be opened as an image ({what_file_is(path) or error}). Give the path of a whole image file."
         ) from error
     with image:
         return to_rgb(image)
@@ -80,8 +100,9 @@ def to_rgb(image: Any) -> Image.Image:
     """Any image as upright 8-bit RGB.
 
     A PIL image of any mode: EXIF rotation is applied, transparency is laid on white, CMYK, palette and grey are
-    converted, 16 bits are scaled (not clipped) to 8. An array or tensor: (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4
-    channels, as uint8, uint16, bool, or floats in [0, 1].
+    converted, 16 bits are scaled (not clipped) to 8. Of several frames the first is taken. A JPEG of more than
+    64 million pixels is decoded at half its width and height or less; another format of so many is refused. An array or
+    tensor: (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, as uint8, uint16, bool, or floats in [0, 1].
 
     Returns:
         A new RGB image; its pixels are in memory.
@@ -92,6 +113,7 @@ def to_rgb(image: Any) -> Image.Image:
     """
     if not isinstance(image, Image.Image):
         image = array_to_pil(np.asarray(image))
+    limit_pixels(image)
     try:
         image.load()
     except BROKEN as error:
@@ -101,7 +123,7 @@ def to_rgb(image: Any) -> Image.Image:
         ) from error
     if 0 in image.size:
         raise PixelValueError(f"an image of {image.width} x {image.height} pixels is empty; leave it out.")
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     if image.mode == "F" or image.mode.startswith("I"):
         image = deep_to_grey(image)
     try:
@@ -111,6 +133,38 @@ def to_rgb(image: Any) -> Image.Image:
         return image.convert("RGB") if image.mode != "RGB" else image.copy()
     except ValueError as error:
         raise PixelValueError(f"Pillow knows no way from mode {image.mode} to RGB; save the image as RGB.") from error
+
+
+def limit_pixels(image: Image.Image) -> None:
+    """Have a very large JPEG decoded at a lower resolution; refuse another very large image before it takes memory.
+
+    Raises:
+        PixelValueError: more than ``MOST_PIXELS``.
+    """
+    width, height = image.size
+    if width * height <= MOST_PIXELS:
+        return
+    factor = next((factor for factor in (2, 4, 8) if width * height <= MOST_PIXELS * factor**2), 8)
+    image.draft(None, (width // factor, height // factor))  # does nothing to other formats, or to decoded images
+    if image.width * image.height > MOST_PIXELS:
+        raise PixelValueError(
+            f"{getattr(image, 'filename', '') or 'an image'} has {width} x {height} pixels, at most "
+            f"{MOST_PIXELS // 10**6} million are taken; make it smaller."
+        )
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned and flipped as its EXIF orientation says; as it is where its EXIF block cannot be decoded."""
+    try:
+        turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
+    except (*BROKEN, LookupError, TypeError, ArithmeticError):
+        return image
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for key in EXIF_KEYS:  # otherwise the next reader would turn it again
+        turned.info.pop(key, None)
+    return turned
 
 
 def deep_to_grey(image: Image.Image) -> Image.Image:

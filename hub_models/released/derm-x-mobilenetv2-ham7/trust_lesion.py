@@ -25,18 +25,44 @@ OTHER_INFERENCE = "other_inference"
 OTHER_PRIOR = "other_prior"
 TRUST_NOT_ASKED = "trust_not_asked"
 WITHDRAWN = {
-    OTHER_PREPROCESSING: "the picture was prepared otherwise than the pictures it was calibrated with",
-    OTHER_INFERENCE: "the model was run otherwise than it was calibrated",
-    OTHER_PRIOR: "the classes are assumed to be more or less frequent than where it was calibrated",
+    OTHER_PREPROCESSING: "the image was prepared with other settings than the images of the calibration",
+    OTHER_INFERENCE: "the model was run in another way than at its calibration",
+    OTHER_PRIOR: "the classes are assumed to be more or less frequent than at its calibration",
 }
+MOST_SERIOUS_FIRST = ("malignant", "premalignant", "benign")
 
 
 class TrustNotFittedError(RuntimeError):
     """A model was asked how far it can be trusted, and nobody ever measured that."""
 
 
+class NotFiniteError(ValueError):
+    """Inputs, logits or weights that are NaN or infinite: no class follows from them."""
+
+
 class PriorError(ValueError):
     """Class frequencies that are none, or not those of the model's classes."""
+
+
+def check_finite(name: str, values: torch.Tensor, what_to_do: str) -> None:
+    """Refuse values of which no answer can be made: an argmax over NaN would still name a class.
+
+    Args:
+        name: of the values, for the message.
+        values: (N, ...), a row an image.
+        what_to_do: the message's second half.
+
+    Raises:
+        NotFiniteError: says in how many rows, and in which first.
+    """
+    if torch.compiler.is_compiling() or values.is_meta:
+        return
+    bad = ~torch.isfinite(values).flatten(1).all(dim=1)
+    if bool(bad.any()):
+        first = int(bad.nonzero()[0])
+        raise NotFiniteError(
+            f"{name} of {int(bad.sum())} of {len(values)} images (the first: {first}) are NaN or infinite: {what_to_do}"
+        )
 
 
 def calibrate(raw_logits: torch.Tensor, fitted: Mapping[str, Any] | None) -> torch.Tensor:
@@ -96,7 +122,7 @@ def check_prior(prior: Mapping[str, float] | Sequence[float], labels: Sequence[s
 
     Raises:
         PriorError: other classes, a share that is no number, NaN, infinite, 0 or negative, another sum; the message
-            names the value and the mend.
+            names the value and what to do.
     """
     names = list(labels)
     if isinstance(prior, Mapping):
@@ -160,6 +186,8 @@ def decide(
     band: str | None = None,
     prediction_set: Sequence[str] | None = None,
     withdrawn: str | None = None,
+    long_names: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
 ) -> Verdict:
     """The one policy: gate, then set, then band.
 
@@ -170,40 +198,64 @@ def decide(
         band: ``low``, ``moderate`` or ``high``; None when withdrawn.
         prediction_set: names in it; None when withdrawn.
         withdrawn: why there is neither band nor set: a key of ``WITHDRAWN``.
+        long_names: short name -> long name, for the message; a class without one is called by its short name.
+        groups: short name -> ``benign`` | ``premalignant`` | ``malignant``, for the message.
     """
+    likeliest = class_in_words(predicted, long_names, groups)
     if is_ood:
         return Verdict(
             True,
             OUT_OF_DISTRIBUTION,
-            "The model declines: this picture is unlike those it was calibrated on, so whatever it says about it means "
-            "nothing.",
+            "The model declines: this image is unlike those it was calibrated on, so its answer would mean nothing.",
         )
     if withdrawn or band is None or prediction_set is None:
         why = WITHDRAWN[withdrawn or OTHER_INFERENCE]
-        return Verdict(False, withdrawn or OTHER_INFERENCE, f"{predicted}, without a promise: {why}.")
+        return Verdict(False, withdrawn or OTHER_INFERENCE, f"{likeliest}, without a tested error rate: {why}.")
     if not prediction_set:
         return Verdict(
-            True, EMPTY_SET, "The model declines: no class is as probable as the true one usually is for such lesions."
+            True,
+            EMPTY_SET,
+            "The model declines: no class is as probable as the true one usually is for such lesions, not even the "
+            f"most probable, {likeliest}.",
         )
+    # Malignant classes first: whoever reads only the beginning must not miss them.
+    ordered = sorted(prediction_set, key=lambda name: MOST_SERIOUS_FIRST.index((groups or {}).get(name, "benign")))
+    possible = [class_in_words(name, long_names, groups) for name in ordered]
     if band == "high":
         return Verdict(
             True,
             HIGH_UNCERTAINTY,
-            "The model declines: it is less sure of this picture than of those for which anything can be promised.",
+            "The model declines. High uncertainty: it is less sure of this image than of those for which an error rate "
+            f"was tested. Not ruled out: {listed(possible, 'and')}.",
         )
-    if len(prediction_set) > trust["policy"]["max_set_size"]:
-        return Verdict(
-            True,
-            SET_TOO_LARGE,
-            f"The model declines: it cannot tell {len(prediction_set)} classes apart ({', '.join(prediction_set)}).",
-        )
-    return Verdict(False, ANSWERED, f"{predicted}. {promise(trust['bands'][band], band)}")
+    uncertainty = f"{band.capitalize()} uncertainty"
+    if len(possible) > trust["policy"]["max_set_size"]:
+        those = listed(possible, "and")
+        apart = f"{those} apart" if len(possible) == 2 else f"{len(possible)} classes apart: {those}"
+        return Verdict(True, SET_TOO_LARGE, f"The model declines: it cannot tell {apart}. {uncertainty}.")
+    if list(prediction_set) == [predicted]:
+        answer = likeliest
+    else:
+        ruled_out = {1: " is not ruled out", 2: ": neither is ruled out"}.get(len(possible), ": none is ruled out")
+        answer = f"{listed(possible, 'or')}{ruled_out}, and {likeliest} is the most probable"
+    return Verdict(False, ANSWERED, f"{answer}. {uncertainty}: {promise(trust['bands'][band], band)}")
+
+
+def class_in_words(label: str, long_names: Mapping[str, str] | None, groups: Mapping[str, str] | None) -> str:
+    """A class by its long name, with its group where the name does not contain it: ``Melanoma (malignant)``."""
+    name, group = (long_names or {}).get(label) or label, (groups or {}).get(label)
+    return name if not group or group in name.lower() else f"{name} ({group})"
+
+
+def listed(names: Sequence[str], last: str) -> str:
+    """``A``, ``A or B``, ``A, B or C``."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
 
 
 def promise(band: Mapping[str, Any], name: str) -> str:
-    """What stands behind a band, in words: never more than was tested."""
-    among = "such answers are" if name == "low" else "answers in the low and moderate bands together are"
+    """The error rate that was tested for a band, in words."""
+    among = "such answers" if name == "low" else "answers with low or moderate uncertainty"
     return (
-        f"Band {name}: at most {band['risk'] * 100:g} % of {among} expected to be wrong, with "
-        f"{band['confidence'] * 100:g} % confidence, on lesions like those it was calibrated on."
+        f"at most {band['risk'] * 100:g} % of {among} are expected to be wrong, with {band['confidence'] * 100:g} % "
+        "confidence, on lesions like those it was calibrated on."
     )

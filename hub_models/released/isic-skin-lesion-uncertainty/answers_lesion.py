@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from .trust_lesion import (
     TRUST_NOT_ASKED,
     TrustNotFittedError,
     check_prior,
+    class_in_words,
     decide,
     entropy,
     shift_prior,
@@ -36,7 +38,7 @@ UNTRUSTED = {
     "is_ood": None,
     "abstain": None,
     "reason": TRUST_NOT_ASKED,
-    "message": "Nothing says how far this answer can be trusted: it was asked for without.",
+    "message": "Nothing states how far this answer can be trusted: it was requested without trust.",
 }
 
 
@@ -98,13 +100,16 @@ class LesionAnswers:
             - ``predictive_entropy`` (nats, in [0, log C]), and its parts ``aleatoric`` and ``epistemic`` (nats; None
               without members, views or samples);
             - ``band`` (``low``, ``moderate``, ``high``), ``prediction_set`` (list of short names): None where the
-              picture is out of distribution, or used in a way that nothing was promised for;
-            - ``ood_score`` (higher = stranger), ``is_ood``;
-            - ``abstain``, ``reason`` (a code), ``message`` (a sentence).
+              image is out of distribution, or used in a way that nothing was promised for;
+            - ``ood_score`` (higher = more OOD), ``is_ood``;
+            - ``abstain``, ``reason`` (a code);
+            - ``message``, the answer in words: the class by its long name, every class of a set of several, malignant
+              ones first, and the uncertainty.
 
         Raises:
             TrustNotFittedError: ``trust`` was asked for and never fitted.
             InferenceError: ``inference`` is unknown, or needs dropout or pixels and there are none.
+            NotFiniteError: an input or a logit is NaN or infinite: no class is named.
             PriorError: ``prior`` is no distribution over the labels.
         """
         if trust:
@@ -143,7 +148,7 @@ class LesionAnswers:
 
         Returns:
             The model's output; raw logits (N, M', C) where there are several views or samples. Features and gate are
-            those of the plain picture.
+            those of the plain image.
 
         Raises:
             InferenceError: unknown, or not possible for this model.
@@ -241,16 +246,16 @@ class LesionAnswers:
         return torch.stack([logits[:, None] if logits.ndim == 2 else logits for logits in passes], dim=2)
 
     def _views(self, inputs: Mapping[str, torch.Tensor], plain: torch.Tensor) -> torch.Tensor:
-        """Raw logits (N, views x M, C) of all flips and quarter turns (of an oblong picture: half turns).
+        """Raw logits (N, views x M, C) of all flips and quarter turns (of an oblong image: half turns).
 
         Args:
             inputs: ``forward``'s.
-            plain: raw logits of the picture as it is, the first of the views.
+            plain: raw logits of the image as it is, the first of the views.
         """
         model: Any = self
         pixels = inputs.get("pixel_values")
         if pixels is None or "pixel_values" not in model.input_names:
-            raise InferenceError("inference is 'tta', but this model looks at no picture; choose 'plain'.")
+            raise InferenceError("inference is 'tta', but this model looks at no image; choose 'plain'.")
         square = pixels.shape[-1] == pixels.shape[-2]
         turned = [torch.rot90(pixels, turns, (2, 3)) for turns in ((0, 1, 2, 3) if square else (0, 2))]
         views = [view for image in turned for view in (image, image.flip(3))]
@@ -314,7 +319,7 @@ class LesionAnswers:
             values = parts[name].tolist() if name in parts else [None] * len(answers)
             for answer, value in zip(answers, values, strict=True):
                 answer[name] = value
-        verdicts = self._verdicts(output, log_probs.exp(), withdrawn) if trust else [dict(UNTRUSTED) for _ in answers]
+        verdicts = self._verdicts(output, log_probs.exp(), withdrawn) if trust else self._untrusted(answers)
         return [answer | verdict for answer, verdict in zip(answers, verdicts, strict=True)]
 
     def check_prior_is_known(self) -> None:
@@ -337,6 +342,12 @@ class LesionAnswers:
             "predictive_entropy": float(entropy(log_probs)),
         }
 
+    def _untrusted(self, answers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """The part of each answer about trust where it was not requested."""
+        config = self.config
+        named = [class_in_words(answer["predicted"], config.label_names, config.label_groups) for answer in answers]
+        return [UNTRUSTED | {"message": f"{name}. {UNTRUSTED['message']}"} for name in named]
+
     def _verdicts(self, output: Any, probs: torch.Tensor, withdrawn: str | None) -> list[dict[str, Any]]:
         """Gate, set, band and verdict of each image, from probabilities (N, C)."""
         self.check_trust_is_fitted()
@@ -355,12 +366,14 @@ class LesionAnswers:
                 band=band,
                 prediction_set=prediction_set,
                 withdrawn=withdrawn,
+                long_names=self.config.label_names,
+                groups=self.config.label_groups,
             )
             verdicts.append(
                 {
                     "band": band,
                     "prediction_set": prediction_set,
-                    "ood_score": score,
+                    "ood_score": score if math.isfinite(score) else None,  # NaN is no JSON; the gate declines it
                     "is_ood": is_ood,
                     "abstain": verdict.abstain,
                     "reason": verdict.reason,

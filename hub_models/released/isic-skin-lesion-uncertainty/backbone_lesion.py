@@ -19,9 +19,13 @@ import torch
 from timm.models import load_state_dict
 from torch import nn
 
+from .checks_lesion import what_file_is
+from .configuration_lesion import check_backbone
+
 # Counters of batch normalisation: a file may leave them out without harm.
 OPTIONAL_LEAF = "num_batches_tracked"
 EARLY_REDUCTION = 8
+LONGEST_HEADER = 100_000_000  # of safetensors, by the format itself
 
 
 class UnknownBackboneError(ValueError):
@@ -41,17 +45,19 @@ def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
 
     Args:
         name: the architecture's name in timm; a pretrained tag (``name.tag``) is allowed and only matters on download.
-        **kwargs: further arguments of ``timm.create_model``.
+        **kwargs: further arguments of ``timm.create_model``, of those that :func:`check_backbone` allows.
 
     Returns:
         The module, which maps (N, 3, H, W) to pooled features (N, D), and D.
 
     Raises:
+        LesionConfigError: the name is a repository or a path, or an argument is none that a backbone may have.
         UnknownBackboneError: timm does not know the name or refuses an argument.
     """
+    check_backbone(name, kwargs)
     try:
         backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
         raise UnknownBackboneError(
             f"timm {timm.__version__} cannot build the backbone {name!r} with {kwargs}: {error}. Choose a name from "
             "timm.list_models() and arguments that it takes."
@@ -73,7 +79,9 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
 
     Raises:
         BackboneDownloadError: there are none, or they cannot be fetched.
+        LesionConfigError: the name is a repository or a path, or an argument is none that a backbone may have.
     """
+    check_backbone(name, kwargs)
     if not timm.models.is_model_pretrained(name):
         raise BackboneDownloadError(
             f"timm has no pretrained weights for {name!r}. Give a .safetensors file, or None to start at random."
@@ -91,10 +99,10 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
 
 
 def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
-    """Of each CNN of timm the stage that works at an eighth of the picture's size; none of what names no stages.
+    """Of each CNN of timm the stage that works at an eighth of the image's size; none of what names no stages.
 
     Early enough to know colours and textures, late enough to know more than single pixels: of MobileNetV2's stages the
-    one that best told ruined calibration images from unruined ones, for two models.
+    one that best told perturbed calibration images from unruined ones, for two models.
     """
     found = []
     for backbone in backbones:
@@ -102,6 +110,15 @@ def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
         names = [stage["module"] for stage in stages if stage.get("reduction") == EARLY_REDUCTION]
         if names:
             found.append(backbone.get_submodule(names[0]))
+    return found
+
+
+def stages(backbones: list[nn.Module]) -> list[nn.Module]:
+    """The stages of each CNN of timm, from the input to the output; none of what names no stages."""
+    found = []
+    for backbone in backbones:
+        names = [stage["module"] for stage in getattr(backbone, "feature_info", None) or []]
+        found += [backbone.get_submodule(name) for name in dict.fromkeys(names)]
     return found
 
 
@@ -230,12 +247,14 @@ def check_safetensors(path: Path) -> None:
     if not path.is_file():
         raise BackboneWeightsError(f'{path}: no such file. Give a .safetensors file, "timm" to download, or None.')
     size = path.stat().st_size
+    if instead := what_file_is(path):
+        raise BackboneWeightsError(f"{path} holds no weights; {instead}.")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(length, size)))
+            header = json.loads(file.read(min(length, size, LONGEST_HEADER)))
         end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise BackboneWeightsError(
             f"{path}: not a safetensors file ({size} bytes). Fetch or export it again."
         ) from error

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-from .configuration_lesion import LesionConfig, LesionConfigError
+from .checks_lesion import MOST_MEMBERS, brief, is_number
+from .configuration_lesion import LesionConfig, LesionConfigError, check_backbone
 
-MEMBER_FIELDS = {"backbone": str, "backbone_kwargs": dict, "dropout": float}
+MEMBER_FIELDS = ("backbone", "backbone_kwargs", "dropout")
 
 
 class EnsembleLesionConfig(LesionConfig):
@@ -38,18 +39,17 @@ class EnsembleLesionConfig(LesionConfig):
     def check(self) -> None:
         """Check every value, and write a single member down as such."""
         super().check()
+        if not isinstance(self.members, list) or len(self.members) > MOST_MEMBERS:
+            amount = f"{len(self.members)} entries" if isinstance(self.members, list) else brief(self.members)
+            raise LesionConfigError(f"members is {amount}; give a list of at most {MOST_MEMBERS}.")
         if not self.members:
             self.members = [{name: getattr(self, name) for name in MEMBER_FIELDS}]
         for number, member in enumerate(self.members):
             if not isinstance(member, dict) or set(member) != set(MEMBER_FIELDS):
                 raise LesionConfigError(
-                    f"members[{number}] is {member!r}; give a dictionary with exactly {', '.join(MEMBER_FIELDS)}."
+                    f"members[{number}] is {brief(member)}; give a dictionary with exactly {', '.join(MEMBER_FIELDS)}."
                 )
-            if not isinstance(member["backbone"], str) or not isinstance(member["backbone_kwargs"], dict):
-                raise LesionConfigError(
-                    f"members[{number}] is {member!r}; give backbone a timm name and backbone_kwargs a dictionary."
-                )
-            if not 0.0 <= member["dropout"] < 1.0:
-                raise LesionConfigError(
-                    f"members[{number}] has dropout {member['dropout']!r}; give a probability in [0, 1)."
-                )
+            check_backbone(member["backbone"], member["backbone_kwargs"], f"members[{number}]: ")
+            drop = member["dropout"]
+            if not is_number(drop) or not 0.0 <= drop < 1.0:
+                raise LesionConfigError(f"members[{number}] has dropout {brief(drop)}; give a probability in [0, 1).")

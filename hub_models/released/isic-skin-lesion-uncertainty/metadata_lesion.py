@@ -1,4 +1,4 @@
-"""What is known of a patient beside the picture, as numbers: age, sex, and the lesion's site.
+"""What is known of a patient beside the image, as numbers: age, sex, and the lesion's site.
 
 A record is ``{"image": ..., "age": 45, "sex": "female", "localization": "back"}``. Whatever is unknown (None, NaN, "",
 "unknown", or left out) is a state of its own with an input of its own: a patient is never dropped for it. Nothing here
@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from .checks_lesion import brief, is_number
 
 UNKNOWN = "unknown"
 # How None, NaN and the missing values of common table readers look when they are written out.
@@ -47,6 +49,8 @@ STANDARD_FIELDS: dict[str, dict[str, Any]] = {
         ]
     },
 }
+# Limits of a config that somebody else wrote.
+MOST_FIELDS, MOST_VALUES = 100, 1000
 NUMBER_KEYS = ("lowest", "highest", "centre", "scale")
 LEAKS = {
     "dx_type": "it says how the diagnosis was made, and so leaks it (in HAM10000 every melanoma has a histology)",
@@ -54,11 +58,11 @@ LEAKS = {
 
 
 class RecordError(ValueError):
-    """A record that no lesion model understands. The message names the value and the mend."""
+    """A record that no lesion model understands. The message names the value and what to do."""
 
 
 class MetadataFieldsError(ValueError):
-    """Metadata fields that cannot be encoded. The message names the value and the mend."""
+    """Metadata fields that cannot be encoded. The message names the value and what to do."""
 
 
 def resolve_fields(fields: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -75,7 +79,11 @@ def resolve_fields(fields: Mapping[str, Any] | Sequence[str]) -> dict[str, dict[
         MetadataFieldsError: no field, an unknown name, one that leaks the label, or a vocabulary that is none.
     """
     if isinstance(fields, str) or not isinstance(fields, (Mapping, Sequence)) or not fields:
-        raise MetadataFieldsError(f"metadata_fields is {fields!r}; give a list out of {', '.join(STANDARD_FIELDS)}.")
+        raise MetadataFieldsError(
+            f"metadata_fields is {brief(fields)}; give a list out of {', '.join(STANDARD_FIELDS)}."
+        )
+    if len(fields) > MOST_FIELDS:
+        raise MetadataFieldsError(f"metadata_fields has {len(fields)} entries; give at most {MOST_FIELDS}.")
     given = dict(fields) if isinstance(fields, Mapping) else {str(name): None for name in fields}
     return {name: _resolve_field(name, given[name]) for name in sorted(given)}
 
@@ -84,7 +92,7 @@ def _resolve_field(name: str, vocabulary: Any) -> dict[str, Any]:
     if name in LEAKS:
         raise MetadataFieldsError(f"metadata_fields has {name!r}: {LEAKS[name]}. Leave it out.")
     if name == IMAGE:
-        raise MetadataFieldsError(f"metadata_fields has {name!r}: that is the picture's own name; choose another.")
+        raise MetadataFieldsError(f"metadata_fields has {name!r}: that is the image's own name; choose another.")
     if vocabulary is None:
         if name not in STANDARD_FIELDS:
             raise MetadataFieldsError(
@@ -92,19 +100,24 @@ def _resolve_field(name: str, vocabulary: Any) -> dict[str, Any]:
             )
         vocabulary = STANDARD_FIELDS[name]
     if isinstance(vocabulary, Mapping) and set(vocabulary) == {"values"}:
-        values = [str(value).strip().lower() for value in vocabulary["values"]]
+        values = vocabulary["values"]
+        if not isinstance(values, (list, tuple)) or len(values) > MOST_VALUES:
+            raise MetadataFieldsError(
+                f"metadata_fields[{name!r}] has the values {brief(values)}; give a list of at most {MOST_VALUES}."
+            )
+        values = [str(value).strip().lower() for value in values]
         values += [] if UNKNOWN in values else [UNKNOWN]
         if len(set(values)) == len(values) > 1:
             return {"values": values}
     elif isinstance(vocabulary, Mapping) and set(vocabulary) == set(NUMBER_KEYS):
         numbers = [vocabulary[key] for key in NUMBER_KEYS]
-        if all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
+        if all(is_number(n) and abs(n) <= 1e9 for n in numbers):
             lowest, highest, _, scale = numbers
             if lowest < highest and scale > 0:
                 return dict(zip(NUMBER_KEYS, numbers, strict=True))
     raise MetadataFieldsError(
-        f"metadata_fields[{name!r}] is {vocabulary!r}; give {{'values': [different texts]}}, or lowest < highest, "
-        "centre and scale > 0."
+        f"metadata_fields[{name!r}] is {brief(vocabulary)}; give {{'values': [different texts]}}, or lowest < "
+        "highest, centre and scale > 0."
     )
 
 

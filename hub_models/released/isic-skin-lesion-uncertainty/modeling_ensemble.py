@@ -10,10 +10,10 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
-from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights
+from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights, stages
 from .configuration_ensemble import EnsembleLesionConfig
 from .explain_lesion import pooling_layers
-from .modeling_lesion import LesionForImageClassification
+from .modeling_lesion import LesionFeatures, LesionForImageClassification
 
 if TYPE_CHECKING:
     from typing import Self
@@ -91,6 +91,15 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         """One stage of each member."""
         return early_stages(self.pretrained_parts())
 
+    def hidden_layers(self) -> list[nn.Module]:
+        """The stages of each member, one member after the other."""
+        return stages(self.pretrained_parts())
+
+    def last_layer(self) -> tuple[nn.Module, str] | None:
+        """None where there are several members: their last maps may have different shapes."""
+        parts = self.pretrained_parts()
+        return (pooling_layers(parts)[0], "input") if len(parts) == 1 else None
+
     def explained_layers(self) -> list[nn.Module]:
         """The pooling of each member."""
         return pooling_layers(self.pretrained_parts())
@@ -107,7 +116,8 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         """Put trained ensembles (usually of one member each) together into one, in the order given.
 
         Args:
-            models: at least one; each with the same labels and input size.
+            models: at least one; each with the same labels and input size. The classes stand in the first one's order:
+                the heads of the others are put into it.
 
         Raises:
             MemberMismatchError: there is none, or labels, names, groups or image size differ.
@@ -118,7 +128,7 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         for number, model in enumerate(models[1:], start=1):
             for name in ("labels", "label_names", "label_groups", "image_size"):
                 ours, theirs = getattr(first, name), getattr(model.config, name)
-                if ours != theirs:
+                if ours != theirs and not (name == "labels" and sorted(ours) == sorted(theirs)):
                     raise MemberMismatchError(
                         f"member {number} has {name} {theirs}, member 0 has {ours}; members must agree on labels and "
                         "preprocessing."
@@ -134,7 +144,14 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         )
         config.initialised_from = "; ".join(dict.fromkeys(str(model.config.initialised_from) for model in models))
         ensemble = cls(config)
-        trained = [member for model in models for member in model.members]
-        for member, source in zip(ensemble.members, trained, strict=True):
-            member.load_state_dict(source.state_dict())
+        trained = [(member, model.config.labels) for model in models for member in model.members]
+        for member, (source, labels) in zip(ensemble.members, trained, strict=True):
+            state = source.state_dict()
+            order = [labels.index(label) for label in first.labels]
+            state |= {name: state[name][order] for name in ("head.weight", "head.bias")}
+            member.load_state_dict(state)
         return ensemble.eval()
+
+
+class EnsembleLesionModel(LesionFeatures, EnsembleForLesionClassification):
+    """Its features alone; what ``AutoModel`` loads."""

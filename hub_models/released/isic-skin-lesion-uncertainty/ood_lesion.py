@@ -1,11 +1,11 @@
-"""How strange a picture is to a classifier: one pure function a detector, of its features and raw logits.
+"""How strange an image is to a classifier: one pure function a detector, of its features and raw logits.
 
-A score says how far a picture lies from those a detector was fitted on; higher = stranger. It has no unit, and means
+A score says how far an image lies from those a detector was fitted on; higher = more OOD. It has no unit, and means
 something only beside the threshold fitted with it. The functions run on any device, in batches of any size, and need
-nothing but tensors; what they know of the fitted pictures lies in ``settings`` (numbers) and ``buffers`` (matrices).
+nothing but tensors; what they know of the fitted images lies in ``settings`` (numbers) and ``buffers`` (matrices).
 
 ======================  ==============================================================  =============================
-detector                what makes a picture strange                                    buffers
+detector                what makes an image strange                                    buffers
 ======================  ==============================================================  =============================
 ``max_softmax``         no class is probable (Hendrycks & Gimpel, ICLR 2017)            none
 ``max_logit``           no logit is large (Hendrycks et al., ICML 2022)                 none
@@ -16,7 +16,7 @@ detector                what makes a picture strange                            
 ``early_mahalanobis``   the Mahalanobis distance, of early statistics                   mean, projection, class_means
 ======================  ==============================================================  =============================
 
-The last features know what tells the classes apart; that a picture shows no skin at all they may have forgotten. What
+The last features know what tells the classes apart; that an image shows no skin at all they may have forgotten. What
 an early layer sees, by :func:`channel_statistics`, still tells; which depth is best differs with what is strange
 (Anthony & Kamnitsas, "On the use of Mahalanobis distance for out-of-distribution detection with neural networks for
 medical imaging", UNSURE 2023).
@@ -67,7 +67,7 @@ def ood_score(
             the detectors in ``EARLY`` look at them, and then not at ``features``.
 
     Returns:
-        (N,) float32, finite for finite input; higher = stranger.
+        (N,) float32, finite for finite input; higher = more OOD.
 
     Raises:
         UnknownDetectorError: there is no such detector.
@@ -88,7 +88,7 @@ def ood_score(
 
 
 def channel_statistics(activations: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation of each channel over the picture: what it looks like, not where.
+    """Mean and standard deviation of each channel over the image: what it looks like, not where.
 
     Args:
         activations: (N, C, H, W) of a convolutional layer, or (N, L, C) tokens of a transformer's.
@@ -148,9 +148,9 @@ def mahalanobis(
 def nearest_neighbours(
     features: torch.Tensor, raw_logits: torch.Tensor, temperature: float, settings: Settings, buffers: Buffers
 ) -> torch.Tensor:
-    """Euclidean distance to the k-th nearest stored picture: (N,) in [0, 2] (Sun et al. 2022, section 3).
+    """Euclidean distance to the k-th nearest stored image: (N,) in [0, 2] (Sun et al. 2022, section 3).
 
-    Features are scaled to length 1, then projected; the ``bank`` (B, P) holds the fitted pictures' likewise. Setting
+    Features are scaled to length 1, then projected; the ``bank`` (B, P) holds the fitted images' likewise. Setting
     ``k`` >= 1 counts from the nearest.
     """
     projected = (functional.normalize(features, dim=-1) - buffers["mean"]) @ buffers["projection"]
