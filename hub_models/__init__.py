@@ -58,7 +58,7 @@ CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
 
 LesionImageProcessor.register_for_auto_class("AutoImageProcessor")
 # Under both names, although it uses PIL alone: transformers warns where the backend that it prefers is missing.
-_processors = {"pil": LesionImageProcessor, "torchvision": LesionImageProcessor}
+_processors: dict[str, type] = {"pil": LesionImageProcessor, "torchvision": LesionImageProcessor}
 for _config_class, _model_class in CLASSIFIERS.items():
     AutoConfig.register(_config_class.model_type, _config_class)
     AutoModelForImageClassification.register(_config_class, _model_class)
