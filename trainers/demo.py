@@ -43,6 +43,9 @@ for path in sorted(Path(folder).iterdir()):
 def entropy(name):
     return answers[name]["predictive_entropy"]
 
+def likeliest(name):
+    return sorted(answers[name]["probabilities"].items(), key=lambda item: -item[1])
+
 def in_full(name):
     return all(names[label] in answers[name]["message"] for label in answers[name]["prediction_set"])
 
@@ -50,9 +53,10 @@ drawn = [name for name in answers if not name.startswith("no_skin")]
 answered = [name for name in drawn if not answers[name]["abstain"]]
 right = [name for name in answered if name.startswith(answers[name]["predicted"] + "_")]
 low = [name for name in right if answers[name]["band"] == "low" and len(answers[name]["prediction_set"]) == 1]
-# Of the true class and another, both named by the message; rather with moderate uncertainty than with low.
-two = [name for name in drawn if len(answers[name]["prediction_set"] or []) == 2 and in_full(name)
-       and name.rpartition("_")[0] in answers[name]["prediction_set"]]
+# The two most probable classes, the true one among them, both named by the message; rather with moderate uncertainty.
+two = [name for name in drawn
+       if set(answers[name]["prediction_set"] or []) == {label for label, _ in likeliest(name)[:2]}
+       and in_full(name) and name.rpartition("_")[0] in answers[name]["prediction_set"]]
 two = ([name for name in two if answers[name]["band"] == "moderate"] or [name for name in two if name in answered]
        or two)
 no_skin = [name for name in answers if name.startswith("no_skin")]
@@ -66,8 +70,7 @@ for title, name in chosen.items():
         print(f"\\n{title}: none among these")
         continue
     answer = answers[name]
-    best = sorted(answer["probabilities"].items(), key=lambda item: -item[1])[:3]
-    best = ", ".join(f"{label} {p:.2f}" for label, p in best)
+    best = ", ".join(f"{label} {p:.2f}" for label, p in likeliest(name)[:3])
     print(f"\\n{title} ({name}): {answer['message']}")
     if not answer["abstain"]:
         print(f"    band {answer['band']} | set {{{', '.join(answer['prediction_set'])}}} | {best} | "
@@ -189,7 +192,7 @@ def run_steps(out: Path) -> None:
         shown=shlex.join(["accelerate", "launch", *train[train.index("trainers/train_ensemble.py") :]]),
     )
     # A promise of 5 % needs more calibration lesions than a demo has time to draw: it asks for less.
-    promises = ["--low_risk", "0.1", "--moderate_risk", "0.2"]
+    promises = ["--low_risk", "0.15", "--moderate_risk", "0.2"]
     fit = [python, "-m", "trainers.fit_trust", f"{relative}/model", "--dataset", f"{relative}/dataset", *promises]
     fit += ["--bootstrap_replicates", "100"]
     step("fit other promises, without training again", [*fit, "--output_dir", f"{relative}/trusted"])
