@@ -246,7 +246,7 @@ def test_a_model_that_looks_at_no_picture_speaks_of_records(report: dict[str, An
     assert "looks at no image, reads what is known of the patient" in card
     assert 'answer = classify({"age": 55, "sex": "female", "localization": "back"})' in card
     assert "the gate turned the record away" in card
-    assert "It declines a record that the gate finds strange" in card
+    assert "It declines a record that the gate finds unlike the calibration images" in card
     assert "taken because this model looks at no image: there was nothing to alter and choose by." in card
     assert "It was not tried on records of none of the classes." in card
     assert "How the detectors compare" not in card

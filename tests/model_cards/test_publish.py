@@ -82,28 +82,28 @@ def test_the_card_names_the_dataset_where_it_was_published(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = typed(hub, monkeypatch, capsys)
-    code, _, error = command(model_folder, "--dataset", "org/pictures", repo_id="org/invented")
+    code, _, error = command(model_folder, "--dataset", "org/images", repo_id="org/invented")
     assert (code, "dataset org/images" in error) == (2, True), "it has to be there"
-    publish(plan(dataset_folder, "org/pictures"), api)
-    code, _, error = command(model_folder, "--dataset", "org/pictures", repo_id="org/invented")
+    publish(plan(dataset_folder, "org/images"), api)
+    code, _, error = command(model_folder, "--dataset", "org/images", repo_id="org/invented")
     assert (code, error) == (0, "")
     copy = Path(api.snapshot_download("org/invented", local_dir=tmp_path / "copy"))
     assert verify_folder(copy) == []
     front = yaml.safe_load((copy / "README.md").read_text("utf-8").split("---\n")[1])
-    assert front["datasets"] == ["org/pictures"]
-    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "org/pictures"
+    assert front["datasets"] == ["org/images"]
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "org/images"
     with pytest.raises(PublishError, match="--dataset is for a model"):
-        plan(dataset_folder, "org/pictures", dataset="org/pictures")
+        plan(dataset_folder, "org/images", dataset="org/images")
     with pytest.raises(RepoIdError, match="'ham' is not a dataset repository"):
         plan(model_folder, "org/invented", dataset="ham")
 
 
 def test_a_dataset_goes_up_as_a_dataset(hub: LoopbackHub, api: HfApi, dataset_folder: Path) -> None:
-    done = publish(plan(dataset_folder, "org/pictures"), api, private=True)
-    assert hub.repo("org/pictures", "datasets").private
-    assert len(hub.repo("org/pictures", "datasets").history("main")) == 2
-    assert files_on(hub, "org/pictures", "datasets") == local_files(dataset_folder)
-    assert done.url.startswith(f"{hub.endpoint}/datasets/org/pictures/commit/")
+    done = publish(plan(dataset_folder, "org/images"), api, private=True)
+    assert hub.repo("org/images", "datasets").private
+    assert len(hub.repo("org/images", "datasets").history("main")) == 2
+    assert files_on(hub, "org/images", "datasets") == local_files(dataset_folder)
+    assert done.url.startswith(f"{hub.endpoint}/datasets/org/images/commit/")
 
 
 def test_publishing_the_same_again_makes_no_commit(hub: LoopbackHub, api: HfApi, model_folder: Path) -> None:
@@ -197,14 +197,14 @@ def test_an_upload_that_breaks_half_way_commits_nothing_and_can_be_repeated(
 ) -> None:
     hub.fail_after_uploads, hub.failure = 2, failure
     with pytest.raises(HubProblem, match="nothing was committed; run the same command again: what has arrived is not"):
-        publish(plan(dataset_folder, "org/pictures"), api)
-    assert len(hub.repo("org/pictures", "datasets").history("main")) == 1
+        publish(plan(dataset_folder, "org/images"), api)
+    assert len(hub.repo("org/images", "datasets").history("main")) == 1
     assert len(hub.uploads) == 2
     hub.fail_after_uploads = None
-    assert publish(plan(dataset_folder, "org/pictures"), api).new
+    assert publish(plan(dataset_folder, "org/images"), api).new
     assert len(hub.uploads) == 3  # the third shard alone: the others had arrived
-    assert len(hub.repo("org/pictures", "datasets").history("main")) == 2
-    assert files_on(hub, "org/pictures", "datasets") == local_files(dataset_folder)
+    assert len(hub.repo("org/images", "datasets").history("main")) == 2
+    assert files_on(hub, "org/images", "datasets") == local_files(dataset_folder)
 
 
 def test_a_commit_that_fails_is_told_from_one_whose_answer_is_lost(
@@ -312,19 +312,19 @@ def test_an_answer_of_another_form_is_one_sentence(
 def test_a_killed_upload_leaves_nothing_half_done(hub: LoopbackHub, dataset_folder: Path, tmp_path: Path) -> None:
     hub.fail_after_uploads, hub.failure = 1, "stall"
     env = hub.client_env(tmp_path)
-    line = [sys.executable, "-m", "model_cards.publish", str(dataset_folder), "--repo-id", "org/pictures"]
+    line = [sys.executable, "-m", "model_cards.publish", str(dataset_folder), "--repo-id", "org/images"]
     with subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 60
         while len(hub.uploads) < 1 and time.monotonic() < deadline:
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     assert len(hub.uploads) == 1
-    assert len(hub.repo("org/pictures", "datasets").history("main")) == 1
+    assert len(hub.repo("org/images", "datasets").history("main")) == 1
     hub.fail_after_uploads = None
-    again = publish_command(dataset_folder, "--repo-id", "org/pictures", env=env)
+    again = publish_command(dataset_folder, "--repo-id", "org/images", env=env)
     assert again.returncode == 0, again.stderr
     assert len(hub.uploads) == 3
-    assert len(hub.repo("org/pictures", "datasets").history("main")) == 2
+    assert len(hub.repo("org/images", "datasets").history("main")) == 2
 
 
 def test_the_command_publishes_and_verify_finds_it_by_name(
@@ -346,15 +346,15 @@ def test_the_command_publishes_and_verify_finds_it_by_name(
 def test_verify_of_a_repository_names_what_somebody_changed_there(
     hub: LoopbackHub, api: HfApi, dataset_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(plan(dataset_folder, "org/pictures"), api)
+    publish(plan(dataset_folder, "org/images"), api)
     change = [CommitOperationAdd("audit.json", b"{}")]
-    api.create_commit("org/pictures", change, commit_message="tamper", repo_type="dataset")
+    api.create_commit("org/images", change, commit_message="tamper", repo_type="dataset")
     monkeypatch.setattr("model_cards.hub.client", lambda: api)
-    problems = verify("org/pictures")
+    problems = verify("org/images")
     assert len(problems) == 1
     assert problems[0].startswith("audit.json was changed")
     with pytest.raises(HubProblem, match=r"no folder here, and .* has no such revision"):
-        verify("org/pictures@nowhere", "dataset")
+        verify("org/images@nowhere", "dataset")
     with pytest.raises(HubProblem, match=r"no folder here, and .* has no org/absent"):
         verify("org/absent")
 

@@ -227,7 +227,7 @@ def without_pictures(folder: Path, image: Any) -> Path:
 
 @pytest.mark.parametrize(
     ("image", "named"),
-    [("no column", "has no column 'image'"), (None, "the train split of .* holds no image")],
+    [("no column", "has no column 'image'"), (None, "the train split of .* has 2 of 2 rows without an image")],
     ids=["no column", "null"],
 )
 def test_a_dataset_without_pictures_is_one_line(tmp_path: Path, image: Any, named: str) -> None:

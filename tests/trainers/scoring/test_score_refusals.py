@@ -112,7 +112,7 @@ REFUSED = {
         "ours looks at images alone: leave",
     ),
     "no label column": ((*OUT, "--labels", "no_label_column.csv"), "has no column 'label' (it has: image, diagnosis)"),
-    "no image column": ((*OUT, "--labels", "no_image_column.csv"), "has no column 'image' (it has: image, label)"),
+    "no image column": ((*OUT, "--labels", "no_image_column.csv"), "has no column 'image' (it has: picture, label)"),
     "no labels file": ((*OUT, "--labels", "nowhere.csv"), "--labels 'nowhere.csv' cannot be read (No such file"),
     "not UTF-8": ((*OUT, "--labels", "latin.csv"), "--labels latin.csv is not UTF-8 text"),
     "no row": ((*OUT, "--labels", "empty.csv"), "--labels empty.csv holds no image"),
