@@ -184,8 +184,8 @@ def test_a_dataset_loads_by_its_name_config_and_revision(hub: LoopbackHub, tmp_p
         license="cc0-1.0",
         citation="@misc{none}",
     )
-    done = publish(plan(folder, "org/pictures"), HfApi(endpoint=hub.endpoint, token=hub.token))
-    assert len(hub.repo("org/pictures", "datasets").history("main")) == 2
+    done = publish(plan(folder, "org/images"), HfApi(endpoint=hub.endpoint, token=hub.token))
+    assert len(hub.repo("org/images", "datasets").history("main")) == 2
     code = f"""
 import hashlib, json
 from datasets import load_dataset
