@@ -172,7 +172,7 @@ def test_fsdp_trains_the_same_vit(
     two_processes: Any, phantom_dataset: Path, quiet_env: dict[str, str], tmp_path: Path
 ) -> None:
     """Split weights under the shipped config: the finished, gathered model is the one that plain averaging gives."""
-    words = ["--config_file", str(SCRIPTS / "accelerate" / "fsdp_vit_large.yaml"), "train_vit.py"]
+    words = ["--config_file", str(SCRIPTS / "launch" / "fsdp_vit_large.yaml"), "train_vit.py"]
     asked, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     told = {name: value for name, value in prepare_multi_gpu_env(asked).items() if name not in os.environ}
     assert told["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "ViTLayer"
