@@ -158,6 +158,7 @@ def test_fit_trust_rebuild_verify_and_build_give_whole_folders(released: Release
 def test_a_release_of_a_release_is_whole(released: Released, tmp_path: Path) -> None:
     call("trainers.release", released.model, tmp_path / "again", "--bootstrap_replicates", 50)
     call("model_cards.verify", tmp_path / "again")
+    assert verify_folder(tmp_path / "again") == []
 
 
 @pytest.mark.parametrize("other", RELEASED, ids=lambda path: path.name)
