@@ -13,15 +13,18 @@ from typing import Any
 def log_no_values() -> None:
     """Bound what Gradio prints, what any library logs (Uvicorn, asyncio), and what a thread says when it dies."""
     traceback.print_exc = _print_frames
-    threading.excepthook = lambda died: print(
-        f"A thread failed:\n{_frames(died.exc_type, died.exc_traceback)}", file=sys.stderr
-    )
+    threading.excepthook = lambda died: _write("A thread failed:", died.exc_type, died.exc_traceback)
     logging.setLogRecordFactory(_Record)
 
 
 def _print_frames(*_: Any, **__: Any) -> None:
     kind, _error, frames = sys.exc_info()
-    print(f"A request failed:\n{_frames(kind, frames)}", file=sys.stderr)
+    _write("A request failed:", kind, frames)
+
+
+def _write(what: str, kind: type[BaseException] | None, frames: TracebackType | None) -> None:
+    # One write: `print` writes the line break by itself, and another thread's line can come between.
+    sys.stderr.write(f"{what}\n{_frames(kind, frames)}\n")
 
 
 def _frames(kind: type[BaseException] | None, frames: TracebackType | None) -> str:
