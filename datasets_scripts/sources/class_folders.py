@@ -22,7 +22,15 @@ from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
 SOURCE = "class folders"
 PROVENANCE_TABLE = "provenance.csv"
-_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+    "testing": "test",
+}
 _SYNTHETIC_NAME = re.compile(r"(?P<parent>.+?)(_syn|-synthetic-)(?P<number>\d+)", re.IGNORECASE)
 
 

@@ -78,11 +78,19 @@ def test_images_are_recognised_by_content_and_the_rest_is_counted(tmp_path):
         "{label}/{split}/{kind}/{name}",
     ],
 )
-@pytest.mark.parametrize("validation", ["validation", "valid", "val", "Val"])
-def test_splits_and_provenance_in_any_nesting(tmp_path, layout, validation):
+@pytest.mark.parametrize(
+    "splits",
+    [
+        ("train", "validation", "TEST"),
+        ("train", "valid", "test"),
+        ("Training", "val", "testing"),
+        ("TRAIN", "Val", "Test"),
+    ],
+)
+def test_splits_and_provenance_in_any_nesting(tmp_path, layout, splits):
     names = [
         layout.format(split=split, kind=kind, label=label, name=f"{label}{number}.png".lower())
-        for number, split in enumerate(("train", validation, "TEST"))
+        for number, split in enumerate(splits)
         for kind, label in (("real", "Nevus"), ("Synthetic", "Melanoma"))
     ]
     read = class_folders.read(str(put(tmp_path / "a", *names)), "lesions12")

@@ -137,6 +137,51 @@ def test_images_are_told_by_their_content_and_what_is_no_image_is_counted(
     assert "2 (.txt 1, .db 1)" in said or "2 (.db 1, .txt 1)" in said
 
 
+@pytest.mark.parametrize(
+    "names", [("Train", "Validation", "Test"), ("TRAINING", "Val", "Testing"), ("train", "valid", "Test")]
+)
+@pytest.mark.parametrize("nested", ["", "My images [v2]"])
+def test_folders_of_splits_are_recognised_in_any_capitals(
+    flat: Path, tmp_path: Path, names: tuple[str, str, str], nested: str
+) -> None:
+    expected: dict[str, set[str]] = {}
+    for split, name, numbers in zip(
+        ("train", "validation", "test"), names, (range(24), range(24, 30), range(30, 40)), strict=True
+    ):
+        for label in DRAWN_AS:
+            (tmp_path / nested / name / label).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(flat / label / f"IMG_{number:03d}.jpg", tmp_path / nested / name / label)
+                path = Path(nested, name, label, f"IMG_{number:03d}.jpg")
+                expected.setdefault(split, set()).add(path.as_posix())
+    splits = load_splits(str(tmp_path), "default")
+    assert splits.labels == sorted(DRAWN_AS)
+    assert set(splits.column("validation", "image_id")) == expected["validation"]
+    assert set(splits.column("test", "image_id")) == expected["test"]
+    assert (splits.made or {})["splits"] == ["calibration"]
+    made = {*splits.column("train", "image_id"), *splits.column("calibration", "image_id")}
+    assert made == expected["train"]
+
+
+def test_a_folder_for_calibration_is_recognised(flat: Path, tmp_path: Path) -> None:
+    for split, numbers in (("train", range(20)), ("calibration", range(20, 40))):
+        for label in DRAWN_AS:
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in numbers:
+                shutil.copy(flat / label / f"IMG_{number:03d}.jpg", tmp_path / split / label)
+    splits = load_splits(str(tmp_path), "default")
+    assert len(splits.splits["calibration"]) == 60
+    assert all(image.startswith("calibration/") for image in splits.column("calibration", "image_id"))
+
+
+def test_a_class_may_have_the_name_of_a_split(flat: Path, tmp_path: Path) -> None:
+    for label, name in zip(DRAWN_AS, ("Test", "mole", "nevus"), strict=True):
+        shutil.copytree(flat / label, tmp_path / name)
+    splits = load_splits(str(tmp_path), "default")
+    assert splits.labels == ["Test", "mole", "nevus"]
+    assert sum(map(len, splits.splits.values())) == 120
+
+
 def test_without_ids_each_image_is_a_group_and_leaks_are_not_denied(trained: Path) -> None:
     report, card = report_of(trained), (trained / "README.md").read_text()
     dataset = report["provenance"]["dataset"]

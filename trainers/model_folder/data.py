@@ -37,6 +37,7 @@ from trainers.model_folder.missing_splits import (
     check_images,
     check_labelled,
     no_id,
+    split_folders,
     usual_name,
     with_all_splits,
     with_class_labels,
@@ -151,7 +152,7 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
             raise UserError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
     try:
         config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
-        loaded = datasets.load_dataset(dataset, config_name)
+        loaded = datasets.load_dataset(dataset, config_name, data_files=split_folders(Path(dataset)) if local else None)
     except UserError:
         raise
     # RuntimeError: a loading script; the others: an answer or a card that datasets runs into.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import glob
+import os
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from datasets_scripts.command import UserError
-from datasets_scripts.images import images_in, kind_of, passed_over_text
+from datasets_scripts.images import images_in, is_image, kind_of, passed_over_text
 from datasets_scripts.sources.tables import is_gap
 from datasets_scripts.splits import N_BASE_FOLDS, base_folds
 
 # Split -> its share in base folds, twentieths of all images, where it has to be made.
 SHARES = {"train": 12, "validation": 2, "calibration": 3, "test": 3}
 SPLITS = tuple(SHARES)
-OTHER_SPLIT_NAMES = {"training": "train", "val": "validation", "valid": "validation", "dev": "validation"}
+OTHER_SPLIT_NAMES = {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "testing": "test",
+}
 # One seed for all commands and runs: what one of them trains on, no other may test on.
 SPLIT_SEED = 42
 SPLITS_FILE = "splits.parquet"
@@ -159,9 +168,47 @@ def with_every_image(
 
 
 def usual_name(split: str, splits: Collection[str]) -> str:
-    """The suite's name of a split: ``validation`` of ``val``, unless there are both."""
-    usual = OTHER_SPLIT_NAMES.get(split, split)
+    """The suite's name of a split, whatever its capitals: ``validation`` of ``Val``, unless there are both."""
+    usual = _split_named(split) or split
     return split if usual in splits else usual
+
+
+def _split_named(name: str) -> str | None:
+    """The split of this name in any capitals, None where it is none."""
+    usual = OTHER_SPLIT_NAMES.get(name.lower(), name.lower())
+    return usual if usual in SPLITS else None
+
+
+def split_folders(root: Path) -> dict[str, list[str]] | None:
+    """The files of each split, where the folders of splits have names that ``datasets`` does not recognise.
+
+    ``datasets`` knows ``train`` but not ``Train`` (all images would be in one split), and no ``calibration``.
+
+    Returns:
+        Split -> patterns of files relative to ``root``; None where ``datasets`` recognises every name, where no folder
+        is for training, or where the card of the dataset lists its files.
+    """
+    card = root / "README.md"
+    if card.is_file() and re.search(r"^configs:", card.read_text("utf-8", errors="replace"), re.MULTILINE):
+        return None
+    found: dict[str, list[Path]] = {}
+    for folder, below, _ in os.walk(root):
+        for name in sorted(below):
+            if split := _split_named(name):
+                below.remove(name)  # a class may have the name of a split
+                found.setdefault(split, []).append(Path(folder, name))
+    found = {split: folders for split, folders in found.items() if any(map(_has_image, folders))}
+    names = {path.name for folders in found.values() for path in folders}
+    if "train" not in found or names <= {"train", "validation", "test", *OTHER_SPLIT_NAMES}:
+        return None
+    return {
+        split: [f"{glob.escape(path.relative_to(root).as_posix())}/**" for path in folders if _has_image(path)]
+        for split, folders in found.items()
+    }
+
+
+def _has_image(folder: Path) -> bool:
+    return any(is_image(path.name, b"") for path in folder.rglob("*"))
 
 
 def no_id(value: Any) -> bool:
