@@ -67,13 +67,10 @@ def load(path: Path) -> Model:
     if not file.is_file():
         what = f"holds no {FILE}" if path.is_dir() else "does not exist"
         raise UserError(f"{path.as_posix()!r} {what}: give a finished model's folder or its {FILE}")
-    from trainers.metrics.predictions import PredictionsError, read_predictions
+    from trainers.metrics.predictions import read_predictions
     from trainers.trust.temperature import calibrated
 
-    try:
-        predictions = read_predictions(file)
-    except PredictionsError as error:
-        raise UserError(f"{error}") from error
+    predictions = read_predictions(file)
     fitted, found_in = stored_temperature(file.parent)
     if fitted.get("scale") or fitted.get("bias"):
         # The classes of two models may be put into another order to be compared: what is fitted a class goes before.
@@ -207,12 +204,9 @@ def lay_out(sides: dict[str, list[Model]], shared: bool) -> tuple[dict[str, list
     """
     models = [model for members in sides.values() for model in members]
     from trainers.evaluation.sample import Sample
-    from trainers.metrics.aligned import AlignmentError, align
+    from trainers.metrics.aligned import align
 
-    try:
-        aligned = align([(model.name, model.predictions) for model in models], shared=shared)
-    except AlignmentError as error:
-        raise UserError(f"{error}") from error
+    aligned = align([(model.name, model.predictions) for model in models], shared=shared)
     samples = iter([Sample.at(rows, model.temperature) for model, rows in zip(models, aligned, strict=True)])
     return {name: [next(samples) for _ in members] for name, members in sides.items()}, aligned[0]
 

@@ -211,22 +211,20 @@ def checked_report(folder: Path, name: str) -> dict[str, Any]:
     """The report of a finished fold whose files are all as its manifest says.
 
     Raises:
-        FoldError: a byte was changed, or it is of another config.
+        UserError: a byte was changed, or it is of another config.
     """
     try:
         problems = verify_folder(folder)
         report = read_report(folder)
     except UserError as error:
         problems = [str(error)]
-    from trainers.evaluation.pooling import FoldError
-
     if problems:
-        raise FoldError(
+        raise UserError(
             f"{name} is not as it was finished: {problems[0]}; delete {shown_path(folder)} to train it again"
         )
     config = report["provenance"]["dataset"]["config_name"]
     if config != name:
-        raise FoldError(f"{shown_path(folder)} was trained on the config {config!r}: delete it to train {name}")
+        raise UserError(f"{shown_path(folder)} was trained on the config {config!r}: delete it to train {name}")
     return report
 
 
@@ -234,22 +232,23 @@ def read_fold(folder: Path, name: str) -> Fold:
     """A checked fold's report and predictions.
 
     Raises:
-        FoldError: it has no test predictions.
+        UserError: it has no test predictions.
     """
-    from trainers.evaluation.pooling import Fold, FoldError
-    from trainers.metrics.predictions import PredictionsError, read_predictions
+    from trainers.evaluation.pooling import Fold
+    from trainers.metrics.predictions import read_predictions
 
+    report = read_report(folder)
     try:
-        return Fold(name, read_report(folder), read_predictions(folder / PREDICTIONS))
-    except PredictionsError as error:
-        raise FoldError(f"{name}: {error}") from error
+        return Fold(name, report, read_predictions(folder / PREDICTIONS))
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
 
 
 def evaluate_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str, Any]:
     """Pool the folds and write predictions, tables, figures, ``report.json`` and ``README.md`` into ``folder``.
 
     Raises:
-        FoldError: folds that do not belong together.
+        UserError: folds that do not belong together.
     """
     from trainers.evaluation.figures.charts import draw_all
     from trainers.evaluation.pooling import check_alike, pool, pooled_report, summary

@@ -20,7 +20,7 @@ from model_cards.manifest import check_manifest
 from model_cards.verify import verify_folder
 from trainers.compare import load
 from trainers.cross_validate import find_script, make_plan
-from trainers.evaluation.pooling import Fold, FoldError, check_alike, fold_values, over_folds, pool, pooled_report
+from trainers.evaluation.pooling import Fold, check_alike, fold_values, over_folds, pool, pooled_report
 from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions, read_predictions
 
@@ -124,17 +124,17 @@ def test_members_keep_their_mean_probability():
 
 
 def test_folds_that_do_not_belong_together_are_refused(two):
-    with pytest.raises(FoldError, match="'i0' is in the test of fold0 and of fold1"):
+    with pytest.raises(UserError, match="'i0' is in the test of fold0 and of fold1"):
         pool([two[0], fold("fold1", ["i5", "i0"], 1.0, [[[1, 0]], [[0, 1]]])])
-    with pytest.raises(FoldError, match="fold1 has 2 members, fold0 has 1"):
+    with pytest.raises(UserError, match="fold1 has 2 members, fold0 has 1"):
         pool([two[0], fold("fold1", ["i5"], 1.0, [[[1, 0], [1, 0]]])])
     other = replace(two[1], predictions=replace(two[1].predictions, labels=["nv", "df"]))
-    with pytest.raises(FoldError, match="fold1 has the classes nv, df, fold0 has nv, mel"):
+    with pytest.raises(UserError, match="fold1 has the classes nv, df, fold0 has nv, mel"):
         pool([two[0], other])
-    with pytest.raises(FoldError, match="no fold"):
+    with pytest.raises(UserError, match="no fold"):
         pool([])
     check_alike(two)
-    with pytest.raises(FoldError, match=r"fold1 was trained with learning_rate 0.2, fold0 with 0.1"):
+    with pytest.raises(UserError, match=r"fold1 was trained with learning_rate 0.2, fold0 with 0.1"):
         check_alike([two[0], fold("fold1", ["i5"], 1.0, [[[1, 0]]], learning_rate=0.2)])
 
 

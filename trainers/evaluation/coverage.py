@@ -22,7 +22,7 @@ from trainers.evaluation.subgroups import subgroup_columns
 from trainers.metrics.intervals import LEVEL, exact_interval, lesion_shares
 from trainers.metrics.number import measured, plain, undefined
 from trainers.metrics.predictions import Predictions
-from trainers.metrics.weighting import MetricInputError, group_weights
+from trainers.metrics.weighting import group_weights
 from trainers.trust.bands import missed_in_low
 from trainers.trust.conformal import ALL_CLASSES, quantile_rank
 
@@ -49,12 +49,11 @@ def expected_coverage(
         all of its own.
 
     Raises:
-        MetricInputError: no test lesion.
-        ConformalFitError: alpha outside (0, 1).
+        ValueError: no test lesion, or alpha outside (0, 1).
     """
     total = sum(m for _, m in parts)
     if total < 1:
-        raise MetricInputError(f"parts {list(parts)} hold no test lesion: there is no coverage to expect")
+        raise ValueError(f"parts {list(parts)} hold no test lesion: there is no coverage to expect")
     chances, mean = np.ones(1), 0.0
     for n, m in parts:
         k = quantile_rank(n, alpha)
@@ -84,11 +83,11 @@ def coverage_section(predictions: Predictions, sets: np.ndarray, conformal: Mapp
         expected interval; None where none can be given) and ``mean_set_size``.
 
     Raises:
-        MetricInputError: no image, or sets of another shape.
+        ValueError: no image, or sets of another shape.
     """
     sets = np.asarray(sets, dtype=bool)
     if sets.shape != (len(predictions), len(predictions.labels)) or not len(predictions):
-        raise MetricInputError(
+        raise ValueError(
             f"sets have shape {sets.shape}; expected ({len(predictions)}, {len(predictions.labels)}), N above 0"
         )
     names, labels = predictions.labels, predictions.label
@@ -149,11 +148,11 @@ def bands_section(
         ``conventions``.
 
     Raises:
-        MetricInputError: no image, or lengths that differ.
+        ValueError: no image, or lengths that differ.
     """
     bands, probs = np.asarray(bands), np.asarray(probs)
     if not len(predictions) or bands.shape != (len(predictions),) or probs.shape[:1] != bands.shape:
-        raise MetricInputError(
+        raise ValueError(
             f"{bands.shape} bands and {probs.shape} probabilities for {len(predictions)} images: "
             "give one of each an image, and at least one image"
         )

@@ -15,10 +15,6 @@ from hub_models.trust_lesion import calibrate, decide, mean_log_probs
 from trainers.metrics.predictions import Predictions
 
 
-class NoGateError(ValueError):
-    """Predictions whose strangeness no gate has scored."""
-
-
 @dataclass(frozen=True)
 class Decisions:
     """N answers over C classes, by the very functions that the model ships.
@@ -50,7 +46,7 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
         trust: a model's ``config.trust``.
 
     Raises:
-        NoGateError: no gate has scored these predictions.
+        ValueError: no gate has scored these predictions.
     """
     scores = gate_scores(predictions)
     probs = calibrated_probs(predictions, trust)
@@ -76,10 +72,10 @@ def gate_scores(predictions: Predictions) -> np.ndarray:
     """``ood_score`` (N,), higher = more OOD.
 
     Raises:
-        NoGateError: there is none.
+        ValueError: there is none.
     """
     if predictions.ood_score is None:
-        raise NoGateError(f"the predictions of {predictions.split!r} have no ood_score: fit trust first")
+        raise ValueError(f"the predictions of {predictions.split!r} have no ood_score: fit trust first")
     return predictions.ood_score
 
 

@@ -45,10 +45,6 @@ ORDERS = ("heat_map", "random", "blob")
 CURVES = tuple(f"{game}_{order}" for game in ("deletion", "insertion") for order in ORDERS)
 
 
-class ExplanationTableError(UserError):
-    """An explanations file that is missing or cannot be read."""
-
-
 @dataclass(frozen=True)
 class ExplanationTable:
     """What was measured of N images; C classes.
@@ -111,18 +107,16 @@ def read_table(path: Path) -> ExplanationTable:
     """Read an explanations file.
 
     Raises:
-        ExplanationTableError: it is missing, not of this suite, or of a newer layout.
+        UserError: it is missing, not of this suite, or of a newer layout.
     """
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise ExplanationTableError(
-            f"{path} cannot be read as Parquet ({error}): measure the explanations again"
-        ) from error
+        raise UserError(f"{path} cannot be read as Parquet ({error}): measure the explanations again") from error
     stored = (table.schema.metadata or {}).get(METADATA_KEY)
     found = json.loads(stored) if stored else {}
     if not 1 <= found.get("schema_version", 0) <= SCHEMA_VERSION:
-        raise ExplanationTableError(
+        raise UserError(
             f"{path} has layout {found.get('schema_version')}, {SCHEMA_VERSION} is known here: measure the "
             "explanations again"
         )

@@ -16,7 +16,6 @@ from trainers.evaluation.sample import Sample
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.intervals import exact_by_lesion, replicate
 from trainers.metrics.number import bootstrapped, measured, undefined
-from trainers.metrics.weighting import MetricInputError
 
 MELANOMA, NEVUS = "mel", "nv"
 # bkl holds seborrheic keratosis, solar lentigo and lichenoid keratosis: HAM10000's nearest class, a stand-in.
@@ -50,11 +49,11 @@ def challenge_aucs(truth: np.ndarray, scores: np.ndarray, weights: np.ndarray | 
         task has one kind of image only, and then the mean is NaN too.
 
     Raises:
-        MetricInputError: not two columns each, or lengths that differ.
+        ValueError: not two columns each, or lengths that differ.
     """
     truth, scores = np.asarray(truth, dtype=bool), np.asarray(scores, dtype=np.float64)
     if truth.ndim != 2 or truth.shape[1] != 2 or truth.shape != scores.shape:
-        raise MetricInputError(f"truth has shape {truth.shape} and scores {scores.shape}; expected (N, 2) for both")
+        raise ValueError(f"truth has shape {truth.shape} and scores {scores.shape}; expected (N, 2) for both")
     one, two = (auroc(truth[:, task], scores[:, task], weights) for task in (0, 1))
     return {"auc_melanoma": one, "auc_keratosis": two, "auc_mean": (one + two) / 2}
 
@@ -70,11 +69,11 @@ def roc_points(positive: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np
         False positive rates and true positive rates, ascending, each (distinct scores + 1,).
 
     Raises:
-        MetricInputError: images of one kind only.
+        ValueError: images of one kind only.
     """
     positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores, dtype=np.float64)
     if positive.all() or not positive.any():
-        raise MetricInputError(f"{int(positive.sum())} of {len(positive)} images are positive: give both kinds")
+        raise ValueError(f"{int(positive.sum())} of {len(positive)} images are positive: give both kinds")
     order = np.argsort(-scores, kind="stable")
     last = np.r_[scores[order][1:] != scores[order][:-1], True]
     hits, alarms = np.cumsum(positive[order])[last], np.cumsum(~positive[order])[last]

@@ -29,7 +29,6 @@ from trainers.evaluation.sample import Sample
 from trainers.metrics.intervals import bootstrap_weights, can_resample
 from trainers.metrics.number import plain
 from trainers.metrics.predictions import Predictions
-from trainers.metrics.weighting import MetricInputError
 
 SHOWN = ("accuracy", "auroc", *ERRORS)
 SUM_TOLERANCE = 1e-4
@@ -63,7 +62,7 @@ def methods(
         ``relative_change`` of NLL and ECE, both method -> metric; ``uncertainty``; ``conventions``.
 
     Raises:
-        MetricInputError: no image, one member only, a wrong shape of ``mc_logits`` or number of temperatures.
+        ValueError: no image, one member only, a wrong shape of ``mc_logits`` or number of temperatures.
     """
     temperatures = _checked(predictions, temperature, mc_logits, member_temperatures)
     logits, members = predictions.logits, predictions.logits.shape[1]
@@ -135,13 +134,13 @@ def uncertainty(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         Three arrays (N,): total in [0, log C] = aleatoric + epistemic, both at least 0.
 
     Raises:
-        MetricInputError: another shape, or rows that are no probabilities.
+        ValueError: another shape, or rows that are no probabilities.
     """
     probs = np.asarray(probs, dtype=np.float64)
     if probs.ndim != 3:
-        raise MetricInputError(f"probabilities have shape {probs.shape}; expected (N, members, C)")
+        raise ValueError(f"probabilities have shape {probs.shape}; expected (N, members, C)")
     if probs.size and not (probs.min() >= 0 and np.abs(probs.sum(axis=2) - 1).max() <= SUM_TOLERANCE):
-        raise MetricInputError("the members' rows are no probabilities (0 or more, sum 1): give softmax, not logits")
+        raise ValueError("the members' rows are no probabilities (0 or more, sum 1): give softmax, not logits")
     total = entr(probs.mean(axis=1)).sum(axis=1)
     # Below 0 only by rounding: entropy is concave.
     epistemic = (total - entr(probs).sum(axis=2).mean(axis=1)).clip(min=0.0)
@@ -175,21 +174,19 @@ def _checked(
     """The members' temperatures."""
     n, members, classes = predictions.logits.shape
     if not n:
-        raise MetricInputError("the predictions hold no image: there is nothing to compare")
+        raise ValueError("the predictions hold no image: there is nothing to compare")
     if members < 2:
-        raise MetricInputError(f"the predictions are of {members} member: an ensemble has 2 or more")
+        raise ValueError(f"the predictions are of {members} member: an ensemble has 2 or more")
     if mc_logits is not None and (mc_logits.ndim != 4 or mc_logits.shape[:2] != (n, members)):
-        raise MetricInputError(
-            f"MC dropout's logits have shape {mc_logits.shape}; expected ({n}, {members}, S, {classes})"
-        )
+        raise ValueError(f"MC dropout's logits have shape {mc_logits.shape}; expected ({n}, {members}, S, {classes})")
     if mc_logits is not None and mc_logits.shape[3] != classes:
-        raise MetricInputError(f"MC dropout's logits are of {mc_logits.shape[3]} classes; the members' of {classes}")
+        raise ValueError(f"MC dropout's logits are of {mc_logits.shape[3]} classes; the members' of {classes}")
     temperatures = [temperature] * members if member_temperatures is None else list(member_temperatures)
     if len(temperatures) != members:
-        raise MetricInputError(f"{len(temperatures)} member temperatures for {members} members: give one each")
+        raise ValueError(f"{len(temperatures)} member temperatures for {members} members: give one each")
     for value in (temperature, *temperatures):
         if not (np.isfinite(value) and value > 0):
-            raise MetricInputError(f"temperature {value}: give a finite number above 0")
+            raise ValueError(f"temperature {value}: give a finite number above 0")
     return temperatures
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from trainers.metrics import discrimination
 from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
 from trainers.metrics.number import bootstrapped, measured, plain, undefined
-from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan
+from trainers.metrics.weighting import as_weights, divide_or_nan
 
 TPR = 0.95
 CONVENTIONS = {
@@ -88,10 +88,10 @@ def fpr_at_tpr(
         One value, or (R,), in [0, 1]; NaN where only one of the two kinds has weight.
 
     Raises:
-        MetricInputError: ``tpr`` outside (0, 1].
+        ValueError: ``tpr`` outside (0, 1].
     """
     if not 0 < tpr <= 1:
-        raise MetricInputError(f"true positive rate {tpr}: give a share above 0 and at most 1")
+        raise ValueError(f"true positive rate {tpr}: give a share above 0 and at most 1")
     foreign, known = _by_score(strange, scores, weights)
     accepted, passed = np.cumsum(known, axis=-1), np.cumsum(foreign, axis=-1)
     total = accepted[..., -1]
@@ -128,11 +128,11 @@ def ood_section(
         n_groups, share_foreign, declined, auroc, aupr, fpr_at_95_tpr.
 
     Raises:
-        MetricInputError: no image in the split, a score that is no finite number, or groups of another length.
+        ValueError: no image in the split, a score that is no finite number, or groups of another length.
     """
     in_scores, in_groups = _checked("the split", in_scores, in_groups)
     if not len(in_scores):
-        raise MetricInputError("the split holds no image: there is nothing to measure the gate on")
+        raise ValueError("the split holds no image: there is nothing to measure the gate on")
     rows = []
     for name, scores in ood.items():
         given = (ood_groups or {}).get(name)
@@ -200,10 +200,10 @@ def _share(hits: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 def _checked(name: str, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, groups = np.asarray(scores, dtype=np.float64), np.asarray(groups).astype(str)
     if scores.ndim != 1 or scores.shape != groups.shape:
-        raise MetricInputError(f"{name}: {scores.shape} scores and {groups.shape} groups: give one group id a score")
+        raise ValueError(f"{name}: {scores.shape} scores and {groups.shape} groups: give one group id a score")
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores)).sum())
-        raise MetricInputError(f"{name}: {bad} of {len(scores)} scores are NaN or infinite: predict them again")
+        raise ValueError(f"{name}: {bad} of {len(scores)} scores are NaN or infinite: predict them again")
     return scores, groups
 
 
@@ -212,7 +212,7 @@ def _by_score(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | Non
     strange, scores = np.asarray(strange, dtype=bool), np.asarray(scores, dtype=np.float64)
     weights = as_weights(weights, len(scores))
     if strange.shape != scores.shape or not len(scores):
-        raise MetricInputError(f"{strange.shape} marks and {scores.shape} scores: give one mark a score, at least one")
+        raise ValueError(f"{strange.shape} marks and {scores.shape} scores: give one mark a score, at least one")
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.r_[True, scores[order][1:] != scores[order][:-1]])
     ranked, marks = weights[..., order], strange[order]

@@ -31,7 +31,7 @@ from trainers.metrics import calibration as cal
 from trainers.metrics import discrimination as dis
 from trainers.metrics.intervals import percentile_interval, replicate
 from trainers.metrics.number import ALMOST_SAME, bootstrapped, measured, plain, undefined, without_interval
-from trainers.metrics.weighting import MetricInputError, divide_or_nan
+from trainers.metrics.weighting import divide_or_nan
 
 ERRORS = ("nll", "brier", "ece", "ece_debiased")
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "auroc_macro", "auroc_malignant", *ERRORS)
@@ -293,7 +293,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, Any]:
     """
     a, b = np.asarray(correct_a, dtype=bool), np.asarray(correct_b, dtype=bool)
     if a.shape != b.shape:
-        raise MetricInputError(f"{a.shape} and {b.shape} outcomes: give both models' on the same images")
+        raise ValueError(f"{a.shape} and {b.shape} outcomes: give both models' on the same images")
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
     counts = {"n": len(a), "both": int((a & b).sum()), "only_a": only_a, "only_b": only_b}

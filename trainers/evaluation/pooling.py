@@ -44,10 +44,6 @@ READ = (
 )
 
 
-class FoldError(UserError):
-    """Folds that cannot be pooled."""
-
-
 @dataclass(frozen=True)
 class Fold:
     """One finished fold.
@@ -74,10 +70,10 @@ def pool(folds: Sequence[Fold]) -> Predictions:
     Features and gate are left out (each model has its own), and subgroup columns that not every fold has.
 
     Raises:
-        FoldError: no fold, an image in the test of two, other classes, or another number of members.
+        UserError: no fold, an image in the test of two, other classes, or another number of members.
     """
     if not folds:
-        raise FoldError("there is no fold to pool: give at least one")
+        raise UserError("there is no fold to pool: give at least one")
     first = folds[0]
     seen: dict[str, str] = {}
     parts = []
@@ -86,16 +82,16 @@ def pool(folds: Sequence[Fold]) -> Predictions:
         own = calibrated(fold.predictions.logits, fold.report["trust"]["temperature"])
         part = in_order_of(first.predictions.labels, replace(fold.predictions, logits=own))
         if part is None:
-            raise FoldError(
+            raise UserError(
                 f"{fold.name} has the classes {', '.join(fold.predictions.labels)}, {first.name} has "
                 f"{', '.join(first.predictions.labels)}: folds of one dataset have the same"
             )
         members = fold.predictions.logits.shape[1], first.predictions.logits.shape[1]
         if members[0] != members[1]:
-            raise FoldError(f"{fold.name} has {members[0]} members, {first.name} has {members[1]}: train them alike")
+            raise UserError(f"{fold.name} has {members[0]} members, {first.name} has {members[1]}: train them alike")
         for image in fold.predictions.image_id.tolist():
             if image in seen:
-                raise FoldError(
+                raise UserError(
                     f"image {image!r} is in the test of {seen[image]} and of {fold.name}: an image is tested in one "
                     "fold; train both on one build of the dataset"
                 )
@@ -121,14 +117,14 @@ def check_alike(folds: Sequence[Fold]) -> None:
     """Refuse folds of different recipes or datasets: their mean would be of nothing.
 
     Raises:
-        FoldError: names the fold, the setting and both values.
+        UserError: names the fold, the setting and both values.
     """
     first = folds[0]
     for fold in folds:
         found, wanted = (_settings(one) for one in (fold, first))
         for name in sorted({*found, *wanted}):
             if found.get(name) != wanted.get(name):
-                raise FoldError(
+                raise UserError(
                     f"{fold.name} was trained with {name} {found.get(name)!r}, {first.name} with {wanted.get(name)!r}: "
                     f"delete the folder of the one that is wrong and run the same command again"
                 )

@@ -29,10 +29,6 @@ NO_MALIGNANT_CLASS = "no class is marked as malignant or premalignant"
 TASK_SECTIONS = {"isic2017": isic2017.section}
 
 
-class EvaluationError(ValueError):
-    """Predictions that cannot be evaluated."""
-
-
 def evaluate(
     predictions: Predictions, temperature: Calibration = 1.0, *, replicates: int = 1000, seed: int = 0
 ) -> dict[str, Any]:
@@ -51,16 +47,14 @@ def evaluate(
         subgroups, views, and the sections of ``TASK_SECTIONS`` that fit the labels.
 
     Raises:
-        EvaluationError: no images, a temperature that is not positive and finite, fewer than one replicate.
+        ValueError: no images, a temperature that is not positive and finite, fewer than one replicate.
     """
     if not len(predictions):
-        raise EvaluationError(
-            f"the predictions of split {predictions.split!r} hold no image: there is nothing to measure"
-        )
+        raise ValueError(f"the predictions of split {predictions.split!r} hold no image: there is nothing to measure")
     if not isinstance(temperature, Mapping) and not (math.isfinite(temperature) and temperature > 0):
-        raise EvaluationError(f"temperature {temperature}: give a finite number above 0")
+        raise ValueError(f"temperature {temperature}: give a finite number above 0")
     if replicates < 1:
-        raise EvaluationError(f"{replicates} replicates: give at least 1")
+        raise ValueError(f"{replicates} replicates: give at least 1")
     before, after = Sample.at(predictions, 1.0), Sample.at(predictions, temperature)
     weights = _resamples(after, replicates, seed)
     point, spread = _with_spread(after.discrimination, weights, len(after))

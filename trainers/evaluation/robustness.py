@@ -18,7 +18,7 @@ from trainers.metrics.calibration import ece_debiased, reliability_bins
 from trainers.metrics.intervals import bootstrap_weights, can_resample, percentile_interval, replicate
 from trainers.metrics.number import bootstrapped, measured, plain, undefined, without_interval
 from trainers.metrics.predictions import CORRUPTION, Predictions
-from trainers.metrics.weighting import MetricInputError, divide_or_nan, group_weights, mean_defined
+from trainers.metrics.weighting import divide_or_nan, group_weights, mean_defined
 
 # What every condition is evaluated by, and what only with fitted trust.
 PLAIN = ("accuracy", "balanced_accuracy", "auroc_malignant", "ece_debiased")
@@ -61,7 +61,7 @@ def robustness_section(
         what is counted among answers: a kind that leaves two answers does not weigh as much as one that leaves all.
 
     Raises:
-        MetricInputError: a condition holds other images than ``clean``, or there is none.
+        ValueError: a condition holds other images than ``clean``, or there is none.
     """
     parts = by_condition(clean, corrupted)
     everyone = np.ones((1, len(clean)))
@@ -99,16 +99,16 @@ def by_condition(clean: Predictions, corrupted: Predictions) -> dict[tuple[str, 
     """(kind, severity) -> its rows, each in the order of ``clean``.
 
     Raises:
-        MetricInputError: other images than those of ``clean``, or no condition at all.
+        ValueError: other images than those of ``clean``, or no condition at all.
     """
     named = corrupted.columns.get(CORRUPTION)
     if named is None or not len(corrupted):
-        raise MetricInputError(f"the predictions of {corrupted.split!r} name no corruption: measure robustness again")
+        raise ValueError(f"the predictions of {corrupted.split!r} name no corruption: measure robustness again")
     parts = {}
     for name in dict.fromkeys(named.tolist()):
         rows = corrupted.select(named == name)
         if rows.image_id.tolist() != clean.image_id.tolist():
-            raise MetricInputError(
+            raise ValueError(
                 f"{name!r} holds {len(rows)} images, not the {len(clean)} clean ones in their order: measure again"
             )
         kind, _, severity = name.rpartition(" ")

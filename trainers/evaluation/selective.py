@@ -16,7 +16,7 @@ import numpy as np
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion, replicate
 from trainers.metrics.number import bootstrapped, measured, plain, undefined
-from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan
+from trainers.metrics.weighting import as_weights, divide_or_nan
 
 RISK = 0.05
 CURVE_POINTS = 50
@@ -60,13 +60,13 @@ def risk_coverage(uncertainty: np.ndarray, wrong: np.ndarray, weights: np.ndarra
         weights: (N,) or (R, N).
 
     Raises:
-        MetricInputError: no image, lengths that differ, or an uncertainty that is NaN.
+        ValueError: no image, lengths that differ, or an uncertainty that is NaN.
     """
     uncertainty, wrong = np.asarray(uncertainty, dtype=np.float64), np.asarray(wrong, dtype=bool)
     if uncertainty.shape != wrong.shape or uncertainty.ndim != 1:
-        raise MetricInputError(f"{uncertainty.shape} uncertainties and {wrong.shape} outcomes: give one each an image")
+        raise ValueError(f"{uncertainty.shape} uncertainties and {wrong.shape} outcomes: give one each an image")
     if not len(wrong) or np.isnan(uncertainty).any():
-        raise MetricInputError(
+        raise ValueError(
             f"{len(wrong)} images, {int(np.isnan(uncertainty).sum())} with an uncertainty that is NaN: "
             "give a number for each of at least one image"
         )
@@ -120,10 +120,10 @@ def coverage_at_risk(curve: RiskCoverage, risk: float = RISK) -> np.ndarray:
         One value, or (R,).
 
     Raises:
-        MetricInputError: a risk outside [0, 1].
+        ValueError: a risk outside [0, 1].
     """
     if not 0 <= risk <= 1:
-        raise MetricInputError(f"risk {risk}: give a share between 0 and 1")
+        raise ValueError(f"risk {risk}: give a share between 0 and 1")
     allowed = curve.errors <= risk * curve.accepted + SLACK
     return np.where(allowed, curve.coverage(), 0.0).max(axis=-1)
 
@@ -169,11 +169,11 @@ def selective_section(
         risk and uncertainty) and ``conventions``.
 
     Raises:
-        MetricInputError: as ``risk_coverage``, or fewer than one replicate.
+        ValueError: as ``risk_coverage``, or fewer than one replicate.
     """
     uncertainty, wrong = np.asarray(uncertainty, dtype=np.float64), np.asarray(wrong, dtype=bool)
     if replicates < 1:
-        raise MetricInputError(f"{replicates} replicates: give at least 1")
+        raise ValueError(f"{replicates} replicates: give at least 1")
     whole = risk_coverage(uncertainty, wrong)
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,11 +10,10 @@ import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
-from trainers.metrics.weighting import MetricInputError
 from trainers.trust.temperature import log_probs
 
 
-class DivergedError(MetricInputError):
+class DivergedError(ValueError):
     """Logits that are NaN or infinite."""
 
 
@@ -28,12 +27,12 @@ def load_module(name: str) -> evaluate.EvaluationModule:
         name: ``lesion_classification`` or ``lesion_calibration``.
 
     Raises:
-        MetricInputError: no module of that name.
+        ValueError: no module of that name.
     """
     folder = MODULES / name
     if not folder.is_dir():
         known = ", ".join(sorted(path.name for path in MODULES.iterdir() if path.is_dir()))
-        raise MetricInputError(f"no evaluate module {name!r}; give one of: {known}")
+        raise ValueError(f"no evaluate module {name!r}; give one of: {known}")
     # In memory, as the processes of one run would otherwise meet in one cache file.
     return evaluate.load(str(folder), keep_in_memory=True)
 
@@ -76,7 +75,7 @@ def _arrays(prediction: EvalPrediction, n_classes: int) -> tuple[np.ndarray, np.
         truth = truth[0]
     logits, truth = np.asarray(logits, dtype=np.float64), np.asarray(truth)
     if logits.ndim not in (2, 3) or logits.shape[-1] != n_classes or truth.shape != logits.shape[:1]:
-        raise MetricInputError(
+        raise ValueError(
             f"logits have shape {logits.shape} and labels {truth.shape}; expected (N, {n_classes}) and (N,): "
             "the model must put its raw logits first"
         )

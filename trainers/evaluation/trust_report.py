@@ -42,7 +42,7 @@ def trust_section(
         where there are none), ``verdicts`` (also of each set of ood images) and ``selective`` (of all images).
 
     Raises:
-        NoGateError: predictions without ``ood_score``.
+        ValueError: predictions without ``ood_score``.
     """
     made = decisions(predictions, trust)
     wrong = made.probs.argmax(axis=1) != predictions.label

@@ -9,12 +9,9 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from datasets_scripts.command import UserError
 from datasets_scripts.taxonomy import class_order
 from trainers.metrics.predictions import Predictions
-
-
-class AlignmentError(ValueError):
-    """Predictions that are not of the same images or classes."""
 
 
 def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> list[Predictions]:
@@ -28,7 +25,7 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
         shared: keep the images that all have in common, instead of refusing different ones.
 
     Raises:
-        AlignmentError: other classes, other images, no image in common, another label for an image, or an image twice
+        UserError: other classes, other images, no image in common, another label for an image, or an image twice
             in one file; the message names the file and what to do.
     """
     first_name, first = named[0]
@@ -36,20 +33,20 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
     common = [image for image in ids[0] if all(image in other for other in ids[1:])]
     for (name, _), other in zip(named[1:], ids[1:], strict=True):
         if other and ids[0] and not set(other) & set(ids[0]):
-            raise AlignmentError(
+            raise UserError(
                 f"{name} and {first_name} have no image in common: give predictions of one dataset and split"
             )
         if set(other) != set(ids[0]) and not shared:
             only = len(set(ids[0]) - set(other)), len(set(other) - set(ids[0]))
-            raise AlignmentError(
+            raise UserError(
                 f"{name} is of other images than {first_name}: {len(ids[0]) - only[0]} shared, {only[0]} only in "
                 f"{first_name}, {only[1]} only in {name}: add --shared to compare on the shared ones"
             )
     for (name, _), rows in zip(named, ids, strict=True):
         if not rows:
-            raise AlignmentError(f"{name} holds no image: give the predictions of a split that has some")
+            raise UserError(f"{name} holds no image: give the predictions of a split that has some")
     if not common:
-        raise AlignmentError(
+        raise UserError(
             f"{', '.join(name for name, _ in named)} have no image in common: give predictions of one dataset and split"
         )
     found = []
@@ -61,7 +58,7 @@ def align(named: Sequence[tuple[str, Predictions]], *, shared: bool = False) -> 
         if len(unlike):
             image = predictions.image_id[unlike[0]]
             labels = [first.labels[p.label[unlike[0]]] for p in (found[0], predictions)]
-            raise AlignmentError(
+            raise UserError(
                 f"image {image!r} is {labels[0]!r} in {first_name} and {labels[1]!r} in {name} ({len(unlike)} such "
                 "images): give predictions of one dataset"
             )
@@ -107,7 +104,7 @@ def _ids(name: str, predictions: Predictions) -> dict[str, int]:
     rows: dict[str, int] = {}
     for row, image in enumerate(predictions.image_id.tolist()):
         if image in rows:
-            raise AlignmentError(f"{name} holds image {image!r} twice: give predictions with one row an image")
+            raise UserError(f"{name} holds image {image!r} twice: give predictions with one row an image")
         rows[image] = row
     return rows
 
@@ -116,7 +113,7 @@ def _same_classes(name: str, predictions: Predictions, first_name: str, first: P
     """The classes in the first one's order."""
     ordered = in_order_of(first.labels, predictions)
     if ordered is None:
-        raise AlignmentError(
+        raise UserError(
             f"{name} has the classes {', '.join(predictions.labels)}, {first_name} has {', '.join(first.labels)}: "
             "only models of the same classes compare"
         )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erf
 
-from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan, weighted_mean
+from trainers.metrics.weighting import as_weights, divide_or_nan, weighted_mean
 
 N_BINS = 15
 
@@ -85,7 +85,7 @@ def reliability_bins(
         The bins, (B,) or (R, B) each.
 
     Raises:
-        MetricInputError: a confidence outside [0, 1], or lengths that differ.
+        ValueError: a confidence outside [0, 1], or lengths that differ.
     """
     confidence, correct = _paired(confidence, correct)
     members = _members(confidence, n_bins)
@@ -151,7 +151,7 @@ def ece_adaptive(
         One value, or (R,), in [0, 1]; NaN without images.
 
     Raises:
-        MetricInputError: a confidence outside [0, 1], or lengths that differ.
+        ValueError: a confidence outside [0, 1], or lengths that differ.
     """
     confidence, correct = _paired(confidence, correct)
     weights = as_weights(weights, len(confidence))
@@ -189,13 +189,11 @@ def ece_classwise(
         One value, or (R,), in [0, 1]; NaN without images.
 
     Raises:
-        MetricInputError: a probability outside [0, 1], or lengths that differ.
+        ValueError: a probability outside [0, 1], or lengths that differ.
     """
     probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels)
     if probs.ndim != 2 or labels.shape != probs.shape[:1]:
-        raise MetricInputError(
-            f"{probs.shape} probabilities and {labels.shape} labels: give (N, C) and one label an image"
-        )
+        raise ValueError(f"{probs.shape} probabilities and {labels.shape} labels: give (N, C) and one label an image")
     weights = as_weights(weights, len(labels))
     outcomes = np.eye(probs.shape[1])[labels]
     # One column a bin of each class, (N, C * B): all resamples in one matrix product.
@@ -234,16 +232,14 @@ def _paired(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np
     """Both as float64, one an image."""
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if confidence.shape != correct.shape:
-        raise MetricInputError(
-            f"{confidence.shape} confidences and {correct.shape} outcomes: give one outcome an image"
-        )
+        raise ValueError(f"{confidence.shape} confidences and {correct.shape} outcomes: give one outcome an image")
     _check_range(confidence)
     return confidence, correct
 
 
 def _check_range(confidence: np.ndarray) -> None:
     if len(confidence) and not (confidence.min() >= 0 and confidence.max() <= 1 + 1e-9):
-        raise MetricInputError(f"confidences span {confidence.min()}..{confidence.max()}: give probabilities in [0, 1]")
+        raise ValueError(f"confidences span {confidence.min()}..{confidence.max()}: give probabilities in [0, 1]")
 
 
 def _members(confidence: np.ndarray, n_bins: int) -> np.ndarray:

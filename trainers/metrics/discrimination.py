@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainers.metrics.weighting import MetricInputError, as_weights, divide_or_nan, mean_defined
+from trainers.metrics.weighting import as_weights, divide_or_nan, mean_defined
 
 
 def confusion_matrix(
@@ -27,15 +27,15 @@ def confusion_matrix(
         (C, C) or (R, C, C) float64.
 
     Raises:
-        MetricInputError: lengths differ, or an index lies outside 0..C-1.
+        ValueError: lengths differ, or an index lies outside 0..C-1.
     """
     labels, predicted = np.asarray(labels), np.asarray(predicted)
     weights = as_weights(weights, len(labels))
     if labels.shape != predicted.shape:
-        raise MetricInputError(f"{labels.shape} labels and {predicted.shape} predictions: give one prediction a label")
+        raise ValueError(f"{labels.shape} labels and {predicted.shape} predictions: give one prediction a label")
     for name, values in (("labels", labels), ("predictions", predicted)):
         if len(values) and (values.min() < 0 or values.max() >= n_classes):
-            raise MetricInputError(f"{name} span {values.min()}..{values.max()}; expected 0..{n_classes - 1}")
+            raise ValueError(f"{name} span {values.min()}..{values.max()}; expected 0..{n_classes - 1}")
     cells = np.zeros((len(labels), n_classes * n_classes))
     cells[np.arange(len(labels)), labels * n_classes + predicted] = 1.0
     return (weights @ cells).reshape(*weights.shape[:-1], n_classes, n_classes)
@@ -133,7 +133,7 @@ def sensitivity_at_specificity(
         One value, or (R,); NaN where only one of the two kinds has weight.
     """
     if not 0 <= specificity <= 1:
-        raise MetricInputError(f"specificity {specificity}: give a share between 0 and 1")
+        raise ValueError(f"specificity {specificity}: give a share between 0 and 1")
     positives, negatives = _by_score(positive, scores, weights)
     total_positive, total_negative = positives.sum(axis=-1), negatives.sum(axis=-1)
     below = np.cumsum(negatives, axis=-1) - negatives
@@ -149,7 +149,7 @@ def _by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | No
     positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores)
     weights = as_weights(weights, len(scores))
     if positive.shape != scores.shape:
-        raise MetricInputError(f"{positive.shape} labels and {scores.shape} scores: give one score a label")
+        raise ValueError(f"{positive.shape} labels and {scores.shape} scores: give one score a label")
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
     if not len(ranked):

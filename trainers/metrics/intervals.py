@@ -12,8 +12,6 @@ from collections.abc import Callable
 import numpy as np
 from scipy.stats import beta
 
-from trainers.metrics.weighting import MetricInputError
-
 LEVEL = 0.95
 BLOCK = 4_000_000
 
@@ -30,7 +28,7 @@ def group_strata(groups: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     """
     groups, labels = np.asarray(groups).astype(str), np.asarray(labels)
     if groups.shape != labels.shape:
-        raise MetricInputError(f"{groups.shape} group ids and {labels.shape} labels: give one group id an image")
+        raise ValueError(f"{groups.shape} group ids and {labels.shape} labels: give one group id an image")
     _, index = np.unique(groups, return_inverse=True)
     if not len(labels):
         return index, np.zeros(0, dtype=int)
@@ -89,11 +87,11 @@ def percentile_interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[f
     """The middle ``level`` of the replicates that are defined: (R,) -> (low, high).
 
     Raises:
-        MetricInputError: no replicate is defined.
+        ValueError: no replicate is defined.
     """
     defined = replicates[~np.isnan(replicates)]
     if not len(defined):
-        raise MetricInputError(f"none of {len(replicates)} replicates is defined: there is no interval to take")
+        raise ValueError(f"none of {len(replicates)} replicates is defined: there is no interval to take")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -110,10 +108,10 @@ def exact_interval(right: float, n: float, level: float = LEVEL) -> tuple[float,
         level: share of intervals that must cover the truth; exact intervals cover at least this.
 
     Raises:
-        MetricInputError: k outside [0, n], or n not above 0.
+        ValueError: k outside [0, n], or n not above 0.
     """
     if n <= 0 or not 0 <= right <= n:
-        raise MetricInputError(f"{right} right of {n}: give a count between 0 and n, with n above 0")
+        raise ValueError(f"{right} right of {n}: give a count between 0 and n, with n above 0")
     tail = (1 - level) / 2
     low = 0.0 if right == 0 else float(beta.ppf(tail, right, n - right + 1))
     high = 1.0 if right == n else float(beta.ppf(1 - tail, right + 1, n - right))

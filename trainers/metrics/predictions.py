@@ -40,10 +40,6 @@ CORRUPTION = "corruption"
 ABOUT = ("schema_version", "labels", "label_names", "label_groups", "split", "config_name", "dataset")
 
 
-class PredictionsError(UserError):
-    """A predictions file that cannot be read, or values that no model should have written."""
-
-
 @dataclass(frozen=True)
 class Predictions:
     """What one model said of one split.
@@ -85,19 +81,19 @@ class Predictions:
     def __post_init__(self) -> None:
         n, c = len(self.image_id), len(self.labels)
         if self.logits.ndim != 3 or self.logits.shape[0] != n or self.logits.shape[2] != c:
-            raise PredictionsError(
+            raise UserError(
                 f"logits have shape {self.logits.shape}; expected (N={n}, members, C={c}): "
                 "give one row an image and one column a class"
             )
         if not np.isfinite(self.logits).all():
             row = int(np.argwhere(~np.isfinite(self.logits))[0][0])
-            raise PredictionsError(
+            raise UserError(
                 f"image {self.image_id[row]!r} has a logit that is NaN or infinite: the training diverged; "
                 "lower the learning rate or train in fp32"
             )
         least = NO_LABEL if self.split.startswith("ood_") else 0
         if n and (self.label.min() < least or self.label.max() >= c):
-            raise PredictionsError(f"labels span {self.label.min()}..{self.label.max()}; expected {least}..{c - 1}")
+            raise UserError(f"labels span {self.label.min()}..{self.label.max()}; expected {least}..{c - 1}")
 
     def __len__(self) -> int:
         return len(self.image_id)
@@ -133,10 +129,10 @@ class Predictions:
             ``logits`` (N, M, 2), the logs of the summed probabilities; premalignant classes count as malignant.
 
         Raises:
-            PredictionsError: :meth:`has_malignancy` is false.
+            UserError: :meth:`has_malignancy` is false.
         """
         if not self.has_malignancy():
-            raise PredictionsError(f"the classes {', '.join(self.labels)} are not known as benign and malignant ones")
+            raise UserError(f"the classes {', '.join(self.labels)} are not known as benign and malignant ones")
         malignant = np.isin(np.arange(len(self.labels)), self.malignant_columns())
         log_probs = self.logits - logsumexp(self.logits, axis=2, keepdims=True)
         summed = [logsumexp(log_probs[:, :, columns], axis=2) for columns in (~malignant, malignant)]
@@ -216,24 +212,24 @@ def read_predictions(path: Path) -> Predictions:
     """Read a predictions file.
 
     Raises:
-        PredictionsError: not a predictions file of this suite, of a newer layout, or with impossible values.
+        UserError: not a predictions file of this suite, of a newer layout, or with impossible values.
     """
     path = Path(path)
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowInvalid) as error:
-        raise PredictionsError(
+        raise UserError(
             f"{path} cannot be read as Parquet ({what_file_is(path) or error}): give a predictions_<split>.parquet"
         ) from error
     about = _about(path, table.schema.metadata or {})
     missing = [name for name in ("image_id", "group_id", "label", "logits") if name not in table.column_names]
     if missing:
-        raise PredictionsError(f"{path} has no column {missing[0]!r}: give a predictions_<split>.parquet of this suite")
+        raise UserError(f"{path} has no column {missing[0]!r}: give a predictions_<split>.parquet of this suite")
     n, classes = table.num_rows, len(about["labels"])
     flat = _flat(table["logits"], f"{path}: logits", classes)
     for name in ("image_id", "label"):
         if table[name].null_count:
-            raise PredictionsError(f"{path} has {table[name].null_count} rows without {name}: predict them again")
+            raise UserError(f"{path} has {table[name].null_count} rows without {name}: predict them again")
     logits = np.asarray(flat, dtype=np.float64).reshape(n, -1, classes) if n else np.zeros((0, 1, classes))
     wide = {
         name: np.asarray(_flat(table[name], f"{path}: {name}"), dtype=np.float32).reshape(n, -1)
@@ -272,18 +268,16 @@ def read_predictions(path: Path) -> Predictions:
 
 def _about(path: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
     if METADATA_KEY not in metadata:
-        raise PredictionsError(
-            f"{path} carries no {METADATA_KEY.decode()!r} metadata: it was not written by this suite"
-        )
+        raise UserError(f"{path} carries no {METADATA_KEY.decode()!r} metadata: it was not written by this suite")
     try:
         about = dict(json.loads(metadata[METADATA_KEY]))
         lacking = [key for key in ABOUT if key not in about]
     except (ValueError, TypeError) as error:
-        raise PredictionsError(f"{path}: its {METADATA_KEY.decode()!r} metadata is no JSON object ({error})") from error
+        raise UserError(f"{path}: its {METADATA_KEY.decode()!r} metadata is no JSON object ({error})") from error
     if lacking:
-        raise PredictionsError(f"{path}: its metadata lacks {', '.join(lacking)}: predict again")
+        raise UserError(f"{path}: its metadata lacks {', '.join(lacking)}: predict again")
     if about["schema_version"] > SCHEMA_VERSION:
-        raise PredictionsError(
+        raise UserError(
             f"{path} has layout {about['schema_version']}, "
             f"but {SCHEMA_VERSION} is the newest known here: update lesion-suite"
         )
@@ -294,12 +288,12 @@ def _flat(column: pa.ChunkedArray, where: str, width: int | None = None) -> np.n
     """All leaf values of a (nested) list column, in row order.
 
     Raises:
-        PredictionsError: rows of different lengths, of another one than ``width``, or without values.
+        UserError: rows of different lengths, of another one than ``width``, or without values.
     """
     values = column.combine_chunks()
     while pa.types.is_list(values.type):
         lengths = set(pc.list_value_length(values).to_pylist())
         values = values.flatten()
         if len(lengths) > 1 or (width and not pa.types.is_list(values.type) and lengths - {width}):
-            raise PredictionsError(f"{where} are not of one length in all rows: predict them again")
+            raise UserError(f"{where} are not of one length in all rows: predict them again")
     return values.to_numpy(zero_copy_only=False)

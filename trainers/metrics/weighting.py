@@ -5,10 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 
-class MetricInputError(ValueError):
-    """Labels, scores or weights whose shapes or values do not agree."""
-
-
 def group_weights(groups: np.ndarray) -> np.ndarray:
     """(N,) group ids -> (N,) weights 1 / (images of the group): each group weighs 1 in all."""
     _, index, images = np.unique(np.asarray(groups).astype(str), return_inverse=True, return_counts=True)
@@ -19,13 +15,13 @@ def as_weights(weights: np.ndarray | None, n: int) -> np.ndarray:
     """Weights as float64 of shape (..., n); None counts each image once.
 
     Raises:
-        MetricInputError: the last axis is not n.
+        ValueError: the last axis is not n.
     """
     if weights is None:
         return np.ones(n)
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape[-1:] != (n,):
-        raise MetricInputError(f"weights have shape {weights.shape}; expected (..., {n}): give one weight an image")
+        raise ValueError(f"weights have shape {weights.shape}; expected (..., {n}): give one weight an image")
     return weights
 
 

@@ -107,7 +107,7 @@ def describe(
     """Tables, figures, ``report.json``, the card and the manifest.
 
     Raises:
-        ExplanationTableError: the report has explanations, and their table is not in the folder.
+        UserError: the report has explanations, and their table is not in the folder.
     """
     cited = [*report["model"].get("citation", []), *trust_citations(report["trust"])]
     report["model"]["citation"] = list(dict.fromkeys(cited))

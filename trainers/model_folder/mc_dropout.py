@@ -56,7 +56,7 @@ def read_samples(predictions: Predictions | None, path: Path) -> np.ndarray | No
     """The stored passes (N, M, S, C) of these predictions; None where there are none, or of other images.
 
     Raises:
-        PredictionsError: the file cannot be read.
+        UserError: the file cannot be read.
     """
     if predictions is None or not path.is_file():
         return None

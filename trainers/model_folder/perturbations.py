@@ -38,14 +38,6 @@ Shift = Callable[[Image.Image, np.random.Generator], Image.Image]
 Corruption = Callable[[Image.Image, int, np.random.Generator], Image.Image]
 
 
-class UnknownShiftError(UserError):
-    """A kind or severity that no function is there for."""
-
-
-class PictureSizeError(UserError):
-    """An image too small to be distinguished from its perturbed versions."""
-
-
 def shifted(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Image:
     """Ruin one image.
 
@@ -59,11 +51,10 @@ def shifted(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Im
         RGB, of the same size.
 
     Raises:
-        UnknownShiftError: there is no such kind.
-        PictureSizeError: a side is below 32 pixels.
+        UserError: there is no such kind, or a side is below 32 pixels.
     """
     if kind not in SHIFTS:
-        raise UnknownShiftError(f"no shift is called {kind!r}: choose one of {', '.join(SHIFTS)}")
+        raise UserError(f"no shift is called {kind!r}: choose one of {', '.join(SHIFTS)}")
     return SHIFTS[kind](_rgb(image), _generator(kind, seed, index))
 
 
@@ -82,13 +73,12 @@ def corrupted(image: Image.Image, kind: str, severity: int, *, seed: int, index:
         at every severity.
 
     Raises:
-        UnknownShiftError: there is no such kind or severity.
-        PictureSizeError: a side is below 32 pixels.
+        UserError: there is no such kind or severity, or a side is below 32 pixels.
     """
     if kind not in CORRUPTIONS:
-        raise UnknownShiftError(f"no corruption is called {kind!r}: choose one of {', '.join(CORRUPTIONS)}")
+        raise UserError(f"no corruption is called {kind!r}: choose one of {', '.join(CORRUPTIONS)}")
     if severity not in SEVERITIES:
-        raise UnknownShiftError(f"severity {severity!r}: choose 1, 2 or 3")
+        raise UserError(f"severity {severity!r}: choose 1, 2 or 3")
     return CORRUPTIONS[kind](_rgb(image), severity, _generator(kind, seed, index))
 
 
@@ -290,7 +280,7 @@ def _generator(kind: str, seed: int, index: int) -> np.random.Generator:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if min(image.size) < SMALLEST:
-        raise PictureSizeError(f"an image of {image.width} x {image.height} pixels: give at least {SMALLEST} a side")
+        raise UserError(f"an image of {image.width} x {image.height} pixels: give at least {SMALLEST} a side")
     return image.convert("RGB")
 
 

@@ -63,7 +63,7 @@ def predict_split(
 
     Raises:
         UserError: there is no image, the dataset has other classes, or the model cannot be run in that way.
-        PredictionsError: it answers with NaN or infinity.
+        UserError: it answers with NaN or infinity.
     """
     splits = splits.in_order(model.config.labels)
     table = splits.splits[split]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from datasets_scripts.command import UserError
 from model_cards.autoencoder import is_autoencoder
-from model_cards.card import ReportError, read_report
+from model_cards.card import read_report
 from model_cards.report_view import ReportNode
 from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.evaluation.explanations import explanations_section
-from trainers.metrics.predictions import PredictionsError, read_predictions
+from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.evaluate import (
     EVALUATED_SPLITS,
     corrupted_file,
@@ -39,13 +39,9 @@ def rebuild(folder: Path, replicates: int) -> None:
 
 
 def _rebuild(folder: Path, old: Path, replicates: int) -> None:
-
-    try:
-        report = read_report(folder)
-        paths = {split: folder / f"predictions_{split}.parquet" for split in EVALUATED_SPLITS}
-        predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
-    except (ReportError, PredictionsError) as error:
-        raise UserError(str(error)) from error
+    report = read_report(folder)
+    paths = {split: folder / f"predictions_{split}.parquet" for split in EVALUATED_SPLITS}
+    predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
     if "model" not in report or "trust" not in report or report.get("kind"):
         kind = "autoencoder" if is_autoencoder(ReportNode(report)) else str(report.get("kind", "report"))
         named = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind.replace('_', ' ')}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import age, known
 from model_cards.manifest import write_text
 from model_cards.report_view import cell
@@ -18,7 +19,7 @@ from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.pooling import PLACES
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
-from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, PredictionsError, write_predictions
+from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, write_predictions
 from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.source import printable
 from trainers.scoring.answers import PROBABILITY, read_part
@@ -31,18 +32,19 @@ PREDICTIONS = f"predictions_{SPLIT}.parquet"
 SCHEMA_VERSION = 1
 
 
-def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predictions:
+def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bool) -> Predictions:
     """The labelled images that were read, as a predictions file holds them.
 
     Args:
         work: a run whose parts are all there.
         classes: that the labels are evaluated on.
+        title: of the model, for the message.
         shifted: take the probabilities of the answers, as one member at temperature 1; otherwise the raw logits.
         promised: keep what the gate said of each image, since sets and bands hold for these answers.
 
     Raises:
         LabelError: no labelled image could be read.
-        PredictionsError: a logit is NaN or infinite.
+        UserError: a logit is NaN or infinite.
     """
     ids, rows, logits, features, gate = [], [], [], [], []
     names = [f"{PROBABILITY}{label}" for label in classes.labels]
@@ -64,21 +66,24 @@ def gather(work: Work, classes: Classes, shifted: bool, promised: bool) -> Predi
     lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
     groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
     has_features = not shifted and all(one is not None for one in features)
-    found = Predictions(
-        image_id=np.array(ids, dtype=object),
-        lesion_id=np.array(lesions, dtype=object),
-        group_id=np.array(groups, dtype=object),
-        label=np.zeros(len(ids), dtype=np.int64),
-        logits=np.stack(logits).astype(np.float64),
-        labels=classes.labels,
-        label_names=classes.long_names,
-        label_groups=classes.groups,
-        split=SPLIT,
-        dataset=work.root.resolve().name,
-        columns=subgroup_columns(rows),
-        features=np.stack(features).astype(np.float32) if has_features else None,
-        ood_score=np.array(gate, dtype=np.float64) if promised else None,
-    )
+    try:
+        found = Predictions(
+            image_id=np.array(ids, dtype=object),
+            lesion_id=np.array(lesions, dtype=object),
+            group_id=np.array(groups, dtype=object),
+            label=np.zeros(len(ids), dtype=np.int64),
+            logits=np.stack(logits).astype(np.float64),
+            labels=classes.labels,
+            label_names=classes.long_names,
+            label_groups=classes.groups,
+            split=SPLIT,
+            dataset=work.root.resolve().name,
+            columns=subgroup_columns(rows),
+            features=np.stack(features).astype(np.float32) if has_features else None,
+            ood_score=np.array(gate, dtype=np.float64) if promised else None,
+        )
+    except UserError as error:
+        raise UserError(f"--model {title}: {error}") from error
     found = found.on_malignancy() if classes.on_malignancy else found
     return replace(found, label=np.array([classes.index(row[LABEL]) for row in rows], dtype=np.int64))
 
@@ -159,10 +164,7 @@ def write_external(
     translated = classes.translated(one.labels[LABEL] for one in read_listing(work.listing) if one.labels)
     if classes.on_malignancy:  # sets and bands hold for the model's own classes
         shifted, trust = True, {"temperature": {"value": 1.0}}
-    try:
-        rows = gather(work, classes, shifted, promised="conformal" in trust)
-    except PredictionsError as error:
-        raise LabelError(f"--model {about['model']['title']}: {error}") from error
+    rows = gather(work, classes, about["model"]["title"], shifted, promised="conformal" in trust)
     write_predictions(rows, out / PREDICTIONS)
     scored = {
         **about["scored"],

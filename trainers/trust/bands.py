@@ -36,10 +36,6 @@ DECIMALS = 6
 LARGEST = 1e6
 
 
-class BandsError(ValueError):
-    """Uncertainties, outcomes or settings from which no band can be fitted."""
-
-
 @dataclass(frozen=True)
 class BandFit:
     """One fitted band.
@@ -112,10 +108,10 @@ def fit_bands(
         grid_size: thresholds to choose from, at most.
 
     Raises:
-        BandsError: as ``fit_band``, or a moderate risk below the low one.
+        ValueError: as ``fit_band``, or a moderate risk below the low one.
     """
     if moderate_risk < low_risk:
-        raise BandsError(f"moderate risk {moderate_risk} is below the low risk {low_risk}: exchange them")
+        raise ValueError(f"moderate risk {moderate_risk} is below the low risk {low_risk}: exchange them")
     low, moderate = (
         fit_band(
             first_uncertainty,
@@ -167,7 +163,7 @@ def fit_band(
         The band; its threshold is None, with the reason, when nothing can be promised.
 
     Raises:
-        BandsError: a half without lesions, lengths that differ, NaN, or a setting out of range.
+        ValueError: a half without lesions, lengths that differ, NaN, or a setting out of range.
     """
     first, second, wrong, wrong_before = _checked(first_uncertainty, second_uncertainty, second_wrong, first_wrong)
     _check_settings(risk, confidence, least, grid_size)
@@ -206,7 +202,7 @@ def least_n(risk: float, confidence: float, errors: float = 0.0) -> int | None:
         The number; None where not even a million is enough, since the answers are wrong about as often.
 
     Raises:
-        BandsError: a setting out of range.
+        ValueError: a setting out of range.
     """
     _check_settings(risk, confidence, 1, 1)
     if errors >= risk:
@@ -233,12 +229,12 @@ def exact_upper(errors: float, n: float, confidence: float = 0.95) -> float:
         confidence: in (0, 1).
 
     Raises:
-        BandsError: k outside [0, n], or a confidence outside (0, 1).
+        ValueError: k outside [0, n], or a confidence outside (0, 1).
     """
     if not 0 < confidence < 1:
-        raise BandsError(f"confidence {confidence}: give a share above 0 and below 1, such as 0.95")
+        raise ValueError(f"confidence {confidence}: give a share above 0 and below 1, such as 0.95")
     if not 0 <= errors <= n:
-        raise BandsError(f"{errors} errors of {n}: give a count between 0 and n")
+        raise ValueError(f"{errors} errors of {n}: give a count between 0 and n")
     return 1.0 if errors == n else float(beta.ppf(confidence, errors + 1, n - errors))
 
 
@@ -267,7 +263,7 @@ def missed_in_low(
         the lesions that are called benign with low risk, those that are not). A share of nothing is None, its bound 1.
 
     Raises:
-        BandsError: lengths that differ, no image, or a confidence outside (0, 1).
+        ValueError: lengths that differ, no image, or a confidence outside (0, 1).
     """
     malignant, answered_benign, in_low = (
         np.asarray(values, dtype=bool) for values in (malignant, answered_benign, in_low)
@@ -275,7 +271,7 @@ def missed_in_low(
     weights = np.ones(len(malignant)) if weights is None else np.asarray(weights, dtype=np.float64)
     shapes = {values.shape for values in (malignant, answered_benign, in_low, weights)}
     if len(shapes) > 1 or not malignant.size:
-        raise BandsError(f"shapes {sorted(shapes)}: give truth, answer, band and weight of each of at least one image")
+        raise ValueError(f"shapes {sorted(shapes)}: give truth, answer, band and weight of each of at least one image")
     missed = malignant & answered_benign & in_low
 
     def share(among: np.ndarray) -> dict[str, float | None]:
@@ -312,10 +308,10 @@ def _p_values(
 def _check_settings(risk: float, confidence: float, least: int, grid_size: int) -> None:
     for name, value in (("risk", risk), ("confidence", confidence)):
         if not (math.isfinite(value) and 0 < value < 1):
-            raise BandsError(f"{name} {value}: give a share above 0 and below 1")
+            raise ValueError(f"{name} {value}: give a share above 0 and below 1")
     for name, count in (("least", least), ("grid_size", grid_size)):
         if count < 1:
-            raise BandsError(f"{name} {count}: give at least 1")
+            raise ValueError(f"{name} {count}: give at least 1")
 
 
 def _checked(
@@ -325,14 +321,14 @@ def _checked(
     outcomes = {"first": (first, first_wrong), "second": (second, wrong)}
     for name, (values, outcome) in outcomes.items():
         if values.ndim != 1 or not len(values):
-            raise BandsError(f"the {name} half's uncertainty has shape {values.shape}: give (n,), with n above 0")
+            raise ValueError(f"the {name} half's uncertainty has shape {values.shape}: give (n,), with n above 0")
         outside = ~(np.abs(values) <= LARGEST)  # NaN, too
         if outside.any():
-            raise BandsError(
+            raise ValueError(
                 f"{int(outside.sum())} of {len(values)} uncertainties of the {name} half are NaN, infinite or "
                 f"enormous (the first is {values[outside][0]:g}): give 1 - the largest probability of each image"
             )
         if outcome is not None and np.shape(outcome) != values.shape:
-            raise BandsError(f"{np.shape(outcome)} outcomes for {values.shape} uncertainties of the {name} half")
+            raise ValueError(f"{np.shape(outcome)} outcomes for {values.shape} uncertainties of the {name} half")
     before = None if first_wrong is None else np.asarray(first_wrong, dtype=bool)
     return first, second, np.asarray(wrong, dtype=bool), before

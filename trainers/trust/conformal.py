@@ -19,15 +19,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from hub_models.conformal_lesion import RAPS_SETTINGS, ConformalError, conformal_scores
+from hub_models.conformal_lesion import RAPS_SETTINGS, conformal_scores
 
 ALL_CLASSES = "all classes"
 MALIGNANT = ("malignant", "premalignant")
 FINEST = 10**9
-
-
-class ConformalFitError(ConformalError):
-    """Probabilities, labels or an alpha from which no conformal threshold can be fitted."""
 
 
 class ConformalFitWarning(UserWarning):
@@ -84,10 +80,10 @@ def quantile_rank(n: int, alpha: float) -> int:
         k in [1, n + 1]; n + 1 means that n images are too few.
 
     Raises:
-        ConformalFitError: alpha outside (0, 1), or n negative.
+        ValueError: alpha outside (0, 1), or n negative.
     """
     if n < 0:
-        raise ConformalFitError(f"n = {n}: give a number of images")
+        raise ValueError(f"n = {n}: give a number of images")
     return math.ceil((n + 1) * (1 - _exact(alpha)))
 
 
@@ -106,13 +102,13 @@ def quantile(scores: np.ndarray, alpha: float) -> float:
         alpha: in (0, 1).
 
     Raises:
-        ConformalFitError: alpha outside (0, 1), scores that are not one row, or one that is NaN.
+        ValueError: alpha outside (0, 1), scores that are not one row, or one that is NaN.
     """
     scores = np.asarray(scores, dtype=np.float64)
     if scores.ndim != 1:
-        raise ConformalFitError(f"scores have shape {scores.shape}: give (n,), the score of each true class")
+        raise ValueError(f"scores have shape {scores.shape}: give (n,), the score of each true class")
     if np.isnan(scores).any():
-        raise ConformalFitError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN: check the logits")
+        raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN: check the logits")
     k = quantile_rank(len(scores), alpha)
     return math.inf if k > len(scores) else float(np.partition(scores, k - 1)[k - 1])
 
@@ -151,7 +147,7 @@ def fit_conformal(
         The fit; every threshold is infinite, with a warning, below ``least_n(alpha)`` lesions in all.
 
     Raises:
-        ConformalFitError: no lesion, alpha outside (0, 1), shapes that do not agree, a label out of range.
+        ValueError: no lesion, alpha outside (0, 1), shapes that do not agree, a label out of range.
         ConformalError: probabilities that are NaN or none, an unknown method or setting.
     """
     probs, labels = _checked(probs, labels, label_names)
@@ -205,22 +201,22 @@ def _grouped(labels: np.ndarray, names: Sequence[str], least: int) -> list[str]:
 def _exact(alpha: float) -> Fraction:
     fraction = Fraction(alpha).limit_denominator(FINEST) if math.isfinite(alpha) else Fraction(0)
     if not 0 < fraction < 1:
-        raise ConformalFitError(f"alpha {alpha}: give a share above 0 and below 1, such as 0.1")
+        raise ValueError(f"alpha {alpha}: give a share above 0 and below 1, such as 0.1")
     return fraction
 
 
 def _checked(probs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     probs, labels = np.ascontiguousarray(probs, dtype=np.float64), np.asarray(labels)
     if probs.ndim != 2 or labels.shape != probs.shape[:1]:
-        raise ConformalFitError(
+        raise ValueError(
             f"probabilities have shape {probs.shape} and labels {labels.shape}: give (n, C) and one label a lesion"
         )
     if not len(labels):
-        raise ConformalFitError("0 lesions: there is nothing to fit sets on; check the calibration split")
+        raise ValueError("0 lesions: there is nothing to fit sets on; check the calibration split")
     if len(names) != probs.shape[1]:
-        raise ConformalFitError(f"{len(names)} label names for {probs.shape[1]} classes: give one each")
+        raise ValueError(f"{len(names)} label names for {probs.shape[1]} classes: give one each")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ConformalFitError(f"labels are of type {labels.dtype}: give class indices as integers")
+        raise ValueError(f"labels are of type {labels.dtype}: give class indices as integers")
     if labels.min() < 0 or labels.max() >= probs.shape[1]:
-        raise ConformalFitError(f"labels span {labels.min()}..{labels.max()}; expected 0..{probs.shape[1] - 1}")
+        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{probs.shape[1] - 1}")
     return probs, labels

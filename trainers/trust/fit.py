@@ -40,10 +40,6 @@ METHODS = {
 }
 
 
-class TrustFitError(ValueError):
-    """Predictions that lack what a fit of trust needs."""
-
-
 class TrustWarning(UserWarning):
     """Trust was fitted, but promises less than was asked for; the message says why."""
 
@@ -81,8 +77,7 @@ def fit_trust(
         preprocessing: the image processor's settings, for which alone the promises hold.
 
     Raises:
-        TrustFitError: no features, or a half of which the gate accepts nothing.
-        TemperatureError, HalvesError, ConformalError, BandsError, OODError: nothing can be fitted on these predictions.
+        ValueError: no features, a half of which the gate accepts nothing, or nothing to fit on.
     """
     first, second = halve(rows.label, rows.group_id, options.seed)
     said = {
@@ -257,7 +252,7 @@ def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
     """The images of a half that the gate accepts, one a lesion."""
     inside = part.select(gate.accepts(*_seen(part)))
     if not len(inside):
-        raise TrustFitError(
+        raise ValueError(
             f"the gate, set on one half, accepts none of the {len(part)} images of the other: there is nothing to "
             "promise anything about; give more images, or another detector"
         )
@@ -271,7 +266,7 @@ def _seen(rows: Predictions) -> Any:
 
 def _features(rows: Predictions) -> np.ndarray:
     if rows.features is None:
-        raise TrustFitError(
+        raise ValueError(
             f"the predictions of {rows.split!r} hold no features, which the gate is fitted on: predict them again, and "
             "keep the features"
         )

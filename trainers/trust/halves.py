@@ -11,10 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 
-class HalvesError(ValueError):
-    """Labels or groups that cannot be divided in two."""
-
-
 def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide images in two halves by group, each class evenly.
 
@@ -32,7 +28,7 @@ def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarr
         at most one.
 
     Raises:
-        HalvesError: no image, lengths that differ, labels that are not integers of at least 0, or no class with two
+        ValueError: no image, lengths that differ, labels that are not integers of at least 0, or no class with two
             groups, which leaves the first half empty.
     """
     labels, names, index = _checked(labels, group_id)
@@ -45,7 +41,7 @@ def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarr
         groups = rng.permutation(np.flatnonzero(class_of_group == label))
         in_first[groups[: len(groups) // 2]] = True
     if not in_first.any():
-        raise HalvesError(
+        raise ValueError(
             f"none of the {len(np.unique(class_of_group))} classes has two groups ({len(labels)} images): "
             "a calibration split needs more lesions"
         )
@@ -64,11 +60,11 @@ def one_per_group(group_id: np.ndarray, seed: int) -> np.ndarray:
         (G,) ascending row indices.
 
     Raises:
-        HalvesError: no image.
+        ValueError: no image.
     """
     group_id = np.asarray(group_id).astype(str)
     if not group_id.size:
-        raise HalvesError("0 images: there is no group to draw from; check the calibration split")
+        raise ValueError("0 images: there is no group to draw from; check the calibration split")
     order = np.random.default_rng(seed).permutation(len(group_id))
     _, first_seen = np.unique(group_id[order], return_index=True)
     return np.sort(order[first_seen])
@@ -78,10 +74,10 @@ def _checked(labels: np.ndarray, group_id: np.ndarray) -> tuple[np.ndarray, np.n
     """Labels, the distinct group ids, and each image's index among them."""
     labels, group_id = np.asarray(labels), np.asarray(group_id).astype(str)
     if labels.shape != group_id.shape or labels.ndim != 1:
-        raise HalvesError(f"{labels.shape} labels and {group_id.shape} group ids: give one of each an image")
+        raise ValueError(f"{labels.shape} labels and {group_id.shape} group ids: give one of each an image")
     if not len(labels):
-        raise HalvesError("0 images: there is nothing to halve; check the calibration split")
+        raise ValueError("0 images: there is nothing to halve; check the calibration split")
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise HalvesError(f"labels are {labels.dtype} from {labels.min()}: give class indices from 0")
+        raise ValueError(f"labels are {labels.dtype} from {labels.min()}: give class indices from 0")
     names, index = np.unique(group_id, return_inverse=True)
     return labels, names, index

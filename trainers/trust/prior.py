@@ -24,10 +24,6 @@ ROW_TOLERANCE = 1e-4
 FLOOR = 1e-9
 
 
-class PriorError(UserError):
-    """A prior, or probabilities to re-weight, that cannot be used."""
-
-
 @dataclass(frozen=True, eq=False)
 class PriorEstimate:
     """A prior estimated from unlabelled images.
@@ -63,17 +59,17 @@ def class_prior(labels: np.ndarray, groups: np.ndarray, n_classes: int) -> np.nd
         (C,) shares, all above 0, sum 1.
 
     Raises:
-        PriorError: no images, lengths that differ, a label out of range.
+        UserError: no images, lengths that differ, a label out of range.
     """
     labels, groups = np.asarray(labels), np.asarray(groups)
     if labels.shape != groups.shape or labels.ndim != 1:
-        raise PriorError(f"{labels.shape} labels and {groups.shape} group ids: give one group id an image")
+        raise UserError(f"{labels.shape} labels and {groups.shape} group ids: give one group id an image")
     if not len(labels):
-        raise PriorError("0 images: a prior needs at least one; check the calibration split")
+        raise UserError("0 images: a prior needs at least one; check the calibration split")
     if not np.issubdtype(labels.dtype, np.integer):
-        raise PriorError(f"labels are of type {labels.dtype}: give class indices as integers")
+        raise UserError(f"labels are of type {labels.dtype}: give class indices as integers")
     if labels.min() < 0 or labels.max() >= n_classes:
-        raise PriorError(f"labels span {labels.min()}..{labels.max()}; expected 0..{n_classes - 1}")
+        raise UserError(f"labels span {labels.min()}..{labels.max()}; expected 0..{n_classes - 1}")
     counts = np.bincount(labels, weights=group_weights(groups), minlength=n_classes)
     counts[counts == 0] = 0.5
     return counts / counts.sum()
@@ -83,14 +79,14 @@ def check_prior(prior: Mapping[str, float] | Sequence[float] | np.ndarray, label
     """A prior as a user gives it -> its shares (C,) in the order of the classes; the models' own check.
 
     Raises:
-        PriorError: it is none; the message names the value and what to do.
+        UserError: it is none; the message names the value and what to do.
     """
     from hub_models import trust_lesion  # imports transformers, which the metrics need not wait for
 
     try:
         return trust_lesion.check_prior(prior, labels).numpy()  # type: ignore[arg-type]
     except trust_lesion.PriorError as error:
-        raise PriorError(str(error)) from None
+        raise UserError(str(error)) from None
 
 
 def shift(probs: np.ndarray, from_prior: np.ndarray, to_prior: np.ndarray) -> np.ndarray:
@@ -108,7 +104,7 @@ def shift(probs: np.ndarray, from_prior: np.ndarray, to_prior: np.ndarray) -> np
         (N, C), rows sum to 1.
 
     Raises:
-        PriorError: probabilities or priors that are none, or of different numbers of classes.
+        UserError: probabilities or priors that are none, or of different numbers of classes.
     """
     probs = _checked(probs)
     ratio = _shares(to_prior, probs, "to_prior") / _shares(from_prior, probs, "from_prior")
@@ -141,17 +137,17 @@ def estimate_prior(
         The estimate. A class that no image supports keeps a share of 1e-9, so that it can be shifted to.
 
     Raises:
-        PriorError: no images, probabilities or a prior that are none (NaN, negative, another sum), fewer than one
+        UserError: no images, probabilities or a prior that are none (NaN, negative, another sum), fewer than one
             iteration.
     """
     probs = _checked(probs)
     start = _shares(calibration_prior, probs, "calibration_prior")
     if not len(probs):
-        raise PriorError("0 images: a prior is estimated from images of the new population; give at least one")
+        raise UserError("0 images: a prior is estimated from images of the new population; give at least one")
     if max_iterations < 1:
-        raise PriorError(f"{max_iterations} iterations: give at least 1")
+        raise UserError(f"{max_iterations} iterations: give at least 1")
     if groups is not None and np.shape(groups) != (len(probs),):
-        raise PriorError(f"{np.shape(groups)} group ids for {len(probs)} images: give one group id an image")
+        raise UserError(f"{np.shape(groups)} group ids for {len(probs)} images: give one group id an image")
     weights = np.ones(len(probs)) if groups is None else group_weights(groups)
     weights = weights / weights.sum()
     evidence = probs / start
@@ -170,14 +166,14 @@ def estimate_prior(
 def _checked(probs: np.ndarray) -> np.ndarray:
     probs = np.asarray(probs, dtype=np.float64)
     if probs.ndim != 2:
-        raise PriorError(f"probabilities have shape {probs.shape}: give (N, C)")
+        raise UserError(f"probabilities have shape {probs.shape}: give (N, C)")
     bad = ~np.isfinite(probs).all(axis=1)
     if bad.any():
-        raise PriorError(
+        raise UserError(
             f"{bad.sum()} of {len(probs)} images have a probability that is NaN or infinite: leave them out"
         )
     if probs.size and (probs.min() < 0 or np.abs(probs.sum(axis=1) - 1).max() > ROW_TOLERANCE):
-        raise PriorError(
+        raise UserError(
             f"probabilities span {probs.min():g}..{probs.max():g}, rows sum to {probs.sum(axis=1).min():g}.."
             f"{probs.sum(axis=1).max():g}: give softmax, not logits"
         )
@@ -188,5 +184,5 @@ def _shares(prior: np.ndarray, probs: np.ndarray, name: str) -> np.ndarray:
     """A prior that goes with these probabilities, in a message under its own name."""
     try:
         return check_prior(np.asarray(prior), [f"class {index}" for index in range(probs.shape[1])])
-    except PriorError as error:
-        raise PriorError(f"{name}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None

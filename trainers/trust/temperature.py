@@ -44,10 +44,6 @@ LOG_SCALE_SD = 1.0
 Calibration = float | Mapping[str, Any]
 
 
-class TemperatureError(ValueError):
-    """Logits or labels from which no calibration can be fitted, or a kind of it that there is none of."""
-
-
 class TemperatureWarning(UserWarning):
     """The data do not pin a calibration down; the message says which value was kept and why."""
 
@@ -147,7 +143,7 @@ def fit_calibration(
         The fit; ``nll_after <= nll_before`` always.
 
     Raises:
-        TemperatureError: an unknown kind, no images, shapes that do not agree, a logit that is NaN or infinite, a label
+        ValueError: an unknown kind, no images, shapes that do not agree, a logit that is NaN or infinite, a label
             out of range.
     """
     fit, why = _fit(logits, labels, kind, groups)
@@ -161,7 +157,7 @@ def _fit(
 ) -> tuple[CalibrationFit, str | None]:
     """The fit, and what to warn of."""
     if kind not in KINDS:
-        raise TemperatureError(f"calibration {kind!r} is unknown: give one of {', '.join(KINDS)}")
+        raise ValueError(f"calibration {kind!r} is unknown: give one of {', '.join(KINDS)}")
     logits, labels = _checked(logits, labels)
     n, weights = len(labels), _weights(groups, len(labels))
     before = _nll(logits, labels, weights)
@@ -209,7 +205,7 @@ def _weights(groups: np.ndarray | None, n: int) -> np.ndarray:
     if groups is None:
         return np.ones(n)
     if np.shape(groups) != (n,):
-        raise TemperatureError(f"group ids have shape {np.shape(groups)} for {n} images: give one group id an image")
+        raise ValueError(f"group ids have shape {np.shape(groups)} for {n} images: give one group id an image")
     return group_weights(groups)
 
 
@@ -290,23 +286,23 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     logits = np.asarray(logits, dtype=np.float64)
     labels = np.asarray(labels)
     if logits.ndim not in (2, 3):
-        raise TemperatureError(f"logits have shape {logits.shape}: give (N, C) or (N, members, C)")
+        raise ValueError(f"logits have shape {logits.shape}: give (N, C) or (N, members, C)")
     if labels.shape != logits.shape[:1]:
-        raise TemperatureError(f"labels have shape {labels.shape}, logits {logits.shape}: give one label an image")
+        raise ValueError(f"labels have shape {labels.shape}, logits {logits.shape}: give one label an image")
     if not len(labels) or not all(logits.shape):
-        raise TemperatureError(
+        raise ValueError(
             f"logits have shape {logits.shape}: a temperature needs at least one image; check the calibration split"
         )
     usable = np.abs(logits) <= LARGEST_LOGIT  # NaN is not, either
     if not usable.all():
         bad = int((~usable).reshape(len(logits), -1).any(axis=1).sum())
-        raise TemperatureError(
+        raise ValueError(
             f"{bad} of {len(logits)} images have a logit that is NaN or infinite, or above {LARGEST_LOGIT:g}: the "
             "training diverged; "
             "lower the learning rate or train in fp32"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise TemperatureError(f"labels are of type {labels.dtype}: give class indices as integers")
+        raise ValueError(f"labels are of type {labels.dtype}: give class indices as integers")
     if labels.min() < 0 or labels.max() >= logits.shape[-1]:
-        raise TemperatureError(f"labels span {labels.min()}..{labels.max()}; expected 0..{logits.shape[-1] - 1}")
+        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{logits.shape[-1] - 1}")
     return logits, labels

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datasets_scripts.command import UserError
 from trainers.evaluation.explanation_table import (
     CURVES,
     NUMBERS,
     ExplanationTable,
-    ExplanationTableError,
     explanations_file,
     read_table,
     write_table,
@@ -70,8 +70,8 @@ def test_curves_that_nobody_measured_have_no_points(tmp_path: Path) -> None:
 
 
 def test_what_is_no_such_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ExplanationTableError, match=r"gone\.parquet cannot be read as Parquet"):
+    with pytest.raises(UserError, match=r"gone\.parquet cannot be read as Parquet"):
         read_table(tmp_path / "gone.parquet")
     pq.write_table(pa.table({"image_id": ["a"]}), tmp_path / "other.parquet")
-    with pytest.raises(ExplanationTableError, match=r"other\.parquet has layout None, 1 is known here: measure the"):
+    with pytest.raises(UserError, match=r"other\.parquet has layout None, 1 is known here: measure the"):
         read_table(tmp_path / "other.parquet")

@@ -22,7 +22,6 @@ from trainers.evaluation.isic2017_files import results_csv, two_by_two, write_ch
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.sample import Sample
 from trainers.metrics.predictions import Predictions
-from trainers.metrics.weighting import MetricInputError
 
 # Six images: two melanomas, two nevi, two keratoses, in the order of the columns mel, nv, sk.
 LABEL = np.array([0, 0, 1, 1, 2, 2])
@@ -151,9 +150,9 @@ def test_a_task_without_its_class_is_not_defined_instead_of_a_number() -> None:
 
 
 def test_wrong_shapes_are_named() -> None:
-    with pytest.raises(MetricInputError, match=r"truth has shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"truth has shape \(3,\)"):
         challenge_aucs(np.zeros(3), np.zeros(3))
-    with pytest.raises(MetricInputError, match="0 of 3 images are positive"):
+    with pytest.raises(ValueError, match="0 of 3 images are positive"):
         roc_points(np.zeros(3), np.zeros(3))
 
 

@@ -10,7 +10,6 @@ from scipy.stats import beta
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from trainers.evaluation.ood import aupr, auroc, fpr_at_tpr, ood_section
-from trainers.metrics.weighting import MetricInputError
 
 
 def both(seed: int, n: int = 150, k: int = 60, *, ties: bool = False) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +71,7 @@ def test_one_kind_alone_has_no_value(metric, kept):
 
 
 def test_an_impossible_rate_is_named():
-    with pytest.raises(MetricInputError, match=r"true positive rate 0\.0"):
+    with pytest.raises(ValueError, match=r"true positive rate 0\.0"):
         fpr_at_tpr(*both(0), 0.0)
 
 
@@ -163,5 +162,5 @@ def test_the_bootstrap_covers():
     ],
 )
 def test_what_cannot_be_measured_is_named(scores, groups, ood, message):
-    with pytest.raises(MetricInputError, match=message):
+    with pytest.raises(ValueError, match=message):
         ood_section(scores, groups, ood, 1.0, replicates=5)

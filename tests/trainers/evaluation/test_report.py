@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from trainers.evaluation.report import EvaluationError, evaluate
+from trainers.evaluation.report import evaluate
 from trainers.metrics.calibration import ece_adaptive, ece_classwise
 from trainers.metrics.number import bootstrapped, measured, undefined
 from trainers.metrics.predictions import Predictions
@@ -260,14 +260,14 @@ def test_missing_columns_are_no_error(predictions):
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.nan, math.inf])
 def test_an_impossible_temperature_is_named(predictions, temperature):
-    with pytest.raises(EvaluationError, match=f"temperature {temperature}"):
+    with pytest.raises(ValueError, match=f"temperature {temperature}"):
         evaluate(predictions, temperature)
 
 
 def test_no_images_and_no_replicates_are_named(predictions):
-    with pytest.raises(EvaluationError, match="split 'test' hold no image"):
+    with pytest.raises(ValueError, match="split 'test' hold no image"):
         evaluate(predictions.select(np.zeros(len(predictions), dtype=bool)))
-    with pytest.raises(EvaluationError, match="0 replicates"):
+    with pytest.raises(ValueError, match="0 replicates"):
         evaluate(predictions, replicates=0)
 
 

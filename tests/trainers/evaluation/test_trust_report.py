@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from trainers.evaluation.decisions import NoGateError, decisions, gate_scores
+from trainers.evaluation.decisions import decisions, gate_scores
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.predictions import NO_LABEL, Predictions
 
@@ -208,8 +208,8 @@ def test_bands_of_which_nothing_is_promised_decline(rows):
 def test_predictions_that_no_gate_has_seen_are_named(rows, ood_sets):
     blind = replace(rows, ood_score=None)
     for ask in (lambda: gate_scores(blind), lambda: trust_section(blind, TRUST, {}, replicates=5)):
-        with pytest.raises(NoGateError, match="'test' have no ood_score: fit trust first"):
+        with pytest.raises(ValueError, match="'test' have no ood_score: fit trust first"):
             ask()
     clothes = {"clothes": replace(ood_sets["clothes"], ood_score=None)}
-    with pytest.raises(NoGateError, match="'ood_clothes' have no ood_score"):
+    with pytest.raises(ValueError, match="'ood_clothes' have no ood_score"):
         trust_section(rows, TRUST, clothes, replicates=5)

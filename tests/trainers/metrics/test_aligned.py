@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from trainers.metrics.aligned import AlignmentError, align, merged_groups
+from datasets_scripts.command import UserError
+from trainers.metrics.aligned import align, merged_groups
 from trainers.metrics.predictions import Predictions
 
 
@@ -45,7 +46,7 @@ def test_rows_and_classes_come_in_the_first_ones_order(three):
 
 def test_other_images_are_refused_with_their_numbers_or_left_out(three):
     other = replace(three.select(np.array([1, 2])), image_id=np.array(["i2", "i9"], dtype=object))
-    with pytest.raises(AlignmentError, match="1 shared, 2 only in a, 1 only in b: add --shared"):
+    with pytest.raises(UserError, match="1 shared, 2 only in a, 1 only in b: add --shared"):
         align([("a", three), ("b", other)])
     first, second = align([("a", three), ("b", other)], shared=True)
     assert first.image_id.tolist() == second.image_id.tolist() == ["i2"]
@@ -55,18 +56,18 @@ def test_other_images_are_refused_with_their_numbers_or_left_out(three):
 @pytest.mark.parametrize("shared", [False, True])
 def test_no_common_image_is_refused(three, shared):
     other = replace(three, image_id=np.array(["j1", "j2", "j3"], dtype=object))
-    with pytest.raises(AlignmentError, match="no image in common"):
+    with pytest.raises(UserError, match="no image in common"):
         align([("a", three), ("b", other)], shared=shared)
 
 
 def test_other_classes_other_truths_and_doubles_are_refused(three):
-    with pytest.raises(AlignmentError, match="b has the classes nv, mel, vasc, a has nv, mel, df"):
+    with pytest.raises(UserError, match="b has the classes nv, mel, vasc, a has nv, mel, df"):
         align([("a", three), ("b", replace(three, labels=["nv", "mel", "vasc"]))])
-    with pytest.raises(AlignmentError, match=r"'i2' is 'mel' in a and 'df' in b \(1 such"):
+    with pytest.raises(UserError, match=r"'i2' is 'mel' in a and 'df' in b \(1 such"):
         align([("a", three), ("b", replace(three, label=np.array([0, 2, 2])))])
-    with pytest.raises(AlignmentError, match="b holds image 'i1' twice"):
+    with pytest.raises(UserError, match="b holds image 'i1' twice"):
         align([("a", three), ("b", replace(three, image_id=np.array(["i1", "i1", "i3"], dtype=object)))])
-    with pytest.raises(AlignmentError, match="a holds no image"):
+    with pytest.raises(UserError, match="a holds no image"):
         align([("a", three.select(np.zeros(3, dtype=bool)))])
 
 
@@ -81,10 +82,10 @@ def test_groups_that_differ_are_merged():
 
 def test_the_one_without_a_common_image_is_named(three):
     other = replace(three, image_id=np.array(["j1", "j2", "j3"], dtype=object))
-    with pytest.raises(AlignmentError, match=r"^b and a have no image in common"):
+    with pytest.raises(UserError, match=r"^b and a have no image in common"):
         align([("a", three), ("b", other)])
-    with pytest.raises(AlignmentError, match=r"^b holds no image"):
+    with pytest.raises(UserError, match=r"^b holds no image"):
         align([("a", three), ("b", other.select(np.array([], dtype=int)))], shared=True)
     left, right = three.select(np.array([0])), three.select(np.array([1]))
-    with pytest.raises(AlignmentError, match=r"^a, b, c have no image in common"):
+    with pytest.raises(UserError, match=r"^a, b, c have no image in common"):
         align([("a", three), ("b", left), ("c", right)], shared=True)

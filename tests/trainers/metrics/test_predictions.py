@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from datasets_scripts.command import UserError
 from trainers.metrics.predictions import (
     METADATA_KEY,
     NO_LABEL,
     Predictions,
-    PredictionsError,
     read_predictions,
     write_predictions,
 )
@@ -74,7 +74,7 @@ def test_only_pictures_of_none_of_the_classes_have_no_label(predictions: Predict
     foreign = replace(predictions, label=np.full(2, NO_LABEL), split="ood_clothes")
     write_predictions(foreign, tmp_path / "p.parquet")
     assert read_predictions(tmp_path / "p.parquet").label.tolist() == [NO_LABEL, NO_LABEL]
-    with pytest.raises(PredictionsError, match=r"labels span -1\.\.-1; expected 0\.\.2"):
+    with pytest.raises(UserError, match=r"labels span -1\.\.-1; expected 0\.\.2"):
         replace(foreign, split="test")
 
 
@@ -101,30 +101,30 @@ def test_select_takes_the_same_rows_everywhere(predictions: Predictions) -> None
 def test_a_nan_logit_is_refused_and_named(predictions: Predictions) -> None:
     logits = predictions.logits.copy()
     logits[1, 0, 0] = np.nan
-    with pytest.raises(PredictionsError, match="'b' has a logit that is NaN"):
+    with pytest.raises(UserError, match="'b' has a logit that is NaN"):
         replace(predictions, logits=logits)
 
 
 def test_a_label_out_of_range_is_refused(predictions: Predictions) -> None:
-    with pytest.raises(PredictionsError, match=r"0\.\.3; expected 0\.\.2"):
+    with pytest.raises(UserError, match=r"0\.\.3; expected 0\.\.2"):
         replace(predictions, label=np.array([3, 0]))
 
 
 def test_foreign_and_newer_files_are_refused(predictions: Predictions, tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no Parquet")
-    with pytest.raises(PredictionsError, match="cannot be read as Parquet"):
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
         read_predictions(tmp_path / "text.parquet")
     pq.write_table(pa.table({"x": [1]}), tmp_path / "foreign.parquet")
-    with pytest.raises(PredictionsError, match="not written by this suite"):
+    with pytest.raises(UserError, match="not written by this suite"):
         read_predictions(tmp_path / "foreign.parquet")
     write_predictions(predictions, tmp_path / "p.parquet")
     table = pq.read_table(tmp_path / "p.parquet")
     about = {**json.loads(table.schema.metadata[METADATA_KEY]), "schema_version": 99}
     pq.write_table(table.replace_schema_metadata({METADATA_KEY: json.dumps(about)}), tmp_path / "newer.parquet")
-    with pytest.raises(PredictionsError, match="layout 99"):
+    with pytest.raises(UserError, match="layout 99"):
         read_predictions(tmp_path / "newer.parquet")
     pq.write_table(table.drop_columns(["group_id"]), tmp_path / "short.parquet")
-    with pytest.raises(PredictionsError, match="no column 'group_id'"):
+    with pytest.raises(UserError, match="no column 'group_id'"):
         read_predictions(tmp_path / "short.parquet")
 
 
@@ -142,7 +142,7 @@ def test_rows_that_lack_values_are_refused(predictions: Predictions, tmp_path: P
         values = pa.array(rows, whole.schema.field(column).type)
         place = whole.schema.get_field_index(column)
         pq.write_table(whole.set_column(place, column, values), tmp_path / "damaged.parquet")
-        with pytest.raises(PredictionsError, match=column):
+        with pytest.raises(UserError, match=column):
             read_predictions(tmp_path / "damaged.parquet")
 
 
@@ -151,5 +151,5 @@ def test_metadata_without_labels_is_refused(predictions: Predictions, tmp_path: 
     whole = pq.read_table(tmp_path / "p.parquet")
     for about, named in ((b'{"schema_version": 1}', "labels"), (b"<html>", "JSON"), (b"[1]", "JSON")):
         pq.write_table(whole.replace_schema_metadata({METADATA_KEY: about}), tmp_path / "damaged.parquet")
-        with pytest.raises(PredictionsError, match=named):
+        with pytest.raises(UserError, match=named):
             read_predictions(tmp_path / "damaged.parquet")

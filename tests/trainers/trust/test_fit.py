@@ -10,16 +10,16 @@ import pytest
 import torch
 from scipy.special import softmax
 
+from datasets_scripts.command import UserError
 from hub_models import MobileNetLesionConfig
 from hub_models.ood_lesion import ood_score
 from trainers.evaluation.decisions import decisions
-from trainers.metrics.predictions import Predictions, PredictionsError
+from trainers.metrics.predictions import Predictions
 from trainers.trust import fit
 from trainers.trust.bands import fit_bands
 from trainers.trust.conformal import ConformalFitWarning
 from trainers.trust.fit import (
     FittedTrust,
-    TrustFitError,
     TrustWarning,
     first_half,
     fit_trust,
@@ -28,7 +28,7 @@ from trainers.trust.fit import (
     shown_acceptance,
     temperature_alone,
 )
-from trainers.trust.halves import HalvesError, halve
+from trainers.trust.halves import halve
 from trainers.trust.ood.fitted import OODFitError
 from trainers.trust.options import TrustOptions
 from trainers.trust.temperature import TemperatureWarning
@@ -334,7 +334,7 @@ def test_a_handful_of_images_gets_a_gate_that_needs_no_fit(lesions, why):
 def test_a_gate_that_accepts_nothing_of_the_other_half_is_named():
     few = made([2, 2], seed=3)
     few = replace(few, logits=few.logits * np.where(halves(few)[1], -1, 1)[:, None, None])
-    with pytest.raises(TrustFitError, match="accepts none of the 2 images of the other"):
+    with pytest.raises(ValueError, match="accepts none of the 2 images of the other"):
         fit_trust(few, {}, TrustOptions(), date=DATE)
 
 
@@ -365,7 +365,7 @@ def test_a_model_that_looks_at_nothing_is_named(rows):
 def test_nan_logits_are_named(rows):
     logits = rows.logits.copy()
     logits[7, 0, 1] = np.nan
-    with pytest.raises(PredictionsError, match="'I7' has a logit that is NaN or infinite"):
+    with pytest.raises(UserError, match="'I7' has a logit that is NaN or infinite"):
         fitted(replace(rows, logits=logits))
 
 
@@ -377,14 +377,14 @@ def test_nan_features_are_named(rows):
 
 
 def test_no_images_and_no_features_are_named(rows):
-    with pytest.raises(HalvesError, match="0 images: there is nothing to halve"):
+    with pytest.raises(ValueError, match="0 images: there is nothing to halve"):
         fitted(rows.select(np.zeros(len(rows), dtype=bool)))
-    with pytest.raises(TrustFitError, match="'calibration' hold no features"):
+    with pytest.raises(ValueError, match="'calibration' hold no features"):
         fitted(replace(rows, features=None))
 
 
 def test_lesions_of_one_image_each_class_cannot_be_halved():
-    with pytest.raises(HalvesError, match="none of the 4 classes has two groups"):
+    with pytest.raises(ValueError, match="none of the 4 classes has two groups"):
         fitted(made([1, 1, 1, 1]))
 
 
