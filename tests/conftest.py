@@ -16,6 +16,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
+from shared_fixtures import made_once, phantom_dataset, quiet_env, train_command, trained  # noqa: F401
 
 
 def absent(what: str) -> None:
