@@ -11,40 +11,9 @@ from pathlib import Path
 import pytest
 
 from datasets_scripts.command import run
+from trainers.__main__ import COMMANDS as LESION
 
-COMMANDS = [
-    "datasets_scripts.build_ham10000",
-    "datasets_scripts.build_dermx",
-    "datasets_scripts.build_isic_binary",
-    "datasets_scripts.build_isic2017",
-    "datasets_scripts.build_lesions12",
-    "datasets_scripts.build_phantom",
-    "datasets_scripts.phantom_sheet",
-    "datasets_scripts.simulate_acne",
-    "model_cards.build",
-    "model_cards.verify",
-    "model_cards.publish",
-    "trainers.autoencoding.compare",
-    "trainers.autoencoding.sheet",
-    "trainers.export_published",
-    "trainers.import_published",
-    "trainers.isic2017_results",
-    "trainers.rebuild",
-    "trainers.release",
-    "trainers.cross_validate",
-    "trainers.compare",
-    "trainers.demo",
-    "trainers.fit_acne_longitudinal",
-    "trainers.fit_trust",
-    "trainers.longitudinal.coverage",
-    "trainers.longitudinal.severity",
-    "trainers.map_latent",
-    "trainers.measure_explanations",
-    "trainers.measure_preprocessing",
-    "trainers.measure_robustness",
-    "trainers.score",
-    "trainers.similar",
-]
+COMMANDS = sorted(module for group in LESION.values() for module, _ in group.values() if ".train_" not in module)
 
 
 def call(command: str, monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -74,47 +43,8 @@ def test_help_says_what_it_does(
     assert "default" in shown or command in {"model_cards.build", "model_cards.verify"}
 
 
-GONE = "/no/such/place"
 RELEASED = "hub_models/released/derm-x-mobilenetv2-ham7"
 OUT = ("--out", "{out}")
-MISSING_PATHS = [
-    ("datasets_scripts.build_ham10000", "--source", GONE, *OUT),
-    ("datasets_scripts.build_dermx", "--ham10000", GONE, "--dermnet", GONE, *OUT),
-    ("datasets_scripts.build_isic_binary", "--source", GONE, *OUT),
-    ("datasets_scripts.build_isic2017", "--source", GONE, *OUT),
-    ("datasets_scripts.build_lesions12", "--source", GONE, *OUT),
-    ("model_cards.build", GONE),
-    ("model_cards.verify", GONE),
-    ("model_cards.publish", GONE, "--repo-id", "org/name"),
-    ("trainers.autoencoding.compare", GONE, GONE),
-    ("trainers.compare", GONE, GONE),
-    ("trainers.export_published", GONE, "--system", "derm-x", *OUT),
-    ("trainers.fit_acne_longitudinal", "--data", GONE, *OUT),
-    ("trainers.fit_trust", GONE, "--dataset", ".", "--output_dir", "{out}"),
-    ("trainers.import_published", "--system", "derm-x", "--checkpoint", GONE, "--output_dir", "{out}"),
-    ("trainers.map_latent", "--model", RELEASED, "--dataset", GONE, *OUT),
-    ("trainers.measure_explanations", RELEASED, "--dataset", GONE, "--output_dir", "{out}"),
-    ("trainers.measure_robustness", RELEASED, "--dataset", GONE, "--output_dir", "{out}"),
-    ("trainers.rebuild", GONE),
-    ("trainers.score", "--model", GONE, "--images", "spaces"),
-    ("trainers.score", "--model", RELEASED, "--images", GONE),
-    ("trainers.score", "--model", RELEASED, "--images", "spaces", "--labels", GONE, *OUT),
-]
-
-
-@pytest.mark.parametrize("words", MISSING_PATHS, ids=lambda words: " ".join(words[:2]))
-def test_a_missing_path_is_named_whole_in_one_line(
-    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    monkeypatch.setattr("sys.argv", [words[0], *(word.format(out=out) for word in words[1:])])
-    with pytest.raises(SystemExit) as stopped:
-        run(importlib.import_module(words[0]).main)
-    assert stopped.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert GONE in lines[0]
-    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
