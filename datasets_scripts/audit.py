@@ -11,10 +11,6 @@ from datasets_scripts.duplicates import CORRELATION, DETAIL_CORRELATION, Duplica
 from datasets_scripts.rows import SYNTHETIC, UNKNOWN, Row
 
 
-class LeakError(UserError):
-    """A grouped config has a lesion on both sides of a split."""
-
-
 def leak_audit(train_groups: Sequence[str], groups: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Count the images of a split whose group (lesion, or its duplicates) also stands in train.
 
@@ -54,7 +50,7 @@ def leak_by_config(
         labels: (N,) class names of all rows.
 
     Raises:
-        LeakError: a config other than ``published`` leaks.
+        UserError: a config other than ``published`` leaks.
     """
     result: dict[str, dict[str, Any]] = {}
     for config, splits in configs.items():
@@ -66,7 +62,7 @@ def leak_by_config(
         }
         for split, found in result[config].items():
             if config != "published" and found["leaking"]:
-                raise LeakError(
+                raise UserError(
                     f"config {config!r}: {found['leaking']} of {found['n']} images of {split} have their lesion in "
                     "train too; whoever dealt the groups must keep each on one side"
                 )

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_source(given.ham10000)
     check_source(given.dermnet)
     from datasets_scripts.curate import check_out, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table
     from datasets_scripts.splits import random_stratified
 
     check_out(given.out)
@@ -38,17 +38,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [row for archive in archives for row in archive.rows]
     warnings = [warning for archive in archives for warning in archive.warnings]
     warn(warnings)
-    audit = curate(
-        rows,
-        given.out,
+    about = Description(
         name="dermx",
         title="Derm-X: HAM10000 with acne, grouped by lesion",
         labels=TASKS["dermx"],
-        published=random_stratified([row.label for row in rows], given.seed),
-        seed=given.seed,
         license="other",
         citation=ham10000.CITATION,
         notes=NOTES,
+    )
+    audit = curate(
+        rows,
+        given.out,
+        about,
+        published=random_stratified([row.label for row in rows], given.seed),
+        seed=given.seed,
         warnings=warnings,
     )
     print(printed_leak_table(audit))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import UserError, check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -24,15 +24,15 @@ def published_split(rows: Sequence[Row], seed: int) -> list[str | None]:
     """EfficientNetV2-S's split: the rows with an age, 80/10/10, stratified by class.
 
     Raises:
-        SplitError: a class is too small, or the full archive does not give 7,966 / 996 / 996.
+        UserError: a class is too small, or the full archive does not give 7,966 / 996 / 996.
     """
     from datasets_scripts.sources import ham10000
-    from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, random_stratified
+    from datasets_scripts.splits import PUBLISHED_SPLITS, random_stratified
 
     split = random_stratified([row.label for row in rows], seed, [row.age is not None for row in rows])
     counts = {name: split.count(name) for name in PUBLISHED_SPLITS}
     if len(rows) == ham10000.FULL_ROWS and counts != PUBLISHED_COUNTS:
-        raise SplitError(
+        raise UserError(
             f"the full archive gives a published split of {counts}, published were {PUBLISHED_COUNTS}; "
             "the ages in this copy of the metadata were changed: take it as published"
         )
@@ -49,22 +49,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table
 
     check_out(given.out)
     archive = ham10000.read(given.source, with_masks=not given.no_masks)
     warn(archive.warnings)
-    audit = curate(
-        archive.rows,
-        given.out,
+    about = Description(
         name="ham10000",
         title="HAM10000, grouped by lesion",
         labels=TASKS["ham10000"],
-        published=published_split(archive.rows, given.seed),
-        seed=given.seed,
         license=ham10000.LICENSE,
         citation=ham10000.CITATION,
         notes=NOTES,
+    )
+    audit = curate(
+        archive.rows,
+        given.out,
+        about,
+        published=published_split(archive.rows, given.seed),
+        seed=given.seed,
         warnings=archive.warnings,
     )
     print(printed_leak_table(audit))

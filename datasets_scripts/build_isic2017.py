@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import UserError, check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
+    from datasets_scripts.dataset_card import Description
     from datasets_scripts.rows import Archive
 
 
@@ -29,38 +30,41 @@ HAM10000_NOTES = (
 PUBLISHED = "the challenge's own split (official training, validation and test set)"
 
 
-def read(source: str) -> tuple[Archive, dict[str, Any]]:
+def read(source: str) -> tuple[Archive, Description]:
     """The archive, and what the card and the dataset say of it.
 
     Raises:
-        ArchiveError: ``source`` is in no known layout; other errors as the readers'.
+        UserError: ``source`` is in no known layout; other errors as the readers'.
     """
+    from datasets_scripts.dataset_card import Description
     from datasets_scripts.sources import ham10000, isic2017
-    from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
+    from datasets_scripts.sources.archive_files import ArchiveFiles
 
     if ham10000.is_layout(source):
-        about: dict[str, Any] = {
-            "name": "isic2017_ham",
-            "title": "Three classes of HAM10000 in the shape of ISIC 2017, grouped by lesion",
-            "labels": TASKS["isic2017_ham"],
-            "license": ham10000.LICENSE,
-            "citation": ham10000.CITATION,
-            "notes": HAM10000_NOTES,
-        }
+        about = Description(
+            name="isic2017_ham",
+            title="Three classes of HAM10000 in the shape of ISIC 2017, grouped by lesion",
+            labels=TASKS["isic2017_ham"],
+            license=ham10000.LICENSE,
+            citation=ham10000.CITATION,
+            notes=HAM10000_NOTES,
+            published_as=PUBLISHED,
+        )
         return isic2017.from_ham10000(ham10000.read(source)), about
     if not isic2017.is_layout(source):
-        raise ArchiveError(
+        raise UserError(
             f"{source} has neither ISIC-2017_*_Part3_GroundTruth.csv, nor images under train, valid and test, nor "
             f"HAM10000_metadata.csv; give the folder that holds one of them{ArchiveFiles(Path(source)).own_classes()}"
         )
-    about = {
-        "name": "isic2017",
-        "title": "ISIC 2017 challenge, three classes",
-        "labels": TASKS["isic2017"],
-        "license": isic2017.LICENSE,
-        "citation": isic2017.CITATION,
-        "notes": NOTES,
-    }
+    about = Description(
+        name="isic2017",
+        title="ISIC 2017 challenge, three classes",
+        labels=TASKS["isic2017"],
+        license=isic2017.LICENSE,
+        citation=isic2017.CITATION,
+        notes=NOTES,
+        published_as=PUBLISHED,
+    )
     return isic2017.read(source), about
 
 
@@ -83,16 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_out(given.out)
     archive, about = read(given.source)
     warn(archive.warnings)
-    check_rows(archive.rows, about["labels"])
-    audit = curate(
-        archive.rows,
-        given.out,
-        **about,
-        published=archive.splits,
-        published_as=PUBLISHED,
-        seed=given.seed,
-        warnings=archive.warnings,
-    )
+    check_rows(archive.rows, about.labels)
+    audit = curate(archive.rows, given.out, about, published=archive.splits, seed=given.seed, warnings=archive.warnings)
     print(printed_leak_table(audit))
     print(f"{audit['rows']} images written to {given.out}")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import UserError, check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -44,15 +44,15 @@ def published_split(rows: Sequence[Row], per_class: int, seed: int) -> list[str 
     Drawn in the order of image ids, so that every copy of an archive is split alike.
 
     Raises:
-        SplitError: a class has fewer images.
+        UserError: a class has fewer images.
     """
     count = Counter(row.label for row in rows)
     label, least = min(((label, count[label]) for label in TASKS["isic_binary"]), key=lambda item: item[1])
-    from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, SplitError, random_stratified
+    from datasets_scripts.splits import MIN_PUBLISHED_PER_CLASS, random_stratified
 
     if least < per_class:
         advice = f"give --per-class {least} or less" if least >= MIN_PUBLISHED_PER_CLASS else "give a larger archive"
-        raise SplitError(f"--per-class {per_class}, but class {label!r} has {least} images; {advice}")
+        raise UserError(f"--per-class {per_class}, but class {label!r} has {least} images; {advice}")
     order = sorted(range(len(rows)), key=lambda i: rows[i].image_id)
     rng = np.random.default_rng(seed)
     use = np.zeros(len(rows), dtype=bool)
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_isic_binary", __doc__)
     from datasets_scripts.sources import ham10000, isic_archive
-    from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
+    from datasets_scripts.sources.archive_files import ArchiveFiles
 
     options.add_argument(
         "--source",
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table
 
     check_out(given.out)
     notes: tuple[str, ...] = NOTES
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if isic_archive.is_download(given.source):
         archive = isic_archive.read(given.source)
     elif not ham10000.is_layout(given.source):
-        raise ArchiveError(
+        raise UserError(
             f"{given.source} has neither metadata.csv of isic-cli nor HAM10000_metadata.csv; give the folder that "
             f"holds one of them beside the images{ArchiveFiles(Path(given.source)).own_classes()}"
         )
@@ -113,18 +113,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         citation = ham10000.CITATION
     warn(archive.warnings)
     check_rows(archive.rows, TASKS["isic_binary"])
-    audit = curate(
-        archive.rows,
-        given.out,
+    about = Description(
         name="isic_binary",
         title="ISIC, benign against malignant, grouped by lesion",
         labels=TASKS["isic_binary"],
-        published=published_split(archive.rows, given.per_class, given.seed),
         published_as=PUBLISHED.format(per_class=given.per_class),
-        seed=given.seed,
         license=isic_archive.license_of(archive.rows),
         citation=citation,
         notes=notes,
+    )
+    audit = curate(
+        archive.rows,
+        given.out,
+        about,
+        published=published_split(archive.rows, given.per_class, given.seed),
+        seed=given.seed,
         warnings=archive.warnings,
     )
     print(printed_leak_table(audit))

@@ -31,7 +31,7 @@ def published_split(archive: Archive, seed: int) -> tuple[list[str | None], list
         For each row its split, and what to warn of.
 
     Raises:
-        SplitError: every class is too small.
+        UserError: every class is too small.
     """
     if archive.splits is not None:
         return archive.splits, []
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table
     from datasets_scripts.sources import class_folders
 
     check_out(given.out)
@@ -72,20 +72,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     published, rare = published_split(archive, given.seed)
     warnings = [*archive.warnings, *rare]
     warn(warnings)
-    audit = curate(
-        archive.rows,
-        given.out,
+    about = Description(
         name="lesions12",
         title="Twelve classes of skin images, real and synthetic",
         labels=TASKS["lesions12"],
-        published=published,
         published_as=DRAWN if archive.splits is None else GIVEN,
-        seed=given.seed,
         license="unknown",
         citation="",
         notes=NOTES,
-        warnings=warnings,
     )
+    audit = curate(archive.rows, given.out, about, published=published, seed=given.seed, warnings=warnings)
     print(printed_leak_table(audit))
     print(f"{audit['rows']} images written to {given.out}")
 

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     from datasets_scripts.curate import check_out, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table
     from datasets_scripts.phantom_rows import drawn_in_processes, phantom_rows
     from datasets_scripts.splits import random_stratified
 
@@ -62,17 +62,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = phantom_rows(options.task, options.images, options.seed, options.size)
     _check_enough(rows, options.task)
     with drawn_in_processes(len(rows)):
-        audit = curate(
-            rows,
-            options.out,
+        about = Description(
             name=f"phantom-{options.task}",
             title=f"Drawn dermoscopy phantoms, classes of {options.task}",
             labels=TASKS[options.task],
-            published=random_stratified([row.label for row in rows], options.seed),
-            seed=options.seed,
             license="cc0-1.0",
             citation=CITATION,
             notes=NOTES,
+        )
+        audit = curate(
+            rows,
+            options.out,
+            about,
+            published=random_stratified([row.label for row in rows], options.seed),
+            seed=options.seed,
         )
     print(printed_leak_table(audit))
     print(f"{audit['rows']} drawn images written to {options.out}")

@@ -10,61 +10,46 @@ from typing import Any
 
 import numpy as np
 
-from datasets_scripts import dataset_card, shards
+from datasets_scripts import shards
 from datasets_scripts.audit import duplicate_report, leak_by_config, missing_report, synthetic_report
 from datasets_scripts.command import UserError, warn
+from datasets_scripts.dataset_card import Description, render
 from datasets_scripts.duplicates import Duplicates, find_duplicates, group_ids
 from datasets_scripts.images import Scan, frame_warnings, scan_all
 from datasets_scripts.output import check_free, written_whole
 from datasets_scripts.rows import SYNTHETIC, Row
-from datasets_scripts.splits import PUBLISHED_SPLITS, SplitError, base_folds, grouped_configs
+from datasets_scripts.splits import PUBLISHED_SPLITS, base_folds, grouped_configs
 from datasets_scripts.taxonomy import long_names
 
 Configs = dict[str, dict[str, list[int]]]
 check_out = check_free  # what a build command calls before any work
 
 
-class RowsError(UserError):
-    """Rows that no dataset can be made of."""
-
-
 def curate(
     rows: list[Row],
     out: Path,
+    about: Description,
     *,
-    name: str,
-    title: str,
-    labels: tuple[str, ...],
     published: list[str | None] | None,
     seed: int,
-    license: str,
-    citation: str,
-    notes: Sequence[str] = (),
     warnings: Sequence[str] = (),
-    published_as: str = dataset_card.PUBLISHED_AS,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
     Args:
-        rows: one an image, in the order to be stored.
+        rows: one per image, in the order to be stored.
         out: a folder that does not exist or is empty.
-        name: short name of the dataset.
-        title: name for people.
-        labels: the classes, in the order of their numbers.
+        about: what the card says about the dataset.
         published: for each row its split in config `published`, or ``None``; ``None`` alone: no such config.
         seed: of the grouped splits.
-        license: Hub licence id; ``other`` when rows differ.
-        citation: BibTeX.
-        notes: sentences for the card.
-        warnings: what the reader warned of; kept in the audit and the card.
-        published_as: what config `published` is, for the card.
+        warnings: the reader's; kept in the audit and the card.
 
     Raises:
-        UserError: ``out`` cannot be used, or another process writes it.
-        RowsError: as :func:`check_rows`.
-        ImageError, SplitError, LeakError: an unusable image or mask; too few images or lesions; a grouped config leaks.
+        UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
+            lesions; a grouped config leaks.
+        ImageError: an unusable image or mask.
     """
-    check_rows(rows, labels)
+    check_rows(rows, about.labels)
     with written_whole(out) as folder:  # from here on, so that two builds never do the same work
         scans = scan_all(rows)
         several = frame_warnings(scans)
@@ -75,16 +60,14 @@ def curate(
         configs = _configs(rows, folds, published)
         files = shards.cells(rows, folds, published)
         audit = {
-            "name": name,
+            "name": about.name,
             "version": shards.content_version(rows, scans, groups, files),
             "seed": seed,
-            **_findings(rows, scans, found, groups, configs, labels),
-            "warnings": [*warnings, *several, *_lacking(configs, rows, labels)],
+            **_findings(rows, scans, found, groups, configs, about.labels),
+            "warnings": [*warnings, *several, *_lacking(configs, rows, about.labels)],
         }
-        about: dict[str, Any] = {"title": title, "license": license, "citation": citation, "notes": notes}
-        about |= {"published_as": published_as, "rows": rows, "configs": configs, "shards": _listed(configs, files)}
-        card = dataset_card.render(audit, **about)
-        shards.write_shards(folder, rows, scans, groups, labels, files)
+        card = render(audit, about, rows, configs, _listed(configs, files))
+        shards.write_shards(folder, rows, scans, groups, about.labels, files)
         (folder / "README.md").write_text(card, encoding="utf-8")
         _write_json(folder / "audit.json", audit)
         _write_json(folder / shards.MANIFEST, shards.manifest(folder))
@@ -95,17 +78,17 @@ def check_rows(rows: Sequence[Row], labels: Sequence[str]) -> None:
     """Refuse rows that no dataset can be made of.
 
     Raises:
-        RowsError: no rows, two rows with one image id, or a label outside ``labels``.
+        UserError: no rows, two rows with one image id, or a label outside ``labels``.
     """
     if not rows:
-        raise RowsError("0 images; give an archive that has some")
+        raise UserError("0 images; give an archive that has some")
     long_names(labels)
     twice = [image_id for image_id, count in Counter(row.image_id for row in rows).items() if count > 1]
     if twice:
-        raise RowsError(f"{len(twice)} image ids occur more than once, the first is {twice[0]!r}; ids must be unique")
-    strange = sorted({row.label for row in rows} - set(labels))
-    if strange:
-        raise RowsError(f"label {strange[0]!r} is not among {', '.join(labels)}; choose the task that has it")
+        raise UserError(f"{len(twice)} image ids occur more than once, the first is {twice[0]!r}; ids must be unique")
+    unknown = sorted({row.label for row in rows} - set(labels))
+    if unknown:
+        raise UserError(f"label {unknown[0]!r} is not among {', '.join(labels)}; choose the task that has it")
 
 
 def _same_patient(rows: Sequence[Row]) -> list[tuple[int, int]]:
@@ -137,7 +120,7 @@ def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | N
     from a tested image lie in its fold, thus outside train.
 
     Raises:
-        SplitError: a split would have no image.
+        UserError: a split would have no image.
     """
     real = np.array([row.provenance != SYNTHETIC for row in rows])
     configs = {
@@ -153,7 +136,7 @@ def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | N
     for config, splits in configs.items():
         for split, members in splits.items():
             if not members:
-                raise SplitError(
+                raise UserError(
                     f"config {config}: split {split} of {len(folds)} images would be empty; give an archive with more "
                     "lesions"
                 )
@@ -179,7 +162,7 @@ def _findings(
     """What the audit counts on the rows.
 
     Raises:
-        LeakError: a grouped config leaks.
+        UserError: a grouped config leaks.
     """
     return {
         **_class_counts(rows, labels),

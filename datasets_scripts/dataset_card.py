@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -17,13 +18,35 @@ NOTICE = (
     "Not a medical device. For research and teaching only: neither this dataset nor a model trained on it may be used "
     "to diagnose a person."
 )
-PUBLISHED_AS = "the random image-level split of the published system"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What the card says about a dataset beside what was counted.
+
+    Attributes:
+        name: short name of the dataset.
+        title: its name for people.
+        labels: the classes, in the order of their numbers.
+        license: Hub licence id of the whole; ``other`` when rows differ.
+        citation: BibTeX; may be empty.
+        notes: sentences that the builder adds.
+        published_as: what the config `published` is.
+    """
+
+    name: str
+    title: str
+    labels: tuple[str, ...]
+    license: str
+    citation: str
+    notes: Sequence[str] = ()
+    published_as: str = "the random image-level split of the published system"
+
+
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def _front_matter(
-    title: str, license: str, n: int, version: str, shards: Mapping[str, Mapping[str, Sequence[str]]]
-) -> str:
+def _front_matter(about: Description, n: int, version: str, shards: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
     configs = [
         {
             "config_name": config,
@@ -33,8 +56,8 @@ def _front_matter(
         }
         for config, splits in shards.items()
     ]
-    head: dict[str, Any] = {"pretty_name": title, "license": license}
-    if license == "other":
+    head: dict[str, Any] = {"pretty_name": about.title, "license": about.license}
+    if about.license == "other":
         head["license_name"] = "mixed-see-the-license-column"
     head["task_categories"] = ["image-classification"]
     head["size_categories"] = [next((name for limit, name in _SIZES if n < limit), "n>1M")]
@@ -106,43 +129,34 @@ def _synthetic(audit: Mapping[str, Any]) -> list[str]:
 
 def render(
     audit: Mapping[str, Any],
-    *,
-    title: str,
-    license: str,
-    citation: str,
-    notes: Sequence[str],
+    about: Description,
     rows: Sequence[Row],
     configs: Mapping[str, Mapping[str, Sequence[int]]],
     shards: Mapping[str, Mapping[str, Sequence[str]]],
-    published_as: str = PUBLISHED_AS,
 ) -> str:
-    """Write the card; a pure function of its arguments.
+    """The text of the card.
 
     Args:
         audit: the content of audit.json.
-        title: the dataset's name for people.
-        license: Hub licence id of the whole; ``other`` when rows differ.
-        citation: BibTeX; may be empty.
-        notes: sentences that the builder adds.
+        about: what the builder says about the dataset.
         rows: all rows.
         configs: config -> split -> row numbers.
         shards: config -> split -> Parquet files, relative to the folder.
-        published_as: what config `published` is.
     """
     labels = audit["labels"]
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
     missing = ", ".join(f"{key} {audit['missing'][key]}" for key in ("age", "sex", "localization", "mask"))
     parts = [
-        f"---\n{_front_matter(title, license, len(rows), audit['version'], shards)}---",
-        f"# {title}",
+        f"---\n{_front_matter(about, len(rows), audit['version'], shards)}---",
+        f"# {about.title}",
         f"**{NOTICE}**",
-        *notes,
+        *about.notes,
         "## Classes",
         _classes(audit),
         "`p_malignant` in the suite sums the groups malignant and premalignant.",
         "## Configs",
         "`grouped` (the default) and `fold0` to `fold4` never put images of one lesion, or near-duplicates of one "
-        f"image, on two sides. `published`, where there is one, is {published_as}: compare the leak audit.",
+        f"image, on two sides. `published`, where there is one, is {about.published_as}: compare the leak audit.",
         _counts(configs, rows, labels),
         *_synthetic(audit),
         "## Leak audit",
@@ -157,7 +171,7 @@ def render(
         "`dx_type` (how the diagnosis was made) leaks the label: never use it as an input.",
         "## Licence and attribution",
         _sources(rows),
-        *([f"```bibtex\n{citation.strip()}\n```"] if citation.strip() else []),
+        *([f"```bibtex\n{about.citation.strip()}\n```"] if about.citation.strip() else []),
         "## Checksums",
         f"`manifest.json` holds SHA-256 and size in bytes of every other file. Seed of all splits: {audit['seed']}.",
     ]

@@ -34,10 +34,6 @@ LARGEST = 1e4  # points of any number that is put in; sums of such have all thei
 MOST_DAYS = 1_000_000  # of all patients and treatments
 
 
-class SimulationError(UserError):
-    """A study that cannot be simulated, or a file that must not be written."""
-
-
 @dataclass(frozen=True)
 class Design:
     """What is simulated.
@@ -111,7 +107,7 @@ class Design:
         )
         for holds, message in checks:
             if not holds:
-                raise SimulationError(message)
+                raise UserError(message)
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ def simulate(design: Design, seed: int) -> SimulatedStudy:
         seed: 0 or more.
 
     Raises:
-        SimulationError: every day fell to the missing ones.
+        UserError: every day fell to the missing ones.
     """
     rng = np.random.default_rng(seed)
     rows: list[tuple[str, int, str, float]] = []
@@ -162,7 +158,7 @@ def simulate(design: Design, seed: int) -> SimulatedStudy:
             "responses": {name: round(value, 4) for name, value in responses.items()},
         }
     if not rows:
-        raise SimulationError(f"all days are missing at a share of {design.missing}: give a smaller one")
+        raise UserError(f"all days are missing at a share of {design.missing}: give a smaller one")
     outside = sum(not LOWEST <= row[3] <= HIGHEST for row in rows)
     truth = {
         "note": f"{SIMULATED}. Severity in points, lower is better; effects are changes against {BASELINE}.",
@@ -204,7 +200,7 @@ def write(study: SimulatedStudy, out: Path) -> None:
     """Write the table and the truth beside it, each whole or not at all.
 
     Raises:
-        SimulationError: one of the files is there already.
+        UserError: one of the files is there already.
     """
     text = io.StringIO()
     writer = TableWriter(text)
@@ -220,13 +216,13 @@ def check_absent(out: Path) -> None:
     """Refuse to write over a file.
 
     Raises:
-        SimulationError: the table or its truth is there already, or the name is no table's.
+        UserError: the table or its truth is there already, or the name is no table's.
     """
     if out.suffix.lower() != ".csv":
-        raise SimulationError(f"--out {str(out)!r} is no table's name: end it in .csv")
+        raise UserError(f"--out {str(out)!r} is no table's name: end it in .csv")
     for path in (out, truth_file(out)):
         if path.exists():
-            raise SimulationError(f"{str(path)!r} exists already: choose another --out or delete it")
+            raise UserError(f"{str(path)!r} exists already: choose another --out or delete it")
 
 
 def parse_effect(text: str) -> tuple[str, float]:
@@ -282,16 +278,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, simulate and write.
 
     Raises:
-        SimulationError: a number out of range, or a file that exists.
+        UserError: a number out of range, or a file that exists.
     """
     options = make_parser().parse_args(arguments)
     if options.seed < 0:
-        raise SimulationError(f"--seed {options.seed}: give 0 or more")
+        raise UserError(f"--seed {options.seed}: give 0 or more")
     effects = dict(options.effect or EFFECTS.items())
     if len(effects) < len(options.effect or ()):
-        raise SimulationError(
-            f"--effect names a treatment twice ({', '.join(n for n, _ in options.effect)}): give each once"
-        )
+        raise UserError(f"--effect names a treatment twice ({', '.join(n for n, _ in options.effect)}): give each once")
     names = ("patients", "days", "level", "patient_sd", "response_sd", "noise_sd", "autocorrelation", "order")
     rest = {name: getattr(options, name) for name in (*names, "missing", "shortest", "trend")}
     design = Design(effects=effects, **rest)

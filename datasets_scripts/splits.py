@@ -22,10 +22,6 @@ PUBLISHED_SPLITS = ("train", "validation", "test")
 MIN_PUBLISHED_PER_CLASS = 10
 
 
-class SplitError(UserError):
-    """Too few images or lesions to split as asked."""
-
-
 def base_folds(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.ndarray:
     """Deal groups into twenty folds of like class shares; no group stands in two.
 
@@ -38,12 +34,12 @@ def base_folds(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.nd
         (N,) int in 0..19.
 
     Raises:
-        SplitError: fewer than twenty groups, or no class with twenty images.
+        UserError: fewer than twenty groups, or no class with twenty images.
     """
     n_groups = len(set(groups))
     largest = max(Counter(labels).values(), default=0)
     if n_groups < N_BASE_FOLDS or largest < N_BASE_FOLDS:
-        raise SplitError(
+        raise UserError(
             f"{len(labels)} images of {n_groups} lesions, {largest} images in the largest class: the grouped splits "
             f"need {N_BASE_FOLDS} lesions and {N_BASE_FOLDS} images in one class at least; give a larger archive"
         )
@@ -87,14 +83,14 @@ def random_stratified(
         held_out: share of validation and test together, which are of equal size; 0.2 gives 80/10/10.
 
     Raises:
-        SplitError: a class has fewer than ten used images.
+        UserError: a class has fewer than ten used images.
     """
     used = np.nonzero(np.ones(len(labels), bool) if use is None else np.asarray(use, bool))[0]
     names = np.asarray(labels, dtype=object)
     for label, count in sorted(Counter(names[used].tolist()).items()):
         if count < MIN_PUBLISHED_PER_CLASS:
             shares = "/".join(f"{100 * share:.0f}" for share in (1 - held_out, held_out / 2, held_out / 2))
-            raise SplitError(
+            raise UserError(
                 f"class {label!r} has {count} images; the published stratified {shares} split needs at least "
                 f"{MIN_PUBLISHED_PER_CLASS} of each class: give the whole archive"
             )

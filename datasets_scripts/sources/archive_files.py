@@ -28,10 +28,6 @@ _DAMAGED = (
 )  # fmt: skip
 
 
-class ArchiveError(UserError):
-    """An archive folder that is missing, empty, or holds a broken zip file."""
-
-
 class ArchiveFiles:
     """Every file under a folder, and inside each zip file under it; or of one zip file.
 
@@ -46,13 +42,13 @@ class ArchiveFiles:
         """List the files.
 
         Raises:
-            ArchiveError: ``root`` does not exist, is no folder or zip file, has no file, or holds a broken zip file.
+            UserError: ``root`` does not exist, is no folder or zip file, has no file, or holds a broken zip file.
         """
         self.root = root
         if not root.exists():
-            raise ArchiveError(f"archive folder {root} does not exist; give the folder of the download")
+            raise UserError(f"archive folder {root} does not exist; give the folder of the download")
         if root.is_file() and root.suffix.lower() != ".zip":
-            raise ArchiveError(f"{root} is a file; give the folder of the download, or one zip file")
+            raise UserError(f"{root} is a file; give the folder of the download, or one zip file")
         self._not_entered: Counter[str] = Counter()
         self._repeated = 0
         paths = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else [root]
@@ -70,7 +66,7 @@ class ArchiveFiles:
         self.entries: list[tuple[PurePosixPath, Reader]] = list(found)
         self.image_entries = [(path, read) for path, read in found if _is_image(path, read)]
         if not self.entries:
-            raise ArchiveError(f"archive folder {root} is empty; put the download there")
+            raise UserError(f"archive folder {root} is empty; put the download there")
 
     def own_classes(self) -> str:
         """What to do with images in folders of several classes, as the end of a message; "" where there are none."""
@@ -119,7 +115,7 @@ def _is_image(path: PurePosixPath, read: _Read) -> bool:
         return True
     try:
         return is_image(path.name, read(HEAD))
-    except (ArchiveError, OSError):
+    except (UserError, OSError):
         return False  # whoever needs the file reports it
 
 
@@ -132,7 +128,7 @@ def _read_file(path: Path, most: int = -1) -> bytes:
 
 def _check_size(name: object, size: int) -> None:
     if size > LARGEST_FILE:
-        raise ArchiveError(
+        raise UserError(
             f"{name} has {size / 1e6:,.0f} MB, at most {LARGEST_FILE / 1e6:.0f} MB are read: it is no image or table "
             "of such an archive, remove it"
         )
@@ -142,10 +138,10 @@ def _zip_entries(path: Path) -> list[tuple[PurePosixPath, _Read]]:
     try:
         archive = zipfile.ZipFile(path)
     except _DAMAGED as error:
-        raise ArchiveError(f"{path} is no readable zip file ({error}); download it again") from error
+        raise UserError(f"{path} is no readable zip file ({error}); download it again") from error
     members = sorted((info for info in archive.infolist() if not info.is_dir()), key=lambda info: info.filename)
     if any(info.flag_bits & _ENCRYPTED for info in members):
-        raise ArchiveError(f"{path} is encrypted; unpack it with its password and give the folder")
+        raise UserError(f"{path} is encrypted; unpack it with its password and give the folder")
     return [(PurePosixPath(info.filename), partial(_read_member, archive, info)) for info in members]
 
 
@@ -157,4 +153,4 @@ def _read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int = -1
         with archive.open(info) as file:
             return file.read(most)
     except _DAMAGED as error:
-        raise ArchiveError(f"{name} cannot be unpacked, the file is damaged ({error})") from error
+        raise UserError(f"{name} cannot be unpacked, the file is damaged ({error})") from error

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import REAL, SYNTHETIC, Archive, Row
 from datasets_scripts.sources import tables
-from datasets_scripts.sources.archive_files import OWN_CLASSES, ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import OWN_CLASSES, ArchiveFiles, Reader
 from datasets_scripts.splits import PUBLISHED_SPLITS
 from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
@@ -32,10 +32,6 @@ _SPLITS = {
     "testing": "test",
 }
 _SYNTHETIC_NAME = re.compile(r"(?P<parent>.+?)(_syn|-synthetic-)(?P<number>\d+)", re.IGNORECASE)
-
-
-class ProvenanceError(UserError):
-    """What is said of an image's origin contradicts itself, or names an image that is not there."""
 
 
 @dataclass(frozen=True)
@@ -58,13 +54,13 @@ def place(path: PurePosixPath, read: Reader, task: str) -> Placed:
     """What the folders of an image say: the innermost that names neither split nor provenance names the class.
 
     Raises:
-        ArchiveError: the image lies in no class folder.
+        UserError: the image lies in no class folder.
         UnknownLabelError: the folder is no class of the task.
     """
     folders = _folders(path)
     classes = [part for part in folders if part not in _SPLITS and part not in (REAL, SYNTHETIC)]
     if not classes:
-        raise ArchiveError(f"image {path} lies in no class folder; move it into the folder of its class or remove it")
+        raise UserError(f"image {path} lies in no class folder; move it into the folder of its class or remove it")
     try:
         label = canonical(task, classes[-1])
     except UnknownLabelError as error:
@@ -96,15 +92,15 @@ def read(source: str, task: str) -> Archive:
         train, validation and test has images.
 
     Raises:
-        ArchiveError: there is no image, or one in no class folder.
+        UserError: there is no image, or one in no class folder.
         UnknownLabelError: a folder is no class of the task.
         MetadataError: ``provenance.csv`` lacks a column, or names a file that is not there.
-        ProvenanceError: origins contradict, or a parent is not there.
+        UserError: origins contradict, or a parent is not there.
     """
     files = ArchiveFiles(Path(source))
     placed = [place(path, read, task) for path, read in files.image_entries]
     if not placed:
-        raise ArchiveError(f"{source} has no image; give the folder that holds the class folders")
+        raise UserError(f"{source} has no image; give the folder that holds the class folders")
     ids = image_ids(placed)
     records, tables_read, unread = _provenance_table(files)
     origins = _Origins(placed, records)
@@ -139,7 +135,7 @@ def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[P
     """The rows of the table, the path of it, and what was not read; all empty where there is none."""
     found = [(path, reader) for path, reader in files.entries if path.name.lower() == PROVENANCE_TABLE]
     if len(found) > 1:
-        raise ArchiveError(f"{files.root} has {len(found)} files {PROVENANCE_TABLE}; leave one")
+        raise UserError(f"{files.root} has {len(found)} files {PROVENANCE_TABLE}; leave one")
     if not found:
         return [], [], []
     columns, records = tables.read_table(found[0][1](), str(found[0][0]))
@@ -161,13 +157,13 @@ class _Origins:
                 self._by_name[name].append(i)
         told = {self._listed(record) for record in records}
         if len(told) < len(records):
-            raise ProvenanceError(f"{PROVENANCE_TABLE} lists a file twice; leave one row for each")
+            raise UserError(f"{PROVENANCE_TABLE} lists a file twice; leave one row for each")
         for i, one in enumerate(placed):
             named = _SYNTHETIC_NAME.fullmatch(one.path.stem)
             if named is None or i in told:
                 continue
             if one.provenance == REAL:
-                raise ProvenanceError(
+                raise UserError(
                     f"{one.path} is in a folder for real images and is named as a synthetic one; move or rename it, "
                     f"or list it in {PROVENANCE_TABLE}"
                 )
@@ -179,9 +175,9 @@ class _Origins:
         i = self._find(record["file"], f"listed in {PROVENANCE_TABLE}", "remove its row")
         path, told = self.placed[i].path, record["provenance"].lower()
         if told not in (REAL, SYNTHETIC):
-            raise ProvenanceError(f"{PROVENANCE_TABLE} says {told!r} of {path}; give {REAL} or {SYNTHETIC}")
+            raise UserError(f"{PROVENANCE_TABLE} says {told!r} of {path}; give {REAL} or {SYNTHETIC}")
         if self.placed[i].provenance not in (None, told):
-            raise ProvenanceError(
+            raise UserError(
                 f"{path} is {told} in {PROVENANCE_TABLE} and lies in a folder {self.placed[i].provenance}; fix one"
             )
         self.provenance[i] = told
@@ -202,17 +198,17 @@ class _Origins:
         if child is not None:
             found = [i for i in found if self.placed[i].label == self.placed[child].label] or found
         if not found:
-            raise ProvenanceError(f"{name!r}, {what}, is not in the folder; add it, or {advice}")
+            raise UserError(f"{name!r}, {what}, is not in the folder; add it, or {advice}")
         if len(found) > 1:
             paths = f"{self.placed[found[0]].path} and {self.placed[found[1]].path}"
-            raise ProvenanceError(f"{name!r}, {what}, may be {paths}; name it by its path in {PROVENANCE_TABLE}")
+            raise UserError(f"{name!r}, {what}, may be {paths}; name it by its path in {PROVENANCE_TABLE}")
         return found[0]
 
     def roots(self) -> list[int]:
         """For each image the one that it was made of in the end, itself when of none.
 
         Raises:
-            ProvenanceError: images were made of each other.
+            UserError: images were made of each other.
         """
         result = []
         for i in range(len(self.placed)):
@@ -220,7 +216,7 @@ class _Origins:
             while root in self.parent:
                 root = self.parent[root]
                 if root in seen:
-                    raise ProvenanceError(f"{self.placed[i].path} is its own parent; fix {PROVENANCE_TABLE}")
+                    raise UserError(f"{self.placed[i].path} is its own parent; fix {PROVENANCE_TABLE}")
                 seen.add(root)
             result.append(root)
         return result

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from datasets_scripts.command import UserError
 from datasets_scripts.rows import Archive, Row
-from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles
+from datasets_scripts.sources.archive_files import ArchiveFiles
 from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
 SOURCE = "DermNet"
@@ -29,7 +30,7 @@ def read(source: str) -> Archive:
         merges some; several photos of one person cannot be told.
 
     Raises:
-        ArchiveError: the folder is missing or has no acne photo.
+        UserError: the folder is missing or has no acne photo.
     """
     files = ArchiveFiles(Path(source))
     taken = []
@@ -40,7 +41,7 @@ def read(source: str) -> Archive:
         except UnknownLabelError:
             left_out += 1
     if not taken:
-        raise ArchiveError(
+        raise UserError(
             f"{source} has no image in a folder 'Acne and Rosacea Photos'; give the folder that holds DermNet's "
             f"train and test{files.own_classes()}"
         )

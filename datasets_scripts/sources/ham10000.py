@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from datasets_scripts.command import UserError
 from datasets_scripts.rows import Archive, Row
 from datasets_scripts.sources import ham10000_mirror, tables
-from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import ArchiveFiles, Reader
 from datasets_scripts.sources.ham10000_table import Record, parse, row_values, without_repeats
 
 SOURCE = "HAM10000"
@@ -52,7 +53,7 @@ def read(source: str, with_masks: bool = True) -> Archive:
         Rows in the order of the metadata table: the published scripts split it in that order.
 
     Raises:
-        ArchiveError: nothing usable is there.
+        UserError: nothing usable is there.
         MetadataError: the table is incomplete or contradicts itself.
         UnknownLabelError: a diagnosis is not HAM10000's.
     """
@@ -65,7 +66,7 @@ def read(source: str, with_masks: bool = True) -> Archive:
             records, images, warnings = ham10000_mirror.read_files(files.parquet, source)
             warnings += files.warnings([PurePosixPath(path.relative_to(files.root)) for path in files.parquet])
         elif table is None:
-            raise ArchiveError(
+            raise UserError(
                 f"{source} has no HAM10000_metadata.csv; put the metadata table beside the images{files.own_classes()}"
             )
         else:
@@ -85,7 +86,7 @@ def is_layout(source: str) -> bool:
     """Whether ``source`` is for :func:`read`: it has HAM10000's table or Parquet, or is a name that is no path here.
 
     Raises:
-        ArchiveError: as :class:`ArchiveFiles`.
+        UserError: as :class:`ArchiveFiles`.
     """
     if not Path(source).exists():
         return True
@@ -101,7 +102,7 @@ def _find_table(files: ArchiveFiles) -> tuple[str, Reader] | None:
     found = [entry for entry in found if _is_named(entry[0])] or found
     if len(found) > 1:
         names = ", ".join(str(path) for path, _ in found)
-        raise ArchiveError(f"{files.root} has {len(found)} metadata tables ({names}); leave one")
+        raise UserError(f"{files.root} has {len(found)} metadata tables ({names}); leave one")
     return (str(found[0][0]), found[0][1]) if found else None
 
 

@@ -11,7 +11,8 @@ import datasets
 import httpx
 import pyarrow as pa
 
-from datasets_scripts.sources.archive_files import ArchiveError, Reader
+from datasets_scripts.command import UserError
+from datasets_scripts.sources.archive_files import Reader
 from datasets_scripts.sources.ham10000_table import COLUMNS, MetadataError, Record, check_columns
 from datasets_scripts.sources.tables import is_gap, unread_warnings
 
@@ -25,13 +26,13 @@ def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
         The table's rows as text, by image id the function that reads the image's bytes, undecoded, and warnings.
 
     Raises:
-        ArchiveError: there is no such dataset, or it cannot be read.
+        UserError: there is no such dataset, or it cannot be read.
         MetadataError: a column is missing.
     """
     try:
         splits = datasets.load_dataset(repo_id)
     except _UNREADABLE as error:
-        raise ArchiveError(
+        raise UserError(
             f"{repo_id!r} is neither a folder here nor a dataset that can be read from the Hub "
             f"({type(error).__name__}: {error}); check the path, or the id and the network"
         ) from error
@@ -40,9 +41,7 @@ def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
     try:
         table = datasets.concatenate_datasets([splits[name] for name in sorted(splits)])
     except _UNREADABLE as error:
-        raise ArchiveError(
-            f"the splits of {repo_id!r} have different columns ({error}); take another mirror"
-        ) from error
+        raise UserError(f"the splits of {repo_id!r} have different columns ({error}); take another mirror") from error
     return _take(table, repo_id)
 
 
@@ -52,7 +51,7 @@ def read_files(files: Sequence[Path], where: str) -> tuple[list[Record], dict[st
         table = datasets.load_dataset("parquet", data_files=[str(path) for path in files], split="train")
     except _UNREADABLE as error:
         cause = error.__cause__ or error
-        raise ArchiveError(
+        raise UserError(
             f"the Parquet files of {where} cannot be read ({type(cause).__name__}: {cause}); download them again"
         ) from error
     for path in files:
@@ -87,9 +86,7 @@ def _check_diagnosed(table: datasets.Dataset, where: str) -> None:
 def _take(table: datasets.Dataset, where: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
     check_columns(table.column_names, where)
     if "image" not in table.column_names:
-        raise ArchiveError(
-            f"{where} has no column image (it has: {', '.join(table.column_names)}); take another mirror"
-        )
+        raise UserError(f"{where} has no column image (it has: {', '.join(table.column_names)}); take another mirror")
     classes = {name: kind for name, kind in table.features.items() if isinstance(kind, datasets.ClassLabel)}
     images = table.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
     records: list[Record] = []

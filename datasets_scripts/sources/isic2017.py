@@ -11,9 +11,10 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from datasets_scripts.command import UserError
 from datasets_scripts.rows import UNKNOWN, Archive, Row
 from datasets_scripts.sources import class_folders, tables
-from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import ArchiveFiles, Reader
 from datasets_scripts.taxonomy import TASKS
 
 SOURCE = "ISIC 2017 challenge"
@@ -46,7 +47,7 @@ def is_layout(source: str) -> bool:
     """Whether ``source`` holds the challenge's ground truth, or images under train, valid or test.
 
     Raises:
-        ArchiveError: as :class:`ArchiveFiles`.
+        UserError: as :class:`ArchiveFiles`.
     """
     if not Path(source).exists():
         return False
@@ -67,7 +68,7 @@ def read(source: str) -> Archive:
         each image is its own until the duplicate search merges some. Ages and sexes where ``*_metadata.csv`` is there.
 
     Raises:
-        ArchiveError: nothing usable is there.
+        UserError: nothing usable is there.
         MetadataError: a table lacks a column, says both classes of one image, or names images that are not there.
         UnknownLabelError: a folder is none of the three classes.
     """
@@ -144,7 +145,7 @@ def _of_folders(files: ArchiveFiles) -> list[_Labelled]:
         if not path.stem.lower().endswith(_NO_PHOTO)
     ]
     if not placed:
-        raise ArchiveError(f"{files.root} has no image in train, valid or test; give the folder that holds them")
+        raise UserError(f"{files.root} has no image in train, valid or test; give the folder that holds them")
     return [(one.path.stem, one.label, one.read, one.split) for one in placed]
 
 

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+from datasets_scripts.command import UserError
 from datasets_scripts.rows import UNKNOWN, Archive, Row
 from datasets_scripts.sources import tables
-from datasets_scripts.sources.archive_files import ArchiveError, ArchiveFiles, Reader
+from datasets_scripts.sources.archive_files import ArchiveFiles, Reader
 from datasets_scripts.taxonomy import canonical, malignancy_groups
 
 SOURCE = "ISIC Archive"
@@ -43,7 +44,7 @@ def is_download(source: str) -> bool:
     called ``metadata.csv`` and is not HAM10000's, so that the reader can say what it lacks.
 
     Raises:
-        ArchiveError: as :class:`ArchiveFiles`.
+        UserError: as :class:`ArchiveFiles`.
     """
     return Path(source).exists() and bool(_tables(ArchiveFiles(Path(source))))
 
@@ -59,7 +60,7 @@ def read(source: str) -> Archive:
         without a lesion id is its own lesion; images of one patient share ``patient_id``.
 
     Raises:
-        ArchiveError: nothing usable is there.
+        UserError: nothing usable is there.
         MetadataError: the table is incomplete, or names images that are not there.
         UnknownLabelError: ``diagnosis_1`` is none of the archive's.
     """
@@ -67,7 +68,7 @@ def read(source: str) -> Archive:
     found = _tables(files)
     if len(found) != 1:
         names = ", ".join(name for name, _ in found) or "none"
-        raise ArchiveError(f"{source} has {len(found)} metadata tables ({names}); leave one metadata.csv of isic-cli")
+        raise UserError(f"{source} has {len(found)} metadata tables ({names}); leave one metadata.csv of isic-cli")
     name, content = found[0]
     columns, records = tables.read_table(content(), name)
     records = [{_plain(column): value for column, value in record.items()} for record in records]

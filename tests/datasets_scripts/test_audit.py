@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 
 from datasets_scripts.audit import (
-    LeakError,
     duplicate_report,
     leak_audit,
     leak_by_config,
@@ -12,6 +11,7 @@ from datasets_scripts.audit import (
     percent,
     synthetic_report,
 )
+from datasets_scripts.command import UserError
 from datasets_scripts.duplicates import Duplicates
 from datasets_scripts.rows import Row
 
@@ -43,7 +43,7 @@ def test_a_leaking_grouped_config_is_an_error_and_a_published_one_is_not():
     leaking = {"train": [0], "test": [1, 2]}
     assert leak_by_config({"published": leaking}, groups, labels)["published"]["test"]["leaking"] == 1
     for config in ("grouped", "fold3"):
-        with pytest.raises(LeakError, match=f"'{config}': 1 of 2 images of test"):
+        with pytest.raises(UserError, match=f"'{config}': 1 of 2 images of test"):
             leak_by_config({config: leaking}, groups, labels)
 
 

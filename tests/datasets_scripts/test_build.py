@@ -12,9 +12,8 @@ import pytest
 from hub_server import LoopbackHub
 
 from datasets_scripts import build_dermx, build_ham10000, build_phantom
-from datasets_scripts.command import run
+from datasets_scripts.command import UserError, run
 from datasets_scripts.sources import ham10000
-from datasets_scripts.splits import SplitError
 from datasets_scripts.taxonomy import TASKS
 
 LABELS = list(TASKS["ham10000"])
@@ -117,7 +116,7 @@ def test_a_mirror_on_the_hub(ham_records, make_mirror, tmp_path, repo_root):
 def test_the_full_archive_must_give_the_published_counts(archive, monkeypatch):
     rows = ham10000.read(str(archive)).rows
     monkeypatch.setattr(ham10000, "FULL_ROWS", len(rows))
-    with pytest.raises(SplitError, match=r"published were \{'train': 7966, 'validation': 996, 'test': 996\}"):
+    with pytest.raises(UserError, match=r"published were \{'train': 7966, 'validation': 996, 'test': 996\}"):
         build_ham10000.published_split(rows, 42)
 
 

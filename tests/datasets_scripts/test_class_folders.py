@@ -11,13 +11,10 @@ import datasets
 import pytest
 
 from datasets_scripts import build_dermx, build_ham10000, build_isic2017, build_isic_binary, build_lesions12
-from datasets_scripts.command import run
+from datasets_scripts.command import UserError, run
 from datasets_scripts.rows import Archive, Row
 from datasets_scripts.sources import class_folders
-from datasets_scripts.sources.archive_files import ArchiveError
-from datasets_scripts.sources.class_folders import ProvenanceError
 from datasets_scripts.sources.tables import MetadataError
-from datasets_scripts.splits import SplitError
 from datasets_scripts.taxonomy import TASKS, UnknownLabelError
 
 CLASSES = {
@@ -181,41 +178,41 @@ def test_the_table_goes_before_file_names(tmp_path):
             UnknownLabelError,
             r"folder of Psoriasis/b.jpg: .*'psoriasis'.*ak, bcc",
         ),
-        (["Nevus/a.jpg", "train/b.jpg"], "", ArchiveError, "image train/b.jpg lies in no class folder"),
-        (["notes.txt"], "", ArchiveError, "has no image"),
+        (["Nevus/a.jpg", "train/b.jpg"], "", UserError, "image train/b.jpg lies in no class folder"),
+        (["notes.txt"], "", UserError, "has no image"),
         (
             ["Nevus/a_syn1.jpg"],
             "",
-            ProvenanceError,
+            UserError,
             "'a', the parent of Nevus/a_syn1.jpg, is not in the folder; add it",
         ),
         (
             ["real/Nevus/a.jpg", "real/Nevus/a_syn1.jpg"],
             "",
-            ProvenanceError,
+            UserError,
             "is in a folder for real images and is named",
         ),
-        (["Nevus/a.jpg"], "b.jpg,real,", ProvenanceError, "'b.jpg', listed in provenance.csv, is not in the folder"),
-        (["Nevus/a.jpg"], "a.jpg,synthetic,z", ProvenanceError, "'z', the parent of Nevus/a.jpg, is not in the folder"),
-        (["Nevus/a.jpg"], "a.jpg,fake,", ProvenanceError, "says 'fake' of Nevus/a.jpg; give real or synthetic"),
-        (["Nevus/a.jpg"], "a.jpg,real,\na,real,", ProvenanceError, "lists a file twice"),
+        (["Nevus/a.jpg"], "b.jpg,real,", UserError, "'b.jpg', listed in provenance.csv, is not in the folder"),
+        (["Nevus/a.jpg"], "a.jpg,synthetic,z", UserError, "'z', the parent of Nevus/a.jpg, is not in the folder"),
+        (["Nevus/a.jpg"], "a.jpg,fake,", UserError, "says 'fake' of Nevus/a.jpg; give real or synthetic"),
+        (["Nevus/a.jpg"], "a.jpg,real,\na,real,", UserError, "lists a file twice"),
         (
             ["real/Nevus/a.jpg"],
             "a,synthetic,",
-            ProvenanceError,
+            UserError,
             "is synthetic in provenance.csv and lies in a folder real",
         ),
-        (["Nevus/a.jpg"], "a,synthetic,a", ProvenanceError, "'a', the parent of Nevus/a.jpg, is not in the folder"),
+        (["Nevus/a.jpg"], "a,synthetic,a", UserError, "'a', the parent of Nevus/a.jpg, is not in the folder"),
         (
             ["Nevus/a.jpg", "Nevus/b.jpg"],
             "a,synthetic,b\nb,synthetic,a",
-            ProvenanceError,
+            UserError,
             "Nevus/a.jpg is its own parent; fix provenance.csv",
         ),
         (
             ["train/Nevus/a.jpg", "test/Nevus/a.jpg", "train/Nevus/a_syn1.jpg"],
             "",
-            ProvenanceError,
+            UserError,
             "'a', the parent of train/Nevus/a_syn1.jpg, may be test/Nevus/a.jpg and train/Nevus/a.jpg; name it by its",
         ),
     ],
@@ -234,7 +231,7 @@ def test_a_table_without_its_columns_or_two_of_them(tmp_path):
     with pytest.raises(MetadataError, match=r"provenance\.csv has no column provenance "):
         class_folders.read(str(root), "lesions12")
     shutil.copy(root / "provenance.csv", root / "Nevus" / "provenance.csv")
-    with pytest.raises(ArchiveError, match=r"has 2 files provenance\.csv"):
+    with pytest.raises(UserError, match=r"has 2 files provenance\.csv"):
         class_folders.read(str(root), "lesions12")
 
 
@@ -261,7 +258,7 @@ def test_a_random_split_leaves_rare_classes_in_train():
         ("sl", "train"): 9,
     }
     assert warnings == ["Config published: sl have fewer than 10 images each and stand in train only."]
-    with pytest.raises(SplitError, match="class 'mel' has 5 images"):
+    with pytest.raises(UserError, match="class 'mel' has 5 images"):
         build_lesions12.published_split(Archive(rows[35:45]), 42)
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -15,19 +16,21 @@ import yaml
 from PIL import Image
 
 from datasets_scripts.command import UserError
-from datasets_scripts.curate import RowsError, curate
+from datasets_scripts.curate import curate
+from datasets_scripts.dataset_card import Description
 from datasets_scripts.images import ImageError
 from datasets_scripts.rows import Row
 from datasets_scripts.sources import ham10000
 from datasets_scripts.taxonomy import TASKS, UnknownLabelError
 
 CONFIGS = ("grouped", "published", "fold0", "fold1", "fold2", "fold3", "fold4")
-ABOUT = {"name": "tiny", "title": "Tiny", "seed": 1, "license": "cc-by-nc-4.0", "citation": "@misc{tiny}"}
+ABOUT = Description("tiny", "Tiny", TASKS["ham10000"], "cc-by-nc-4.0", "@misc{tiny}")
 
 
 def build(rows: list[Row], out: Path, **changes) -> dict:
     published = [("train", "validation", "test", None)[i % 4] for i in range(len(rows))]
-    return curate(rows, out, **{**ABOUT, "labels": TASKS["ham10000"], "published": published, **changes})
+    about = {key: changes.pop(key) for key in [*changes] if hasattr(ABOUT, key)}
+    return curate(rows, out, replace(ABOUT, **about), **{"published": published, "seed": 1, **changes})
 
 
 @pytest.fixture
@@ -225,9 +228,9 @@ def test_odd_images_are_stored_upright_as_rgb(rows, tmp_path, pictures):
 
 def test_rows_that_no_dataset_can_be_made_of(rows, tmp_path):
     for bad, error, message in (
-        ([], RowsError, "0 images"),
-        ([*rows, rows[0]], RowsError, f"1 image ids occur more than once, the first is '{rows[0].image_id}'"),
-        ([*rows, Row("x", "acne", bytes, "x")], RowsError, "label 'acne' is not among akiec"),
+        ([], UserError, "0 images"),
+        ([*rows, rows[0]], UserError, f"1 image ids occur more than once, the first is '{rows[0].image_id}'"),
+        ([*rows, Row("x", "acne", bytes, "x")], UserError, "label 'acne' is not among akiec"),
         ([*rows, Row("x", "nv", bytes, "x")], ImageError, "image x: the file is empty"),
     ):
         with pytest.raises(error, match=message):

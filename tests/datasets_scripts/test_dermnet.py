@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
+from datasets_scripts.command import UserError
 from datasets_scripts.sources import dermnet
-from datasets_scripts.sources.archive_files import ArchiveError
 
 
 def test_acne_of_both_folders_is_taken_and_the_rest_counted(acne):
@@ -28,10 +28,10 @@ def test_zipped(acne, tmp_path):
 
 
 def test_missing_empty_or_without_acne(acne, tmp_path):
-    with pytest.raises(ArchiveError, match="does not exist"):
+    with pytest.raises(UserError, match="does not exist"):
         dermnet.read(str(tmp_path / "nothing"))
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ArchiveError, match="is empty"):
+    with pytest.raises(UserError, match="is empty"):
         dermnet.read(str(tmp_path / "empty"))
-    with pytest.raises(ArchiveError, match="no image in a folder 'Acne and Rosacea Photos'"):
+    with pytest.raises(UserError, match="no image in a folder 'Acne and Rosacea Photos'"):
         dermnet.read(str(acne / "train" / "Eczema Photos"))

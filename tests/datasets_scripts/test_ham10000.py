@@ -7,8 +7,8 @@ from pathlib import Path
 import datasets
 import pytest
 
+from datasets_scripts.command import UserError
 from datasets_scripts.sources import ham10000
-from datasets_scripts.sources.archive_files import ArchiveError
 from datasets_scripts.sources.ham10000_table import COLUMNS, MetadataError, without_repeats
 from datasets_scripts.taxonomy import UnknownLabelError
 
@@ -135,13 +135,13 @@ def test_a_damaged_member_of_a_zip_file_is_named(archive, packing):
     data[start : start + 60] = bytes(range(60, 120))
     path.write_bytes(data)
     row = next(row for row in ham10000.read(str(archive)).rows if f"{row.image_id}.jpg" == name)
-    with pytest.raises(ArchiveError, match=f"{name} cannot be unpacked"):
+    with pytest.raises(UserError, match=f"{name} cannot be unpacked"):
         row.read()
 
 
 def test_a_file_that_is_absurdly_large_is_not_read(archive, monkeypatch):
     monkeypatch.setattr("datasets_scripts.sources.archive_files.LARGEST_FILE", 1000)
-    with pytest.raises(ArchiveError, match=rf"{TABLE} has .* MB, at most"):
+    with pytest.raises(UserError, match=rf"{TABLE} has .* MB, at most"):
         ham10000.read(str(archive))
 
 
@@ -220,21 +220,21 @@ def test_one_spelling_or_another_of_a_diagnosis_is_no_contradiction(ham_records)
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
-        (lambda folder: shutil.rmtree(folder), ArchiveError, "does not exist"),
-        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), ArchiveError, "is empty"),
-        (lambda folder: (folder / TABLE).unlink(), ArchiveError, "has no HAM10000_metadata"),
+        (lambda folder: shutil.rmtree(folder), UserError, "does not exist"),
+        (lambda folder: (shutil.rmtree(folder), folder.mkdir()), UserError, "is empty"),
+        (lambda folder: (folder / TABLE).unlink(), UserError, "has no HAM10000_metadata"),
         (lambda folder: (folder / TABLE).write_text(""), MetadataError, r"has no column lesion_id, .*it has: none"),
         (lambda folder: (folder / TABLE).write_text(",".join(COLUMNS)), MetadataError, "has no rows"),
         (lambda folder: (folder / TABLE).write_bytes(b"\xff\xfe\x00\x81" * 9), MetadataError, "not UTF-8"),
         (lambda folder: shutil.rmtree(folder / "HAM10000_images_part_2"), MetadataError, "58 of 116 ids have no image"),
         (
             lambda folder: (folder / "HAM10000_images_part_1.zip").write_bytes(b"PK\x03\x04 cut off"),
-            ArchiveError,
+            UserError,
             "no readable zip file.*download it again",
         ),
         (
             lambda folder: (folder / "b").mkdir() or shutil.copy(folder / TABLE, folder / "b" / TABLE),
-            ArchiveError,
+            UserError,
             "2 metadata tables",
         ),
     ],
@@ -246,7 +246,7 @@ def test_spoilt_archives(archive, spoil, error, message):
 
 
 def test_a_file_is_no_archive(archive):
-    with pytest.raises(ArchiveError, match="is a file; give the folder"):
+    with pytest.raises(UserError, match="is a file; give the folder"):
         ham10000.read(str(archive / TABLE))
 
 
@@ -290,7 +290,7 @@ def test_a_damaged_zip_member_is_named_when_read(make_archive, ham_records):
     packed.write_bytes(data)
     rows = {row.image_id: row for row in ham10000.read(str(folder)).rows}
     damaged = min(record["image_id"] for record in ham_records[:58])
-    with pytest.raises(ArchiveError, match=rf"HAM10000_images_part_1\.zip: {damaged}\.jpg cannot be unpacked.*CRC"):
+    with pytest.raises(UserError, match=rf"HAM10000_images_part_1\.zip: {damaged}\.jpg cannot be unpacked.*CRC"):
         rows[damaged].read()
 
 
@@ -301,15 +301,15 @@ def test_parquet_without_the_columns_or_no_parquet_at_all(tmp_path, make_mirror,
     with pytest.raises(MetadataError, match="has no column lesion_id, dx_type, age, sex, localization"):
         ham10000.read(str(folder))
     (folder / "a.parquet").write_bytes(b"PAR1 cut off")
-    with pytest.raises(ArchiveError, match=r"Parquet files of .* cannot be read"):
+    with pytest.raises(UserError, match=r"Parquet files of .* cannot be read"):
         ham10000.read(str(folder))
     mirror = make_mirror(ham_records)
     for path in mirror.rglob("*.parquet"):
         datasets.Dataset.from_parquet(str(path)).remove_columns("image").to_parquet(path)
-    with pytest.raises(ArchiveError, match="has no column image"):
+    with pytest.raises(UserError, match="has no column image"):
         ham10000.read(str(mirror))
 
 
 def test_a_name_that_is_neither_folder_nor_reachable_dataset():
-    with pytest.raises(ArchiveError, match="'nobody/nothing' is neither a folder here nor a dataset"):
+    with pytest.raises(UserError, match="'nobody/nothing' is neither a folder here nor a dataset"):
         ham10000.read("nobody/nothing")

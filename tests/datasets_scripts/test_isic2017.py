@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from datasets_scripts import build_isic2017
-from datasets_scripts.command import run
+from datasets_scripts.command import UserError, run
 from datasets_scripts.sources import ham10000, isic2017
-from datasets_scripts.sources.archive_files import ArchiveError
 from datasets_scripts.sources.tables import MetadataError
 from datasets_scripts.taxonomy import UnknownLabelError
 
@@ -241,5 +240,5 @@ def test_a_folder_with_split_folders_but_no_image_is_refused(tmp_path):
     root = tmp_path / "data" / "train" / "nevus"
     root.mkdir(parents=True)
     (root / "ISIC_1_superpixels.png").write_bytes(b"x")
-    with pytest.raises(ArchiveError, match="has no image in train, valid or test"):
+    with pytest.raises(UserError, match="has no image in train, valid or test"):
         isic2017.read(str(tmp_path / "data"))

@@ -10,12 +10,10 @@ import datasets
 import pytest
 
 from datasets_scripts import build_isic_binary
-from datasets_scripts.command import run
+from datasets_scripts.command import UserError, run
 from datasets_scripts.rows import Row
 from datasets_scripts.sources import ham10000, isic_archive
-from datasets_scripts.sources.archive_files import ArchiveError
 from datasets_scripts.sources.tables import MetadataError
-from datasets_scripts.splits import SplitError
 from datasets_scripts.taxonomy import UnknownLabelError
 
 COLUMNS = (
@@ -163,7 +161,7 @@ def test_a_missing_column_is_named(download, records, save_table, column):
 
 def test_two_tables_are_refused(download, records, save_table):
     save_table(download / "metadata_2.csv", records, COLUMNS)
-    with pytest.raises(ArchiveError, match=r"has 2 metadata tables \(metadata.csv, metadata_2.csv\); leave one"):
+    with pytest.raises(UserError, match=r"has 2 metadata tables \(metadata.csv, metadata_2.csv\); leave one"):
         isic_archive.read(str(download))
 
 
@@ -215,9 +213,9 @@ def test_the_published_draw_is_balanced_and_70_15_15():
 
 
 def test_too_few_images_of_a_class_name_the_count_and_the_mend():
-    with pytest.raises(SplitError, match="--per-class 50, but class 'malignant' has 30 images; give --per-class 30 or"):
+    with pytest.raises(UserError, match="--per-class 50, but class 'malignant' has 30 images; give --per-class 30 or"):
         build_isic_binary.published_split(binary_rows(90, 30), 50, 42)
-    with pytest.raises(SplitError, match="class 'benign' has 9 images; give a larger archive"):
+    with pytest.raises(UserError, match="class 'benign' has 9 images; give a larger archive"):
         build_isic_binary.published_split(binary_rows(9, 30), 10, 42)
 
 

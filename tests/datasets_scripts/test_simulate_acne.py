@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets_scripts.command import run
+from datasets_scripts.command import UserError, run
 from datasets_scripts.simulate_acne import (
     BASELINE,
     Design,
-    SimulationError,
     main,
     parse_effect,
     simulate,
@@ -108,12 +107,12 @@ def test_a_seed_is_a_study() -> None:
     ],
 )
 def test_what_cannot_be_simulated_is_named(change: dict, said: str) -> None:
-    with pytest.raises(SimulationError, match=said):
+    with pytest.raises(UserError, match=said):
         Design(**change)
 
 
 def test_every_day_may_not_be_missing() -> None:
-    with pytest.raises(SimulationError, match=r"all days are missing at a share of 0\.99"):
+    with pytest.raises(UserError, match=r"all days are missing at a share of 0\.99"):
         simulate(Design(patients=1, days=1, missing=0.99), seed=0)
 
 

@@ -6,7 +6,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datasets_scripts.splits import N_FOLDS, SplitError, base_folds, grouped_configs, random_stratified
+from datasets_scripts.command import UserError
+from datasets_scripts.splits import N_FOLDS, base_folds, grouped_configs, random_stratified
 
 
 def lesions(n: int = 600, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -78,9 +79,9 @@ def test_base_folds_follow_the_seed():
 
 
 def test_too_few_lesions_or_images_are_refused():
-    with pytest.raises(SplitError, match="19 lesions"):
+    with pytest.raises(UserError, match="19 lesions"):
         base_folds(["nv"] * 38, [f"g{i // 2}" for i in range(38)], 0)
-    with pytest.raises(SplitError, match="15 images in the largest class"):
+    with pytest.raises(UserError, match="15 images in the largest class"):
         base_folds(["nv"] * 15 + ["mel"] * 15, [f"g{i}" for i in range(30)], 0)
 
 
@@ -106,10 +107,10 @@ def test_random_stratified_leaves_unused_rows_out():
 def test_random_stratified_with_other_shares():
     split = random_stratified(["benign", "malignant"] * 1500, seed=42, held_out=0.3)
     assert Counter(split) == {"train": 2100, "validation": 450, "test": 450}
-    with pytest.raises(SplitError, match="the published stratified 70/15/15 split needs at least 10"):
+    with pytest.raises(UserError, match="the published stratified 70/15/15 split needs at least 10"):
         random_stratified(["nv"] * 50 + ["df"] * 3, seed=0, held_out=0.3)
 
 
 def test_random_stratified_names_the_class_that_is_too_small():
-    with pytest.raises(SplitError, match="'df' has 3 images"):
+    with pytest.raises(UserError, match="'df' has 3 images"):
         random_stratified(["nv"] * 50 + ["df"] * 3, seed=0)

@@ -19,6 +19,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 from datasets_scripts.curate import curate
+from datasets_scripts.dataset_card import Description
 from datasets_scripts.rows import Row
 from hub_models import (
     PIPELINE_TASK,
@@ -172,18 +173,9 @@ def test_a_dataset_loads_by_its_name_config_and_revision(hub: LoopbackHub, tmp_p
         )
         for index in range(80)
     ]
-    folder = tmp_path / "pictures"
-    curate(
-        rows,
-        folder,
-        name="pictures",
-        title="Invented images",
-        labels=labels,
-        published=None,
-        seed=1,
-        license="cc0-1.0",
-        citation="@misc{none}",
-    )
+    folder = tmp_path / "images"
+    about = Description("images", "Invented images", labels, "cc0-1.0", "@misc{none}")
+    curate(rows, folder, about, published=None, seed=1)
     done = publish(plan(folder, "org/images"), HfApi(endpoint=hub.endpoint, token=hub.token))
     assert len(hub.repo("org/images", "datasets").history("main")) == 2
     code = f"""

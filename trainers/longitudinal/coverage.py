@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datasets_scripts.command import OneLineParser, UserError, run
-from datasets_scripts.simulate_acne import BASELINE, Design, SimulationError, simulate
+from datasets_scripts.simulate_acne import BASELINE, Design, simulate
 from model_cards.manifest import write_text
 from trainers.longitudinal.analysis import METHODS
 from trainers.model_folder.output import check_file
@@ -231,10 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"--{option} {getattr(given, option)}: give {least} or more")
     if given.out is not None:
         check_file(given.out, "coverage.json")
-    try:
-        sized = {name: replace(design, patients=given.patients, days=given.days) for name, design in SETTINGS.items()}
-    except SimulationError as error:
-        raise UserError(str(error)) from error
+    sized = {name: replace(design, patients=given.patients, days=given.days) for name, design in SETTINGS.items()}
     results = {name: measure(design, given.studies, given.seed, given.methods) for name, design in sized.items()}
     if given.out is not None:
         write_text(given.out, json.dumps(results, indent=1, allow_nan=False) + "\n")
