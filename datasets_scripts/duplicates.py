@@ -26,6 +26,8 @@ CORRELATION = 0.985
 DETAIL_CORRELATION = 0.8
 # Below this standard deviation (grey levels, 0..255) a thumbnail shows nothing that could be recognised again.
 FLAT = 2.0
+# The order of a sum changes its last digits: no candidate may be lost before both conditions are checked.
+_ROUNDING = 0.005
 _ENTRIES_PER_BLOCK = 20_000_000
 
 
@@ -41,6 +43,12 @@ def turned(thumbs: np.ndarray, how: int) -> np.ndarray:
     """One of the eight symmetries of the square, ``how`` in 0..7, on (N, S, S)."""
     result = np.rot90(thumbs, how % 4, axes=(1, 2))
     return result[:, :, ::-1] if how >= 4 else result
+
+
+def reduced(thumbs: np.ndarray) -> np.ndarray:
+    """(N, 2S, 2S) -> (N, S, S) float32, area-averaged."""
+    n, side = len(thumbs), thumbs.shape[1] // 2
+    return thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -59,8 +67,7 @@ def _detail(thumbs: np.ndarray) -> np.ndarray:
 
 def _candidates(thumbs: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield (how, i, j) blocks, i < j, whose 16x16 thumbnails correlate when the first is turned."""
-    n, side = len(thumbs), thumbs.shape[1] // 2
-    small = thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
+    n, small = len(thumbs), reduced(thumbs)
     columns = _unit(small).T
     block = max(1, _ENTRIES_PER_BLOCK // max(n, 1))
     for how in tqdm(range(8), desc="comparing images", unit="turn", disable=n < 2_000 or None):
@@ -91,6 +98,20 @@ def near_pairs(thumbs: np.ndarray) -> list[tuple[int, int]]:
             same = (whole >= CORRELATION) & (detail >= DETAIL_CORRELATION)
             found.update(zip(usable[i[same]].tolist(), usable[j[same]].tolist(), strict=True))
     return sorted(found)
+
+
+def near_to(thumb: np.ndarray, thumbs: np.ndarray) -> np.ndarray:
+    """Row numbers (M,) of the thumbnails that show the same image as one thumbnail; as :func:`near_pairs`.
+
+    Args:
+        thumb: (32, 32) uint8 grey.
+        thumbs: (N, 32, 32) uint8 grey.
+    """
+    rows, one = _unit(reduced(thumbs)), reduced(thumb[None])
+    closest = np.max([rows @ _unit(turned(one, how))[0] for how in range(8)], axis=0)
+    candidates = np.flatnonzero(closest >= CANDIDATE_CORRELATION - _ROUNDING)
+    pairs = near_pairs(np.concatenate([thumb[None], thumbs[candidates]]))
+    return candidates[[second - 1 for first, second in pairs if first == 0]]
 
 
 def find_duplicates(pixel_hashes: Sequence[str], thumbs: np.ndarray) -> Duplicates:

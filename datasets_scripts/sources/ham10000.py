@@ -14,7 +14,7 @@ from typing import Any
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import Archive, Row
-from datasets_scripts.sources import ham10000_mirror, tables
+from datasets_scripts.sources import tables
 from datasets_scripts.sources.archive_files import ArchiveFiles, Reader
 from datasets_scripts.sources.ham10000_table import Record, parse, row_values, without_repeats
 
@@ -58,11 +58,15 @@ def read(source: str, with_masks: bool = True) -> Archive:
         UnknownLabelError: a diagnosis is not HAM10000's.
     """
     if not Path(source).exists() and _HUB_ID.fullmatch(source):
+        from datasets_scripts.sources import ham10000_mirror  # imports datasets, which --help need not wait for
+
         records, images, warnings = ham10000_mirror.read_hub(source)
     else:
         files = ArchiveFiles(Path(source))
         table = _find_table(files)
         if table is None and files.parquet:
+            from datasets_scripts.sources import ham10000_mirror
+
             records, images, warnings = ham10000_mirror.read_files(files.parquet, source)
             warnings += files.warnings([PurePosixPath(path.relative_to(files.root)) for path in files.parquet])
         elif table is None:

@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from datasets_scripts.command import UserError
 from datasets_scripts.sources.archive_files import Reader
-from datasets_scripts.sources.ham10000_table import COLUMNS, MetadataError, Record, check_columns
-from datasets_scripts.sources.tables import is_gap, unread_warnings
+from datasets_scripts.sources.ham10000_table import COLUMNS, Record, check_columns
+from datasets_scripts.sources.tables import MetadataError, is_gap, unread_warnings
 
 _UNREADABLE = (ValueError, OSError, pa.ArrowException, httpx.HTTPError, datasets.exceptions.DatasetsError)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 
 from datasets_scripts.sources import tables
-from datasets_scripts.sources.tables import MetadataError as MetadataError
+from datasets_scripts.sources.tables import MetadataError
 from datasets_scripts.taxonomy import canonical
 
 COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")

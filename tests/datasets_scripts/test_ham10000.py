@@ -9,7 +9,8 @@ import pytest
 
 from datasets_scripts.command import UserError
 from datasets_scripts.sources import ham10000
-from datasets_scripts.sources.ham10000_table import COLUMNS, MetadataError, without_repeats
+from datasets_scripts.sources.ham10000_table import COLUMNS, without_repeats
+from datasets_scripts.sources.tables import MetadataError
 from datasets_scripts.taxonomy import UnknownLabelError
 
 TABLE = "HAM10000_metadata.csv"

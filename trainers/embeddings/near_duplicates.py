@@ -14,14 +14,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets_scripts.command import UserError
-from datasets_scripts.duplicates import CANDIDATE_CORRELATION, near_pairs, turned
+from datasets_scripts.duplicates import near_pairs, near_to
 from datasets_scripts.images import ImageError, scan
 from datasets_scripts.rows import Row
 from trainers.embeddings.cache import kept, told_of
 from trainers.embeddings.cases import SHOW_PROGRESS_FROM, Cases
 
-# Rounding must not lose a candidate before near_pairs has evaluated it.
-ROUNDING = 0.005
 HASH_SIDE = 8
 
 
@@ -86,14 +84,7 @@ def same_pictures(one: Looks, many: Looks) -> np.ndarray:
         many: N images.
     """
     exact = np.flatnonzero(many.pixels_sha256 == one.pixels_sha256[0])
-    rows = _centred(_small(many.thumbs))
-    closest = np.full(len(rows), -1.0)
-    for how in range(8):
-        closest = np.maximum(closest, rows @ _centred(turned(_small(one.thumbs), how))[0])
-    candidates = np.flatnonzero(closest >= CANDIDATE_CORRELATION - ROUNDING)
-    pairs = near_pairs(np.concatenate([one.thumbs, many.thumbs[candidates]]))
-    near = candidates[[second - 1 for first, second in pairs if first == 0]]
-    return np.union1d(exact, near).astype(np.int64)
+    return np.union1d(exact, near_to(one.thumbs[0], many.thumbs)).astype(np.int64)
 
 
 def repeats(looks: Looks) -> np.ndarray:
@@ -115,16 +106,3 @@ def dhash(picture: Image.Image) -> str:
     values = np.asarray(grey)
     bits = (values[:, 1:] > values[:, :-1]).reshape(-1)
     return np.packbits(bits).tobytes().hex()
-
-
-def _small(thumbs: np.ndarray) -> np.ndarray:
-    """(N, 32, 32) -> (N, 16, 16), area-averaged."""
-    n, side = len(thumbs), thumbs.shape[1] // 2
-    return thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
-
-
-def _centred(thumbs: np.ndarray) -> np.ndarray:
-    """(N, S, S) -> (N, S * S) rows of mean 0 and length 1; of no contrast: zeros."""
-    flat = thumbs.reshape(len(thumbs), -1)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-3)
