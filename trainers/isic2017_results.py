@@ -164,12 +164,6 @@ def _threshold(text: str) -> float:
     return value
 
 
-def _shown(number: dict[str, Any]) -> str:
-    if number["low"] is None:
-        return f"{number['value']:.3f} (no interval)"
-    return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
-
-
 def main() -> None:
     """Parse the command line, score, print."""
     parser = OneLineParser(
@@ -183,6 +177,7 @@ def main() -> None:
         "--out", type=Path, default=Path("isic2017_results"), help="folder for charts and scores (default %(default)s)"
     )
     from trainers.evaluation.isic2017 import THRESHOLD
+    from trainers.metrics.number import Number
 
     parser.add_argument(
         "--threshold",
@@ -199,9 +194,9 @@ def main() -> None:
     numbers = results(given.predictions, given.truth, given.out, given.threshold, given.bootstrap_replicates)
     print(f"{numbers['images']} images; in brackets the 95 % interval")
     for number, (name, title) in enumerate(TITLES.items(), start=1):
-        print(f"category {number}, AUC, {title}: {_shown(numbers[name])}")
+        print(f"category {number}, AUC, {title}: {Number.read(numbers[name]).text()}")
     for name, value in numbers["at_threshold"].items():
-        print(f"{name} of melanoma called at p >= {given.threshold:g}: {_shown(value)}")
+        print(f"{name} of melanoma called at p >= {given.threshold:g}: {Number.read(value).text()}")
     print(f"wrote roc.png, confusion_matrix.png and scores.json into {given.out}")
 
 

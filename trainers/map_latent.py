@@ -79,7 +79,8 @@ def main() -> None:
             check_model(getattr(given, option), f"--{option}")
     # What follows imports torch, which --help and the errors above need not wait for.
     from trainers.embeddings.map import Settings, map_latent
-    from trainers.embeddings.map_tables import spaces, told
+    from trainers.embeddings.map_tables import spaces
+    from trainers.metrics.number import Number
 
     settings = Settings(
         perplexity=given.perplexity,
@@ -96,9 +97,10 @@ def main() -> None:
     report = map_latent(given.dataset, given.config_name, given.model, given.autoencoder, chosen, given.out, settings)
     for split, kind, numbers in spaces(report):
         knn, silhouette = numbers["knn"], numbers["silhouette"]
+        accuracy = Number.read(knn["balanced_accuracy"]).text()
         print(
-            f"{split:>11} {kind:>9}: {given.k}-NN balanced accuracy {told(knn['balanced_accuracy'])}, chance "
-            f"{knn['chance']['value']:.3f}; silhouette {told(silhouette['mean_over_classes'])}, chance "
+            f"{split:>11} {kind:>9}: {given.k}-NN balanced accuracy {accuracy}, chance "
+            f"{knn['chance']['value']:.3f}; silhouette {Number.read(silhouette['mean_over_classes']).text()}, chance "
             f"{silhouette['chance']['value']:.3f}"
         )
     print(f"finished: {shown_path(given.out)} (map.html, cluster_quality.md, report.json, figures)")

@@ -92,14 +92,14 @@ def main() -> None:
 
 def tell(report: dict[str, Any]) -> None:
     """Print precision by class."""
-    from trainers.embeddings.retrieval import told
+    from trainers.metrics.number import Number
 
     for result in report["precision_at_k"]:
         print(f"precision@{result['k']}, {result['n']:,} queries of {result['n_groups']:,} lesions:")
         rows = {**result["per_class"], "mean over classes": result["macro"], "mean over queries": result["micro"]}
         for name, number in rows.items():
             if number["value"] is not None:
-                print(f"  {name:<18} {told(number)}, chance {number['chance']:.3f}")
+                print(f"  {name:<18} {Number.read(number).text()}, chance {number['chance']:.3f}")
 
 
 def _count(text: str) -> int:

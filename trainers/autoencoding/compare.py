@@ -112,20 +112,16 @@ def grid_names(found: Reconstructions) -> dict[str, str]:
 
 def markdown(result: dict[str, Any], a: tuple[str, Reconstructions], b: tuple[str, Reconstructions]) -> str:
     """The comparison as a table."""
+    from trainers.metrics.number import Number
+
     words = {**NAMES, **grid_names(a[1])}
     rows = [f"| {result['n']:,} images of {result['n_groups']:,} lesions | {a[0]} | {b[0]} | difference |"]
     rows.append("|---|---:|---:|---:|")
     for name, cells in result["scores"].items():
-        shown = [_cell(cells[side]) for side in ("a", "b")] + [_cell(cells["difference"], sign="+")]
+        shown = [Number.read(cells[side]).text() for side in ("a", "b")]
+        shown.append(Number.read(cells["difference"]).text(signed=True))
         rows.append(f"| {words[name]} | " + " | ".join(shown) + " |")
     return "\n".join(rows)
-
-
-def _cell(number: dict[str, Any], sign: str = "") -> str:
-    text = f"{number['value']:{sign}.3f}"
-    if number["low"] is None:
-        return text
-    return f"{text} ({number['low']:{sign}.3f} to {number['high']:{sign}.3f})"
 
 
 def main() -> None:

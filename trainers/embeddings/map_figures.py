@@ -17,6 +17,7 @@ from matplotlib.patheffects import withStroke
 from trainers.embeddings.class_colours import ClassLook
 from trainers.embeddings.representations import CODES, FEATURES, PIXELS
 from trainers.evaluation.figures.charts import BLUE, FAINT, GREEN, INK, LOOK, ORANGE, QUIET
+from trainers.metrics.number import Number
 
 TITLES = {PIXELS: "Plain pixels", CODES: "Autoencoder codes", FEATURES: "Classifier features"}
 SPLIT_COLOURS = (QUIET, BLUE, ORANGE, GREEN)
@@ -140,9 +141,12 @@ def _draw_map(axes: Axes, panel: Panel, labels: np.ndarray, groups: np.ndarray, 
             zorder=3 if rare else 2,
         )
     knn, silhouette = panel.numbers["knn"], panel.numbers["silhouette"]["mean_over_classes"]
+    accuracy, apart = (
+        Number.read(found).text(2).replace("-", MINUS) for found in (knn["balanced_accuracy"], silhouette)
+    )
     lines = [
-        f"{knn['k']}-NN balanced accuracy {_short(knn['balanced_accuracy'])}, chance {knn['chance']['value']:.2f}",
-        f"silhouette {_short(silhouette)}; trustworthiness of the map {panel.numbers['map']['trustworthiness']:.2f}",
+        f"{knn['k']}-NN balanced accuracy {accuracy}, chance {knn['chance']['value']:.2f}",
+        f"silhouette {apart}; trustworthiness of the map {panel.numbers['map']['trustworthiness']:.2f}",
     ]
     axes.set_title(f"{TITLES[panel.kind]} ({panel.numbers['dimensions']:,} dimensions)", pad=34)
     axes.text(0, 1.02, "\n".join(lines), transform=axes.transAxes, va="bottom", fontsize=8.5, linespacing=1.4)
@@ -192,11 +196,3 @@ def _mark(
         color=INK,
         path_effects=[withStroke(linewidth=2.5, foreground="white")],
     )
-
-
-def _short(number: Mapping[str, Any]) -> str:
-    """``0.61 (0.57 to 0.65)``."""
-    text = f"{number['value']:.2f}"
-    if number.get("low") is not None:
-        text += f" ({number['low']:.2f} to {number['high']:.2f})"
-    return text.replace("-", MINUS)

@@ -19,6 +19,7 @@ import numpy as np
 from trainers.embeddings.cases import Cases
 from trainers.embeddings.class_colours import AT_RISK, ClassLook
 from trainers.embeddings.map_figures import TITLES, Panel, lesion_lines
+from trainers.metrics.number import Number
 
 TEMPLATE = Path(__file__).with_name("page.html")
 DIGITS = 4
@@ -102,15 +103,11 @@ def in_words(numbers: Mapping[str, Any]) -> list[str]:
     """The numbers of a space as sentences."""
     knn, silhouette, drawn, siblings = (numbers[name] for name in ("knn", "silhouette", "map", "sibling_first"))
 
-    def told(number: Mapping[str, Any]) -> str:
-        text = f"{number['value']:.3f}"
-        return text if number.get("low") is None else f"{text} ({number['low']:.3f} to {number['high']:.3f})"
-
     lines = [
         f"Class told by the {knn['k']} nearest images of other lesions: balanced accuracy "
-        f"{told(knn['balanced_accuracy'])}; with shuffled labels {knn['chance']['value']:.3f}.",
-        f"Silhouette, mean over the classes: {told(silhouette['mean_over_classes'])}; with shuffled labels "
-        f"{silhouette['chance']['value']:.3f}.",
+        f"{Number.read(knn['balanced_accuracy']).text()}; with shuffled labels {knn['chance']['value']:.3f}.",
+        f"Silhouette, mean over the classes: {Number.read(silhouette['mean_over_classes']).text()}; with shuffled "
+        f"labels {silhouette['chance']['value']:.3f}.",
         f"The map keeps {100 * drawn['neighbours_kept']:.0f} % of each image's {drawn['neighbours']} nearest; its "
         f"trustworthiness is {drawn['trustworthiness']:.3f}.",
     ]

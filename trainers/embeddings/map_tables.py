@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets_scripts.sources.tables import TableWriter
 from trainers.embeddings.map_figures import TITLES
+from trainers.metrics.number import Number
 
 CSV_NAME, MARKDOWN_NAME = "cluster_quality.csv", "cluster_quality.md"
 MEASURES = (
@@ -60,11 +61,11 @@ def quality_markdown(report: Mapping[str, Any]) -> str:
     for split, kind, numbers in spaces(report):
         cells = [
             f"{split}: {TITLES[kind].lower()}, {numbers['dimensions']:,} dimensions",
-            told(numbers["knn"]["balanced_accuracy"]),
-            told(numbers["knn"]["chance"]),
-            told(numbers["silhouette"]["mean_over_classes"]),
-            told(numbers["silhouette"]["chance"]),
-            told(numbers["sibling_first"]),
+            Number.read(numbers["knn"]["balanced_accuracy"]).text(),
+            Number.read(numbers["knn"]["chance"]).text(),
+            Number.read(numbers["silhouette"]["mean_over_classes"]).text(),
+            Number.read(numbers["silhouette"]["chance"]).text(),
+            Number.read(numbers["sibling_first"]).text(),
             f"{numbers['map']['trustworthiness']:.3f}",
             f"{numbers['map']['neighbours_kept']:.3f}",
         ]
@@ -72,20 +73,9 @@ def quality_markdown(report: Mapping[str, Any]) -> str:
     lines = [f"# {report['title']}", "", *rows, ""]
     for split, of_split in report["splits"].items():
         for name, number in of_split["differences"].items():
-            lines.append(f"- {split}, balanced accuracy, {name}: {told(number, sign=True)}")
+            lines.append(f"- {split}, balanced accuracy, {name}: {Number.read(number).text(signed=True)}")
     lines += ["", *(f"- {note}" for note in report["notes"]), "", f"    {report['origin']['command']}", ""]
     return "\n".join(lines)
-
-
-def told(number: Mapping[str, Any], sign: bool = False) -> str:
-    """``0.640 (0.579 to 0.694)``, or ``n/a``."""
-    if number["value"] is None:
-        return "n/a"
-    form = "{:+.3f}" if sign else "{:.3f}"
-    value = form.format(number["value"])
-    if number.get("low") is None:
-        return value
-    return f"{value} ({form.format(number['low'])} to {form.format(number['high'])})"
 
 
 def _at(numbers: Mapping[str, Any], place: tuple[str, ...]) -> Any:

@@ -19,7 +19,7 @@ from datasets_scripts.sources.tables import TableWriter
 from model_cards.report_view import cell
 from trainers.evaluation.figures.charts import BLUE, FAINT, INK, LOOK
 from trainers.metrics.intervals import bootstrap_weights, can_resample, group_strata, replicate
-from trainers.metrics.number import bootstrapped, plain, undefined
+from trainers.metrics.number import Number, bootstrapped, plain, undefined
 from trainers.metrics.weighting import mean_defined, weighted_mean
 
 CSV_NAME, MARKDOWN_NAME, FIGURE_NAME = "precision_at_k.csv", "precision_at_k.md", "precision_at_k.png"
@@ -130,7 +130,7 @@ def retrieval_markdown(report: Mapping[str, Any]) -> str:
         n = f"{numbers[0].get('n', results[0]['n']):,} ({numbers[0].get('lesions', results[0]['n_groups']):,})"
         title = {"macro": "mean over classes", "micro": "mean over queries"}.get(name, cell(name))
         chance = "n/a" if numbers[0].get("chance") is None else f"{numbers[0]['chance']:.3f}"
-        lines.append(f"| {title} | {n} | {chance} | {' | '.join(told(number) for number in numbers)} |")
+        lines.append(f"| {title} | {n} | {chance} | {' | '.join(Number.read(number).text() for number in numbers)} |")
     last = results[-1]
     lines += ["", f"Of the {last['k']} cases found for a query of the class on the left, the share of each class:", ""]
     lines += [f"| | {' | '.join(map(cell, names))} |", "|---" * (1 + len(names)) + "|"]
@@ -138,15 +138,6 @@ def retrieval_markdown(report: Mapping[str, Any]) -> str:
         lines.append(f"| {cell(name)} | {' | '.join(f'{shares[other]:.2f}' for other in names)} |")
     lines += ["", *(f"- {note}" for note in report["notes"]), "", f"    {report['origin']['command']}", ""]
     return "\n".join(lines)
-
-
-def told(number: Mapping[str, Any]) -> str:
-    """``0.640 (0.579 to 0.694)``, or ``n/a``."""
-    if number["value"] is None:
-        return "n/a"
-    if number["low"] is None:
-        return f"{number['value']:.3f}"
-    return f"{number['value']:.3f} ({number['low']:.3f} to {number['high']:.3f})"
 
 
 @style.context(LOOK)

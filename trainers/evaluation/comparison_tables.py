@@ -7,6 +7,7 @@ from typing import Any
 
 from model_cards.report_view import cell
 from trainers.evaluation.paired import ERRORS
+from trainers.metrics.number import Number
 
 PARTIAL = "partial"
 NAMES = {
@@ -88,11 +89,15 @@ def _comparison(result: dict[str, Any], comparison: dict[str, Any]) -> Iterator[
     yield f"| metric | {a} | {b} | {b} - {a} (95 % interval) | p |"
     yield "|---|---:|---:|---:|---:|"
     for name, change in comparison["differences"].items():
-        cells = [number(result["sides"][side][name]) for side in (a, b)]
-        yield f"| {title(name)} | {' | '.join(cells)} | {number(change, signed=True)} | {p_value(change['p'])} |"
-    changes = comparison["relative_change"]
+        cells = [Number.read(result["sides"][side][name]).text() for side in (a, b)]
+        shown = Number.read(change).text(4, signed=True)
+        yield f"| {title(name)} | {' | '.join(cells)} | {shown} | {p_value(change['p'])} |"
+    changes = [
+        f"{NAMES[name]} {Number.read(value).text(0, signed=True, percent=True)}"
+        for name, value in comparison["relative_change"].items()
+    ]
     yield ""
-    yield "Relative change: " + "; ".join(f"{NAMES[name]} {percent(value)}" for name, value in changes.items()) + "."
+    yield "Relative change: " + "; ".join(changes) + "."
     if "mcnemar" in comparison:
         found = comparison["mcnemar"]
         yield ""
@@ -120,36 +125,15 @@ def _shares(shares: dict[str, Any]) -> Iterator[str]:
     yield f"| metric | B - A | {PARTIAL} - A | share |"
     yield "|---|---:|---:|---:|"
     for name, found in shares.items():
-        gains = [number(found[key], signed=True) for key in ("gain", "partial_gain")]
+        gains = [Number.read(found[key]).text(4, signed=True) for key in ("gain", "partial_gain")]
         share = found["share"]
-        shown = percent(share, signed=False) if share["value"] is not None else share["why"]
+        shown = Number.read(share).text(0, percent=True) if share["value"] is not None else share["why"]
         yield f"| {title(name)} | {' | '.join(gains)} | {shown} |"
 
 
 def title(name: str) -> str:
     """A metric's name with an arrow to its better side."""
     return f"{cell(NAMES.get(name, name))} {DOWN if name in ERRORS else UP}"
-
-
-def number(found: dict[str, Any], *, signed: bool = False) -> str:
-    """``0.812 (0.790 to 0.834)``, with a sign and four decimals for a difference."""
-    form = "+.4f" if signed else ".3f"
-    if found["value"] is None:
-        return "n/a"
-    if found["low"] is None:
-        return f"{found['value']:{form}} (no interval)"
-    return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
-
-
-def percent(found: dict[str, Any], *, signed: bool = True) -> str:
-    """``-12 % (-18 to -5)``."""
-    form = "+.0f" if signed else ".0f"
-    if found["value"] is None:
-        return "n/a"
-    shown = f"{100 * found['value']:{form}} %"
-    if found["low"] is None:
-        return f"{shown} (no interval)"
-    return f"{shown} ({100 * found['low']:{form}} to {100 * found['high']:{form}})"
 
 
 def p_value(p: float | None) -> str:

@@ -29,8 +29,8 @@ from scipy.stats import binomtest, rankdata
 from trainers.evaluation.sample import Sample
 from trainers.metrics import calibration as cal
 from trainers.metrics import discrimination as dis
-from trainers.metrics.intervals import percentile_interval, replicate
-from trainers.metrics.number import ALMOST_SAME, bootstrapped, measured, plain, undefined, without_interval
+from trainers.metrics.intervals import replicate
+from trainers.metrics.number import bootstrapped, plain, undefined
 from trainers.metrics.weighting import divide_or_nan
 
 ERRORS = ("nll", "brier", "ece", "ece_debiased")
@@ -162,17 +162,7 @@ def signed(value: float, resampled: np.ndarray | None) -> dict[str, Any]:
     """A number that may be negative, with the percentile interval of its resamples, or with what is missing and why."""
     if math.isnan(value):
         return undefined("the metric itself is not, on these images")
-    if resampled is None:
-        return without_interval(value, "no class has two lesions")
-    defined = resampled[~np.isnan(resampled)]
-    if len(defined) * 2 < len(resampled):
-        return without_interval(value, f"defined in {len(defined)} of {len(resampled)} resamples only")
-    if np.ptp(defined) < ALMOST_SAME:
-        return without_interval(value, "the same in every resample")
-    method = f"paired bootstrap by lesion, {len(resampled)} resamples, 95 % percentile"
-    if len(defined) < len(resampled):
-        method += f" of the {len(defined)} in which it is defined"
-    return measured(value, *percentile_interval(defined), method)
+    return bootstrapped(value, resampled, floor=None, ceiling=None, paired=True)
 
 
 def share_of_gain(base: Drawn, partial: Drawn, full: Drawn) -> dict[str, Any]:

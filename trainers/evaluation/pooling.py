@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.command import UserError
-from trainers.evaluation.comparison_tables import number, title
+from trainers.evaluation.comparison_tables import title
 from trainers.evaluation.paired import spread
 from trainers.metrics.aligned import in_order_of
+from trainers.metrics.number import Number
 from trainers.metrics.predictions import Predictions
 from trainers.trust.temperature import calibrated
 
@@ -243,7 +244,7 @@ def metric_table(report: dict[str, Any]) -> list[str]:
         if over["n"]:
             mean = f"{over['mean']:.3f}" + (f" ({over['sd']:.3f})" if over["sd"] is not None else "")
             ends = f"{over['min']:.3f} to {over['max']:.3f}"
-        lines.append(f"| {title(name)} | {number(pooled)} | {mean} | {ends} |")
+        lines.append(f"| {title(name)} | {Number.read(pooled).text()} | {mean} | {ends} |")
     return lines
 
 

@@ -22,6 +22,7 @@ from trainers.longitudinal.analysis import DEFAULT, METHODS, Analysis, Effect
 from trainers.longitudinal.figures_of_patients import draw_checks, draw_patients
 from trainers.longitudinal.labels import with_labels
 from trainers.longitudinal.study import Study
+from trainers.metrics.number import Number
 
 # The baseline is grey, as the thing compared with; no orange, which means worse in the patients' chart.
 COLOURS = (QUIET, BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#882255")
@@ -247,7 +248,7 @@ def _effect(axes: Axes, effect: Effect, row: float, decimals: int, colour: str) 
             markeredgewidth=1.3,
             zorder=3,
         )
-        text = f"{found.estimate:+.{decimals}f} ({found.low:+.{decimals}f} to {found.high:+.{decimals}f})"
+        text = Number(found.estimate, found.low, found.high).text(decimals, signed=True)
     weight = "bold" if first else "normal"
     text = text.replace("-", "\N{MINUS SIGN}")  # as the axis has it
     axes.text(1.02, row, text, transform=place, va="center", ha="left", fontsize=9, fontweight=weight)

@@ -15,6 +15,7 @@ from datasets_scripts.sources.tables import TableWriter
 from trainers.longitudinal.analysis import DEFAULT, METHODS, Analysis, Effect
 from trainers.longitudinal.figures import draw_all
 from trainers.longitudinal.patients import percent
+from trainers.metrics.number import Number
 
 SCHEMA_VERSION = 1
 NOTICE = (
@@ -147,7 +148,7 @@ def shown(effect: Effect, decimals: int) -> str:
     found = effect.found
     if found.estimate is None:
         return f"withheld: {safe(found.withheld)}"
-    return f"{found.estimate:+.{decimals}f} ({found.low:+.{decimals}f} to {found.high:+.{decimals}f})"
+    return Number(found.estimate, found.low, found.high).text(decimals, signed=True)
 
 
 def p_text(p: float | None) -> str:

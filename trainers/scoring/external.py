@@ -13,12 +13,13 @@ from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import age, known
 from model_cards.manifest import write_text
 from model_cards.report_view import cell
-from trainers.evaluation.comparison_tables import number, title
+from trainers.evaluation.comparison_tables import title
 from trainers.evaluation.figures.charts import draw_all
 from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.pooling import PLACES
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
+from trainers.metrics.number import Number
 from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, write_predictions
 from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.source import printable
@@ -199,13 +200,16 @@ def page(report: Mapping[str, Any]) -> str:
         "",
         "| metric | value (95 % interval) |",
         "|---|---:|",
-        *(f"| {name} | {number(value)} |" for name, value in [*main_numbers(found), *trusted_numbers(report)]),
+        *(
+            f"| {name} | {Number.read(value).text()} |"
+            for name, value in [*main_numbers(found), *trusted_numbers(report)]
+        ),
         "",
         "| class | images | lesions | precision | recall | AUROC |",
         "|---|---:|---:|---:|---:|---:|",
         *(
             f"| {cell(row['name'])} | {row['support']:,} | {row['lesions']:,} | "
-            + " | ".join(number(row[key]) for key in ("precision", "recall", "auroc"))
+            + " | ".join(Number.read(row[key]).text() for key in ("precision", "recall", "auroc"))
             + " |"
             for row in found["per_class"]
         ),
