@@ -1,4 +1,4 @@
-"""What is wrong with the data, counted: leakage between splits, duplicates, missing values. Pure functions."""
+"""Counts of problems in the data: leakage between splits, duplicates, missing values. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from datasets_scripts.rows import SYNTHETIC, UNKNOWN, Row
 
 
 def leak_audit(train_groups: Sequence[str], groups: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
-    """Count the images of a split whose group (lesion, or its duplicates) also stands in train.
+    """Count the images of a split whose group (lesion, or its duplicates) is also in train.
 
     Args:
         train_groups: group ids of the training images.
@@ -27,7 +27,7 @@ def leak_audit(train_groups: Sequence[str], groups: Sequence[str], labels: Seque
         ValueError: ``groups`` and ``labels`` differ in length.
     """
     if len(groups) != len(labels):
-        raise ValueError(f"{len(groups)} groups for {len(labels)} labels; give one of each an image")
+        raise ValueError(f"{len(groups)} groups for {len(labels)} labels; give one of each per image")
     known = set(train_groups)
     n: Counter[str] = Counter(labels)
     leaking: Counter[str] = Counter(label for group, label in zip(groups, labels, strict=True) if group in known)
@@ -64,7 +64,7 @@ def leak_by_config(
             if config != "published" and found["leaking"]:
                 raise UserError(
                     f"config {config!r}: {found['leaking']} of {found['n']} images of {split} have their lesion in "
-                    "train too; whoever dealt the groups must keep each on one side"
+                    "train too; all images of a group must be in one split"
                 )
     return result
 
@@ -94,7 +94,7 @@ def duplicate_report(rows: Sequence[Row], found: Duplicates, groups: Sequence[st
 
 
 def missing_report(rows: Sequence[Row]) -> dict[str, int]:
-    """Images without an age, sex, site or mask, and those with the age 0, which in HAM10000 hardly means newborns."""
+    """Images without an age, sex, site or mask, and those with the age 0, which in HAM10000 rarely means a newborn."""
     return {
         "age": sum(row.age is None for row in rows),
         "age_zero": sum(row.age == 0 for row in rows),
@@ -105,7 +105,7 @@ def missing_report(rows: Sequence[Row]) -> dict[str, int]:
 
 
 def synthetic_report(rows: Sequence[Row], configs: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, Any]:
-    """Synthetic images in all, by class, and by config those that train, those tested on, and those in no split.
+    """Counts of synthetic images: all, by class, and by config those in train, in other splits, and in no split.
 
     Returns:
         ``{"synthetic": {"images", "per_class", "configs": {config: {"train", "elsewhere", "left_out"}}}}``; empty when

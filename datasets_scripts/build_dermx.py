@@ -10,9 +10,9 @@ from datasets_scripts.taxonomy import TASKS
 NOTES = (
     "Dermoscopy images of HAM10000 (seven classes) and clinical acne photos in DermNet's folder layout. The config "
     "`published` follows Derm-X: a random stratified 80/10/10 split of all images, blind to lesions.",
-    "The acne photos carry no licence: keep this dataset to yourself, do not publish it, do not show them. They also "
-    "come from another kind of camera than the rest, so a score on acne is partly a difference of sources. The archive "
-    "does not tell which photos are of one person; only photos alike in content are kept on one side of a split.",
+    "The acne photos have no licence: do not publish this dataset and do not show the photos. They were also taken "
+    "with another kind of camera than the other images, so a score on acne is partly a difference between sources. The "
+    "archive does not say which photos are of one person; only near-duplicate photos are kept in the same split.",
 )
 
 

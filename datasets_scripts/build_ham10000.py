@@ -16,7 +16,7 @@ PUBLISHED_COUNTS = {"train": 7966, "validation": 996, "test": 996}
 NOTES = (
     "Dermoscopy images of pigmented skin lesions, seven classes. The config `published` follows the EfficientNetV2-S "
     "baseline: two random stratified splits of the images that have an age (7,966 / 996 / 996 of the full archive), "
-    "blind to lesions; images without an age stand in no published split.",
+    "without regard to lesions; images without an age are in no published split.",
 )
 
 

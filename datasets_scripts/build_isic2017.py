@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 NOTES = (
     "Dermoscopy images of the ISIC 2017 challenge, part 3: melanoma, nevus and seborrheic keratosis. The config "
     "`published` is the challenge's own training, validation and test set.",
-    "The challenge names neither lesions nor patients: here each image counts as its own lesion, and only images alike "
-    "in content are kept on one side of a grouped split, so several photos of one lesion may still stand on two. The "
-    "licence is the one the challenge names for its 2017 data; the download itself carries none.",
+    "The challenge names neither lesions nor patients: here each image counts as its own lesion, and only "
+    "near-duplicates are kept in the same split of a grouped config, so several photos of one lesion may be in two "
+    "splits. The licence is the one that the challenge states for its 2017 data; the download itself has none.",
 )
 HAM10000_NOTES = (
-    "The shape of the ISIC 2017 task made of HAM10000: melanoma, nevus and, in place of seborrheic keratosis, "
+    "A task like ISIC 2017, made of HAM10000: melanoma, nevus and, in place of seborrheic keratosis, "
     "HAM10000's benign keratosis-like lesions (`bkl`: seborrheic keratosis, solar lentigo and lichen-planus-like "
     "keratosis together). A score here is no score on the challenge. HAM10000's other classes are left out, and there "
     "is no config `published`.",
@@ -31,7 +31,7 @@ PUBLISHED = "the challenge's own split (official training, validation and test s
 
 
 def read(source: str) -> tuple[Archive, Description]:
-    """The archive, and what the card and the dataset say of it.
+    """The archive and its description for the card.
 
     Raises:
         UserError: ``source`` is in no known layout; other errors as the readers'.

@@ -21,10 +21,10 @@ HELD_OUT = 0.3  # 70/15/15
 NOTES = (
     "Dermoscopy images of skin lesions, benign against malignant by the ISIC Archive's `diagnosis_1`; images that are "
     "Indeterminate there, or have none, are left out. `diagnosis` is the source's own finer diagnosis, for subgroup "
-    "reports: it tells the label and is never an input.",
-    "The configs `grouped` and `fold0` to `fold4` hold every image, at the source's own prevalence, and keep images of "
-    "one lesion, and of one patient where the source names patients, on one side. An image without a lesion id counts "
-    "as its own lesion.",
+    "reports: it reveals the label and is never an input.",
+    "The configs `grouped` and `fold0` to `fold4` hold every image, at the source's own prevalence. Images of one "
+    "lesion are in the same split, also images of one patient where the source names patients. An image without a "
+    "lesion id counts as its own lesion.",
 )
 FROM_HAM10000 = (
     "This copy was made of HAM10000, mapped to the archive's labels: mel and bcc are malignant; bkl, df, nv and vasc "
@@ -32,16 +32,16 @@ FROM_HAM10000 = (
     "out ({dropped} images)."
 )
 PUBLISHED = (
-    "the published ensemble's way to split: {per_class} benign and {per_class} malignant images, drawn with the seed, "
-    "split 70/15/15 at random, stratified by class and blind to lesions (half malignant is far from any clinic's "
-    "prevalence, and what is calibrated on it is not calibrated elsewhere)"
+    "the split of the published ensemble: {per_class} benign and {per_class} malignant images, drawn with the seed, "
+    "split 70/15/15 at random, stratified by class and without regard to lesions (half of the images are malignant, "
+    "far more than in any clinic: a model that is calibrated on them is not calibrated elsewhere)"
 )
 
 
 def published_split(rows: Sequence[Row], per_class: int, seed: int) -> list[str | None]:
-    """The published balanced subset: ``per_class`` images a class, split 70/15/15; the other rows stand in no split.
+    """The published balanced subset: ``per_class`` images per class, split 70/15/15; the other rows are in no split.
 
-    Drawn in the order of image ids, so that every copy of an archive is split alike.
+    Drawn in the order of image ids, so that every copy of an archive gets the same split.
 
     Raises:
         UserError: a class has fewer images.

@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 NOTES = (
     "Images of skin lesions in twelve classes, clear skin and images of other things (`random`) among them, real and "
     "synthetic. The source names no lesions: each real image counts as its own, unless it looks like another.",
-    "A synthetic image belongs to the group of the image that it was made of, its parent, told by `provenance.csv` or "
-    "by its file name (`<parent>_syn<k>`, `<parent>-synthetic-<k>`). One without a known parent is its own group.",
-    "The source states no licence: find out what yours allows before you pass anything on.",
+    "A synthetic image belongs to the group of the image that it was made from, its parent, which `provenance.csv` or "
+    "its file name states (`<parent>_syn<k>`, `<parent>-synthetic-<k>`). One without a known parent is its own group.",
+    "The source states no licence: find out what yours allows before you distribute anything.",
 )
 GIVEN = "the source's own train, validation and test folders, synthetic images included"
-DRAWN = "a random image-level 80/10/10 split, stratified by class, synthetic images included and blind to parents"
+DRAWN = "a random image-level 80/10/10 split, stratified by class, synthetic images included, without regard to parents"
 
 
 def published_split(archive: Archive, seed: int) -> tuple[list[str | None], list[str]]:
-    """The source's own splits, else a random stratified one, in which classes too small to be split train only.
+    """The source's own splits, else a random stratified one, in which classes too small to be split are in train only.
 
     Returns:
-        For each row its split, and what to warn of.
+        The split of each row, and warnings.
 
     Raises:
         UserError: every class is too small.
@@ -44,7 +44,7 @@ def published_split(archive: Archive, seed: int) -> tuple[list[str | None], list
         return random_stratified(labels, seed), []
     split = random_stratified(labels, seed, [label not in rare for label in labels])
     warning = (
-        f"Config published: {', '.join(rare)} have fewer than {MIN_PUBLISHED_PER_CLASS} images each and stand in train "
+        f"Config published: {', '.join(rare)} have fewer than {MIN_PUBLISHED_PER_CLASS} images each and are in train "
         "only."
     )
     return ["train" if label in rare else part for label, part in zip(labels, split, strict=True)], [warning]

@@ -1,4 +1,4 @@
-"""Build a dataset folder of drawn phantoms: no download, exact masks. For demos and tests, never for a clinic."""
+"""Build a dataset folder of drawn phantoms: no download, exact masks. For demos and tests, never for clinical use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTES = (
     "and sites are invented. It shows that the chain works; a score on it says nothing about skin. Masks are exact.",
     f"About {AMBIGUOUS_SHARE:.0%} of the lesions are drawn to look like another class, so that no model can be right "
     "about all of them. Hairs, rulers, ink, bubbles and light do not depend on the class. The config `published` is a "
-    "random stratified 80/10/10 split of all images, blind to lesions, as many published systems used.",
+    "random stratified 80/10/10 split of all images without regard to lesions, as many published systems used.",
 )
 
 

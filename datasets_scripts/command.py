@@ -31,7 +31,7 @@ WHAT_TO_DO = {
     errno.EPERM: "check the permissions of that file or folder",
     errno.EMFILE: "raise the limit on open files (ulimit -n), or use fewer workers",
 }
-# Errors of libraries that report the outside world (a disk, a file, the network, a device), by module and class. They
+# Errors of libraries that report the environment (a disk, a file, the network, a device), by module and class. They
 # are looked up by name, so that no command imports a library only to catch its errors.
 LIBRARY_ERRORS = (
     ("safetensors", "SafetensorError"),
@@ -53,7 +53,7 @@ RUNTIME_ERRORS = {
 }
 
 
-# The packages whose warnings are written for whoever runs a command.
+# The packages whose warnings are written for the user of a command.
 OURS = ("datasets_scripts", "hub_models", "model_cards", "trainers")
 
 
@@ -114,7 +114,7 @@ def _seed(text: str) -> int:
 
 
 def check_source(source: str | Path) -> None:
-    """Refuse an archive that is not there (ORG/NAME may be a mirror on the Hub), before anything slow is imported.
+    """Refuse an archive that does not exist (ORG/NAME may be a mirror on the Hub), before anything slow is imported.
 
     Raises:
         UserError: names the folder or file.
@@ -139,7 +139,7 @@ def check_model(model: str, option: str) -> None:
 
 
 def shown_path(path: str | Path) -> str:
-    """A path as a message names it: from the current folder where it is below it and was given so, else as given."""
+    """A path for a message: relative to the current folder where it lies below it, else as given."""
     if os.path.isabs(path):
         relative = os.path.relpath(path)
         at_root = os.path.dirname(os.getcwd()) == os.getcwd()  # there a relative path looks as if the / was lost
@@ -154,21 +154,23 @@ def warn(warnings: Sequence[str]) -> None:
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run ``main``; every error from outside ends the process with one ``error:`` line on stderr.
+    """Run ``main``; an error of the user or of the environment ends the process with one ``error:`` line on stderr.
 
-    Exit code 2 for a :class:`UserError` and for what the outside world did: an ``OSError`` (disk full, no permission,
+    Exit code 2 for a :class:`UserError` and for errors of the environment: an ``OSError`` (disk full, no permission,
     Hub unreachable), no memory, a file that cannot be read, also where a library wraps it. 130 for Ctrl-C. Every other
-    exception is a fault of ours and keeps its traceback.
+    exception is a bug of ours and keeps its traceback.
     """
     if not sys.stderr.isatty():  # tqdm reads this when it is imported: no library fills a log file with its bars
         os.environ.setdefault("TQDM_DISABLE", "1")
     with _interruptible() as interrupted, _short_warnings():
         try:
             main()
-            sys.stdout.flush()  # a full disk must not wait for the interpreter's end, where nobody can report it
+            sys.stdout.flush()  # report a full disk now: at the end of the interpreter it cannot be reported
         except KeyboardInterrupt as error:
             _leave(130, f"interrupted: {_one_line(error) or 'run the same command again'}")
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # every kind: libraries that are not imported here raise the errors of LIBRARY_ERRORS
             if interrupted():  # some libraries turn an interrupted import into an ImportError
                 _leave(130, "interrupted: run the same command again")
             message = from_outside(error)
@@ -196,7 +198,7 @@ def _short_warnings() -> Iterator[None]:
 
 
 def from_outside(error: BaseException) -> str | None:
-    """The one line for an error that is the user's or the outside world's; None for a fault of ours."""
+    """The one line for an error of the user or of the environment; None for a bug of ours."""
     if isinstance(error, MemoryError):
         return "out of memory: use smaller batches or images, fewer workers, or a machine with more memory"
     if isinstance(error, OSError):
@@ -259,10 +261,10 @@ def _refuse_constant(name: str) -> NoReturn:
 
 
 def what_file_is(path: Path) -> str | None:
-    """What stands in place of a file that cannot be read, with its size and what to do; None for anything else.
+    """What a file that cannot be read contains instead, with its size and what to do; None for anything else.
 
-    The causes have nothing in common but the error that a reader makes of them: a Git LFS pointer (cloned without LFS),
-    an empty file, a web page that a download saved. ``hub_models/checks_lesion.py`` ships the same.
+    Recognised are a Git LFS pointer (cloned without LFS), an empty file, and a web page that was saved in place of the
+    file. ``hub_models/checks_lesion.py`` ships the same.
     """
     try:
         size = path.stat().st_size
@@ -305,13 +307,13 @@ def _library_errors() -> Iterator[type[BaseException]]:
 
 
 def _arose_in(error: BaseException, package: str) -> bool:
-    """Whether a package's own code was at work when an error was raised."""
+    """Whether a package's own code was running when an error was raised."""
     frames = traceback.walk_tb(error.__traceback__)
     return any(str(frame.f_globals.get("__name__")).split(".")[0] == package for frame, _ in frames)
 
 
 def _unreadable_answer(error: BaseException) -> str:
-    """The line for an answer of the Hub that its client runs into: a KeyError, a TypeError, broken JSON."""
+    """The line for an answer of the Hub that its client cannot read: a KeyError, a TypeError, broken JSON."""
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     found = f"{type(error).__name__}: {_one_line(error)[:200]}"
     return f"{endpoint} answered something that is not the Hub's form ({found}): check HF_ENDPOINT and the network"

@@ -1,4 +1,4 @@
-"""Rows to a finished dataset folder: images checked once, groups, splits, audit, Parquet shards, card, manifest."""
+"""From rows to a finished dataset folder: checked images, groups, splits, audit, Parquet shards, card, manifest."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def curate(
         rows: one per image, in the order to be stored.
         out: a folder that does not exist or is empty.
         about: what the card says about the dataset.
-        published: for each row its split in config `published`, or ``None``; ``None`` alone: no such config.
+        published: the split of each row in config `published`, or ``None``; ``None`` alone: no such config.
         seed: of the grouped splits.
-        warnings: the reader's; kept in the audit and the card.
+        warnings: of the reader; written to the audit and the card.
 
     Raises:
         UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
@@ -50,7 +50,7 @@ def curate(
         ImageError: an unusable image or mask.
     """
     check_rows(rows, about.labels)
-    with written_whole(out) as folder:  # from here on, so that two builds never do the same work
+    with written_whole(out) as folder:  # locks out, so that two builds never do the same work
         scans = scan_all(rows)
         several = frame_warnings(scans)
         warn(several)
@@ -102,9 +102,9 @@ def _same_patient(rows: Sequence[Row]) -> list[tuple[int, int]]:
 
 
 def _folds(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
-    """Base folds (N,), dealt in the order of image ids, so that every copy of an archive is split alike.
+    """Base folds (N,), assigned in the order of image ids, so that every copy of an archive gets the same split.
 
-    Real and synthetic images of a class are dealt as two classes: the tests hold real ones only.
+    Real and synthetic images of a class are stratified as two classes: test splits hold real ones only.
     """
     order = sorted(range(len(rows)), key=lambda i: rows[i].image_id)
     folds = np.empty(len(rows), dtype=np.int64)
@@ -116,8 +116,8 @@ def _folds(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
 def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> Configs:
     """Config -> split -> row numbers, `grouped` first, then `published`, then the folds.
 
-    In a grouped config synthetic images train or stand nowhere: in a test they would flatter a model, and those made
-    from a tested image lie in its fold, thus outside train.
+    In a grouped config synthetic images are in train or in no split: in a test split they would make a model look
+    better, and those made from a test image are in its fold, thus outside train.
 
     Raises:
         UserError: a split would have no image.
@@ -159,7 +159,7 @@ def _findings(
     configs: Configs,
     labels: Sequence[str],
 ) -> dict[str, Any]:
-    """What the audit counts on the rows.
+    """The audit of the rows.
 
     Raises:
         UserError: a grouped config leaks.

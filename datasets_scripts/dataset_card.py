@@ -1,4 +1,4 @@
-"""The dataset folder's README.md: front matter that `datasets` reads, and what a reader must know before using it."""
+"""The README.md of a dataset folder: front matter that `datasets` reads, and what a user must know."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _duplicates_text(found: Mapping[str, Any]) -> str:
 
 
 def _synthetic(audit: Mapping[str, Any]) -> list[str]:
-    """How many synthetic images there are and where they stand; nothing for a dataset of photographs alone."""
+    """How many synthetic images there are and in which splits; nothing for a dataset of photographs alone."""
     found = audit.get("synthetic")
     if found is None:
         return []
@@ -121,8 +121,8 @@ def _synthetic(audit: Mapping[str, Any]) -> list[str]:
     return [
         "### Synthetic images",
         f"{found['images']} of {audit['rows']} images are synthetic (column `provenance`). In `grouped` and `fold0` to "
-        "`fold4` validation, calibration and test hold real images only, and what was made from one of them, or looks "
-        "like it, does not train either: these synthetic images stand in no split of that config.",
+        "`fold4` validation, calibration and test hold real images only. A synthetic image that was made from one of "
+        "them, or looks like it, is not in train either, but in no split of that config.",
         _table(table),
     ]
 
@@ -156,11 +156,11 @@ def render(
         "`p_malignant` in the suite sums the groups malignant and premalignant.",
         "## Configs",
         "`grouped` (the default) and `fold0` to `fold4` never put images of one lesion, or near-duplicates of one "
-        f"image, on two sides. `published`, where there is one, is {about.published_as}: compare the leak audit.",
+        f"image, into two splits. `published`, where there is one, is {about.published_as}: compare the leak audit.",
         _counts(configs, rows, labels),
         *_synthetic(audit),
         "## Leak audit",
-        "Images of a split whose lesion (or a duplicate of it) also stands in the same config's train split; the "
+        "Images of a split whose lesion (or a duplicate of it) is also in the train split of the same config; the "
         "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
         _table(leak_table(audit["leak"], labels)),
         "## Duplicates and missing values",
@@ -168,7 +168,7 @@ def render(
         f"Images without a value: {missing}. Images with the age 0: {audit['missing']['age_zero']}.",
         f"Image sizes (width x height, pixels): {sizes}.",
         *([f"Warnings of the build: {' '.join(audit['warnings'])}"] if audit["warnings"] else []),
-        "`dx_type` (how the diagnosis was made) leaks the label: never use it as an input.",
+        "`dx_type` (how the diagnosis was made) reveals the label: never use it as an input.",
         "## Licence and attribution",
         _sources(rows),
         *([f"```bibtex\n{about.citation.strip()}\n```"] if about.citation.strip() else []),
@@ -179,14 +179,14 @@ def render(
 
 
 def printed_leak_table(audit: Mapping[str, Any]) -> str:
-    """What a build prints: lesions, duplicates, and the leak audit as an aligned table."""
+    """The summary that a build prints: lesions, duplicates, and the leak audit as an aligned table."""
     found = audit["duplicates"]
     table = leak_table(audit["leak"], audit["labels"])
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = [
         f"{audit['rows']} images, {found['lesions']} lesions, {found['groups']} groups; {found['exact_pairs']} exact "
         f"and {found['near_pairs']} near-duplicate pairs, {len(found['across_lesions'])} of them across lesion ids.",
-        "Leak audit: images whose lesion, or a duplicate, also stands in train (shares by class on the right).",
+        "Leak audit: images whose lesion, or a duplicate, is also in train (shares by class on the right).",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table),
         "fold0 to fold4: 0 leaking.",
     ]

@@ -2,9 +2,9 @@
 
 Near duplicates are found by normalised grey correlation of area-averaged thumbnails, which ignores brightness,
 contrast and white balance: all pairs at 16x16 under the eight mirrorings and quarter turns give the candidates; a
-candidate stands when the 32x32 thumbnails agree too, as a whole and in their fine detail alone. The detail condition is
-what keeps two different lesions of the same shape and place apart. Measured on HAM10000: of its 105 pairs above both
-thresholds one joins two lesion ids, and it is one photo twice (0.998, 0.993); the closest different lesions reach
+candidate is accepted when the 32x32 thumbnails agree too, as a whole and in their fine detail alone. The condition on
+the detail separates two different lesions of the same shape and place. Measured on HAM10000: of its 105 pairs above
+both thresholds one joins two lesion ids, and it is one photo twice (0.998, 0.993); the closest different lesions reach
 (0.983, 0.845) and (0.986, 0.724).
 """
 
@@ -24,7 +24,7 @@ from tqdm import tqdm
 CANDIDATE_CORRELATION = 0.97
 CORRELATION = 0.985
 DETAIL_CORRELATION = 0.8
-# Below this standard deviation (grey levels, 0..255) a thumbnail shows nothing that could be recognised again.
+# Below this standard deviation (grey levels, 0..255) a thumbnail shows too little to be compared.
 FLAT = 2.0
 # The order of a sum changes its last digits: no candidate may be lost before both conditions are checked.
 _ROUNDING = 0.005
@@ -60,7 +60,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _detail(thumbs: np.ndarray) -> np.ndarray:
-    """What a 5x5 box blur takes away, without the border where the blur is not defined: (N, S, S) -> (N, S-4, S-4)."""
+    """What a 5x5 box blur removes, without the border where the blur is not defined: (N, S, S) -> (N, S-4, S-4)."""
     grey = thumbs.astype(np.float32)
     return (grey - uniform_filter(grey, size=(0, 5, 5)))[:, 2:-2, 2:-2]
 

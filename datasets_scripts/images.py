@@ -61,7 +61,7 @@ _BROKEN = (
 
 # The major brands of still images in ISO/IEC 23008-12 and of AVIF.
 _HEIF_BRANDS = (b"avif", b"avis", b"heic", b"heim", b"heis", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
-# Pillow's own bound is higher than MOST_PIXELS, whose error says more.
+# Pillow's own bound is higher than MOST_PIXELS, and our error is clearer.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -71,7 +71,7 @@ class ImageError(UserError):
 
 @dataclass(frozen=True)
 class Scan:
-    """What one decoding of an image gives.
+    """The result of decoding an image once.
 
     Attributes:
         size: (width, height) in pixels, upright.
@@ -97,7 +97,7 @@ def known_formats() -> list[str]:
 def is_image(name: str, head: bytes) -> bool:
     """Whether a file is an image, by the ending of its name, or else by its first :data:`HEAD` bytes.
 
-    A damaged image with an image's ending is one: it is reported as damaged, and not passed over.
+    A damaged file with the ending of an image counts as an image: it is reported as damaged, not skipped.
     """
     return name.lower().endswith(IMAGE_SUFFIXES) or _format(head) in known_formats()
 
@@ -159,7 +159,7 @@ def frames_of(image: Image.Image) -> int:
 
 
 def frames_in(path: Path) -> int:
-    """How many images a file holds, by its header; 1 where it cannot be read, which whoever decodes it reports."""
+    """How many images a file holds, by its header; 1 where it cannot be read (the decoder reports that)."""
     try:
         with path.open("rb") as file:
             if _format(file.read(HEAD)) in (None, "JPEG", "BMP", "JPEG2000"):
@@ -193,7 +193,7 @@ def is_image_file(path: Path) -> bool:
 
 
 def images_in(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """The images in a folder and all folders in it, sorted; and what was passed over, counted by kind."""
+    """The images in a folder and all folders in it, sorted; and the skipped files, counted by kind."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     passed_over: Counter[str] = Counter()
     images = []
@@ -207,14 +207,14 @@ def images_in(folder: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def passed_over_text(passed_over: Mapping[str, int]) -> str:
-    """``3 (.txt 2, hidden 1)``: what :func:`kind_of` counted, the most frequent first."""
+    """``3 (.txt 2, hidden 1)``: the counts by :func:`kind_of`, the most frequent first."""
     count = Counter(passed_over).most_common()
     listed = [f"{kind} {number}" for kind, number in count[:8]] + (["..."] if len(count) > 8 else [])
     return f"{sum(passed_over.values())} ({', '.join(listed)})"
 
 
 def kind_of(name: str) -> str:
-    """What a file that is not read is counted under: ``hidden``, its ending, or ``no ending``."""
+    """The kind under which a skipped file is counted: ``hidden``, its ending, or ``no ending``."""
     last = name.replace("\\", "/").rpartition("/")[2]
     if last.startswith("."):
         return "hidden"
@@ -228,10 +228,10 @@ def _is_16_bit_png(data: bytes) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow mode to 8-bit RGB: 16-bit scaled (not clipped, as ``convert`` does), transparency laid on white."""
+    """Any Pillow mode as 8-bit RGB: 16-bit scaled (``convert`` would clip it), transparency on white."""
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        # 32-bit modes do not say their range; what exceeds 8 bits is taken for 16.
+        # 32-bit modes do not state their range; values above 255 are read as 16-bit.
         if image.mode.startswith("I;16") or values.max() > 255:
             values = values / 257.0
         return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8)).convert("RGB")
@@ -297,13 +297,13 @@ def _check_mask(data: bytes, size: tuple[int, int]) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    # Pillow names the buffer it was given by its address, which says nothing and differs from run to run.
+    # Pillow names the buffer by its address, which is useless and differs from run to run.
     text = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", " ".join(str(error).split()))
     return text or type(error).__name__
 
 
 def scan(row: Row) -> Scan | ImageError:
-    """Decode a row's image, and check its mask, once; a fault is returned, so that all can be counted."""
+    """Decode a row's image, and check its mask, once; an error is returned, not raised, so that all can be counted."""
     try:
         data = row.read()
         rgb, verbatim = decode(data)

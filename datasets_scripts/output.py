@@ -1,4 +1,4 @@
-"""Outputs that appear whole or not at all, and that one process at a time writes: folders and files.
+"""Folders and files that appear complete or not at all, and that one process at a time writes.
 
 Part of the ground floor: every folder of the project may import it.
 """
@@ -48,7 +48,7 @@ def check_free(out: Path, option: str = "--out") -> None:
         UserError: names the folder and says what to do.
     """
     check_empty(out, option)
-    if _lock_file(out).exists():  # without one nobody holds it, and nothing is created to find out
+    if _lock_file(out).exists():  # without a lock file no process holds the lock
         with locked(out):
             pass
 
@@ -57,13 +57,13 @@ def check_free(out: Path, option: str = "--out") -> None:
 def locked(path: Path) -> Iterator[None]:
     """Let no other process write ``path``, a file or a folder, until the block ends.
 
-    The system frees the lock when the process ends, however it ends: a lock file that was left behind locks nothing.
+    The system frees the lock when the process ends, also when it is killed: a lock file that is left locks nothing.
     Not reentrant: one process locks a path once.
 
     Raises:
         UserError: another process holds the lock; names the path.
     """
-    from filelock import FileLock, Timeout  # --help need not wait for it
+    from filelock import FileLock, Timeout  # imported late for a fast --help
 
     file = _lock_file(path)
     file.parent.mkdir(parents=True, exist_ok=True)

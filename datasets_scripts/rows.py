@@ -1,4 +1,4 @@
-"""What a reader hands on: one row an image, whose pixels are only read when asked for."""
+"""What a reader returns: one row per image, whose pixels are read only when needed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ REAL, SYNTHETIC = "real", "synthetic"
 
 @dataclass
 class Row:
-    """One image with what its source knows of it.
+    """One image with the facts that its source states.
 
     Attributes:
         image_id: unique within a dataset.
         label: short name of the taxonomy.
-        read: gives the image file's bytes as the source holds them.
+        read: returns the bytes of the image file as the source holds them.
         lesion_id: images of one lesion share it; never split between train and test in a grouped config.
         age: years, ``None`` = unknown.
         sex: ``female``, ``male`` or ``unknown``.
         localization: body site, ``unknown`` when missing.
-        dx_type: how the diagnosis was made; it leaks the label and is never a feature.
+        dx_type: how the diagnosis was made; it reveals the label and is never a feature.
         source: archive's name, e.g. ``HAM10000``.
         license: the image's licence, ``unknown`` when none was given.
         attribution: whom to name.
-        read_mask: gives the segmentation mask's bytes; ``None`` when the image has none.
-        diagnosis: the source's own finer diagnosis, for subgroup reports, never a feature; ``None``: the label says it.
+        read_mask: returns the bytes of the segmentation mask; ``None`` when the image has none.
+        diagnosis: the source's own finer diagnosis, for subgroup reports, never a feature; ``None``: it is the label.
         patient_id: images of one patient are never split in a grouped config; ``None`` when not known.
-        provenance: ``real`` or ``synthetic``; ``None``: the source holds photographs only. Synthetic images stand in
+        provenance: ``real`` or ``synthetic``; ``None``: the source holds photographs only. Synthetic images are in
             no validation, calibration or test split of a grouped config.
 
     The last three become columns of a dataset only where one of its rows has them.
@@ -53,9 +53,9 @@ class Row:
 
 @dataclass
 class Archive:
-    """Rows of one archive, what its reader had to warn of (one sentence each), and the archive's own splits.
+    """Rows of one archive, the warnings of its reader (one sentence each), and the archive's own splits.
 
-    ``splits`` gives for each row ``train``, ``validation``, ``test`` or ``None``; ``None`` alone: the archive has none.
+    ``splits`` holds for each row ``train``, ``validation``, ``test`` or ``None``; ``None`` alone: the archive has none.
     """
 
     rows: list[Row]

@@ -41,7 +41,7 @@ def features(labels: Sequence[str], with_mask: bool, optional: Sequence[str] = (
 
 
 def cells(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> list[str]:
-    """For each row its file: one a cell of published split, base fold and provenance: a config is a list of files."""
+    """The file of each row: one for each cell of published split, base fold and provenance. A config lists files."""
     splits = published if published is not None else [None] * len(folds)
     return [
         f"data/{split or NOT_PUBLISHED}-base{fold:02d}{'-synthetic' if row.provenance == SYNTHETIC else ''}.parquet"
@@ -99,16 +99,16 @@ def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, An
 
 
 def content_version(rows: Sequence[Row], scans: Sequence[Scan], groups: Sequence[str], files: Sequence[str]) -> str:
-    """A version ``1.0.N`` whose N follows from what every row holds and which shard it lies in.
+    """A version ``1.0.N`` whose N is a hash of the content of every row and of its shard.
 
-    `datasets` takes a folder built again in the same place for the one it has cached, unless its version differs:
-    a rebuilt split would silently train on the old one.
+    `datasets` uses its cache for a folder that was rebuilt in the same place, unless the version differs: training
+    would silently use the old split.
     """
     digest = hashlib.sha256()
     for row, scan, group, file in zip(rows, scans, groups, files, strict=True):
-        told = (row.image_id, row.label, row.lesion_id, group, row.age, row.sex, row.localization, row.dx_type, file)
+        values = (row.image_id, row.label, row.lesion_id, group, row.age, row.sex, row.localization, row.dx_type, file)
         also = [(key, getattr(row, key)) for key in OPTIONAL if getattr(row, key) is not None]
-        digest.update(repr((*told, *also, scan.pixels_sha256, row.read_mask is not None)).encode())
+        digest.update(repr((*values, *also, scan.pixels_sha256, row.read_mask is not None)).encode())
     return f"1.0.{int(digest.hexdigest()[:8], 16)}"
 
 

@@ -2,7 +2,7 @@
 
 ``python -m datasets_scripts.simulate_acne --out study.csv`` writes patient, day, treatment, severity, and
 ``study.truth.json`` with the effects, the autocorrelation and each patient's own response. Severity counts points where
-lower is better. No patient exists: the numbers show whether an analysis finds what was put in, and nothing about acne.
+lower is better. No patient exists: the numbers show whether an analysis finds the true effects, and nothing about acne.
 
     severity = level of the patient + effect of the treatment + the patient's own response + AR(1) noise + trend * day
 """

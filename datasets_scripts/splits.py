@@ -1,4 +1,4 @@
-"""Who trains and who tests: the published random splits, the lesion-grouped split, and five grouped folds.
+"""The published random splits, the lesion-grouped split, and five grouped folds.
 
 One ``StratifiedGroupKFold`` of twenty base folds serves every grouped config, so that each image is stored once and a
 config is a list of shards.
@@ -23,7 +23,7 @@ MIN_PUBLISHED_PER_CLASS = 10
 
 
 def base_folds(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.ndarray:
-    """Deal groups into twenty folds of like class shares; no group stands in two.
+    """Assign groups to twenty folds of similar class shares; no group is in two.
 
     Args:
         labels: N class names.
@@ -46,7 +46,7 @@ def base_folds(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.nd
     folds = np.full(len(labels), -1)
     splitter = StratifiedGroupKFold(N_BASE_FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # A class rarer than the folds is normal here; which split lacks which class is reported by the audit.
+        # A class with fewer images than folds is normal here; the audit reports which split lacks which class.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         for number, (_, members) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
             folds[members] = number
@@ -74,12 +74,12 @@ def grouped_configs() -> dict[str, dict[str, list[int]]]:
 def random_stratified(
     labels: Sequence[str], seed: int, use: Sequence[bool] | None = None, held_out: float = 0.2
 ) -> list[str | None]:
-    """A random split stratified by class, blind to lesions, by two ``train_test_split`` calls as published.
+    """A random split stratified by class, without regard to lesions, by two ``train_test_split`` calls as published.
 
     Args:
         labels: N class names.
         seed: ``random_state`` of both calls.
-        use: N flags; rows that are not used stand in no split (``None``).
+        use: N flags; rows that are not used are in no split (``None``).
         held_out: share of validation and test together, which are of equal size; 0.2 gives 80/10/10.
 
     Raises:

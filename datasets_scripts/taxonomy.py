@@ -1,4 +1,4 @@
-"""The label vocabulary: every class of the suite once, its malignancy group, and what each source calls it.
+"""The label vocabulary: every class of the suite once, its malignancy group, and its name in each source.
 
 ``p_malignant`` everywhere in the suite sums the groups ``malignant`` and ``premalignant``.
 """
@@ -56,7 +56,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "lesions12": ("ak", "bcc", "clear", "df", "mel", "met", "nv", "random", "sk", "sl", "scc", "vasc"),
     "isic_binary": ("benign", "malignant"),
     "isic2017": ("mel", "nv", "sk"),
-    # The same task made of HAM10000, whose bkl is wider than seborrheic keratosis: another class, by another name.
+    # The same task made of HAM10000. Its bkl includes more than seborrheic keratosis, so it is another class.
     "isic2017_ham": ("mel", "nv", "bkl"),
 }
 
@@ -96,7 +96,7 @@ _SOURCE_CLASSES = {**TASKS, "dermnet": ("acne",)}
 
 
 def _plain(name: str) -> str:
-    """Lower case, every run of other characters than letters and digits one space."""
+    """Lower case, with one space for every run of characters that are no letters or digits."""
     return re.sub(r"[^a-z0-9]+", " ", name.lower()).strip()
 
 
@@ -125,7 +125,7 @@ def canonical(source: str, name: str) -> str:
 
 
 def classes_named(name: str) -> set[str]:
-    """The short names of all classes that any source calls so; empty where no source knows the name."""
+    """The short names of all classes that have this name in any source; empty where there is none."""
     found = set()
     for source in _OTHER_NAMES:
         try:
@@ -138,7 +138,7 @@ def classes_named(name: str) -> set[str]:
 def class_order(labels: Sequence[str], others: Sequence[str]) -> list[int] | None:
     """The place of each of ``labels`` in ``others``: ``[others[place] for place in places] == labels``.
 
-    Classes are the same where their names are, whatever their order: every comparison of two lists of classes is this.
+    Two lists are of the same classes if they have the same names in any order. Every comparison of classes uses this.
 
     Returns:
         The places (C,), a permutation; None where one list has a class that the other lacks, or has it twice.

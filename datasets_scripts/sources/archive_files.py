@@ -1,4 +1,4 @@
-"""The files of a downloaded archive, wherever they lie: in folders, or in the zip files as downloaded."""
+"""The files of a downloaded archive: in folders, or in the zip files as downloaded."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_CLASSES = (
     "class folders of your own need no build: train on them with accelerate launch trainers/train_mobilenet.py "
     "--dataset DIR --output_dir OUT"
 )
-LARGEST_FILE = 512_000_000  # bytes; no image or table of an archive comes near
+LARGEST_FILE = 512_000_000  # bytes; images and tables of archives are far smaller
 _ENCRYPTED = 0x1
 # What zipfile and its decompressors raise on a damaged file.
 _DAMAGED = (
@@ -33,7 +33,7 @@ class ArchiveFiles:
 
     Attributes:
         root: what was opened.
-        entries: (path for people, function that reads its bytes), unpacked files first, each part sorted.
+        entries: (path to show, function that reads its bytes), unpacked files first, each part sorted.
         parquet: the Parquet files, sorted.
         image_entries: those of ``entries`` that are images.
     """
@@ -69,7 +69,7 @@ class ArchiveFiles:
             raise UserError(f"archive folder {root} is empty; put the download there")
 
     def own_classes(self) -> str:
-        """What to do with images in folders of several classes, as the end of a message; "" where there are none."""
+        """Advice for images in folders of several classes, as the end of a message; "" where there are none."""
         folders = {path.parent for path, _ in self.image_entries}
         named = sorted({folder.name for folder in folders if folder.name})
         if len(named) < 2:
@@ -86,22 +86,24 @@ class ArchiveFiles:
         return found
 
     def warnings(self, read: Collection[PurePosixPath] = ()) -> list[str]:
-        """Sentences that count what was passed over: files that are no images, and images with the name of another.
+        """Sentences that count skipped files: those that are no images, and images with the name of another.
 
         Args:
             read: the tables that were read.
         """
         taken = {*read, *(path for path, _ in self.image_entries)}
         passed_over = self._not_entered + Counter(kind_of(path.name) for path, _ in self.entries if path not in taken)
-        said = []
+        warnings = []
         if passed_over:
-            said.append(f"Files that are no images were passed over: {passed_over_text(passed_over)}.")
+            warnings.append(f"Files that are no images were passed over: {passed_over_text(passed_over)}.")
         if self._repeated:
-            said.append(f"{self._repeated} images have the name of another one and were left out; the first counts.")
-        return said
+            warnings.append(
+                f"{self._repeated} images have the name of another one and were left out; the first counts."
+            )
+        return warnings
 
     def _hidden(self, path: PurePosixPath) -> bool:
-        """Whether desktops and tools left a file behind (``._x.jpg``, ``__MACOSX``, ``.cache``); counts those."""
+        """Whether a file was written by a desktop or a tool (``._x.jpg``, ``__MACOSX``, ``.cache``); counts those."""
         hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
         self._not_entered["hidden"] += hidden
         return hidden
@@ -116,7 +118,7 @@ def _is_image(path: PurePosixPath, read: _Read) -> bool:
     try:
         return is_image(path.name, read(HEAD))
     except (UserError, OSError):
-        return False  # whoever needs the file reports it
+        return False  # reported where the file is read
 
 
 def _read_file(path: Path, most: int = -1) -> bytes:

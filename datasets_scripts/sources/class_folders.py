@@ -1,8 +1,8 @@
 """Images in folders named as their classes, also under train, validation and test, and under real and synthetic.
 
-A synthetic image is told by a folder ``synthetic``, by its file name ``<parent>_syn<k>`` or ``<parent>-synthetic-<k>``,
-or by ``provenance.csv`` (columns file, provenance and, optionally, parent), which goes before the file names. It
-belongs to the lesion of its parent.
+An image is synthetic by a folder ``synthetic``, by its file name ``<parent>_syn<k>`` or ``<parent>-synthetic-<k>``, or
+by ``provenance.csv`` (columns file, provenance and, optionally, parent), which overrides the file names. It belongs to
+the lesion of its parent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SYNTHETIC_NAME = re.compile(r"(?P<parent>.+?)(_syn|-synthetic-)(?P<number>\d+)"
 
 @dataclass(frozen=True)
 class Placed:
-    """An image file with what its folders say; ``split`` and ``provenance`` are ``None`` where they say nothing."""
+    """An image file with the facts that its folders name; ``split`` and ``provenance`` are ``None`` where not named."""
 
     path: PurePosixPath
     read: Reader
@@ -51,7 +51,7 @@ def split_of(path: PurePosixPath) -> str | None:
 
 
 def place(path: PurePosixPath, read: Reader, task: str) -> Placed:
-    """What the folders of an image say: the innermost that names neither split nor provenance names the class.
+    """An image with the facts that its folders name; the innermost that is no split and no provenance is the class.
 
     Raises:
         UserError: the image lies in no class folder.
@@ -81,7 +81,7 @@ def image_ids(placed: Sequence[Placed]) -> list[str]:
 
 
 def read(source: str, task: str) -> Archive:
-    """Read every image; each says whether it is real or synthetic.
+    """Read every image, real or synthetic.
 
     Args:
         source: folder (or zip file) with class folders, in any nesting with split and provenance folders.
@@ -110,13 +110,13 @@ def read(source: str, task: str) -> Archive:
         for i, one in enumerate(placed)
     ]
     order = sorted(range(len(rows)), key=lambda i: ids[i])
-    splits, warnings = own_splits([placed[i].split for i in order])
-    said = [*origins.warnings(), *warnings, *unread, *files.warnings(tables_read)]
-    return Archive([rows[i] for i in order], said, splits)
+    splits, of_splits = own_splits([placed[i].split for i in order])
+    warnings = [*origins.warnings(), *of_splits, *unread, *files.warnings(tables_read)]
+    return Archive([rows[i] for i in order], warnings, splits)
 
 
 def own_splits(splits: list[str | None]) -> tuple[list[str | None] | None, list[str]]:
-    """The archive's own splits, ``None`` unless each of the three has images, and what to warn of."""
+    """The archive's own splits, ``None`` unless each of the three has images, and warnings."""
     missing = [split for split in PUBLISHED_SPLITS if split not in splits]
     if len(missing) == len(PUBLISHED_SPLITS):
         return None, []
@@ -132,7 +132,7 @@ def _folders(path: PurePosixPath) -> list[str]:
 
 
 def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[PurePosixPath], list[str]]:
-    """The rows of the table, the path of it, and what was not read; all empty where there is none."""
+    """The rows of the table, its path, and warnings of columns that were not read; all empty where there is none."""
     found = [(path, reader) for path, reader in files.entries if path.name.lower() == PROVENANCE_TABLE]
     if len(found) > 1:
         raise UserError(f"{files.root} has {len(found)} files {PROVENANCE_TABLE}; leave one")
@@ -145,7 +145,7 @@ def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[P
 
 
 class _Origins:
-    """Which images are synthetic, and of which image each was made; images are numbers 0 to N-1 here."""
+    """Which images are synthetic, and from which image each was made; images are numbers 0 to N-1 here."""
 
     def __init__(self, placed: Sequence[Placed], records: Sequence[Mapping[str, str]]) -> None:
         self.placed = placed
@@ -155,12 +155,12 @@ class _Origins:
         for i, one in enumerate(placed):
             for name in {one.path.name, one.path.stem}:
                 self._by_name[name].append(i)
-        told = {self._listed(record) for record in records}
-        if len(told) < len(records):
+        listed = {self._listed(record) for record in records}
+        if len(listed) < len(records):
             raise UserError(f"{PROVENANCE_TABLE} lists a file twice; leave one row for each")
         for i, one in enumerate(placed):
             named = _SYNTHETIC_NAME.fullmatch(one.path.stem)
-            if named is None or i in told:
+            if named is None or i in listed:
                 continue
             if one.provenance == REAL:
                 raise UserError(
@@ -171,16 +171,15 @@ class _Origins:
             self._set_parent(i, named["parent"])
 
     def _listed(self, record: Mapping[str, str]) -> int:
-        """Follow one row of the table; gives the image it is about."""
+        """Apply one row of the table; returns the number of its image."""
         i = self._find(record["file"], f"listed in {PROVENANCE_TABLE}", "remove its row")
-        path, told = self.placed[i].path, record["provenance"].lower()
-        if told not in (REAL, SYNTHETIC):
-            raise UserError(f"{PROVENANCE_TABLE} says {told!r} of {path}; give {REAL} or {SYNTHETIC}")
-        if self.placed[i].provenance not in (None, told):
-            raise UserError(
-                f"{path} is {told} in {PROVENANCE_TABLE} and lies in a folder {self.placed[i].provenance}; fix one"
-            )
-        self.provenance[i] = told
+        path, provenance = self.placed[i].path, record["provenance"].lower()
+        if provenance not in (REAL, SYNTHETIC):
+            raise UserError(f"{PROVENANCE_TABLE} says {provenance!r} of {path}; give {REAL} or {SYNTHETIC}")
+        folder = self.placed[i].provenance
+        if folder not in (None, provenance):
+            raise UserError(f"{path} is {provenance} in {PROVENANCE_TABLE} and lies in a folder {folder}; fix one")
+        self.provenance[i] = provenance
         if record.get("parent"):
             self._set_parent(i, record["parent"])
         return i
@@ -190,7 +189,7 @@ class _Origins:
         self.parent[i] = self._find(name, f"the parent of {self.placed[i].path}", advice, child=i)
 
     def _find(self, name: str, what: str, advice: str, child: int | None = None) -> int:
-        """The image that a path, a file name or a stem means; for a child another one, of its own class first."""
+        """The image with this path, file name or stem; for a child another image, of the same class if possible."""
         wanted = PurePosixPath(name.replace("\\", "/"))
         found = [i for i in self._by_name.get(wanted.name, []) if i != child]
         if len(wanted.parts) > 1:
@@ -205,7 +204,7 @@ class _Origins:
         return found[0]
 
     def roots(self) -> list[int]:
-        """For each image the one that it was made of in the end, itself when of none.
+        """For each image the original that it was made from, itself where there is none.
 
         Raises:
             UserError: images were made of each other.
@@ -222,8 +221,8 @@ class _Origins:
         return result
 
     def warnings(self) -> list[str]:
-        """What is not known of the synthetic images."""
-        synthetic = [i for i, told in enumerate(self.provenance) if told == SYNTHETIC]
+        """Warnings about unknown facts of the synthetic images."""
+        synthetic = [i for i, provenance in enumerate(self.provenance) if provenance == SYNTHETIC]
         if not synthetic:
             return [
                 f"No image is marked as synthetic (folder synthetic, file name <parent>_syn<k>, {PROVENANCE_TABLE}): "
@@ -234,5 +233,5 @@ class _Origins:
             return []
         return [
             f"{orphans} of {len(synthetic)} synthetic images have no known parent; each is its own group unless it "
-            "looks like another image, so images made of one lesion may stand on two sides."
+            "looks like another image, so images made from one lesion may be in two splits."
         ]

@@ -1,7 +1,7 @@
-"""DermNet's folder layout, ``{train,test}/<Class name>/*.jpg``, of which the suite takes the acne photos.
+"""DermNet's folder layout, ``{train,test}/<Class name>/*.jpg``, from which the suite reads the acne photos.
 
-The photos carry no licence: they may be used locally, never passed on. The archive's own train and test
-folders are not followed.
+The photos have no licence: they may be used locally, never distributed. The archive's own train and test
+folders are not used as splits.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def read(source: str) -> Archive:
         source: folder (or zip file) that holds ``train`` and ``test``.
 
     Returns:
-        Rows sorted by image id. The archive knows no lesions, so each image is its own until the duplicate search
-        merges some; several photos of one person cannot be told.
+        Rows sorted by image id. The archive names no lesions, so each image is its own until the duplicate search
+        merges some; several photos of one person cannot be recognised.
 
     Raises:
         UserError: the folder is missing or has no acne photo.

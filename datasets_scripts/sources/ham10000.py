@@ -1,4 +1,4 @@
-"""HAM10000 (Tschandl, Rosendahl, Kittler 2018) as it is downloaded, or as public mirrors hold it.
+"""HAM10000 (Tschandl, Rosendahl, Kittler 2018) as downloaded, or from a public mirror.
 
 Known layouts: images in ``HAM10000_images_part_1`` and ``_part_2`` or in one folder, unpacked or zipped, beside
 ``HAM10000_metadata`` (``.csv``, ``.tab`` or no suffix) and, optionally, lesion masks ``<image_id>_segmentation.png``;
@@ -101,7 +101,7 @@ def is_layout(source: str) -> bool:
 
 
 def _find_table(files: ArchiveFiles) -> tuple[str, Reader] | None:
-    """The metadata table, whatever its suffix; HAM10000_metadata goes before other names with metadata."""
+    """The metadata table with any suffix; HAM10000_metadata is preferred to other names with metadata."""
     found = _tables(files)
     found = [entry for entry in found if _is_named(entry[0])] or found
     if len(found) > 1:
@@ -111,7 +111,7 @@ def _find_table(files: ArchiveFiles) -> tuple[str, Reader] | None:
 
 
 def _tables(files: ArchiveFiles) -> list[tuple[PurePosixPath, Reader]]:
-    """Files that may be the metadata table by their names."""
+    """Files whose name may be that of the metadata table."""
     return [
         (path, reader)
         for path, reader in files.entries
@@ -124,7 +124,7 @@ def _is_named(path: PurePosixPath) -> bool:
 
 
 def _check_images(records: Sequence[Record], photos: Mapping[str, Reader], source: str) -> list[str]:
-    """Give a warning that counts images without a row, if there are some.
+    """A warning that counts images without a row, if there are some.
 
     Raises:
         MetadataError: a row has no image.

@@ -1,4 +1,4 @@
-"""HAM10000 as public mirrors hold it: Parquet with its columns, in a folder or on the Hub, read by ``datasets``."""
+"""HAM10000 of a public mirror: Parquet with its columns, in a folder or on the Hub, read by ``datasets``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNREADABLE = (ValueError, OSError, pa.ArrowException, httpx.HTTPError, datasets
 
 
 def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
-    """Read every row of every split of a Hub dataset: a mirror's own splits share images and are not followed.
+    """Read every row of every split of a Hub dataset; the splits of a mirror share images and are not used.
 
     Returns:
         The table's rows as text, by image id the function that reads the image's bytes, undecoded, and warnings.

@@ -1,4 +1,4 @@
-"""HAM10000's metadata table: its columns, its oversampled copies, and what its values mean. Pure functions on text."""
+"""HAM10000's metadata table: its columns, its oversampled copies, and the meaning of its values. Pure functions."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def without_repeats(records: Iterable[Record]) -> tuple[list[Record], list[str]]
 
 
 def _meaning(record: Record, column: str) -> str:
-    """A value, of diagnoses the suite's short name: one spelling or another is no contradiction."""
+    """A value; of a diagnosis the suite's short name, so that two spellings are no contradiction."""
     return canonical("ham10000", record[column]) if column == "dx" else record[column]
 
 

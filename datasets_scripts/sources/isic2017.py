@@ -1,4 +1,4 @@
-"""The ISIC 2017 challenge, part 3 (melanoma, nevus, seborrheic keratosis): as the challenge gives it, or in folders.
+"""The ISIC 2017 challenge, part 3 (melanoma, nevus, seborrheic keratosis): as downloaded, or in class folders.
 
 Known layouts: ``ISIC-2017_{Training,Validation,Test_v2}_Data`` beside ``ISIC-2017_*_Part3_GroundTruth.csv``, unpacked
 or zipped; or ``{train,valid,test}/{melanoma,nevus,seborrheic_keratosis}``. Superpixel images are ignored.
@@ -69,7 +69,7 @@ def read(source: str) -> Archive:
 
     Raises:
         UserError: nothing usable is there.
-        MetadataError: a table lacks a column, says both classes of one image, or names images that are not there.
+        MetadataError: a table lacks a column, states both classes for one image, or names images that are not there.
         UnknownLabelError: a folder is none of the three classes.
     """
     files = ArchiveFiles(Path(source))
@@ -127,12 +127,12 @@ def _of_truth(content: bytes, where: str, stem: str, photos: Mapping[str, Reader
 
 
 def _class(record: Mapping[str, str], where: str) -> str:
-    told = (record["melanoma"], record["seborrheic_keratosis"])
+    values = (record["melanoma"], record["seborrheic_keratosis"])
     try:
-        return _CLASS_OF[(float(told[0]), float(told[1]))]
+        return _CLASS_OF[(float(values[0]), float(values[1]))]
     except (KeyError, ValueError) as error:
         raise tables.MetadataError(
-            f"{where}: image {record['image_id']} has melanoma {told[0]!r} and seborrheic_keratosis {told[1]!r}; "
+            f"{where}: image {record['image_id']} has melanoma {values[0]!r} and seborrheic_keratosis {values[1]!r}; "
             "give 0 or 1 each, and not 1 for both"
         ) from error
 

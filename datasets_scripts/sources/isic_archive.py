@@ -41,7 +41,7 @@ _TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 
 def is_download(source: str) -> bool:
     """Whether ``source`` holds a metadata table of the ISIC Archive; one without its id column also counts when it is
-    called ``metadata.csv`` and is not HAM10000's, so that the reader can say what it lacks.
+    called ``metadata.csv`` and is not HAM10000's, so that the reader can report what it lacks.
 
     Raises:
         UserError: as :class:`ArchiveFiles`.

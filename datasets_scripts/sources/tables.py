@@ -1,4 +1,4 @@
-"""Metadata tables as archives give them: text with a header, and what ages, sexes and gaps mean. Pure functions."""
+"""Metadata tables: text with a header, and the meaning of ages, sexes and gaps. Pure functions."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from datasets_scripts.command import UserError
 from datasets_scripts.rows import UNKNOWN
 
 _NOT_KNOWN = {"", "na", "n/a", "nan", "none", "null", "unknown"}
-# A row takes about 1 kB once it is read. The whole ISIC Archive has less than a tenth of these.
+# A row takes about 1 kB in memory. The whole ISIC Archive has less than a tenth of these lines.
 MOST_BYTES = 400_000_000
 MOST_LINES = 5_000_000
 _HEADER_BYTES = 1 << 20
 _LINE_END = re.compile(r"\r\n?|\n")  # no others: a cell may hold U+2028, NEL, VT or FS
 _SEX = {"female": "female", "f": "female", "male": "male", "m": "male"}
 AS_PUBLISHED = "take the metadata as published"
-# A spreadsheet takes a cell that begins with one of these for a formula; the last four are the full-width forms.
+# A spreadsheet reads a cell that begins with one of these as a formula; the last four are the full-width forms.
 _FORMULA = "=+-@\uff1d\uff0b\uff0d\uff20"
 # Line and paragraph separators, and characters that change the direction of the text around them.
 _INVISIBLE = re.compile("[\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -78,7 +78,7 @@ def read_table(content: bytes, where: str, *, advice: str = AS_PUBLISHED) -> tup
     if b"\0" in content:
         raise MetadataError(_not_text(where, "it holds the byte 0"))
     delimiter = delimiter_of(_head(content, where))
-    # A stream: neither the whole text nor a list of its lines is held. newline="" leaves line ends to the csv module.
+    # A stream, so that the text is not held a second time. newline="" leaves line ends to the csv module.
     stream = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8-sig", newline="")
     table = csv.reader(stream, delimiter=delimiter, strict=True)
     rows: list[dict[str, str]] = []
@@ -128,10 +128,10 @@ class TableWriter:
 
 
 def csv_text(text: str) -> str:
-    """A text that a spreadsheet shows and never runs.
+    """A text that a spreadsheet shows and never runs as a formula.
 
     Control characters become backslash escapes. A text that begins like a formula and is not a number gets a leading
-    apostrophe (OWASP, "CSV Injection"); :func:`read_table` takes it away again.
+    apostrophe (OWASP, "CSV Injection"); :func:`read_table` removes it.
     """
     visible = "".join(
         char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" or _INVISIBLE.match(char) else char
@@ -161,13 +161,13 @@ def _is_number(text: str) -> bool:
 
 
 def delimiter_of(text: str) -> str:
-    """What separates the cells of a table: the most frequent of tab, semicolon and comma in its header."""
+    """The separator of a table: the most frequent of tab, semicolon and comma in its header."""
     header = _LINE_END.split(text, maxsplit=1)[0]
     return max((",", "\t", ";"), key=header.count)  # the comma where none is there
 
 
 def columns_of(content: bytes, where: str) -> list[str]:
-    """The columns of a table, as they stand, without reading on.
+    """The columns of a table, without reading its rows.
 
     Raises:
         MetadataError: not UTF-8 text, or a header that is none.
@@ -187,7 +187,7 @@ def _head(content: bytes, where: str) -> str:
     try:
         return content[:_HEADER_BYTES].decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start > _HEADER_BYTES - 4:  # the cut went through a character
+        if error.start > _HEADER_BYTES - 4:  # the last character was cut
             return content[: error.start].decode("utf-8-sig")
         raise MetadataError(_not_text(where, error.reason)) from error
 
@@ -211,19 +211,19 @@ def _checked_header(cells: list[str], where: str) -> list[str]:
 
 
 def _too_long(cells: list[str], columns: list[str], delimiter: str) -> str:
-    """Why a row has more cells than the header, in words, with what to do."""
-    said = f"has {len(cells)} cells, the header {len(columns)} columns"
+    """Why a row has more cells than the header, and what to do."""
+    counts = f"has {len(cells)} cells, the header {len(columns)} columns"
     if delimiter == "," and len(cells) == len(columns) + 1:
-        # The last such pair: days stand before what is measured.
+        # The last such pair: days come before the measured value.
         pairs = [pair for pair in pairwise(cells) if all(re.fullmatch(r"-?[0-9]+", cell) for cell in pair)]
         if pairs:
             left, right = pairs[-1]
-            return f"{said}: write a decimal point, {left}.{right} instead of {left},{right}"
-    return f"{said}: take out what is too much, or put a cell that holds the separator in quotes"
+            return f"{counts}: write a decimal point, {left}.{right} instead of {left},{right}"
+    return f"{counts}: take out what is too much, or put a cell that holds the separator in quotes"
 
 
 def is_gap(value: str) -> bool:
-    """Whether a cell says that nothing is known: empty, NA, NaN, none, null, unknown."""
+    """Whether a cell means an unknown value: empty, NA, NaN, none, null, unknown."""
     return value.lower() in _NOT_KNOWN
 
 
@@ -233,7 +233,7 @@ def clipped(value: str, most: int) -> str:
 
 
 def shortly(value: str) -> str:
-    """A value for a message: quoted, clipped to 40 characters, one line whatever it holds."""
+    """A value for a message: quoted, clipped to 40 characters, on one line."""
     return repr(clipped(value, 40))
 
 
@@ -251,7 +251,7 @@ def check_columns(columns: Collection[str], required: Sequence[str], where: str)
         )
 
 
-# What the ISIC 2019 challenge added to the names of images that it made smaller.
+# The ISIC 2019 challenge added this to the names of images that it made smaller.
 REDUCED = "_downsampled"
 
 
@@ -277,7 +277,7 @@ def check_present(image_ids: Sequence[str], present: Collection[str], source: st
 
 
 def known(value: str) -> str:
-    """The value in lower case; ``unknown`` for the many spellings of a gap."""
+    """The value in lower case; ``unknown`` for every spelling of a gap."""
     return UNKNOWN if is_gap(value) else value.lower()
 
 
@@ -287,7 +287,7 @@ def sex(value: str) -> str:
 
 
 def sex_warnings(values: Iterable[str]) -> list[str]:
-    """A sentence that counts what :func:`sex` takes for unknown although it is no gap; empty where there is none."""
+    """A sentence that counts values that :func:`sex` reads as unknown although they are no gap; empty where none."""
     other = Counter(value for value in values if not is_gap(value) and value.lower() not in _SEX)
     if not other:
         return []

@@ -165,7 +165,7 @@ def test_the_table_goes_before_file_names(tmp_path):
     }
     assert read.warnings == [
         "1 of 4 synthetic images have no known parent; each is its own group unless it looks like another image, so "
-        "images made of one lesion may stand on two sides."
+        "images made from one lesion may be in two splits."
     ]
 
 
@@ -257,7 +257,7 @@ def test_a_random_split_leaves_rare_classes_in_train():
         ("mel", "test"): 2,
         ("sl", "train"): 9,
     }
-    assert warnings == ["Config published: sl have fewer than 10 images each and stand in train only."]
+    assert warnings == ["Config published: sl have fewer than 10 images each and are in train only."]
     with pytest.raises(UserError, match="class 'mel' has 5 images"):
         build_lesions12.published_split(Archive(rows[35:45]), 42)
 
