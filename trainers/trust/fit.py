@@ -20,10 +20,10 @@ from trainers.metrics.predictions import Predictions
 from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets
+from trainers.trust.detectors import OODFit, OODFitError, check_values
+from trainers.trust.gate import GateFit, fit_gate
 from trainers.trust.halves import halve, one_per_group
-from trainers.trust.ood.fitted import OODFit, OODFitError, check_values
-from trainers.trust.ood.gate import GateFit, fit_gate
-from trainers.trust.ood.held_out import threshold_at
+from trainers.trust.held_out import threshold_at
 from trainers.trust.ood.registry import named
 from trainers.trust.options import AUTO, TrustOptions
 from trainers.trust.prior import class_prior

@@ -18,6 +18,7 @@ from trainers.metrics.predictions import Predictions
 from trainers.trust import fit
 from trainers.trust.bands import fit_bands
 from trainers.trust.conformal import ConformalFitWarning
+from trainers.trust.detectors import OODFitError
 from trainers.trust.fit import (
     FittedTrust,
     TrustWarning,
@@ -29,7 +30,6 @@ from trainers.trust.fit import (
     temperature_alone,
 )
 from trainers.trust.halves import halve
-from trainers.trust.ood.fitted import OODFitError
 from trainers.trust.options import TrustOptions
 from trainers.trust.temperature import TemperatureWarning
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from trainers.trust.detectors import OODFit, apply
 from trainers.trust.ood import mahalanobis
-from trainers.trust.ood.fitted import OODFit, apply
 
 
 def fit(early: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temperature: float) -> OODFit:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import cholesky
 from sklearn.covariance import LedoitWolf
 
-from trainers.trust.ood.fitted import OODFit, OODFitError, apply, check
+from trainers.trust.detectors import OODFit, OODFitError, apply, check
 from trainers.trust.ood.projection import MOST, NEGLIGIBLE, fit_projection, unit_length
 
 

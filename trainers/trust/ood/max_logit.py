@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainers.trust.ood.fitted import OODFit, apply, check
+from trainers.trust.detectors import OODFit, apply, check
 
 
 def fit(features: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temperature: float) -> OODFit:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainers.trust.ood.fitted import OODFit, apply, check
+from trainers.trust.detectors import OODFit, apply, check
 from trainers.trust.ood.projection import MOST, fit_projection, unit_length
 
 NEIGHBOUR = 10

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg import eigh
 
-from trainers.trust.ood.fitted import OODFitError
+from trainers.trust.detectors import OODFitError
 
 MOST = 64  # dimensions; keeps a released ensemble small and a covariance well determined
 NEGLIGIBLE = 1e-10  # of the largest variance

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hub_models.ood_lesion import EARLY, UnknownDetectorError
+from trainers.trust.detectors import OODFit, OODFitError
 from trainers.trust.ood import (
     early_mahalanobis,
     energy,
@@ -17,7 +18,6 @@ from trainers.trust.ood import (
     nearest_neighbours,
     vim,
 )
-from trainers.trust.ood.fitted import OODFit, OODFitError
 
 
 @dataclass(frozen=True)

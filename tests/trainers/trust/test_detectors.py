@@ -12,8 +12,8 @@ from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.decomposition import PCA
 
 from hub_models.ood_lesion import BUFFERS, UnknownDetectorError
+from trainers.trust.detectors import OODFit, OODFitError
 from trainers.trust.ood import mahalanobis, nearest_neighbours, vim
-from trainers.trust.ood.fitted import OODFit, OODFitError
 from trainers.trust.ood.projection import fit_projection, unit_length
 from trainers.trust.ood.registry import DETECTORS, named
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainers.metrics.intervals import group_strata
-from trainers.trust.ood.fitted import OODFit, OODFitError, check
+from trainers.trust.detectors import OODFit, OODFitError, check
 from trainers.trust.ood.registry import named
 
 FOLDS = 5

@@ -16,8 +16,8 @@ import numpy as np
 from hub_models.ood_lesion import EARLY
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.number import plain
-from trainers.trust.ood.fitted import OODFit, OODFitError, check
-from trainers.trust.ood.held_out import FOLDS, CrossFit, cross_fit, threshold_at
+from trainers.trust.detectors import OODFit, OODFitError, check
+from trainers.trust.held_out import FOLDS, CrossFit, cross_fit, threshold_at
 from trainers.trust.ood.registry import DETECTORS, looked_at, named
 
 AUTO = "auto"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from hub_models.ood_lesion import EARLY, UnknownDetectorError, ood_score
-from trainers.trust.ood.fitted import OODFitError
-from trainers.trust.ood.gate import Known, choose, fit_gate
-from trainers.trust.ood.held_out import cross_fit, deal_folds, held_out_scores, threshold_at
+from trainers.trust.detectors import OODFitError
+from trainers.trust.gate import Known, choose, fit_gate
+from trainers.trust.held_out import cross_fit, deal_folds, held_out_scores, threshold_at
 from trainers.trust.ood.registry import DETECTORS, named
 
 WIDTH, CLASSES = 40, 3
