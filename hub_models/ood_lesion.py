@@ -21,7 +21,7 @@ an early layer sees, by :func:`channel_statistics`, still tells; which depth is 
 (Anthony & Kamnitsas, "On the use of Mahalanobis distance for out-of-distribution detection with neural networks for
 medical imaging", UNSURE 2023).
 
-The fits stand in the suite's ``trainers/trust/ood``.
+The fits stand in the suite's ``trainers/trust/detectors.py``.
 """
 
 from __future__ import annotations

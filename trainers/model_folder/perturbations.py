@@ -1,7 +1,7 @@
 """Images that a lesion classifier should not be asked about, and images that it will be, made from its own images.
 
 ``SHIFTS`` ruin an image: blurred until nothing is left, torn into tiles, colours turned round. The out-of-distribution
-gate is chosen by how well it tells them from the images as they are (``trainers.trust.ood``); no set of ood images
+gate is chosen by how well it tells them from the images as they are (``trainers.trust.gate``); no set of ood images
 is needed for that, so none is used up. They are not a test set: how the gate does on ood images is measured apart.
 
 ``CORRUPTIONS`` are what a camera and a practice do to an image that stays one of a lesion, in severities 1 to 3, for

@@ -1,4 +1,1 @@
-"""Trust, fitted on the predictions of the calibration split and never on the model itself.
-
-``temperature`` finds the one number by which all logits are divided so that probabilities mean what they say.
-"""
+"""Trust, fitted on the predictions of the calibration split and never on the model itself."""

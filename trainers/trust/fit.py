@@ -20,11 +20,10 @@ from trainers.metrics.predictions import Predictions
 from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets
-from trainers.trust.detectors import OODFit, OODFitError, check_values
+from trainers.trust.detectors import OODFit, OODFitError, check_values, score
 from trainers.trust.gate import GateFit, fit_gate
 from trainers.trust.halves import halve, one_per_group
 from trainers.trust.held_out import threshold_at
-from trainers.trust.ood.registry import named
 from trainers.trust.options import AUTO, TrustOptions
 from trainers.trust.prior import class_prior
 from trainers.trust.temperature import CalibrationFit, fit_calibration
@@ -231,7 +230,7 @@ def _gate(
 def _unfitted_gate(one: Predictions, temperature: float, acceptance: float, seed: int, why: str) -> GateFit:
     """The gate of a handful of images: a detector that is fitted on nothing, so that no score needs holding out."""
     nothing = OODFit()
-    scores = named(UNFITTED).score(nothing, _features(one), one.logits, temperature)
+    scores = score(UNFITTED, nothing, _features(one), one.logits, temperature)
     threshold = threshold_at(scores, acceptance)
     return GateFit(
         detector=UNFITTED,

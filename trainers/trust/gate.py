@@ -16,9 +16,8 @@ import numpy as np
 from hub_models.ood_lesion import EARLY
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.number import plain
-from trainers.trust.detectors import OODFit, OODFitError, check
+from trainers.trust.detectors import DETECTORS, OODFit, OODFitError, check, fit_of, inputs_of, score
 from trainers.trust.held_out import FOLDS, CrossFit, cross_fit, threshold_at
-from trainers.trust.ood.registry import DETECTORS, looked_at, named
 
 AUTO = "auto"
 # For a model that looks at no image, of which no perturbed version can be made: the best on the models so far.
@@ -65,8 +64,8 @@ class GateFit:
 
     def score(self, features: np.ndarray, raw_logits: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
         """(N, D), (N, C) or (N, M, C) and perhaps (N, E) -> (N,), higher = more OOD, by the shipped function."""
-        seen = looked_at(self.detector, features, early)
-        return named(self.detector).score(self._fit, seen, raw_logits, self.temperature)
+        inputs = inputs_of(self.detector, features, early)
+        return score(self.detector, self._fit, inputs, raw_logits, self.temperature)
 
     def accepts(self, features: np.ndarray, raw_logits: np.ndarray, early: np.ndarray | None = None) -> np.ndarray:
         """(N,) bool: the score is at most the threshold."""
@@ -115,11 +114,11 @@ class Known:
 
     def seen_by(self, detector: str) -> np.ndarray:
         """The features, or the early statistics where the detector looks at those."""
-        return looked_at(detector, self.features, self.early)
+        return inputs_of(detector, self.features, self.early)
 
     def fit(self, detector: str) -> OODFit:
         """Fit a detector on all images."""
-        return named(detector).fit(self.seen_by(detector), self.raw_logits, self.labels, self.temperature)
+        return fit_of(detector)(self.seen_by(detector), self.raw_logits, self.labels, self.temperature)
 
     def cross_fit(self, detector: str, folds: int, seed: int) -> CrossFit:
         """Fit a detector once without each fold."""
@@ -228,7 +227,7 @@ def fit_gate(
     fits: dict[str, CrossFit] = {}
     table: dict[str, Any] = {"method": "named"}
     if detector != AUTO:
-        named(detector)
+        fit_of(detector)
     if shifted:
         candidates = [name for name in DETECTORS if early is not None or name not in EARLY]
         best, found, fits = choose(candidates, known, shifted, shifted_rows=shifted_rows, folds=folds, seed=seed)
@@ -272,7 +271,7 @@ def _told(fitted: CrossFit, known: Known, shifted: Shifted, shifted_rows: np.nda
     """AUROC of each kind of perturbed images against the images as they are, and the mean over kinds."""
     clean, told = known.held_out(fitted), {}
     for kind, made in shifted.items():
-        seen = looked_at(fitted.detector, made[0], made[2] if len(made) == 3 else None)
+        seen = inputs_of(fitted.detector, made[0], made[2] if len(made) == 3 else None)
         perturbed = fitted.score(seen, made[1], _rows(shifted_rows, fitted.fold, len(seen)))
         strange = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(perturbed), dtype=bool)]
         told[kind] = float(auroc(strange, np.r_[clean, perturbed]))

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainers.metrics.intervals import group_strata
-from trainers.trust.detectors import OODFit, OODFitError, check
-from trainers.trust.ood.registry import named
+from trainers.trust.detectors import OODFit, OODFitError, check, fit_of, score
 
 FOLDS = 5
 
@@ -51,7 +50,7 @@ class CrossFit:
         scores = np.empty(len(fold))
         for number, fitted in enumerate(self.fits):
             mine = fold == number
-            scores[mine] = named(self.detector).score(fitted, features[mine], raw_logits[mine], self.temperature)
+            scores[mine] = score(self.detector, fitted, features[mine], raw_logits[mine], self.temperature)
         return scores
 
 
@@ -109,14 +108,14 @@ def cross_fit(
         UnknownDetectorError: there is no such detector.
         OODFitError: input that cannot be fitted.
     """
-    chosen = named(detector)
+    fit = fit_of(detector)
     check(features, raw_logits, labels)
     labels = np.asarray(labels)
     fold = deal_folds(groups, labels, folds, seed)
     fits = []
     for number in range(int(fold.max()) + 1):
         others = fold != number
-        fits.append(chosen.fit(features[others], raw_logits[others], labels[others], temperature))
+        fits.append(fit(features[others], raw_logits[others], labels[others], temperature))
     return CrossFit(detector, fold, fits, temperature)
 
 

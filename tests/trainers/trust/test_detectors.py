@@ -12,10 +12,19 @@ from sklearn.covariance import EmpiricalCovariance, LedoitWolf
 from sklearn.decomposition import PCA
 
 from hub_models.ood_lesion import BUFFERS, UnknownDetectorError
-from trainers.trust.detectors import OODFit, OODFitError
-from trainers.trust.ood import mahalanobis, nearest_neighbours, vim
-from trainers.trust.ood.projection import fit_projection, unit_length
-from trainers.trust.ood.registry import DETECTORS, named
+from trainers.trust import detectors
+from trainers.trust.detectors import (
+    DETECTORS,
+    OODFit,
+    OODFitError,
+    fit_mahalanobis,
+    fit_nearest_neighbours,
+    fit_of,
+    fit_projection,
+    fit_vim,
+    score,
+    unit_length,
+)
 
 N, WIDTH, CLASSES = 240, 8, 3
 
@@ -40,13 +49,13 @@ def as_tensor(values: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("t", [1.0, 1.7])
 def test_max_softmax_agrees(known, t):
-    ours = named("max_softmax").score(OODFit(), known.features, known.logits, t)
+    ours = score("max_softmax", OODFit(), known.features, known.logits, t)
     theirs = other.MaxSoftmax.score(as_tensor(known.logits), t).numpy()
     assert ours == pytest.approx(1 + theirs, abs=1e-6)  # ours counts from 1, theirs from 0
 
 
 def test_max_logit_and_energy_agree(known):
-    ours = {name: named(name).score(OODFit(), known.features, known.logits, 3.0) for name in ("max_logit", "energy")}
+    ours = {name: score(name, OODFit(), known.features, known.logits, 3.0) for name in ("max_logit", "energy")}
     assert ours["max_logit"] == pytest.approx(other.MaxLogit.score(as_tensor(known.logits)).numpy(), rel=1e-5)
     assert ours["energy"] == pytest.approx(other.EnergyBased.score(as_tensor(known.logits)).numpy(), rel=1e-5)
 
@@ -55,9 +64,9 @@ def test_mahalanobis_agrees_without_shrinkage(known, monkeypatch):
     class Unshrunk(EmpiricalCovariance):
         shrinkage_ = 0.0
 
-    monkeypatch.setattr(mahalanobis, "LedoitWolf", Unshrunk)
-    fit = mahalanobis.fit(known.features, known.logits, known.labels, 1.0)
-    ours = mahalanobis.score(fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
+    monkeypatch.setattr(detectors, "LedoitWolf", Unshrunk)
+    fit = fit_mahalanobis(known.features, known.logits, known.labels, 1.0)
+    ours = score("mahalanobis", fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
     unit = as_tensor(unit_length(known.features))
     detector = other.Mahalanobis(None).fit_features(unit, torch.from_numpy(known.labels))
     theirs = detector.predict_features(as_tensor(unit_length(known.foreign))).numpy()
@@ -67,7 +76,7 @@ def test_mahalanobis_agrees_without_shrinkage(known, monkeypatch):
 
 
 def test_mahalanobis_is_that_of_the_shrunk_covariance(known):
-    fit = mahalanobis.fit(known.features, known.logits, known.labels, 1.0, most=3)
+    fit = fit_mahalanobis(known.features, known.logits, known.labels, 1.0, most=3)
     unit = unit_length(known.features)
     pca = PCA(3).fit(unit)
     inside = pca.transform(unit)
@@ -75,15 +84,15 @@ def test_mahalanobis_is_that_of_the_shrunk_covariance(known):
     shrunk = LedoitWolf(assume_centered=True).fit(inside - means[known.labels])
     away = pca.transform(unit_length(known.foreign))[:, None] - means
     squares = np.einsum("nkp,pq,nkq->nk", away, shrunk.precision_, away).min(axis=1)
-    ours = mahalanobis.score(fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
+    ours = score("mahalanobis", fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
     assert ours == pytest.approx(squares, rel=1e-4)
     assert fit.settings == {"dimensions": 3, "shrinkage": pytest.approx(shrunk.shrinkage_)}
 
 
 @pytest.mark.parametrize("k", [1, 10, 50])
 def test_nearest_neighbours_agree_without_projection(known, k):
-    fit = nearest_neighbours.fit(known.features, known.logits, known.labels, 1.0, k=k)
-    ours = nearest_neighbours.score(fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
+    fit = fit_nearest_neighbours(known.features, known.logits, known.labels, 1.0, k=k)
+    ours = score("nearest_neighbours", fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
     detector = other.KNN(None, k=k).fit_features(as_tensor(known.features), torch.from_numpy(known.labels))
     assert ours == pytest.approx(detector.predict_features(as_tensor(known.foreign)).numpy(), abs=1e-5)
     assert fit.buffers["bank"].shape == (N, WIDTH)
@@ -94,8 +103,8 @@ def test_vim_agrees_where_its_origin_is_the_mean(known):
     weight = np.random.default_rng(1).normal(size=(WIDTH, WIDTH))
     bias = -weight @ known.features.mean(axis=0)
     logits, foreign = known.features @ weight.T + bias, known.foreign @ weight.T + bias
-    fit = vim.fit(known.features, logits, known.labels, 1.0, most=3)
-    ours = vim.score(fit, known.foreign, foreign, 1.0)
+    fit = fit_vim(known.features, logits, known.labels, 1.0, most=3)
+    ours = score("vim", fit, known.foreign, foreign, 1.0)
     detector = other.ViM(None, d=3, w=as_tensor(weight), b=as_tensor(bias))
     detector.fit_features(as_tensor(known.features), torch.from_numpy(known.labels))
     theirs = detector.predict_features(as_tensor(known.foreign)).numpy()
@@ -122,26 +131,26 @@ def test_the_projection_keeps_no_direction_without_variance():
 
 
 def test_the_bank_has_an_upper_bound(monkeypatch):
-    monkeypatch.setattr(nearest_neighbours, "BANK", 25)
+    monkeypatch.setattr(detectors, "BANK", 25)
     rng = np.random.default_rng(4)
-    fit = nearest_neighbours.fit(rng.normal(size=(60, 6)), np.zeros((60, 2)), np.zeros(60, dtype=int), 1.0)
+    fit = fit_nearest_neighbours(rng.normal(size=(60, 6)), np.zeros((60, 2)), np.zeros(60, dtype=int), 1.0)
     assert fit.buffers["bank"].shape == (25, 6)
     assert fit.settings["k"] == 10
 
 
 def test_few_images_have_a_nearer_neighbour():
     rng = np.random.default_rng(5)
-    fit = nearest_neighbours.fit(rng.normal(size=(7, 6)), np.zeros((7, 2)), np.zeros(7, dtype=int), 1.0)
+    fit = fit_nearest_neighbours(rng.normal(size=(7, 6)), np.zeros((7, 2)), np.zeros(7, dtype=int), 1.0)
     assert fit.settings["k"] == 3
 
 
 def test_a_virtual_logit_never_speaks_for_a_picture():
     rng = np.random.default_rng(6)
     features, logits = rng.normal(size=(50, 10)), rng.normal(size=(50, 3)) - 9
-    fit = vim.fit(features, logits, np.zeros(50, dtype=int), 1.0)
+    fit = fit_vim(features, logits, np.zeros(50, dtype=int), 1.0)
     assert fit.settings["alpha"] > 0
     inside = rng.normal(size=(50, 2)) @ rng.normal(size=(2, 10))
-    assert vim.fit(inside, logits, np.zeros(50, dtype=int), 1.0).settings["alpha"] == 0.0
+    assert fit_vim(inside, logits, np.zeros(50, dtype=int), 1.0).settings["alpha"] == 0.0
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -149,19 +158,19 @@ def test_a_virtual_logit_never_speaks_for_a_picture():
 def test_buffers_are_small_float32_and_named_as_the_model_expects(name, members):
     rng = np.random.default_rng(7)
     features, logits = rng.normal(size=(90, 200)).clip(min=0), rng.normal(size=(90, members, 4))
-    fit = named(name).fit(features, logits, rng.integers(0, 4, 90), 1.0)
+    fit = fit_of(name)(features, logits, rng.integers(0, 4, 90), 1.0)
     assert set(fit.buffers) == set(BUFFERS[name])
     assert all(values.dtype == np.float32 for values in fit.buffers.values())
     assert fit.n_bytes <= 4 * (200 + 64 * (200 + 90))
-    score = named(name).score(fit, features, logits, 1.0)
-    assert score.shape == (90,)
-    assert np.isfinite(score).all()
+    scores = score(name, fit, features, logits, 1.0)
+    assert scores.shape == (90,)
+    assert np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("name", ["mahalanobis", "nearest_neighbours", "vim"])
 def test_features_that_never_vary_are_named(name):
     with pytest.raises(OODFitError, match="20 images: the model looks at nothing"):
-        named(name).fit(np.full((20, 5), 3.3), np.zeros((20, 2)), np.zeros(20, dtype=int), 1.0)
+        fit_of(name)(np.full((20, 5), 3.3), np.zeros((20, 2)), np.zeros(20, dtype=int), 1.0)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -177,7 +186,7 @@ def test_features_that_never_vary_are_named(name):
 )
 def test_what_cannot_be_fitted_is_named(name, features, logits, labels, message):
     with pytest.raises(OODFitError, match=message):
-        named(name).fit(features, logits, np.array(labels), 1.0)
+        fit_of(name)(features, logits, np.array(labels), 1.0)
 
 
 def test_a_buffer_that_is_not_finite_is_named():
@@ -187,4 +196,4 @@ def test_a_buffer_that_is_not_finite_is_named():
 
 def test_an_unknown_detector_is_named():
     with pytest.raises(UnknownDetectorError, match="called 'odin': choose one of max_softmax"):
-        named("odin")
+        fit_of("odin")

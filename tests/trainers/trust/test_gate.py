@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from hub_models.ood_lesion import EARLY, UnknownDetectorError, ood_score
-from trainers.trust.detectors import OODFitError
+from trainers.trust.detectors import DETECTORS, OODFitError, fit_of, score
 from trainers.trust.gate import Known, choose, fit_gate
 from trainers.trust.held_out import cross_fit, deal_folds, held_out_scores, threshold_at
-from trainers.trust.ood.registry import DETECTORS, named
 
 WIDTH, CLASSES = 40, 3
 SIX = [name for name in DETECTORS if name not in EARLY]  # those that look at features and logits
@@ -71,8 +70,8 @@ def test_a_held_out_score_is_that_of_a_fit_without_its_fold(known):
     fold = deal_folds(known.groups, known.labels, 4, seed=3)
     for number in range(4):
         others, mine = fold != number, fold == number
-        fit = named("mahalanobis").fit(known.features[others], known.logits[others], known.labels[others], 1.0)
-        expected = named("mahalanobis").score(fit, known.features[mine], known.logits[mine], 1.0)
+        fit = fit_of("mahalanobis")(known.features[others], known.logits[others], known.labels[others], 1.0)
+        expected = score("mahalanobis", fit, known.features[mine], known.logits[mine], 1.0)
         assert found[mine] == pytest.approx(expected)
 
 
@@ -85,20 +84,20 @@ def test_a_ruined_image_is_scored_by_the_fit_that_never_saw_it(known):
 
 @pytest.mark.parametrize("name", ["mahalanobis", "nearest_neighbours", "vim"])
 def test_scores_of_images_that_were_seen_are_too_small(known, name):
-    fit = named(name).fit(*of(known)[:3], 1.0)
-    seen = named(name).score(fit, known.features, known.logits, 1.0)
+    fit = fit_of(name)(*of(known)[:3], 1.0)
+    seen = score(name, fit, known.features, known.logits, 1.0)
     held = held_out_scores(name, *of(known), 1.0)
     fresh = images(600, 1)
-    new = named(name).score(fit, fresh.features, fresh.logits, 1.0)
+    new = score(name, fit, fresh.features, fresh.logits, 1.0)
     assert (new <= threshold_at(held)).mean() == pytest.approx(0.95, abs=0.035)
     assert (new <= threshold_at(seen)).mean() < (new <= threshold_at(held)).mean()
 
 
 def test_mahalanobis_of_images_that_were_seen_would_turn_away_three_times_too_many(known):
-    fit = named("mahalanobis").fit(*of(known)[:3], 1.0)
+    fit = fit_of("mahalanobis")(*of(known)[:3], 1.0)
     fresh = images(600, 1)
-    new = named("mahalanobis").score(fit, fresh.features, fresh.logits, 1.0)
-    threshold = threshold_at(named("mahalanobis").score(fit, known.features, known.logits, 1.0))
+    new = score("mahalanobis", fit, fresh.features, fresh.logits, 1.0)
+    threshold = threshold_at(score("mahalanobis", fit, known.features, known.logits, 1.0))
     assert (new > threshold).mean() > 0.15
 
 
