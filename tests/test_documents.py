@@ -1,0 +1,117 @@
+"""The documents: every command that they show is parsed by that command, and every file that they link is there."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+import runpy
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from trainers.__main__ import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "trainers/**/*.md", "datasets_scripts/**/*.md", "spaces/**/*.md")
+    for path in ROOT.glob(pattern)
+)
+MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
+# A command at the start of a line of a code block.
+COMMAND = re.compile(
+    r"^ *((?:[A-Z_]+=\S+ )*"
+    r"(?:lesion |python -m (?:datasets_scripts|trainers|model_cards)\.|python trainers/|accelerate launch |torchrun )"
+    r".+)$",
+    re.MULTILINE,
+)
+
+
+class Accepted(BaseException):
+    """A parser accepted the command line; no ``except Exception`` of a command catches this."""
+
+
+def commands(document: str) -> Iterator[str]:
+    """The command lines in the code blocks of a document."""
+    text = (ROOT / document).read_text("utf-8")
+    for block in re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        yield from COMMAND.findall(block.replace("\\\n", " "))
+
+
+def words(command: str) -> list[str]:
+    """The words of a command line, with values for its shell variables and without what only a reader needs."""
+    command = re.sub(r"\[,\.\.\.\]|\[@REVISION\]|\.\.\.(?=\s|$)", "", command)
+    command = re.sub(r"(?<=\s)\[(-[^\]]+)\]", r"\1", command)  # an option that may be left out
+    command = re.sub(r"\$W(?=\s)", "", command)  # options that the document names above
+    command = re.sub(r"\$\{[^}]*\}|\$\w+|(?<=\s)N(?=\s|$)", "7", command)
+    split = shlex.split(command, comments=True)
+    while re.match(r"[A-Z_]+=", split[0]):
+        split.pop(0)
+    return split
+
+
+def module_and_options(split: list[str]) -> tuple[str, list[str]]:
+    """The module of a command, and the words that its own parser reads."""
+    if split[0] == "lesion":
+        return MODULES.get(split[1].replace("-", "_"), split[1]), split[2:]
+    if split[:2] == ["python", "-m"]:
+        return split[2], split[3:]
+    place = next(number for number, word in enumerate(split) if word.endswith(".py"))
+    return split[place].removesuffix(".py").replace("/", "."), split[place + 1 :]
+
+
+SHOWN = [
+    pytest.param(command, id=f"{document}: {command[:70]}")
+    for document in DOCUMENTS
+    for command in dict.fromkeys(commands(document))
+]
+
+
+@pytest.mark.parametrize("command", SHOWN)
+def test_a_command_of_a_document_is_accepted(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def parse_args(self: argparse.ArgumentParser, args: Any = None, namespace: Any = None) -> NoReturn:
+        accept(self, args, namespace)
+        raise Accepted
+
+    accept = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    module, options = module_and_options(words(command))
+    if module == "trainers.cross_validate":  # its further options are those of the script
+        script = next(word for word in options if not word.startswith("-"))
+        options.remove(script)
+        module = f"trainers.train_{script}"
+    monkeypatch.setattr(sys, "argv", [module, *options])
+    with pytest.raises((Accepted, SystemExit)) as ended:
+        runpy.run_module(module, run_name="__main__")
+    assert ended.type is Accepted, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_command_in_the_text_exists(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    for words_of_make in re.findall(r"^make ([\w ]+?)(?: +#.*)?$|`make (\w+)`", text, re.MULTILINE):
+        assert set(" ".join(words_of_make).split()) <= set(targets)
+    for name in re.findall(r"`lesion ([\w-]+)", text):
+        assert name in {*MODULES, "env", "--help", "NAME"}, name
+    for name in re.findall(r"`python -m ([\w.]+)", text):
+        assert name.endswith(".NAME") or importlib.util.find_spec(name), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_file_that_a_document_links_is_there(document: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text("utf-8"))
+    assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert text.count("\n") <= 180
+    assert len(text.encode()) <= 12 * 1024
