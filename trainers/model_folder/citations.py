@@ -1,93 +1,50 @@
-"""What a card must cite: the data, the architecture, the calibration, and the published system a recipe follows."""
+"""What a card must cite: the data, the architecture, the fitted trust, and the published system a recipe follows."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from datasets_scripts import phantom_rows
 from datasets_scripts.command import UserError
 from datasets_scripts.sources import class_folders, dermnet, ham10000, isic2017, isic_archive
 
-MOBILENET_V2 = """@inproceedings{sandler2018mobilenetv2,
-  title = {MobileNetV2: Inverted Residuals and Linear Bottlenecks},
-  author = {Sandler, Mark and Howard, Andrew and Zhu, Menglong and Zhmoginov, Andrey and Chen, Liang-Chieh},
-  booktitle = {CVPR},
-  year = {2018}
-}"""
-RESNET = """@inproceedings{he2016resnet,
-  title = {Deep Residual Learning for Image Recognition},
-  author = {He, Kaiming and Zhang, Xiangyu and Ren, Shaoqing and Sun, Jian},
-  booktitle = {CVPR},
-  year = {2016}
-}"""
-EFFICIENTNET = """@inproceedings{tan2019efficientnet,
-  title = {EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks},
-  author = {Tan, Mingxing and Le, Quoc V.},
-  booktitle = {ICML},
-  year = {2019}
-}"""
-EFFICIENTNET_V2 = """@inproceedings{tan2021efficientnetv2,
-  title = {EfficientNetV2: Smaller Models and Faster Training},
-  author = {Tan, Mingxing and Le, Quoc V.},
-  booktitle = {ICML},
-  year = {2021}
-}"""
-DEEP_ENSEMBLES = """@inproceedings{lakshminarayanan2017ensembles,
-  title = {Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles},
-  author = {Lakshminarayanan, Balaji and Pritzel, Alexander and Blundell, Charles},
-  booktitle = {NeurIPS},
-  year = {2017}
-}"""
-ISIC_ENSEMBLE = """@misc{isicuncertainty,
-  title = {ISIC skin lesion classifier with calibrated uncertainty},
-  author = {{Governor6191}},
-  note = {The published system: Hugging Face Hub, Governor6191/isic-skin-lesion-uncertainty}
-}"""
-HAM_EFFICIENTNET = """@misc{ham10000efficientnetv2s,
-  title = {EfficientNetV2-S HAM10000 Image-Only Baseline},
-  note = {The published system: a model card of the Hugging Face Hub}
-}"""
-VIT = """@inproceedings{dosovitskiy2021vit,
-  title = {An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale},
-  author = {Dosovitskiy, Alexey and Beyer, Lucas and Kolesnikov, Alexander and Weissenborn, Dirk and Zhai, Xiaohua and
-    Unterthiner, Thomas and Dehghani, Mostafa and Minderer, Matthias and Heigold, Georg and Gelly, Sylvain and
-    Uszkoreit, Jakob and Houlsby, Neil},
-  booktitle = {ICLR},
-  year = {2021}
-}"""
-VIT_LESIONS12 = """@misc{vitlarge12lesions,
-  title = {vit-large-patch32-384-finetuned-skin-lesion-classification},
-  note = {The published system: a model card of the Hugging Face Hub, started from
-    UnipaPolitoUnimore/vit-large-patch32-384-melanoma}
-}"""
-ISIC2017_RESNET = """@misc{sagardia2022isic2017,
-  title = {Skin lesion classification: melanoma, nevus and seborrheic keratosis with a frozen ResNet50},
-  author = {Sagardia, Mikel},
-  year = {2022},
-  note = {The published system: a project on part 3 of the ISIC 2017 challenge}
-}"""
-DERM_X = """@misc{dermx2025,
-  title = {Derm-X: Explainable Deep Learning for Skin Lesion Detection},
-  author = {Pandit, Yash},
-  year = {2025},
-  note = {The published system}
-}"""
 
+def read_bib(path: Path) -> dict[str, str]:
+    """Key -> entry of a BibTeX file whose entries begin with ``@`` in the first column and end at a ``}`` there."""
+    found = re.finditer(r"^@\w+\{([^,]+),.*?^\}$", path.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return {entry[1]: entry[0] for entry in found}
+
+
+ENTRIES = read_bib(Path(__file__).with_name("citations.bib"))
 BY_SOURCE = {source.SOURCE: source.CITATION.strip() for source in (ham10000, isic2017, isic_archive)}
+# What a backbone's name begins with -> its key.
 BY_BACKBONE_PREFIX = {
-    "efficientnetv2": EFFICIENTNET_V2,
-    "mobilenetv2": MOBILENET_V2,
-    "resnet": RESNET,
-    "tf_efficientnet_lite": EFFICIENTNET,
-    "vit_": VIT,
+    "efficientnetv2": "tan2021efficientnetv2",
+    "mobilenetv2": "sandler2018mobilenetv2",
+    "resnet": "he2016resnet",
+    "tf_efficientnet_lite": "tan2019efficientnet",
+    "vit_": "dosovitskiy2021vit",
 }
 BY_SYSTEM = {
-    "derm-x": [DERM_X],
-    "ham10000-efficientnetv2-s": [HAM_EFFICIENTNET],
-    "isic-ensemble": [ISIC_ENSEMBLE, DEEP_ENSEMBLES],
-    "isic2017-resnet50": [ISIC2017_RESNET, isic2017.CITATION.strip()],
-    "vit-large-lesions12": [VIT_LESIONS12],
+    "derm-x": [ENTRIES["dermx2025"]],
+    "ham10000-efficientnetv2-s": [ENTRIES["ham10000efficientnetv2s"]],
+    "isic-ensemble": [ENTRIES["isicuncertainty"], ENTRIES["lakshminarayanan2017ensembles"]],
+    "isic2017-resnet50": [ENTRIES["sagardia2022isic2017"], isic2017.CITATION.strip()],
+    "vit-large-lesions12": [ENTRIES["vitlarge12lesions"]],
+}
+# Method of the prediction sets, and detector of the gate -> its key.
+BY_SETS = {"lac": "sadinle2019lac", "aps": "romano2020aps", "raps": "angelopoulos2021raps"}
+BY_DETECTOR = {
+    "max_softmax": "hendrycks2017baseline",
+    "max_logit": "hendrycks2022scaling",
+    "energy": "liu2020energy",
+    "mahalanobis": "lee2018mahalanobis",
+    "early_mahalanobis": "lee2018mahalanobis",
+    "nearest_neighbours": "sun2022knn",
+    "vim": "wang2022vim",
 }
 # The command that builds a recipe's dataset -> what the ``source`` column of that dataset may say.
 BY_BUILDER: Mapping[str, Collection[str]] = {
@@ -137,9 +94,23 @@ def citations(sources: list[str], backbones: list[str], system: str) -> list[str
     found = list(BY_SYSTEM.get(system, []))
     found += [entry for source, entry in BY_SOURCE.items() if source in sources]
     found += [
-        entry for prefix, entry in BY_BACKBONE_PREFIX.items() if any(name.startswith(prefix) for name in backbones)
+        ENTRIES[key] for prefix, key in BY_BACKBONE_PREFIX.items() if any(name.startswith(prefix) for name in backbones)
     ]
     return list(dict.fromkeys(found))
+
+
+def trust_citations(trust: Mapping[str, Any]) -> list[str]:
+    """The papers behind what a model's ``config.trust`` holds; none where nothing was fitted."""
+    keys = ["guo2017calibration"] if "temperature" in trust else []
+    if trust.get("temperature", {}).get("kind") == "bias_corrected":
+        keys.append("alexandari2020bcts")
+    if "conformal" in trust:
+        keys.append(BY_SETS[trust["conformal"]["method"]])
+    if "bands" in trust:
+        keys.append("angelopoulos2025ltt")
+    if "ood" in trust:
+        keys.append(BY_DETECTOR[trust["ood"]["detector"]])
+    return [ENTRIES[key] for key in keys]
 
 
 def notes(sources: list[str], image_sizes: dict[str, int]) -> list[str]:

@@ -23,7 +23,7 @@ from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.intervals import bootstrap_weights, can_resample
 from trainers.metrics.predictions import Predictions
-from trainers.model_folder.trust_citations import trust_citations
+from trainers.model_folder.citations import trust_citations
 from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
 
