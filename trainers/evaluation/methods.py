@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.special import entr
+from scipy.special import entr, softmax
 
 from trainers.evaluation.paired import (
     ERRORS,
@@ -26,12 +26,16 @@ from trainers.evaluation.paired import (
     swap_test,
 )
 from trainers.evaluation.sample import Sample
+from trainers.metrics.discrimination import auroc
 from trainers.metrics.intervals import bootstrap_weights, can_resample
-from trainers.metrics.number import plain
+from trainers.metrics.number import bootstrapped, plain, undefined
 from trainers.metrics.predictions import Predictions
 
 SHOWN = ("accuracy", "auroc", *ERRORS)
 SUM_TOLERANCE = 1e-4
+
+# (uncertainty (N,), wrong (N,) bool) of each model that a row is the mean of.
+Evaluated = list[tuple[np.ndarray, np.ndarray]]
 
 
 def methods(
@@ -105,9 +109,7 @@ def _changes(single: dict[str, Drawn], other: dict[str, Drawn]) -> dict[str, dic
 
 def conventions(predictions: Predictions, replicates: int, every: bool) -> dict[str, str]:
     """What the numbers of ``methods`` mean; goes into the report."""
-    auroc = (
-        "of the malignant class" if _is_binary(predictions) else "mean over the classes, each against all the others"
-    )
+    kind = "of the malignant class" if _is_binary(predictions) else "mean over the classes, each against all the others"
     swaps = "all exchanges" if every else f"{replicates} random exchanges"
     return {
         "single_model": "Mean over the members evaluated alone; 'each' are their own values, 'min' and 'max' the "
@@ -116,7 +118,7 @@ def conventions(predictions: Predictions, replicates: int, every: bool) -> dict[
         f"p: the predictions are exchanged within lesions ({swaps}; Noreen 1989), two-sided, not adjusted for the "
         "number of metrics. By Jensen's inequality the ensemble's NLL and Brier score can never exceed the members' "
         "mean at the same temperature: there the size says something, the p value does not.",
-        "auroc": f"AUROC {auroc}.",
+        "auroc": f"AUROC {kind}.",
         "brier": "Sum over classes of squared differences: range 0 to 2, for two classes twice the binary score.",
     }
 
@@ -149,15 +151,52 @@ def uncertainty(probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def uncertainty_by_outcome(predictions: Predictions, temperature: float) -> dict[str, dict[str, Any]]:
     """Mean uncertainty in nats of the images that the ensemble gets right, of those it gets wrong, and of all."""
-    scaled = predictions.logits / temperature
-    scaled = np.exp(scaled - scaled.max(axis=2, keepdims=True))
-    probs = scaled / scaled.sum(axis=2, keepdims=True)
+    probs = softmax(predictions.logits / temperature, axis=2)
     parts = dict(zip(("total", "aleatoric", "epistemic"), uncertainty(probs), strict=True))
     right = probs.mean(axis=1).argmax(axis=1) == predictions.label
     chosen = {"all": np.ones(len(right), dtype=bool), "right": right, "wrong": ~right}
     return {
         name: {"n": int(rows.sum()), **{part: _mean(values[rows]) for part, values in parts.items()}}
         for name, rows in chosen.items()
+    }
+
+
+def error_detection(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    member_temperatures: Sequence[float],
+    mc_logits: np.ndarray | None,
+    weights: np.ndarray | None,
+) -> dict[str, dict[str, Any]]:
+    """AUROC of each measure of uncertainty for wrong answers (Hendrycks & Gimpel, ICLR 2017); 0.5 is chance.
+
+    A member alone and MC dropout are evaluated member by member; the mean is given.
+
+    Args:
+        logits: (N, M, C) raw, of M members.
+        labels: (N,).
+        temperature: T of the ensemble.
+        member_temperatures: T of each member alone, and of its MC dropout.
+        mc_logits: (N, M, S, C) raw logits of S passes with dropout on; None leaves these rows out.
+        weights: (R, N) bootstrap weights by lesion, or None.
+
+    Returns:
+        ``confidence`` is 1 - the largest probability, ``entropy`` that of the answer, ``disagreement`` the mutual
+        information between members, or passes. Method -> measure -> value with interval.
+    """
+    methods: dict[str, dict[str, Evaluated]] = {"single_model": {"confidence": [], "entropy": []}}
+    for member, own in enumerate(member_temperatures):
+        _add(methods["single_model"], softmax(logits[:, member : member + 1] / own, axis=2), labels)
+    methods["ensemble"] = {"confidence": [], "entropy": [], "disagreement": []}
+    _add(methods["ensemble"], softmax(logits / temperature, axis=2), labels)
+    if mc_logits is not None:
+        methods["mc_dropout"] = {"confidence": [], "entropy": [], "disagreement": []}
+        for member, own in enumerate(member_temperatures):
+            _add(methods["mc_dropout"], softmax(mc_logits[:, member] / own, axis=2), labels)
+    return {
+        method: {measure: _mean_auroc(evaluated, weights) for measure, evaluated in measures.items()}
+        for method, measures in methods.items()
     }
 
 
@@ -203,3 +242,23 @@ def _shown(predictions: Predictions, values: dict[str, Any]) -> dict[str, Any]:
     """The metrics of the table, under its names."""
     named = {**values, "auroc": values["auroc_malignant" if _is_binary(predictions) else "auroc_macro"]}
     return {name: named[name] for name in SHOWN}
+
+
+def _add(measures: dict[str, Evaluated], probs: np.ndarray, labels: np.ndarray) -> None:
+    """Evaluate one model: probabilities (N, members or passes, C)."""
+    answer = probs.mean(axis=1)
+    wrong = answer.argmax(axis=1) != labels
+    total, _, epistemic = uncertainty(probs)
+    found = {"confidence": 1 - answer.max(axis=1), "entropy": total, "disagreement": epistemic}
+    for name, evaluated in measures.items():
+        evaluated.append((found[name], wrong))
+
+
+def _mean_auroc(evaluated: Evaluated, weights: np.ndarray | None) -> dict[str, Any]:
+    if any(wrong.all() or not wrong.any() for _, wrong in evaluated):
+        return undefined("a model is right, or wrong, on every image")
+    value = float(np.mean([auroc(wrong, scores) for scores, wrong in evaluated]))
+    spread = None
+    if weights is not None:
+        spread = np.mean([auroc(wrong, scores, weights.astype(np.float64)) for scores, wrong in evaluated], axis=0)
+    return bootstrapped(value, spread)

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from model_cards.build import build_card
-from trainers.evaluation.error_detection import error_detection
 from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.evaluation.figures.charts import ALSO_SHOWN, draw_all
 from trainers.evaluation.figures.explanations import draw_explanations
 from trainers.evaluation.figures.robustness import draw_robustness
 from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.isic2017_files import write_challenge
-from trainers.evaluation.methods import methods
+from trainers.evaluation.methods import error_detection, methods
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.robustness import robustness_section
 from trainers.evaluation.tables import write_tables

@@ -7,7 +7,7 @@ import pytest
 from scipy.special import entr, softmax
 from sklearn.metrics import roc_auc_score
 
-from trainers.evaluation.error_detection import error_detection
+from trainers.evaluation.methods import error_detection
 from trainers.metrics.intervals import bootstrap_weights
 
 
