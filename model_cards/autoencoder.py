@@ -13,7 +13,6 @@ from model_cards.report_view import ReportNode, given, num, number, optional
 from model_cards.sources import all_drawn, any_drawn, known_limits
 
 TASK = "reconstruction"
-TEMPLATE = "autoencoder.md.j2"
 TAGS = ["medical", "dermatology", "skin-lesion", "autoencoder", "research-only", "lesion-suite"]
 
 

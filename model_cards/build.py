@@ -1,23 +1,21 @@
-"""Write the card and then the manifest of a finished model folder: ``python -m model_cards.build DIR``."""
+"""Write the card, the full report and the manifest of a finished model: ``python -m model_cards.build DIR``."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, run
-from model_cards.card import REPORT, ReportError, read_report, render, report_kind
+from model_cards.card import CARD, DETAILS, REPORT, ReportError, read_report, render, report_kind
 from model_cards.manifest import MANIFEST, list_files, write_manifest, write_text
 
-CARD = "README.md"
 
-
-def build_card(folder: Path) -> str:
-    """Render ``README.md`` from ``report.json``, then hash every file into ``manifest.json``.
+def build_card(folder: Path) -> dict[str, str]:
+    """Render ``README.md`` and ``REPORT.md`` from ``report.json``, then hash every file into ``manifest.json``.
 
     Each file appears whole or not at all; a report that lacks a number leaves the folder as it was.
 
     Returns:
-        The card's text.
+        File name -> text of what was written.
 
     Raises:
         ReportError: no report, one that cannot be read, is of no single model, or names an absent figure.
@@ -32,22 +30,24 @@ def build_card(folder: Path) -> str:
         named = kind.replace("_", " ")
         raise ReportError(f"{folder} holds a {named}, not one model: the command that made it wrote its {CARD}")
     files, _ = list_files(folder)
-    text = render(report, files)
-    write_text(folder / CARD, text)
+    texts = render(report, files)
+    for name, text in texts.items():
+        write_text(folder / name, text)
     write_manifest(folder)
-    return text
+    return texts
 
 
 def main() -> None:
     """Parse the command line and build."""
     parser = OneLineParser(
         prog="python -m model_cards.build",
-        description=f"Write {CARD} from {REPORT}, then {MANIFEST}, into a finished model folder. Takes seconds.",
+        description=f"Write {CARD} and {DETAILS} from {REPORT}, then {MANIFEST}, into a finished model folder. "
+        "Takes seconds.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help=f"the model's folder; it holds {REPORT}")
     folder = parser.parse_args().folder
-    build_card(folder)
-    print(f"wrote {folder / CARD} and {folder / MANIFEST}")
+    written = [*build_card(folder), MANIFEST]
+    print(f"wrote {', '.join(str(folder / name) for name in written)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The model card: a pure function of ``report.json`` and the names of the folder's files.
+"""The model card and the full report: pure functions of ``report.json`` and the names of the folder's files.
 
-The same report always gives the same text, byte for byte. That is what lets ``verify`` render it again and name the
+``README.md`` is what a reader needs in five minutes; ``REPORT.md`` beside it holds everything else. The same report
+always gives the same texts, byte for byte. That is what lets ``verify`` render it again and name the
 number that differs.
 """
 
@@ -16,20 +17,21 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datasets_scripts.command import UserError, read_json
-from model_cards.autoencoder import TEMPLATE as AUTOENCODER
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
 from model_cards.facts import counted_as_one, facts_of, is_fitted, only_imported, sources_of
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
 from model_cards.sources import known_limits
 
+CARD = "README.md"
+DETAILS = "REPORT.md"
 REPORT = "report.json"
 REPORT_VERSION = 1
 # What a report may be of, beside one model: its folds pooled, or images that a model was only asked about.
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 6
+CARD_LAYOUT = 7
 # Groups that ask for a doctor, in the order in which they are named.
 AT_RISK = ("malignant", "premalignant")
 LOOKS = "looks at one image of a skin lesion"
@@ -45,6 +47,7 @@ STEPS = {
     "do_lesion_crop": "lesion crop",
     "do_colour_constancy": "colour constancy",
 }
+AUTOENCODER = {CARD: "autoencoder.md.j2", DETAILS: "autoencoder_details.md.j2"}
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -76,24 +79,25 @@ def report_kind(report: dict[str, Any]) -> str:
     return SCORING if "scored" in report else str(report.get("kind", "model"))
 
 
-def render(report: dict[str, Any], files: Sequence[str]) -> str:
-    """The text of the model card.
+def render(report: dict[str, Any], files: Sequence[str]) -> dict[str, str]:
+    """The texts of the model card and of the full report.
 
     Args:
         report: the parsed ``report.json``.
         files: relative posix paths of the folder's files; the figures that the report names must be among them.
 
     Returns:
-        Markdown with YAML front matter, ending in one newline.
+        File name -> Markdown that ends in one newline: ``CARD``, with YAML front matter, and ``DETAILS``. An imported
+        model that was not evaluated has ``CARD`` alone.
 
     Raises:
-        MissingNumberError: a value that the card shows is missing; the message names its path.
+        MissingNumberError: a value that the texts show is missing; the message names its path.
         ReportError: the report names a figure that is not in the folder.
     """
     node = ReportNode(report)
     if is_autoencoder(node):
-        return render_autoencoder(node, files)
-    shared = {
+        return filled(AUTOENCODER, autoencoder_facts(node, files))
+    facts = {
         "report": node,
         "layout": CARD_LAYOUT,
         "front_matter": front_matter(node, files),
@@ -108,32 +112,21 @@ def render(report: dict[str, Any], files: Sequence[str]) -> str:
         ),
     }
     if only_imported(node):
-        text = (
-            environment()
-            .get_template("imported.md.j2")
-            .render(**shared, fitted=is_fitted(node), elsewhere=True, source_limits=known_limits(sources_of(node)))
-        )
-        return tidy(text)
-    case = facts_of(node)
-    recipe = "" if case["imported"] else yaml_text(raw(node["provenance"]["recipe"]))
-    text = (
-        environment()
-        .get_template("card.md.j2")
-        .render(
-            **shared,
-            **case,
-            recipe=recipe,
-            figures=check_figures(node, files),
-            corrupted=check_figures(node["robustness"], files) if "robustness" in node else [],
-            explained=check_figures(node["explanations"], files) if "explanations" in node else [],
-        )
-    )
-    return tidy(text)
+        facts |= {"fitted": False, "elsewhere": True, "source_limits": known_limits(sources_of(node))}
+        return filled({CARD: "imported.md.j2"}, facts)
+    facts |= facts_of(node)
+    facts |= {
+        "recipe": "" if facts["imported"] else yaml_text(raw(node["provenance"]["recipe"])),
+        "figures": check_figures(node, files),
+        "corrupted": check_figures(node["robustness"], files) if "robustness" in node else [],
+        "explained": check_figures(node["explanations"], files) if "explanations" in node else [],
+    }
+    return filled({CARD: "card.md.j2", DETAILS: "details.md.j2"}, facts)
 
 
-def render_autoencoder(report: ReportNode, files: Sequence[str]) -> str:
-    """The text of an autoencoder's card; raises as :func:`render`."""
-    values = {
+def autoencoder_facts(report: ReportNode, files: Sequence[str]) -> dict[str, Any]:
+    """What the templates of an autoencoder read; raises as :func:`render`."""
+    return {
         "report": report,
         "layout": CARD_LAYOUT,
         "load_from": load_from(report),
@@ -141,18 +134,18 @@ def render_autoencoder(report: ReportNode, files: Sequence[str]) -> str:
         "figures": check_figures(report, files),
         **autoencoder_values(report, files),
     }
-    return tidy(environment().get_template(AUTOENCODER).render(**values))
+
+
+def filled(templates: dict[str, str], facts: dict[str, Any]) -> dict[str, str]:
+    """File name -> its template filled in; blank lines of parts that are left out become one."""
+    texts = {name: environment().get_template(template).render(**facts) for name, template in templates.items()}
+    return {name: re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n" for name, text in texts.items()}
 
 
 def load_from(report: ReportNode) -> str:
-    """What the examples load: the repository that the model was published to, or else its local name."""
+    """What the examples load: the repository that the model was published to, or ``ORG/`` and its name before that."""
     model = report["model"]
-    return str(model["repo_id"] if "repo_id" in model else model["name"])
-
-
-def tidy(text: str) -> str:
-    """Parts that a template leaves out leave blank lines behind: one is kept. The text ends in one newline."""
-    return re.sub(r"\n{3,}", "\n\n", text.strip()) + "\n"
+    return str(model["repo_id"]) if "repo_id" in model else f"ORG/{model['name']}"
 
 
 @lru_cache(maxsize=1)
@@ -221,8 +214,10 @@ def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, st
 
 
 __all__ = [
+    "CARD",
     "CARD_LAYOUT",
     "CROSS_VALIDATION",
+    "DETAILS",
     "REPORT",
     "SCORING",
     "MissingNumberError",

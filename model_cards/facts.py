@@ -58,7 +58,7 @@ def facts_of(report: ReportNode) -> dict[str, Any]:
         "elsewhere": elsewhere,
         "members": count_members(report),
         "fitted": is_fitted(report),
-        "judged": "trust_evaluation" in report,
+        "evaluated": "trust_evaluation" in report,
         "chosen_on": chosen_on(report),
         "promise": raw(report["promise"]) if "promise" in report else {"possible": True},
         **groups_known(report),

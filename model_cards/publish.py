@@ -11,7 +11,6 @@ from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
 from datasets_scripts.command import OneLineParser, run
-from model_cards.build import CARD
 from model_cards.card import REPORT, read_report, render, report_kind
 from model_cards.hub import check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, bytes_facts, file_facts, list_files, manifest_text, read_manifest
@@ -55,10 +54,10 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None, dataset: str 
 
 
 def named_for(folder: Path, repo_id: str, dataset: str | None) -> dict[str, bytes]:
-    """Report, card and manifest of a model's folder as they are in its repository: the examples load it from there.
+    """The report, the card's files and the manifest of a model's folder as they are in its repository.
 
-    The folder itself stays as it is. The report says ``model.repo_id``, so that the card there follows from the report
-    there, as ``verify`` wants it.
+    The folder itself stays as it is. The report there has ``model.repo_id``: the examples of the card there load the
+    model from that repository, and ``verify`` finds that the card follows from the report.
     """
     report = read_report(folder)
     report["model"]["repo_id"] = repo_id
@@ -66,7 +65,7 @@ def named_for(folder: Path, repo_id: str, dataset: str | None) -> dict[str, byte
         (report.get("trained_on") or report["provenance"]["dataset"])["repo_id"] = dataset
     files, _ = list_files(folder)
     try:
-        texts = {REPORT: json.dumps(report, indent=1, allow_nan=False) + "\n", CARD: render(report, files)}
+        texts = {REPORT: json.dumps(report, indent=1, allow_nan=False) + "\n", **render(report, files)}
     except ValueError as error:
         raise PublishError(f"{folder / REPORT} cannot be written for {repo_id} ({error}): evaluate again") from error
     rewritten = {path: text.encode("utf-8") for path, text in texts.items()}

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.command import OneLineParser, UserError, fail, run
-from model_cards.build import CARD
-from model_cards.card import CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
+from model_cards.card import CARD, CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
 from model_cards.foreign import PROCESSOR, WEIGHTS, ForeignFileError, check_json, check_weights
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files
@@ -44,8 +43,9 @@ def folder_type(folder: Path) -> str:
 def verify_folder(folder: Path) -> list[str]:
     """Everything that is wrong with a folder, one sentence each; empty when it is what it says.
 
-    Every folder is compared with its manifest. A model folder also: its card with its report, number by number, and its
-    config with its report; its weights hold finite numbers, and its config reaches for nothing outside the folder.
+    Every folder is compared with its manifest. A model folder also: its card and the full report beside it with
+    ``report.json``, number by number, and its config with it; its weights hold finite numbers, and its config names
+    nothing outside the folder.
     Of a cross-validation that is done for each of its folds, which are model folders.
 
     Raises:
@@ -90,32 +90,40 @@ def check_folds(folder: Path, report: dict[str, Any], named: set[str]) -> list[s
 
 
 def check_card(folder: Path, report: dict[str, Any]) -> list[str]:
-    """Compare the card with the one that the report gives.
+    """Compare the card and the full report beside it with those that ``report.json`` gives.
 
-    A card of this layout must agree in every line. Of a card of another layout (an older release) those lines are
-    compared that only differ in their numbers: a changed number is found, a reworded sentence is not a fault.
+    Those of this layout must agree in every line. Of a card of another layout (an older release, whole in one file)
+    those lines are compared that only differ in their numbers: a changed number is found, another wording is no error.
 
     Returns:
-        One sentence a differing line, with its number in the card and what the report says instead.
+        One sentence per differing line, with its number in the file and what the report gives instead.
     """
-    path = folder / CARD
-    if not path.is_file():
-        return [f"{CARD} is missing: build it with python -m model_cards.build {folder}"]
-    text = path.read_text("utf-8")
     files, _ = list_files(folder)
+    wanted = render(report, files)
+    again = f"build it with python -m model_cards.build {folder}"
+    if CARD not in files:
+        return [f"{CARD} is missing: {again}"]
+    text = (folder / CARD).read_text("utf-8")
     layout = LAYOUT.search(text)
-    same_layout = layout is not None and int(layout[1]) == CARD_LAYOUT
-    found = (text if same_layout else LAYOUT.sub("", text)).splitlines()
-    return compare_lines(found, render(report, files).splitlines(), only_numbers=not same_layout)
+    if layout is None or int(layout[1]) != CARD_LAYOUT:
+        lines = [line for content in wanted.values() for line in content.splitlines()]
+        return compare_numbers(LAYOUT.sub("", text).splitlines(), lines)
+    problems = []
+    for name, content in wanted.items():
+        if name not in files:
+            problems.append(f"{name} is missing: {again}")
+            continue
+        problems += compare_lines(name, (folder / name).read_text("utf-8").splitlines(), content.splitlines())
+    return problems
 
 
-def compare_lines(found: list[str], wanted: list[str], *, only_numbers: bool) -> list[str]:
-    """Sentences that name each differing line of a card, and in it the first number that differs.
+def compare_lines(name: str, found: list[str], wanted: list[str]) -> list[str]:
+    """Sentences that name each differing line of a file, and in it the first number that differs.
 
     Args:
-        found: the card's lines.
+        name: of the file.
+        found: its lines.
         wanted: the lines that the report gives.
-        only_numbers: look past lines whose words differ too.
     """
     mine, theirs = ([NUMBER.sub("#", line) for line in lines] for lines in (found, wanted))
     problems = []
@@ -124,11 +132,29 @@ def compare_lines(found: list[str], wanted: list[str], *, only_numbers: bool) ->
         if kind == "equal":
             for offset in range(end - start):
                 problem = differing_number(found[start + offset], wanted[other + offset])
-                problems += [f"{CARD} line {start + offset + 1}: {problem}"] if problem else []
-        elif not only_numbers:
+                problems += [f"{name} line {start + offset + 1}: {problem}"] if problem else []
+        else:
             line = found[start] if start < end else "(nothing)"
             should = wanted[other] if other < other_end else "nothing"
-            problems.append(f"{CARD} line {start + 1} reads {line[:80]!r}, {REPORT} gives {should[:80]!r}")
+            problems.append(f"{name} line {start + 1} reads {line[:80]!r}, {REPORT} gives {should[:80]!r}")
+    return problems
+
+
+def compare_numbers(found: list[str], wanted: list[str]) -> list[str]:
+    """Sentences that name each line of an older card whose words the report gives too, but with other numbers.
+
+    Args:
+        found: the card's lines.
+        wanted: the lines that the report gives, in any order.
+    """
+    same_words: dict[str, list[str]] = {}
+    for line in wanted:
+        same_words.setdefault(NUMBER.sub("#", line), []).append(line)
+    problems = []
+    for number, line in enumerate(found, 1):
+        candidates = same_words.get(NUMBER.sub("#", line), [])
+        if candidates and line not in candidates:
+            problems.append(f"{CARD} line {number}: {differing_number(line, candidates[0])}")
     return problems
 
 

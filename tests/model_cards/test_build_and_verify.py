@@ -28,11 +28,11 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def edit(folder: Path, old: str, new: str) -> None:
-    """Change the card and, as a careful forger would, the manifest."""
-    text = (folder / "README.md").read_text("utf-8")
+def edit(folder: Path, old: str, new: str, name: str = "README.md") -> None:
+    """Change a file of the card and, as a careful forger would, the manifest."""
+    text = (folder / name).read_text("utf-8")
     assert text.count(old) >= 1
-    (folder / "README.md").write_text(text.replace(old, new, 1), encoding="utf-8")
+    (folder / name).write_text(text.replace(old, new, 1), encoding="utf-8")
     write_manifest(folder)
 
 
@@ -40,7 +40,7 @@ def test_a_built_folder_verifies(model_folder: Path) -> None:
     assert verify_folder(model_folder) == []
     assert list(model_folder.glob("*.partial")) == []
     listed = json.loads((model_folder / "manifest.json").read_text())["files"]
-    assert "README.md" in listed
+    assert {"README.md", "REPORT.md"} <= set(listed)
     assert "manifest.json" not in listed
 
 
@@ -51,12 +51,13 @@ def test_building_twice_gives_the_same_bytes(model_folder: Path) -> None:
 
 
 def test_a_missing_number_leaves_the_folder_as_it_was(model_folder: Path, report: dict[str, Any]) -> None:
-    before = (model_folder / "README.md").read_bytes()
+    texts = [model_folder / name for name in ("README.md", "REPORT.md")]
+    before = [path.read_bytes() for path in texts]
     del report["evaluation"]["test"]["calibration"]["after"]["ece"]
     (model_folder / "report.json").write_text(json.dumps(report))
     with pytest.raises(MissingNumberError, match=r"report\.json: evaluation\.test\.calibration\.after\.ece is missing"):
         build_card(model_folder)
-    assert (model_folder / "README.md").read_bytes() == before
+    assert [path.read_bytes() for path in texts] == before
     assert list(model_folder.glob("*.partial")) == []
 
 
@@ -78,21 +79,23 @@ def test_missing_and_extra_files_are_named(model_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line_part"),
+    ("name", "old", "new", "line_part"),
     [
-        ("| Accuracy | 0.816 (0.796–0.836)", "| Accuracy | 0.916 (0.796–0.836)", "the card says 0.916"),
-        ("by 1.3137 before", "by 1.2137 before", "the card says 1.2137, report.json gives 1.3137"),
-        ("value: 0.716", "value: 0.746", "the card says 0.746, report.json gives 0.716"),
-        ("| `mel` | 90 |", "| `mel` | 91 |", "the card says 91, report.json gives 90"),
+        ("README.md", "| Accuracy | 0.816 (0.796–0.836)", "| Accuracy | 0.916 (0.796–0.836)", "the card says 0.916"),
+        ("README.md", "value: 0.716", "value: 0.746", "the card says 0.746, report.json gives 0.716"),
+        ("REPORT.md", "by 1.3137 before", "by 1.2137 before", "the card says 1.2137, report.json gives 1.3137"),
+        ("REPORT.md", "| `mel` | 90 |", "| `mel` | 91 |", "the card says 91, report.json gives 90"),
     ],
 )
-def test_an_edited_number_is_named_with_its_line(model_folder: Path, old: str, new: str, line_part: str) -> None:
-    edit(model_folder, old, new)
-    lines = (model_folder / "README.md").read_text("utf-8").splitlines()
+def test_an_edited_number_is_named_with_its_line(
+    model_folder: Path, name: str, old: str, new: str, line_part: str
+) -> None:
+    edit(model_folder, old, new, name)
+    lines = (model_folder / name).read_text("utf-8").splitlines()
     where = next(number for number, line in enumerate(lines, 1) if new in line)
     problems = verify_folder(model_folder)
     assert len(problems) == 1
-    assert problems[0].startswith(f"README.md line {where}: ")
+    assert problems[0].startswith(f"{name} line {where}: ")
     assert line_part in problems[0]
 
 
@@ -101,6 +104,13 @@ def test_an_edited_word_is_named_too(model_folder: Path) -> None:
     problems = verify_folder(model_folder)
     assert len(problems) == 1
     assert "reads '> **A medical device.**" in problems[0]
+
+
+def test_a_missing_report_of_this_layout_is_named(model_folder: Path) -> None:
+    (model_folder / "REPORT.md").unlink()
+    write_manifest(model_folder)
+    (problem,) = verify_folder(model_folder)
+    assert problem.startswith("REPORT.md is missing: build it with python -m model_cards.build")
 
 
 def test_a_removed_line_is_named(model_folder: Path) -> None:
@@ -112,7 +122,9 @@ def test_a_removed_line_is_named(model_folder: Path) -> None:
 
 def test_an_older_layout_may_say_it_in_other_words_but_not_with_other_numbers(model_folder: Path) -> None:
     edit(model_folder, f"<!-- Card layout {CARD_LAYOUT}.", "<!-- Card layout 0.")
-    edit(model_folder, "In brackets stands the 95 % interval.", "The bracket is the 95 % interval.")
+    edit(model_folder, "This is a single run", "It is one run")
+    (model_folder / "REPORT.md").unlink()
+    write_manifest(model_folder)
     assert verify_folder(model_folder) == []
     edit(model_folder, "| Accuracy | 0.816", "| Accuracy | 0.826")
     problems = verify_folder(model_folder)
@@ -122,7 +134,7 @@ def test_an_older_layout_may_say_it_in_other_words_but_not_with_other_numbers(mo
 
 def test_compare_lines_counts_from_one_and_finds_the_first_number() -> None:
     found, wanted = ["a", "n 1 of 2", "b"], ["a", "n 1 of 3", "b"]
-    (problem,) = compare_lines(found, wanted, only_numbers=False)
+    (problem,) = compare_lines("README.md", found, wanted)
     assert problem == "README.md line 2: the card says 2, report.json gives 3 (in 'n 1 of 2')"
 
 

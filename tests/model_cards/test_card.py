@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import yaml
+from card_text import card_text
 
 from model_cards.card import CARD_LAYOUT, MissingNumberError, ReportError, read_report, render
 from model_cards.front_matter import slug
 from model_cards.report_view import ReportNode, count, duration, num, percent, size
 
 FILES = ["figures/confusion_matrix_test.png"]
-GOLDEN = Path(__file__).with_name("golden_card.txt")
+GOLDEN = {name: Path(__file__).with_name(f"golden_{name}.txt") for name in ("README.md", "REPORT.md")}
 
 
 def numbered_paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -32,19 +33,20 @@ def at(report: Any, path: tuple[Any, ...]) -> Any:
 
 def test_the_card_is_the_golden_one(report: dict[str, Any]) -> None:
     """Meant to change? Raise CARD_LAYOUT when the words change, then run once with LESION_UPDATE_GOLDEN=1."""
-    text = render(report, FILES)
+    texts = render(report, FILES)
     if os.environ.get("LESION_UPDATE_GOLDEN"):
-        GOLDEN.write_text(text, encoding="utf-8")
-    assert text == GOLDEN.read_text("utf-8")
-    assert f"<!-- Card layout {CARD_LAYOUT}." in text
+        for name, text in texts.items():
+            GOLDEN[name].write_text(text, encoding="utf-8")
+    assert texts == {name: path.read_text("utf-8") for name, path in GOLDEN.items()}
+    assert all(f"<!-- Card layout {CARD_LAYOUT}." in text for text in texts.values())
 
 
 def test_rendering_twice_gives_the_same_bytes(report: dict[str, Any]) -> None:
-    assert render(report, FILES) == render(copy.deepcopy(report), FILES)
+    assert card_text(report, FILES) == card_text(copy.deepcopy(report), FILES)
 
 
 def test_front_matter_is_what_the_hub_searches(report: dict[str, Any]) -> None:
-    data = yaml.safe_load(render(report, FILES).split("---\n")[1])
+    data = yaml.safe_load(card_text(report, FILES).split("---\n")[1])
     assert data["library_name"] == "transformers"
     assert data["pipeline_tag"] == "image-classification"
     assert data["base_model"] == "timm/mobilenetv2_100.ra_in1k"
@@ -62,33 +64,33 @@ def test_front_matter_is_what_the_hub_searches(report: dict[str, Any]) -> None:
 
 def test_a_licence_the_hub_does_not_know_is_named_and_linked(report: dict[str, Any]) -> None:
     report["model"]["license"] = "House Licence 1"
-    data = yaml.safe_load(render(report, [*FILES, "LICENSE"]).split("---\n")[1])
+    data = yaml.safe_load(card_text(report, [*FILES, "LICENSE"]).split("---\n")[1])
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "house-licence-1", "LICENSE")
 
 
 def test_an_undefined_metric_is_left_out_of_the_index_and_said_in_the_table(report: dict[str, Any]) -> None:
     undefined = {"value": None, "why": "not defined: no malignant or premalignant image"}
     report["evaluation"]["test"]["discrimination"]["auroc_malignant"] = undefined
-    text = render(report, FILES)
+    text = card_text(report, FILES)
     assert "AUROC of p_malignant" not in text.split("---\n")[1]
     assert "| AUROC of `p_malignant` | not defined: no malignant or premalignant image |" in text
     assert "| `df` | 0 | 0 | not defined: support 0 |" in text
 
 
 def test_every_measured_number_that_is_missing_is_named_by_its_path(report: dict[str, Any]) -> None:
-    shown = render(report, FILES)
+    shown = card_text(report, FILES)
     paths = [path for path in numbered_paths(report) if path[0] in ("evaluation", "trust_evaluation")]
     assert len(paths) > 140
     for path in paths:
         broken = copy.deepcopy(report)
         parent = at(broken, path[:-1])
         parent[path[-1]] = {**parent[path[-1]], "value": 0.123456, "low": 0.1, "high": 0.2}
-        if render(broken, FILES) == shown:
+        if card_text(broken, FILES) == shown:
             continue  # a number of a split of which the card shows only a part
         del parent[path[-1]]
         name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
         with pytest.raises(MissingNumberError) as caught:
-            render(broken, FILES)
+            card_text(broken, FILES)
         assert caught.value.path == name
         assert str(caught.value).startswith(f"report.json: {caught.value.path} is missing")
 
@@ -120,23 +122,23 @@ def test_plain_numbers_and_facts_that_are_missing_are_named_too(report: dict[str
     else:
         del parent[last]
     with pytest.raises(MissingNumberError, match=path.replace("[", r"\[").replace("]", r"\]")):
-        render(report, FILES)
+        card_text(report, FILES)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.8", True, None])
 def test_a_number_that_is_none_is_an_error(report: dict[str, Any], value: Any) -> None:
     report["training"]["train_seconds"] = value
     with pytest.raises(MissingNumberError, match=r"training\.train_seconds is"):
-        render(report, FILES)
+        card_text(report, FILES)
 
 
 def test_a_bound_may_only_be_absent_with_a_reason(report: dict[str, Any]) -> None:
     accuracy = report["evaluation"]["test"]["discrimination"]["accuracy"]
     accuracy["low"] = None
     with pytest.raises(MissingNumberError, match=r"accuracy\.low"):
-        render(report, FILES)
+        card_text(report, FILES)
     accuracy["method"] = "no interval: no class has two lesions"
-    assert "| Accuracy | 0.816 (no interval) |" in render(report, FILES)
+    assert "| Accuracy | 0.816 (no interval) |" in card_text(report, FILES)
 
 
 def test_a_leak_is_said_at_the_top(report: dict[str, Any]) -> None:
@@ -146,22 +148,22 @@ def test_a_leak_is_said_at_the_top(report: dict[str, Any]) -> None:
         "share": 53 / 137,
         "per_class": {"mel": {"n": 22, "leaking": 15, "share": 15 / 22}},
     }
-    text = render(report, FILES)
+    text = card_text(report, FILES)
     top = text.split("## How to use it")[0]
     assert "**These numbers are optimistic.** 53 of the 137 test images (38.7 %)" in top
     assert "| `mel` | 22 | 15 | 68.2 % |" in text
     report["leak_audit"]["test"]["per_class"]["df"] = {"n": 0, "leaking": 0, "share": None}
-    assert "| `df` | 0 | 0 | no images |" in render(report, FILES)
+    assert "| `df` | 0 | 0 | no images |" in card_text(report, FILES)
 
 
 def test_drawn_pictures_are_said_at_the_top(report: dict[str, Any]) -> None:
-    assert "Drawn images" not in render(report, FILES)
+    assert "Drawn images" not in card_text(report, FILES)
     report["provenance"]["dataset"]["sources"] = ["phantom"]
-    assert "No number on this card says anything about skin." in render(report, FILES).split("## How")[0]
+    assert "No number on this card says anything about skin." in card_text(report, FILES).split("## How")[0]
 
 
 def test_the_not_a_medical_device_notice_comes_first(report: dict[str, Any]) -> None:
-    body = render(report, FILES).split("---\n", 2)[2].strip().splitlines()
+    body = card_text(report, FILES).split("---\n", 2)[2].strip().splitlines()
     assert body[0] == "# Invented MobileNetV2"
     assert body[2].startswith("> **Not a medical device.**")
 
@@ -171,7 +173,7 @@ def test_a_model_selected_on_the_temperature_split_says_so(report: dict[str, Any
         if "split" in fitted:
             fitted |= {"split": "validation", "also_used_for_model_selection": True}
     report["evaluation"].pop("calibration")
-    text = render(report, FILES)
+    text = card_text(report, FILES)
     assert "The same split also chose the epoch" in text
     assert (
         "**That split was also used for model selection**: it chose the epoch, so every promise below is weaker" in text
@@ -183,23 +185,23 @@ def test_a_model_selected_on_the_temperature_split_says_so(report: dict[str, Any
 def test_a_vocabulary_without_malignant_classes_has_no_p_malignant(report: dict[str, Any]) -> None:
     for label in report["model"]["labels"]:
         label["group"] = None
-    assert "so there is no `p_malignant`" in render(report, FILES)
+    assert "so there is no `p_malignant`" in card_text(report, FILES)
 
 
 def test_a_pipe_in_a_text_does_not_break_a_table(report: dict[str, Any]) -> None:
     report["provenance"]["command"] = "train | tee\nlog"
-    assert "| Command | `train \\| tee log` |" in render(report, FILES)
+    assert "| Command | `train \\| tee log` |" in card_text(report, FILES)
 
 
 def test_a_figure_that_is_not_in_the_folder_is_an_error(report: dict[str, Any]) -> None:
     with pytest.raises(ReportError, match=r"names figures/confusion_matrix_test\.png"):
-        render(report, [])
+        card_text(report, [])
 
 
 def test_every_table_names_its_place_in_the_report(report: dict[str, Any]) -> None:
-    lines = render(report, FILES).splitlines()
+    lines = card_text(report, FILES).splitlines()
     heads = [i for i, line in enumerate(lines) if line.startswith("|--") and lines[i - 1] != "| Key | What it holds |"]
-    assert len(heads) == 26
+    assert len(heads) == 32
     for head in heads:
         source = lines[head - 2].removeprefix("<!-- report.json: ").removesuffix(" -->").split(",")[0]
         assert lines[head - 2].startswith("<!-- report.json: ")
@@ -256,7 +258,7 @@ def test_slug(name: str, expected: str) -> None:
 
 def test_a_star_in_a_caption_stays_a_star(report: dict[str, Any]) -> None:
     report["figures"][0]["caption"] = "* marks malignant classes, * and so on"
-    lines = render(report, FILES).splitlines()
+    lines = card_text(report, FILES).splitlines()
     assert "![confusion matrix test](figures/confusion_matrix_test.png)" in lines
     assert "\\* marks malignant classes, \\* and so on" in lines
 
@@ -274,7 +276,7 @@ def test_only_ids_of_the_hub_stand_in_the_front_matter(report: dict[str, Any], n
     kept = expected if isinstance(expected, list) else [expected] if expected else []
     for name in names if isinstance(names, list) else [names]:
         report["provenance"]["dataset"]["name"] = str(name)
-        data = yaml.safe_load(render(report, FILES).split("---\n")[1])
+        data = yaml.safe_load(card_text(report, FILES).split("---\n")[1])
         assert data.get("base_model") == expected
         assert data.get("datasets") == ([name] if name in kept else None)
         assert data["model-index"][0]["results"][0]["dataset"]["type"] == (name if name in kept else "parquet")
@@ -282,8 +284,10 @@ def test_only_ids_of_the_hub_stand_in_the_front_matter(report: dict[str, Any], n
 
 def test_the_examples_load_what_was_published(report: dict[str, Any]) -> None:
     name = report["model"]["name"]
-    assert f'"{name}"' in render(report, FILES)
-    card = render({**report, "model": {**report["model"], "repo_id": "org/lesions"}}, FILES)
+    card = card_text(report, FILES)
+    assert f'"ORG/{name}"' in card
+    assert f"in place of `ORG/{name}`" in card
+    card = card_text({**report, "model": {**report["model"], "repo_id": "org/lesions"}}, FILES)
     assert '"org/lesions"' in card
-    assert f'"{name}"' not in card
-    assert "Put the path of this folder" not in card
+    assert f"ORG/{name}" not in card
+    assert "not on the Hub yet" not in card

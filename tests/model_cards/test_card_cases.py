@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from card_text import card_text
 
 from model_cards.card import MissingNumberError, render
 
@@ -60,16 +61,19 @@ def published(report: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_a_published_model_that_was_judged_here_is_not_said_to_be_trained_here(published: dict[str, Any]) -> None:
-    card = render(published, FILES)
+    card = card_text(published, FILES)
     assert "> **A published model of other people.** Nothing was trained here" in opening(card)
     assert f"**The numbers may be too good.** {UNKNOWN} Both hold images of HAM10000." in opening(card)
     assert "single run" not in card
     assert "seed" not in opening(card)
     assert "No test image shows a lesion" not in card
-    assert headings(card) == [
-        *("## How to use it", "## What it is", "## Intended use", "## Out of scope", "## Where it comes from"),
-        *("## Data", "## Results", "## What the probabilities mean", "## When it does not answer", "## Limits"),
-        *("## Ethics", "## Provenance", "## Citation", "## Licence"),
+    assert headings(render(published, FILES)["README.md"]) == [
+        *("## Summary", "## Intended use", "## Out of scope", "## How to use it", "## Data and leak audit"),
+        *("## Results", "## Promises, and what was measured", "## Subgroups", "## Limits", "## Licence", "## Citation"),
+    ]
+    assert headings(render(published, FILES)["REPORT.md"]) == [
+        *("## The answer", "## What it is", "## Where it comes from", "## Data", "## Results"),
+        *("## What the probabilities mean", "## When it does not answer", "## Ethics", "## Provenance", "## Citation"),
     ]
     assert 'What it was evaluated on; the column "train" played no part.' in card
     assert f"Here they could not be counted. {UNKNOWN}" in card
@@ -110,15 +114,15 @@ def test_what_the_card_of_a_published_model_lacks_is_named(published: dict[str, 
         section = section[name]
     del section[last]
     with pytest.raises(MissingNumberError) as caught:
-        render(published, FILES)
+        card_text(published, FILES)
     assert caught.value.path == path
 
 
 def test_a_published_ensemble_is_known_by_its_backbones(published: dict[str, Any]) -> None:
-    assert "members" not in render(published, FILES).split("## Out of scope")[0].replace("members at odds", "")
+    assert "members" not in card_text(published, FILES).split("# Theirs: full report")[0]
     published["model"]["backbone"] = "2 x resnet50, 1 x vgg16"
-    card = render(published, FILES)
-    assert "members at odds |" in card
+    card = card_text(published, FILES)
+    assert "the disagreement of the members |" in card
     assert "The members' logits are divided by" in card
     assert "The winning class is the same" not in card
 
@@ -127,7 +131,7 @@ def test_a_published_model_without_a_test_split_is_judged_on_nothing(published: 
     del published["evaluation"]["test"], published["trust_evaluation"], published["evaluation"]["calibration"]
     for fitted in published["trust"].values():
         fitted |= {"split": "validation", "also_used_for_model_selection": True}
-    card = render(published, FILES)
+    card = card_text(published, FILES)
     assert "> **Not tested.** There is no test split. The numbers below are of the validation split. Whether" in card
     assert "chose the epoch" not in card, "nobody chose an epoch of it on this dataset"
     assert 'What it was calibrated on; the column "train" played no part.' in card
@@ -138,7 +142,7 @@ def test_a_model_trained_on_another_dataset_says_so_at_the_top(report: dict[str,
     report["trained_on"] = report["provenance"]["dataset"]
     report["provenance"]["dataset"] = {**evaluated_on, "sources": ["phantom"]}
     report |= {"leak_audit": {"unknown": UNKNOWN}, "trust_provenance": made}
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert (
         "> **Trained on another dataset.** It was trained on `invented-lesions` (config `grouped`). Its trust was "
         "fitted, and its results were measured, on `other-lesions` (config `fold0`)." in opening(card)
@@ -146,7 +150,7 @@ def test_a_model_trained_on_another_dataset_says_so_at_the_top(report: dict[str,
     assert "> **Drawn images.** Some of the images" in opening(card)
     assert f"**The numbers may be too good.** {UNKNOWN}\n" in opening(card), "the two share no source"
     assert "This is a single run (seed 7)." in card
-    data = card.split("## Data")[1].split("## Results")[0]
+    data = card.split("## Data\n")[1].split("## Results")[0]
     assert data.index("Dataset `other-lesions`") < data.index("### What it was trained on")
     assert "<!-- report.json: trained_on.splits -->" in data
     assert data.index("### What it was trained on") < data.index("Dataset `invented-lesions`")
@@ -156,24 +160,24 @@ def test_a_model_trained_on_another_dataset_says_so_at_the_top(report: dict[str,
     assert provenance.index("Its trust was fitted later") < provenance.index("| Dataset | `other-lesions`")
     assert "datasets" not in front(card)
     report["trained_on"]["name"] = "org/invented-lesions"
-    assert front(render(report, FILES))["datasets"] == ["org/invented-lesions"]
+    assert front(card_text(report, FILES))["datasets"] == ["org/invented-lesions"]
     assert front(card)["model-index"][0]["results"][0]["dataset"]["name"] == "other-lesions"
     report["provenance"]["dataset"]["sources"] = ["phantom", "ham10000", "DermNet"]
-    assert "Both hold images of ham10000 and of DermNet." in opening(render(report, FILES))
+    assert "Both hold images of ham10000 and of DermNet." in opening(card_text(report, FILES))
 
 
 def test_a_model_trained_elsewhere_may_not_show_a_leak_audit_of_this_dataset(report: dict[str, Any]) -> None:
     report["trained_on"] = report["provenance"]["dataset"]
     with pytest.raises(MissingNumberError, match=r"leak_audit\.unknown is missing"):
-        render(report, FILES)
+        card_text(report, FILES)
 
 
 def test_trust_that_was_fitted_later_has_a_provenance_of_its_own(report: dict[str, Any], made: dict[str, Any]) -> None:
-    assert "The fit of trust" not in render(report, FILES)
+    assert "The fit of trust" not in card_text(report, FILES)
     report["trust_provenance"] = made
     reads = {"date": "2026-02-03T00:00:00Z", "command": "trainers/fit_trust.py their-model", "purpose": "fit of trust"}
     report["test_reads"].append({"split": "test", **reads})
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     provenance = card.split("## Provenance")[1]
     assert "| Made | 2026-01-02T03:04:05Z |" in provenance
     assert "Its trust was fitted later, and all results were rebuilt then:" in provenance
@@ -187,11 +191,12 @@ def test_a_folder_without_a_test_split_is_not_said_to_be_tested(report: dict[str
         del place["test"]
     del report["trust_evaluation"]
     report["test_reads"] = []
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert (
         "> **Not tested.** There is no test split. The numbers below are of the validation split, which chose" in card
     )
-    assert "On 97 validation images of 64 lesions its accuracy was **0.830" in card
+    assert "| 97 validation images of 64 lesions | Value (95 % interval) |" in card
+    assert "| Accuracy | 0.830" in opening(card)
     assert "No test image shows" not in card
     assert "Validation split: 97 images" in card
     assert "<!-- report.json: evaluation.validation.per_class -->" in card
@@ -209,13 +214,13 @@ def test_a_folder_without_a_test_split_is_not_said_to_be_tested(report: dict[str
 def test_an_evaluation_of_no_split_is_an_error(report: dict[str, Any]) -> None:
     report["evaluation"] = {}
     with pytest.raises(MissingNumberError, match=r"evaluation\.test is missing"):
-        render(report, FILES)
+        card_text(report, FILES)
 
 
 def test_our_own_model_without_its_training_is_an_error(report: dict[str, Any]) -> None:
     del report["training"]
     with pytest.raises(MissingNumberError, match="training is missing"):
-        render(report, FILES)
+        card_text(report, FILES)
 
 
 def test_an_ensemble_says_so_everywhere(report: dict[str, Any]) -> None:
@@ -226,10 +231,10 @@ def test_an_ensemble_says_so_everywhere(report: dict[str, Any]) -> None:
         for number in range(3)
     ]
     report["training"] = {"members": members, "train_seconds": 4200.0, "peak_memory_bytes": 1.7e9}
-    card = render(report, FILES)
-    assert "It is a deep ensemble of 3 runs (seeds 42, 43, 44), and there is one such ensemble." in card
-    assert "members at odds |" in card
-    assert "| `aleatoric`, `epistemic` | its parts: unsure in itself, members at odds |" in card
+    card = card_text(report, FILES)
+    assert "This is one deep ensemble of 3 runs (seeds 42, 43, 44)." in card
+    assert "the disagreement of the members |" in card
+    assert "| `aleatoric`, `epistemic` | its two parts: of the data, and the disagreement of the members |" in card
     assert "The members' logits are divided by 1.3137" in card
     assert "The winning class is the same" not in card
     assert "- One ensemble, one dataset." in card
@@ -242,41 +247,41 @@ def test_a_model_that_looks_at_no_picture_speaks_of_records(report: dict[str, An
     report["model"] |= {"inputs": ["metadata"], "metadata_fields": ["age", "sex", "localization"], "backbone": "none"}
     report["trust"]["ood"]["chosen_by"] = {"method": "default: there are no perturbed images to choose by"}
     report["trust_evaluation"]["gate"]["sets"] = []
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert "looks at no image, reads what is known of the patient" in card
     assert 'answer = classify({"age": 55, "sex": "female", "localization": "back"})' in card
-    assert "the gate turned the record away" in card
+    assert "the gate declined the record" in card
     assert "It declines a record that the gate finds unlike the calibration images" in card
-    assert "taken because this model looks at no image: there was nothing to alter and choose by." in card
-    assert "It was not tried on records of none of the classes." in card
+    assert "taken because this model looks at no image: there is nothing to perturb and choose by." in card
+    assert "It was not tested on records of none of the classes." in card
     assert "How the detectors compare" not in card
     assert "image-classification" not in card.split("---\n", 2)[2], "the stock task knows images alone"
     assert "Rulers, ink" not in card
     report["model"]["inputs"] = ["pixel_values", "metadata"]
-    assert 'classify({"image": "lesion.jpg", "age": 55, "sex": "female"' in render(report, FILES)
+    assert 'classify({"image": "lesion.jpg", "age": 55, "sex": "female"' in card_text(report, FILES)
 
 
 def test_a_first_release_that_knows_no_trust_promises_nothing(report: dict[str, Any]) -> None:
     del report["trust_evaluation"], report["test_reads"]
     report["trust"] = {"temperature": report["trust"]["temperature"]}
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert "## When it does not answer" not in card
     assert "### Prevalence" not in card
     assert "or declines to answer" not in card
     assert "for an image of a chair" in card
     assert "fitting the temperature | 140 |" in card
-    assert 'classify = pipeline("image-classification", "invented-mobilenet", trust_remote_code=True)' in card
+    assert 'classify = pipeline("image-classification", "ORG/invented-mobilenet", trust_remote_code=True)' in card
     assert 'describe = pipeline("skin-lesion-classification", ' in card, "the name that its own code knows"
     assert "trust=False" not in card
     assert not {"conformal-prediction"} & set(front(card)["tags"])
     del report["model"]["inputs"]
-    assert "model.predict(**processor(" in render(report, FILES)
+    assert "model.predict(**processor(" in card_text(report, FILES)
 
 
 def test_trust_that_was_fitted_for_another_way_of_running_is_used_that_way(report: dict[str, Any]) -> None:
-    assert "inference=" not in render(report, FILES)
+    assert "inference=" not in card_text(report, FILES)
     report["trust"]["fitted_for"]["inference"] = "tta"
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert 'answer = classify("lesion.jpg", inference="tta")' in card
     assert 'It holds for `inference="tta"` alone.' in card
 
@@ -290,7 +295,7 @@ def test_no_part_leaves_a_hole(published: dict[str, Any], report: dict[str, Any]
             del before["evaluation"]["test"]["calibration"][when][name]
     del before["trust_evaluation"]
     for made_of in (published, report, before):
-        card = render(made_of, FILES)
+        card = card_text(made_of, FILES)
         assert "\n\n\n" not in card
         assert not re.search(r"[a-z0-9] [.,;:](\s|$)", card)
         assert not re.search(r"\|\n#|\|\n[A-Za-z†‡*]", card), "a table runs into what follows it"

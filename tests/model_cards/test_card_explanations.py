@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from card_text import card_text
 from invented_trust import measured, undefined
 
 from model_cards.build import build_card
-from model_cards.card import MissingNumberError, ReportError, render
+from model_cards.card import MissingNumberError, ReportError
 from model_cards.verify import verify_folder
 
 FILES = ["figures/confusion_matrix_test.png", "figures/heat_on_lesion_test.png"]
@@ -93,34 +94,34 @@ def section(card: str) -> str:
 
 
 def test_the_number_stands_beside_what_it_would_be_without_a_model(explained: dict[str, Any]) -> None:
-    text = section(render(explained, FILES))
+    text = section(card_text(explained, FILES))
     assert "Measured here: `grad_cam`, for the class that the model predicts, on the test split." in text
-    assert "it is no reason for the answer, and not the border of a lesion" in text
+    assert "It is no reason for the answer, and not the border of a lesion." in text
     assert (
         "**52.0 % (50.0–54.0)** of the heat lies on the lesion, which takes up 30.0 % (28.0–32.0) of the image: 1.73 "
-        "(1.68–1.78) times what a map without any preference would have there."
+        "(1.68–1.78) times the share of a uniform map."
     ) in text
-    assert "the heat map does better than looking at the middle" in text
-    assert "it follows the lesion of its own image more than one of any other image" in text
+    assert "the heat map does better than the blob" in text
+    assert "it follows the lesion of its own image more than that of another image" in text
     assert "| Heat map | **52.0 % (50.0–54.0)** | | **81.0 % (79.0–83.0)** | |" in text
     assert "| Noise | 32.0 % (30.0–34.0) | +20.0 % (+18.0 to +22.0) | 61.0 % (59.0–63.0) | +20.0 % (+18.0" in text
     assert "| `mel` | 20 | 13 | 30.0 % (28.0–32.0) | 52.0 % (50.0–54.0) | +5.0 % (+3.0 to +7.0) | +4.0 %" in text
     assert "| `df` | 0 | 0 | not defined: no such image was measured | | | | |\n" in text
     assert "| declined | 36 | 24 |" in text
     assert "Of 137 images 118 have a mask of the lesion; none have 17 of `bcc`; of 2 it is empty." in text
-    assert "On 3 the heat map is 0 everywhere: nothing spoke for the class." in text
+    assert "On 3 the heat map is 0 everywhere: no pixel supports the class." in text
 
 
 def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str, Any]) -> None:
-    text = section(render(explained, FILES))
+    text = section(card_text(explained, FILES))
     assert "It is 0.800 (0.780–0.820) on the whole image and 0.210 (0.190–0.230) on the blurred one: every" in text
     assert "| One image of each of 90 lesions | Area under deletion (low is good) |" in text
     assert "| Noise | 0.550 (0.530–0.570) | -0.200 (-0.220 to -0.180) | 0.480 (0.460–0.500) | +0.200 (+0.180 to" in text
     assert "| the layers behind the backbone | 0.610 (0.590–0.630) | 10.0 % |" in text
     assert "| all of it | -0.120 (-0.140 to -0.100) | 10.0 % |" in text
     assert "| nothing, but another lesion's image | 0.760 (0.740–0.780) | |" in text
-    assert "agree with a rank correlation of 0.720 (0.700–0.740) in the mean (137 images). Explained a second" in text
-    assert "90 images gave the same heat maps to the last bit." in text
+    assert "agree with a rank correlation of 0.720 (0.700–0.740) in the mean (137 images). A second run on" in text
+    assert "90 images gave exactly the same heat maps." in text
     assert "![heat on lesion test](figures/heat_on_lesion_test.png)\n\nWhere the heat lies." in text
     assert "Made 2026-03-04T00:00:00Z by `trainers/measure_explanations.py x`." in text
 
@@ -128,16 +129,16 @@ def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str,
 @pytest.mark.parametrize(
     ("over_blob", "spread", "said"),
     [
-        (0.05, 0.02, "does better than looking at the middle"),
-        (-0.05, 0.02, "does worse than looking at the middle"),
-        (0.01, 0.02, "cannot be distinguished from looking at the middle"),
+        (0.05, 0.02, "does better than the blob"),
+        (-0.05, 0.02, "does worse than the blob"),
+        (0.01, 0.02, "cannot be distinguished from the blob"),
     ],
 )
 def test_no_more_is_claimed_than_the_interval_allows(
     explained: dict[str, Any], over_blob: float, spread: float, said: str
 ) -> None:
     explained["explanations"]["overall"]["inside"]["energy"]["minus_blob"] = difference(over_blob, spread)
-    assert said in section(render(explained, FILES))
+    assert said in section(card_text(explained, FILES))
     without = {
         "value": over_blob,
         "low": None,
@@ -146,7 +147,7 @@ def test_no_more_is_claimed_than_the_interval_allows(
         "why": "no class has two lesions",
     }
     explained["explanations"]["overall"]["inside"]["energy"]["minus_blob"] = without
-    assert "cannot be distinguished from looking at the middle" in section(render(explained, FILES))
+    assert "cannot be distinguished from the blob" in section(card_text(explained, FILES))
 
 
 def test_without_masks_a_single_model_and_another_rounding(explained: dict[str, Any]) -> None:
@@ -154,16 +155,16 @@ def test_without_masks_a_single_model_and_another_rounding(explained: dict[str, 
     seen |= {"members": None, "repeated": {"n": 90, "largest_difference": 0.000012}}
     seen["overall"]["inside"] = nothing()
     seen["masks"] = {"there": 0, "empty": 0, "none": {"mel": 22, "nv": 115}}
-    text = section(render(explained, FILES))
+    text = section(card_text(explained, FILES))
     assert "How much of the heat lies on the lesion was not measured: not defined: no such image was measured." in text
-    assert "a map without any preference" not in text
+    assert "a uniform map" not in text
     assert "0 have a mask of the lesion; none have 22 of `mel`, 115 of `nv`." in text
     assert "two members" not in text
     assert "heat maps that differ by 0.000012 at most" in text
 
 
 def test_a_report_without_explanations_has_no_such_section(report: dict[str, Any]) -> None:
-    assert "## Where it looks" not in render(report, FILES)
+    assert "## Where it looks" not in card_text(report, FILES)
 
 
 def scalars(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -175,7 +176,7 @@ def scalars(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
 
 
 def test_every_shown_value_that_is_missing_is_named_by_its_path(explained: dict[str, Any]) -> None:
-    shown, named = render(explained, FILES), 0
+    shown, named = card_text(explained, FILES), 0
     for path in scalars(explained["explanations"], ("explanations",)):
         broken = copy.deepcopy(explained)
         parent = broken
@@ -183,7 +184,7 @@ def test_every_shown_value_that_is_missing_is_named_by_its_path(explained: dict[
             parent = parent[key]
         del parent[path[-1]]
         try:
-            assert render(broken, FILES) == shown or NOT_SHOWN & set(path), path
+            assert card_text(broken, FILES) == shown or NOT_SHOWN & set(path), path
         except MissingNumberError as error:
             dotted = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
             # Without its reason a number is what is missing.
@@ -194,7 +195,7 @@ def test_every_shown_value_that_is_missing_is_named_by_its_path(explained: dict[
 
 def test_a_figure_that_is_not_there_stops_the_card(explained: dict[str, Any]) -> None:
     with pytest.raises(ReportError, match=r"names figures/heat_on_lesion_test\.png, which is not in the folder"):
-        render(explained, FILES[:1])
+        card_text(explained, FILES[:1])
 
 
 def test_a_changed_number_of_the_section_is_found(model_folder: Path, explained: dict[str, Any]) -> None:
@@ -202,7 +203,7 @@ def test_a_changed_number_of_the_section_is_found(model_folder: Path, explained:
     (model_folder / FILES[1]).write_bytes((model_folder / FILES[0]).read_bytes())
     build_card(model_folder)
     assert verify_folder(model_folder) == []
-    card = model_folder / "README.md"
+    card = model_folder / "REPORT.md"
     card.write_text(
         card.read_text().replace("**52.0 % (50.0–54.0)** of the heat", "**92.0 % (50.0–54.0)** of the heat")
     )
@@ -214,17 +215,17 @@ SETTINGS = {"do_resize": True, "do_hair_removal": False, "do_lesion_crop": True,
 
 def test_the_steps_before_the_resize_are_said(report: dict[str, Any]) -> None:
     fitted = report["trust"]["fitted_for"]
-    assert "Before the resize" not in render(report, FILES), "not known"
+    assert "Before the resize" not in card_text(report, FILES), "not known"
     fitted["preprocessing"] = SETTINGS
     line = "| Before the resize | hair removal off, lesion crop on, colour constancy off |"
-    assert line in render(report, FILES), "a switch that a processor lacks is off"
+    assert line in card_text(report, FILES), "a switch that a processor lacks is off"
     fitted["preprocessing"] = {**SETTINGS, "do_hair_removal": True, "do_colour_constancy": True}
     assert re.search(
-        r"Before the resize \| hair removal on, lesion crop on, colour constancy on \|", render(report, FILES)
+        r"Before the resize \| hair removal on, lesion crop on, colour constancy on \|", card_text(report, FILES)
     )
     fitted["preprocessing"] = {"do_resize": True}
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert "| Before the resize | hair removal off, lesion crop off, colour constancy off |" in card
     assert "Derm-X better" not in card
     report["model"] |= {"inputs": ["metadata"], "metadata_fields": ["age"]}
-    assert "Before the resize" not in render(report, FILES), "it looks at no image"
+    assert "Before the resize" not in card_text(report, FILES), "it looks at no image"

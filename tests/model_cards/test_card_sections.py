@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from card_text import card_text
 
 from model_cards.build import build_card
-from model_cards.card import MissingNumberError, render
+from model_cards.card import MissingNumberError
 from model_cards.verify import verify_folder
 
 FILES = ["figures/confusion_matrix_test.png"]
@@ -44,7 +45,7 @@ def imported(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_an_imported_model_has_a_card_without_results(imported: dict[str, Any]) -> None:
-    card = render(imported, [])
+    card = card_text(imported, [])
     front = yaml.safe_load(card.split("---\n")[1])
     assert front["license"] == "mit"
     assert not {"model-index", "metrics", "datasets", "base_model"} & set(front)
@@ -67,13 +68,13 @@ def test_an_imported_model_has_a_card_without_results(imported: dict[str, Any]) 
 def test_what_an_import_does_not_say_stops_its_card(key: str, imported: dict[str, Any]) -> None:
     del imported["imported"][key]
     with pytest.raises(MissingNumberError, match=rf"imported\.{key} is missing"):
-        render(imported, [])
+        card_text(imported, [])
 
 
 def test_a_model_that_lost_its_evaluation_is_no_imported_one(report: dict[str, Any]) -> None:
     del report["evaluation"]
     with pytest.raises(MissingNumberError, match="evaluation is missing"):
-        render(report, FILES)
+        card_text(report, FILES)
 
 
 def test_a_temperature_that_the_report_of_an_import_does_not_know_is_found(
@@ -114,27 +115,27 @@ def challenge(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_challenges_measures_stand_in_the_card(challenge: dict[str, Any], report: dict[str, Any]) -> None:
-    card = render(challenge, FILES)
+    card = card_text(challenge, FILES)
     assert "`mel` against the rest (117 images) and `sk` against the rest (90 images)" in card
     assert "| Mean of the two AUCs | 0.806 (0.756–0.857) |" in card
     assert "| Recall of `mel` when called at a probability of at least 0.5 | 0.610 (0.560–0.660) |" in card
     assert "not defined: no melanoma image" in card
     assert "Not a score on the challenge" not in card
     challenge["evaluation"]["test"]["isic2017"]["keratosis"] = "bkl"
-    assert "**Not a score on the challenge.** `bkl` stands in for seborrheic keratosis" in render(challenge, FILES)
-    assert "ISIC 2017" not in render(report, FILES)
+    assert "**Not a score on the challenge.** `bkl` stands in for seborrheic keratosis" in card_text(challenge, FILES)
+    assert "ISIC 2017" not in card_text(report, FILES)
 
 
 @pytest.mark.parametrize("key", ["auc_melanoma", "auc_mean", "threshold", "at_argmax"])
 def test_a_number_of_the_challenge_that_is_missing_is_named(key: str, challenge: dict[str, Any]) -> None:
     del challenge["evaluation"]["test"]["isic2017"][key]
     with pytest.raises(MissingNumberError, match=rf"evaluation\.test\.isic2017\.{key} is missing"):
-        render(challenge, FILES)
+        card_text(challenge, FILES)
 
 
 def test_settings_that_were_changed_on_resume_stand_in_the_card(report: dict[str, Any]) -> None:
-    assert "| Resumed |" not in render(report, FILES)
+    assert "| Resumed |" not in card_text(report, FILES)
     changed = {"learning_rate": [0.001, 1e-06], "lr_scheduler_kwargs": [None, "{}"]}
     report["training"]["resumed"] = [{"step": 1200, "epoch": 3.0, "changed": changed}]
-    row = next(line for line in render(report, FILES).splitlines() if line.startswith("| Resumed |"))
+    row = next(line for line in card_text(report, FILES).splitlines() if line.startswith("| Resumed |"))
     assert "learning_rate 0.001 before, 1e-06 after" in row

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from card_text import card_text
 
-from model_cards.card import TEMPLATES, MissingNumberError, render
+from model_cards.card import TEMPLATES, MissingNumberError
 from model_cards.report_view import ReportNode, rate, share
 
 FILES = ["figures/confusion_matrix_test.png"]
@@ -45,7 +46,7 @@ def dotted(path: tuple[Any, ...]) -> str:
 def tried(report: dict[str, Any]) -> tuple[MissingNumberError | None, str]:
     """What stops the card, or its text."""
     try:
-        return None, render(report, FILES)
+        return None, card_text(report, FILES)
     except MissingNumberError as error:
         return error, ""
 
@@ -65,7 +66,7 @@ def section(card: str, title: str) -> str:
 
 
 def test_every_fitted_or_judged_value_that_is_missing_is_named_by_its_path(report: dict[str, Any]) -> None:
-    shown = render(report, FILES)
+    shown = card_text(report, FILES)
     named = 0
     for top in ("trust", "trust_evaluation", "test_reads"):
         for path in scalars(report[top], (top,)):
@@ -105,23 +106,23 @@ def test_a_section_that_is_missing_is_named(report: dict[str, Any], path: str) -
     *parents, last = path.split(".")
     del at(report, tuple(parents))[last]
     with pytest.raises(MissingNumberError) as caught:
-        render(report, FILES)
+        card_text(report, FILES)
     assert caught.value.path == path
 
 
 def test_the_front_matter_holds_the_two_results_of_trust(report: dict[str, Any]) -> None:
-    data = yaml.safe_load(render(report, FILES).split("---\n")[1])
+    data = yaml.safe_load(card_text(report, FILES).split("---\n")[1])
     found = {row["type"]: (row["value"], row["name"]) for row in data["model-index"][0]["results"][0]["metrics"]}
     assert found["coverage"] == (0.896, "Coverage of the prediction sets, by lesion, 95 % interval 0.866–0.926")
     assert found["aurc"] == (0.057, "Area under the risk-coverage curve, 95 % interval 0.037–0.077")
     assert {"conformal-prediction", "out-of-distribution-detection", "selective-classification"} <= set(data["tags"])
     report["trust_evaluation"]["sets"] = None
-    data = yaml.safe_load(render(report, FILES).split("---\n")[1])
+    data = yaml.safe_load(card_text(report, FILES).split("---\n")[1])
     assert "coverage" not in {row["type"] for row in data["model-index"][0]["results"][0]["metrics"]}
 
 
 def test_a_promise_stands_beside_what_was_measured(report: dict[str, Any]) -> None:
-    bands = section(render(report, FILES), "Uncertainty bands")
+    bands = section(card_text(report, FILES), "Uncertainty bands")
     promised = [
         f"at most {risk} % expected, with 90 % confidence, on lesions like those it was calibrated on"
         for risk in (5, 10)
@@ -135,27 +136,27 @@ def test_a_promise_stands_beside_what_was_measured(report: dict[str, Any]) -> No
 
 def test_a_promise_that_was_contradicted_is_said(report: dict[str, Any]) -> None:
     report["trust_evaluation"]["bands"]["promises"]["moderate"]["contradicted"] = True
-    bands = section(render(report, FILES), "Uncertainty bands")
+    bands = section(card_text(report, FILES), "Uncertainty bands")
     assert "**The promise of low and moderate together did not hold on test**" in bands
 
 
 def test_an_empty_low_band_promises_nothing_and_says_why(report: dict[str, Any]) -> None:
     empty_band(report, "low")
     report["trust_evaluation"]["bands"]["bands"]["low"] |= {"n": 0, "n_groups": 0, "error": NO_IMAGE}
-    bands = section(render(report, FILES), "Uncertainty bands")
+    bands = section(card_text(report, FILES), "Uncertainty bands")
     assert "| Promised share of wrong answers | nothing | at most 10 % expected" in bands
     assert f'**The band "low" is empty: nothing is promised for it.** In calibration: {EMPTY}.' in bands
     assert "| Measured on test, by lesion | not defined: the band is empty | 8.5 % (6.5–10.5) |" in bands
     assert "Malignant lesions missed" not in bands
-    assert "declines whatever it is shown" not in bands
+    assert "declines every input" not in bands
     empty_band(report, "moderate")
-    bands = section(render(report, FILES), "Uncertainty bands")
-    assert 'Every answer is thus in the band "high", and the model declines whatever it is shown.' in bands
+    bands = section(card_text(report, FILES), "Uncertainty bands")
+    assert 'Every answer is thus in the band "high", and the model declines every input.' in bands
 
 
 def test_a_band_without_malignant_lesions_misses_a_share_of_nothing(report: dict[str, Any]) -> None:
     report["trust_evaluation"]["bands"]["missed_in_low"]["of_malignant"] = {"n": 0.0, "value": None, "upper": 1.0}
-    assert "| all malignant lesions | 0.0 | there is none |" in render(report, FILES)
+    assert "| all malignant lesions | 0.0 | there is none |" in card_text(report, FILES)
 
 
 def test_a_vocabulary_without_malignant_classes_has_none_to_miss(report: dict[str, Any]) -> None:
@@ -164,7 +165,7 @@ def test_a_vocabulary_without_malignant_classes_has_none_to_miss(report: dict[st
     why = "not defined: no class of this vocabulary is malignant or premalignant"
     report["trust_evaluation"]["bands"]["missed_in_low"] = {"value": None, "why": why}
     report["trust"]["conformal"]["malignant_without_own_promise"] = []
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert f'Malignant lesions missed in the band "low": {why}.' in card
     assert "classes together (none is marked as such here) |" in card
     assert "**Malignant or premalignant among these" not in card
@@ -174,22 +175,22 @@ def test_a_gate_that_accepts_nothing_leaves_nothing_to_measure(report: dict[str,
     report["trust_evaluation"] |= {"sets": None, "bands": None}
     verdict = report["trust_evaluation"]["verdicts"]["test"]
     verdict |= {"error_answered": NO_IMAGE, "answered": {"value": 0.0, "low": 0.0, "high": 0.03, "method": "exact"}}
-    card = render(report, FILES)
-    assert "It answered **0.0 % (0.0–3.0)** of the lesions and declined the others. See" in card
+    card = card_text(report, FILES)
+    assert "| Answered, of the lesions | 0.0 % (0.0–3.0) |" in card
     assert "The gate accepted nothing of the test split: no band was measured." in card
     assert "The gate accepted nothing of the test split: no coverage was measured." in card
-    assert "Measured all the same" not in card
-    assert "Measured on test" not in card
+    assert "No promise is made about groups of people" not in card
+    assert "Measured on test, by lesion | 4.1" not in card
     assert "† Too few calibration lesions" in card
 
 
 def test_a_model_that_answers_everything_has_no_share_of_errors_among_the_declined(report: dict[str, Any]) -> None:
     report["trust_evaluation"]["verdicts"]["test"]["error_declined"] = NO_IMAGE
-    assert "Had it answered the others" not in render(report, FILES)
+    assert "If it had answered the others" not in card_text(report, FILES)
 
 
 def test_the_classes_without_a_promise_of_their_own_are_listed(report: dict[str, Any]) -> None:
-    sets = section(render(report, FILES), "Prediction sets")
+    sets = section(card_text(report, FILES), "Prediction sets")
     assert "for all but 10 % of such lesions, class by class. LAC (Sadinle et al. 2019), a threshold for each" in sets
     assert "| `bcc` † | 10 | 80.0 % (77.0–83.0) | no promise | 1.85 |" in sets
     assert "| `df` † | 0 | not defined: no images | no promise |  |" in sets
@@ -206,12 +207,12 @@ def test_classes_without_any_promise_are_told_from_those_that_share_one(report: 
     conformal["qhat"] = [None, None, 0.93, 0.42]
     report["trust_evaluation"]["sets"]["pools"] = []
     report["trust_evaluation"]["sets"]["overall"] |= {"inside": False}
-    sets = section(render(report, FILES), "Prediction sets")
-    assert "Every set holds `bcc`, `df`: too few calibration lesions to ever leave them out." in sets
+    sets = section(card_text(report, FILES), "Prediction sets")
+    assert "Every set holds `bcc`, `df`: there are too few calibration lesions to ever leave them out." in sets
     assert "| `bcc` ‡ | 10 |" in sets
     assert "‡ Too few calibration lesions for any promise: `bcc`, `df`. They take the threshold of all classes." in sets
     assert "†" not in sets
-    assert "**That of all lesions falls outside.**" in sets
+    assert "**The coverage of all lesions is outside.**" in sets
 
 
 def test_one_threshold_for_all_promises_the_average_alone(report: dict[str, Any]) -> None:
@@ -224,7 +225,7 @@ def test_one_threshold_for_all_promises_the_average_alone(report: dict[str, Any]
         "without_own_promise": names,
         "malignant_without_own_promise": ["bcc", "mel"],
     }
-    sets = section(render(report, FILES), "Prediction sets")
+    sets = section(card_text(report, FILES), "Prediction sets")
     assert "for all but 2.5 % of such lesions, all classes taken together: a rare class may be missed more" in sets
     assert "RAPS (Angelopoulos et al. 2021), one threshold, fitted on 47 calibration lesions." in sets
     assert "‡" not in sets
@@ -238,20 +239,20 @@ def test_one_threshold_for_all_promises_the_average_alone(report: dict[str, Any]
         ({"bias": [0.1, 0.2, 0.0, -0.3]}, "divided by 1.3137 and shifted by a bias for each class before the softmax"),
         (
             {"bias": [0.1, 0.2, 0.0, -0.3], "scale": [1.0, 0.9, 1.1, 1.2]},
-            "The logits are multiplied by a factor and shifted by a bias, one of each a class, before the softmax",
+            "The logits are multiplied by a factor and shifted by a bias, one of each per class, before the softmax",
         ),
     ],
 )
 def test_each_kind_of_temperature_is_said(report: dict[str, Any], changes: dict[str, Any], said: str) -> None:
     report["trust"]["temperature"] |= changes
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert said in card
     assert ("The winning class is the same for both." in card) == (not changes)
 
 
 def test_two_classes_leave_no_set_to_be_too_large_but_that_of_both(report: dict[str, Any]) -> None:
     report["trust"]["policy"]["max_set_size"] = 1
-    card = render(report, FILES)
+    card = card_text(report, FILES)
     assert "| `answered` | `False` | its band is low or moderate, its set holds one class |" in card
     assert "| `set_too_large` | `True` | its set holds more than 1 class |" in card
     assert "is empty or holds more than 1 class." in card
@@ -259,23 +260,23 @@ def test_two_classes_leave_no_set_to_be_too_large_but_that_of_both(report: dict[
 
 def test_a_detector_that_was_named_was_not_chosen(report: dict[str, Any]) -> None:
     report["trust"]["ood"]["chosen_by"]["method"] = "named"
-    gate = section(render(report, FILES), "The gate")
-    assert "Detector `energy`, named beforehand. Its limit was set so that 95 % of those images pass" in gate
+    gate = section(card_text(report, FILES), "The gate")
+    assert "Detector `energy`, named in advance. Its threshold was set so that it accepts 95 % of those images" in gate
     assert "How the detectors compare" in gate, "the table may be there all the same"
     report["trust"]["ood"]["chosen_by"] = {"method": "named"}
-    assert "How the detectors compare" not in render(report, FILES)
+    assert "How the detectors compare" not in card_text(report, FILES)
 
 
 def test_what_strangers_met_is_said_where_it_matters(report: dict[str, Any]) -> None:
-    scope = render(report, FILES).split("## Out of scope")[1].split("## ")[0]
+    scope = card_text(report, FILES).split("## Out of scope")[1].split("## ")[0]
     assert (
-        "  Measured, share declined: `chairs` 91.7 % (89.7–93.7) of 300 images; `left out: vasc` 33.3 % (31.3–35.3) "
+        " Measured, share declined: `chairs` 91.7 % (89.7–93.7) of 300 images; `left out: vasc` 33.3 % (31.3–35.3) "
         "of 21 images.\n- Screening" in scope
     )
     report["trust_evaluation"]["gate"]["sets"] = []
-    card = render(report, FILES)
-    assert "  How often that happens was not measured.\n- Screening" in card
-    assert "It was not tried on images of none of the classes." in card
+    card = card_text(report, FILES)
+    assert " How often that happens was not measured.\n- Screening" in card
+    assert "It was not tested on images of none of the classes." in card
 
 
 def test_every_reason_and_every_key_of_the_shipped_code_is_explained(repo_root: Path) -> None:

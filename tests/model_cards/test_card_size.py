@@ -1,0 +1,63 @@
+"""A card is read in five minutes, and what it leaves out is in REPORT.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from card_text import folder_card
+
+from model_cards.build import build_card
+from model_cards.card import CARD, DETAILS
+from model_cards.verify import verify_folder
+
+MOST_BYTES = 15_000
+ROOT = Path(__file__).resolve().parents[2]
+RELEASED = sorted(path for path in (ROOT / "hub_models" / "released").iterdir() if (path / "report.json").is_file())
+# The sections that one README held before REPORT.md was split off.
+SECTIONS = [
+    *("How to use it", "What it is", "Intended use", "Out of scope", "Data", "Leak audit", "Results"),
+    *("Calibration, before and after fitting", "By class", "By group of people", "Confusion matrix", "Other splits"),
+    *("How these numbers are computed", "What the probabilities mean", "`p_malignant`", "Temperature", "Prevalence"),
+    *("When it does not answer", "Uncertainty bands", "Prediction sets", "The gate", "Fewer answers, fewer errors"),
+    *("Log of the reads of the test split", "Training", "Limits", "Ethics", "Provenance", "Citation", "Licence"),
+]
+
+
+def headings(text: str) -> set[str]:
+    return {line.lstrip("#").strip() for line in text.splitlines() if line.startswith("#")}
+
+
+def links(text: str) -> set[str]:
+    return {part.split(")")[0] for part in text.split("](REPORT.md#")[1:]}
+
+
+def anchor(heading: str) -> str:
+    return "".join(char for char in heading.lower().replace(" ", "-") if char.isalnum() or char in "-_")
+
+
+def check_short(folder: Path) -> None:
+    card, details = ((folder / name).read_text("utf-8") for name in (CARD, DETAILS))
+    assert len(card.encode()) <= MOST_BYTES
+    assert verify_folder(folder) == []
+    assert {CARD, DETAILS} <= set(json.loads((folder / "manifest.json").read_text())["files"])
+    missing = [name for name in SECTIONS if name not in headings(folder_card(folder))]
+    assert missing == []
+    assert links(card) <= {anchor(name) for name in headings(details)}
+    widest = max(line.count("|") - 1 for line in card.splitlines() if line.startswith("|"))
+    assert widest <= 6, "a wider table breaks on a narrow page"
+
+
+@pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
+def test_the_card_of_a_released_model_is_short_and_loses_nothing(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / folder.name)
+    build_card(copy)
+    check_short(copy)
+
+
+def test_the_card_of_a_finished_folder_is_short_and_loses_nothing(model_folder: Path, report: dict[str, Any]) -> None:
+    check_short(model_folder)
+    assert report["model"]["notes"][0] in (model_folder / DETAILS).read_text("utf-8")
