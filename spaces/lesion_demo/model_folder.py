@@ -22,7 +22,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from model_loading import ModelUnavailableError
 
-MANIFEST, CARD = "manifest.json", "README.md"
+MANIFEST, CARD = "manifest.json", ("README.md", "REPORT.md")
 SCHEMA_VERSION = 1
 # The Hub writes .gitattributes itself; the folders hold what git, the Hub's client and Python keep for themselves.
 NOT_LISTED = {MANIFEST, ".gitattributes"}
@@ -113,20 +113,30 @@ def _facts(path: Path) -> dict[str, Any]:
 def card(folder: Path) -> str | None:
     """The card as HTML: no front matter, no anchors, no HTML of its own, its own figures put in; None without a card.
 
-    What names anything else to load becomes words: a visitor's browser would ask another server for it.
+    The full report beside it, where there is one, follows the card. What names anything else to load becomes words: a
+    visitor's browser would ask another server for it.
     """
+    texts = [text for text in (_text(folder / name) for name in CARD) if text is not None]
+    if not texts:
+        return None
+    text = "\n\n".join(texts)
+    reader = MarkdownIt("commonmark").enable("table")
+    for name, rule in _RULES.items():
+        reader.add_render_rule(name, rule)
+    return str(reader.render(text, {"folder": folder})).strip()
+
+
+def _text(path: Path) -> str | None:
+    """A file of the card without its front matter; None where it cannot be read."""
     try:
-        with (folder / CARD).open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST_CARD)
     except (OSError, ValueError):
         return None
     if text.startswith("---\n"):
         _, _, rest = text[4:].partition("\n---")
         text = rest.lstrip("-\n") if rest else text
-    reader = MarkdownIt("commonmark").enable("table")
-    for name, rule in _RULES.items():
-        reader.add_render_rule(name, rule)
-    return str(reader.render(text, {"folder": folder})).strip()
+    return text
 
 
 def _image(_: Any, tokens: Sequence[Token], at: int, __: Any, env: MutableMapping[str, Any]) -> str:
@@ -138,8 +148,8 @@ def _link(_: Any, tokens: Sequence[Token], at: int, __: Any, env: MutableMapping
     if tokens[at].nesting < 0:
         return str(env["ends"].pop())
     target = str(tokens[at].attrs["href"])
-    # A link to another place of the card itself: headings have no ids on the page.
-    start, end = ("“", "”") if target.startswith("#") else (_LINK.format(escape(target)), "</a>")
+    # A link to another place of the card itself, or to a file beside it: headings have no ids on the page.
+    start, end = ("“", "”") if target.startswith(("#", *CARD)) else (_LINK.format(escape(target)), "</a>")
     env.setdefault("ends", []).append(end)
     return start
 

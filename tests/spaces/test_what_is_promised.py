@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from card_text import card_text, folder_card
 
 from hub_models.configuration_lesion import LesionConfig
-from model_cards.card import render
 from tests.spaces.test_answers_shown import loaded, opened, read_aloud
 
 
@@ -265,7 +265,7 @@ def test_a_saved_answer_is_one_file_with_nothing_outside(parts: Any, trusted: An
 def test_measured_is_what_the_card_prints(parts: Any, repo_root: Path, name: str) -> None:
     folder = repo_root / "hub_models" / "released" / name
     released = loaded(parts, folder)
-    card = (folder / "README.md").read_text()
+    card = folder_card(folder)
     for band in ("low", "moderate"):
         found = parts.measured.measured(released, band)
         row = re.search(rf"^\| {band} \|.*\| ([\d.]+ %) \([^|]*\) \|$", card, re.MULTILINE)
@@ -282,7 +282,7 @@ def test_measured_is_what_the_card_prints(parts: Any, repo_root: Path, name: str
 def test_card_and_page_use_the_same_words(parts: Any, repo_root: Path, name: str) -> None:
     folder = repo_root / "hub_models" / "released" / name
     released = loaded(parts, folder)
-    card = " ".join(render(json.loads((folder / "report.json").read_text()), files_of(folder)).split())
+    card = " ".join(card_text(json.loads((folder / "report.json").read_text()), files_of(folder)).split())
     for band in ("low", "moderate"):
         found = parts.measured.measured(released, band)
         assert parts.words.what_was_measured(found, released.at_risk_name) in card

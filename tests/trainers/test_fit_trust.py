@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from card_text import folder_card
 from hub_server import LoopbackHub
 from huggingface_hub import HfApi
 from PIL import Image
@@ -90,7 +91,7 @@ def test_the_result_is_a_whole_repo_beside_the_source(again: Path, trained: Path
     assert reads == ["evaluation of the finished model", "fit of trust"]
     shown = {figure["file"] for figure in report["figures"]}
     assert {"figures/gate_test.png", "figures/risk_coverage_test.png", "figures/prediction_sets_test.png"} <= shown
-    assert str(phantom_dataset.parent) not in (again / "report.json").read_text() + (again / "README.md").read_text()
+    assert str(phantom_dataset.parent) not in (again / "report.json").read_text() + folder_card(again)
 
 
 def test_the_weights_stay_as_they_are(again: Path, trained: Path) -> None:
@@ -181,7 +182,7 @@ def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
         naming={"title": "Derm-X, with trust"},
     )
     assert verify_folder(out) == []
-    report, card = read(out), (out / "README.md").read_text()
+    report, card = read(out), folder_card(out)
     assert (report["model"]["title"], report["model"]["weights_dtype"]) == ("Derm-X, with trust", "float16")
     assert report["imported"] == read(imported)["imported"]
     assert "training" not in report
@@ -251,7 +252,7 @@ def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
         assert report["trust"][section]["split"] == "validation"
         assert report["trust"][section]["also_used_for_model_selection"] is True
     # Here another dataset's validation chose the epoch; the card of a run on this config says that it did.
-    assert "**Trained on another dataset.**" in (out / "README.md").read_text()
+    assert "**Trained on another dataset.**" in folder_card(out)
     assert report["trained_on"] == before["provenance"]["dataset"]
     assert report["provenance"]["dataset"]["config_name"] == "published"
     assert "unknown" in report["leak_audit"]

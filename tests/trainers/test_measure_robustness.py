@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from card_text import folder_card
 from PIL import Image
 
 from datasets_scripts.command import run
@@ -54,7 +55,7 @@ def test_the_result_is_a_whole_repo_with_the_numbers_in_its_card(measured: Path,
     assert set(after) - set(before) == {"robustness"}
     section = after["robustness"]
     assert (section["n"], section["kinds"], section["severities"]) == (12, ["jpeg", "defocus_blur"], [1, 3])
-    card = (measured / "README.md").read_text()
+    card = folder_card(measured)
     assert "## Robustness" in card
     assert f"| Accuracy | {100 * section['clean']['accuracy']['value']:.1f} %" in card
     assert card.count("| `defocus_blur` |") == 2
@@ -77,10 +78,10 @@ def test_each_condition_is_what_the_model_says_of_the_altered_pictures(measured:
 
 
 def test_judged_again_it_says_the_same(measured: Path) -> None:
-    before, card = read(measured), (measured / "README.md").read_text()
+    before, card = read(measured), folder_card(measured)
     rebuild(measured, REPLICATES)
     assert read(measured)["robustness"] == before["robustness"]
-    assert (measured / "README.md").read_text() == card
+    assert folder_card(measured) == card
 
 
 def test_a_draw_keeps_the_order_and_a_picture_its_corruption() -> None:

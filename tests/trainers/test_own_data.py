@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from card_text import folder_card
 from datasets.table import embed_table_storage
 
 from datasets_scripts.command import UserError
@@ -47,7 +48,7 @@ def train(dataset: Path, out: Path, recipe: str, **more: str) -> tuple[dict[str,
     command = ["--recipe", recipe, "--dataset", str(dataset), "--output_dir", str(out), *words]
     run(command, recipe, MobileNetForLesionClassification)
     assert verify_folder(out) == []
-    return json.loads((out / "report.json").read_text()), (out / "README.md").read_text()
+    return json.loads((out / "report.json").read_text()), folder_card(out)
 
 
 def head(card: str) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 
 
 def test_splits_are_made_written_down_and_told(trained: Path, flat: Path) -> None:
-    report, card = report_of(trained), (trained / "README.md").read_text()
+    report, card = report_of(trained), folder_card(trained)
     dataset = report["provenance"]["dataset"]
     assert dataset["config_name"] == report["provenance"]["recipe"]["config_name"] == "default"
     made = dataset["made_splits"]
@@ -183,7 +184,7 @@ def test_a_class_may_have_the_name_of_a_split(flat: Path, tmp_path: Path) -> Non
 
 
 def test_without_ids_each_image_is_a_group_and_leaks_are_not_denied(trained: Path) -> None:
-    report, card = report_of(trained), (trained / "README.md").read_text()
+    report, card = report_of(trained), folder_card(trained)
     dataset = report["provenance"]["dataset"]
     assert dataset["group_ids"] == {"column": None, "missing": {s: v["n"] for s, v in dataset["splits"].items()}}
     assert all(section["groups"] == section["n"] for section in dataset["splits"].values())
@@ -195,7 +196,7 @@ def test_without_ids_each_image_is_a_group_and_leaks_are_not_denied(trained: Pat
 
 
 def test_nothing_of_the_recipes_identity_is_on_the_model(trained: Path) -> None:
-    report, card = report_of(trained), (trained / "README.md").read_text()
+    report, card = report_of(trained), folder_card(trained)
     text = (trained / "report.json").read_text() + card
     assert not [word for word in IDENTITY if word in text]
     assert report["model"]["license"] is None
@@ -210,7 +211,7 @@ def test_nothing_of_the_recipes_identity_is_on_the_model(trained: Path) -> None:
 def test_nothing_promised_is_said_with_the_number_that_is_needed(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report, card = report_of(trained), (trained / "README.md").read_text()
+    report, card = report_of(trained), folder_card(trained)
     promise = report["promise"]
     n = report["provenance"]["dataset"]["splits"]["calibration"]["n"]
     assert (promise["possible"], promise["declines"], promise["n"], promise["unit"]) == (False, True, n, "images")
@@ -227,7 +228,7 @@ def test_nothing_promised_is_said_with_the_number_that_is_needed(
 
 
 def test_the_card_says_of_validation_what_the_report_says(trained: Path) -> None:
-    report, card = report_of(trained), (trained / "README.md").read_text()
+    report, card = report_of(trained), folder_card(trained)
     assert report["training"]["kept_because"] == "the last, by recipe"
     assert "| validation | nothing |" in card
     assert "chose the epoch." not in card

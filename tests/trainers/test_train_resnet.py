@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from card_text import folder_card
 from transformers import AutoModelForImageClassification
 
 from datasets_scripts.build_phantom import main as build_phantom
@@ -50,7 +51,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, quiet_env: dict[str, str]
 def test_the_folder_is_whole_and_the_card_shows_the_challenges_numbers(finished: Path) -> None:
     assert verify_folder(finished) == []
     challenge = json.loads((finished / "report.json").read_text())["evaluation"]["test"]["isic2017"]
-    card = (finished / "README.md").read_text()
+    card = folder_card(finished)
     assert "### The ISIC 2017 challenge's measures" in card
     assert "**Not a score on the challenge.** `bkl` stands in" in card
     assert f"| Mean of the two AUCs | {challenge['auc_mean']['value']:.3f}" in card

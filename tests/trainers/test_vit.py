@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from card_text import folder_card
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -301,7 +302,7 @@ def test_the_finished_folder_says_where_it_started(finished: tuple[Path, Best]) 
     assert said.endswith("position embeddings interpolated from 48 to 32 px")
     assert report["model"]["backbone"] == "vit_32x2_patch8_32"
     assert any("dosovitskiy2021vit" in entry for entry in report["model"]["citation"])
-    assert said in (out / "README.md").read_text()
+    assert said in folder_card(out)
     processor = json.loads((out / "preprocessor_config.json").read_text())
     assert (processor["image_mean"], processor["image_std"]) == ([0.5] * 3, [0.25] * 3)
     assert processor["size"] == {"height": 32, "width": 32}
@@ -352,7 +353,7 @@ def test_validation_and_test_have_tables_and_matrices_and_an_absent_class_is_not
             assert "recall: not defined: support 0" in rows["clear"]["note"]
             line = next(line for line in text.splitlines() if line.strip().startswith("clear"))
             assert line.split()[2:] == ["n/a", "n/a", "0"]
-    card = (out / "README.md").read_text()
+    card = folder_card(out)
     row = next(line for line in card.splitlines() if line.startswith("| `clear` | 0 | 0 |"))
     assert row.count("not defined: support 0") >= 2
 

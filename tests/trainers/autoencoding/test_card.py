@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from card_text import card_text
 
 from model_cards.card import render
 from model_cards.report_view import MissingNumberError
@@ -28,14 +29,16 @@ def shown(number: dict[str, Any], digits: int) -> str:
 
 
 def test_the_card_states_the_reports_numbers(report: dict[str, Any], trained_autoencoder: Path) -> None:
-    text = render(report, files_of(report))
-    assert text == (trained_autoencoder / "README.md").read_text()
+    texts = render(report, files_of(report))
+    assert texts == {name: (trained_autoencoder / name).read_text() for name in ("README.md", "REPORT.md")}
+    assert len(texts["README.md"].encode()) <= 15_000
+    text = card_text(report, files_of(report))
     test = report["evaluation"]["test"]
     assert f"a PSNR of **{shown(test['psnr'], 2)}** dB and an SSIM of **{shown(test['ssim'], 3)}**" in text
     assert f"| With codes of 8 bits | {shown(test['psnr_8bit'], 2)} | |" in text
-    assert f"| Noisy images, drawn again | {shown(test['denoising']['denoised'], 2)} | |" in text
-    assert "trained to take noise of deviation 0.1 off" in text
-    assert "| linear, 8 codes: 256 bits an image as float32, 64 at 8 bits each |" in text
+    assert f"| Noisy images, reconstructed | {shown(test['denoising']['denoised'], 2)} | |" in text
+    assert "trained to remove noise of standard deviation 0.1" in text
+    assert "| linear, 8 codes: 256 bits per image as float32, 64 at 8 bits each |" in text
     assert "No number on this card says anything about skin." in text
     assert "None" not in text
     assert "{{" not in text
@@ -72,7 +75,7 @@ def test_a_missing_number_stops_the_card(report: dict[str, Any], path: tuple[str
 def test_without_a_test_split_the_card_says_so(report: dict[str, Any]) -> None:
     untested = copy.deepcopy(report)
     del untested["evaluation"]["test"]
-    text = render(untested, files_of(report))
+    text = card_text(untested, files_of(report))
     assert "> **Not tested.** There is no test split." in text
     assert shown(report["evaluation"]["validation"]["psnr"], 2) in text
     assert "model-index" not in text

@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from card_text import folder_card
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
@@ -46,6 +47,7 @@ def test_the_finished_folder_is_whole_and_verified(trained_autoencoder: Path) ->
     names = {p.relative_to(trained_autoencoder).as_posix() for p in trained_autoencoder.rglob("*") if p.is_file()}
     expected = {
         "README.md",
+        "REPORT.md",
         "manifest.json",
         "report.json",
         "config.json",
@@ -91,7 +93,7 @@ def test_the_report_says_what_was_run(trained_autoencoder: Path, phantom_dataset
     assert report["training"]["best_metric"] == max(row["eval_psnr"] for row in history)
     assert history[1]["eval_loss"] < history[0]["eval_loss"]
     assert [entry["split"] for entry in report["test_reads"]] == ["test"]
-    text = (trained_autoencoder / "report.json").read_text() + (trained_autoencoder / "README.md").read_text()
+    text = (trained_autoencoder / "report.json").read_text() + folder_card(trained_autoencoder)
     assert str(phantom_dataset.parent) not in text
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from card_text import folder_card
 from safetensors.torch import load_file
 from scipy.special import softmax
 from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -101,7 +102,7 @@ def test_the_report_compares_the_methods(ensemble: Path) -> None:
     single = rows["single_model"]["nll"]["value"]
     change = report["methods"]["uncalibrated"]["relative_change"]["ensemble"]["nll"]["value"]
     assert change == pytest.approx(nll / single - 1, abs=1e-5)
-    card = (ensemble / "README.md").read_text()
+    card = folder_card(ensemble)
     assert "## What the ensemble adds" in card
     assert f"| 1 | `mobilenetv2_050` | {43} |" in card
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from card_text import folder_card
 from hub_server import LoopbackHub
 from huggingface_hub import HfApi
 from safetensors.torch import load_file
@@ -53,6 +54,7 @@ def test_the_finished_folder_is_whole_and_verified(trained: Path) -> None:
     names = {path.relative_to(trained).as_posix() for path in trained.rglob("*") if path.is_file()}
     expected = {
         "README.md",
+        "REPORT.md",
         "manifest.json",
         "report.json",
         "config.json",
@@ -92,7 +94,7 @@ def test_the_report_says_what_was_run(trained: Path, phantom_dataset: Path) -> N
     assert report["training"]["peak_memory_bytes"] > 1e8
     assert report["provenance"]["recipe"]["num_train_epochs"] == 2
     assert report["provenance"]["dataset"]["image_sizes"] == {"48x36": 160}
-    text = (trained / "report.json").read_text() + (trained / "README.md").read_text()
+    text = (trained / "report.json").read_text() + folder_card(trained)
     assert str(phantom_dataset.parent) not in text
 
 
@@ -206,7 +208,7 @@ def test_the_published_split_marks_that_validation_was_used_twice(
     assert report["trust"]["temperature"]["also_used_for_model_selection"] is True
     assert report["leak_audit"]["test"]["leaking"] > 0
     assert report["trust"]["conformal"]["also_used_for_model_selection"] is True
-    assert "**That split was also used for model selection**" in (out / "README.md").read_text()
+    assert "**That split was also used for model selection**" in folder_card(out)
 
 
 def test_bare_command_without_a_dataset_says_which_command_builds_it(
@@ -267,7 +269,7 @@ def test_rebuild_gives_the_same_folder(trained: Path, quiet_env: Env, tmp_path: 
     done = run([sys.executable, "-m", "trainers.rebuild", str(copy), "--bootstrap_replicates", "50"], dict(os.environ))
     assert done.returncode == 0, done.stderr
     assert (copy / "report.json").read_bytes() == (trained / "report.json").read_bytes()
-    assert (copy / "README.md").read_bytes() == (trained / "README.md").read_bytes()
+    assert folder_card(copy) == folder_card(trained)
     assert verify_folder(copy) == []
 
 
