@@ -57,7 +57,7 @@ def test_a_model_goes_up_in_one_commit_and_comes_back_the_same(
 ) -> None:
     done = publish(plan(model_folder, "org/invented"), api)
     history = hub.repo("org/invented").history("main")
-    assert [commit.title for commit in history] == ["Publish invented-mobilenet: 7 files", "initial commit"]
+    assert [commit.title for commit in history] == ["Publish invented-mobilenet: 8 files", "initial commit"]
     assert done.new
     assert done.commit == history[0].sha
     assert done.url == f"{hub.endpoint}/org/invented/commit/{done.commit}"
@@ -366,7 +366,7 @@ def test_a_dry_run_asks_nobody(hub: LoopbackHub, model_folder: Path, tmp_path: P
     assert (done.returncode, done.stderr) == (0, "")
     assert hub.requests == []
     assert "10.2 kB  model.safetensors" in done.stdout
-    assert "in 7 files, one commit" in done.stdout
+    assert "in 8 files, one commit" in done.stdout
     assert "model org/invented (as a pull request)" in done.stdout
 
 

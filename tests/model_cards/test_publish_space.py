@@ -75,7 +75,7 @@ def test_a_space_goes_up_in_one_commit_with_its_models_pinned(
         assert (copy / name).read_bytes() == (space / name).read_bytes()
     assert {path: path.read_bytes() for path in space.rglob("*") if path.is_file()} == before
     assert "left out: .env, .git/, __pycache__/, test_more.py, tests/, venv/" in out
-    assert f"model {MODEL}, main = {commit}: 9 files match its manifest" in out
+    assert f"model {MODEL}, main = {commit}: 10 files match its manifest" in out
     assert f"set and read back: LESION_MODELS: not set -> {MODEL}@{commit}" in out
     assert f"published and read back: {hub.endpoint}/spaces/{SPACE}/commit/" in out
 
@@ -314,6 +314,7 @@ def test_the_real_space_with_a_released_model_comes_back_whole(
     name = "derm-x-mobilenetv2-ham7"
     released = tmp_path / name
     shutil.copytree(ROOT / "hub_models" / "released" / name, released, ignore=shutil.ignore_patterns("__pycache__"))
+    build_card(released)
     commit = publish(plan(released, f"org/{name}"), api).commit
     count = sum(path.is_file() for path in released.rglob("*")) - 1  # the manifest lists all but itself
     code, out, err = command(ROOT / "spaces" / "lesion_demo", "--models", f"org/{name}")
