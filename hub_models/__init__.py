@@ -10,7 +10,7 @@ import sys
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .answers_lesion import InferenceError
+from .answer_lesion import InferenceError
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig

@@ -47,7 +47,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .answers_lesion import LesionAnswers, TrustBuffers
+from .answer_lesion import LesionAnswers, TrustBuffers
 from .backbone_lesion import (
     BackboneWeightsError,
     build_timm_backbone,

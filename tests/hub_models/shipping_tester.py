@@ -66,7 +66,7 @@ class ShippingTester:
     processor: Any
 
     shared_files: ClassVar[set[str]] = {
-        "answers_lesion.py",
+        "answer_lesion.py",
         "backbone_lesion.py",
         "checks_lesion.py",
         "configuration_lesion.py",

@@ -16,11 +16,11 @@ pytestmark = pytest.mark.browser
 SLOW_S = 1.5
 SLOW = f"""
 import time
-_quick = LesionAnswers.predict
+_quick = LesionForImageClassification.predict
 def _slow(self, **given):
     time.sleep({SLOW_S})
     return _quick(self, **given)
-LesionAnswers.predict = _slow
+LesionForImageClassification.predict = _slow
 """
 # Each frame that the browser paints: the names of the files in a block, and the states that can be seen beside it.
 RECORD = """([block, states]) => {
@@ -48,7 +48,7 @@ def slowed(folder: Path, where: Path) -> Path:
     copy = where / folder.name
     shutil.copytree(folder, copy)
     (copy / "manifest.json").unlink(missing_ok=True)
-    with (copy / "answers_lesion.py").open("a") as file:
+    with (copy / "modeling_lesion.py").open("a") as file:
         file.write(SLOW)
     return copy
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from datasets_scripts.command import UserError
 from datasets_scripts.images import IMAGE_SUFFIXES, images_in, passed_over_text
-from hub_models.answers_lesion import InferenceError
+from hub_models.answer_lesion import InferenceError
 from hub_models.trust_lesion import NotFiniteError
 from trainers.metrics.predictions import NO_LABEL, TEXT_COLUMNS, Predictions
 from trainers.model_folder.data import LesionImages, Splits, collate
