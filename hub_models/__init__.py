@@ -10,19 +10,19 @@ import sys
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .answer_lesion import InferenceError
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
 from .configuration_fusion import FusionLesionConfig
-from .configuration_lesion import LABEL_GROUPS, LesionConfig, LesionConfigError
+from .configuration_lesion import LABEL_GROUPS, MALIGNANT_GROUPS, LesionConfig, LesionConfigError
 from .configuration_metadata import MetadataLesionConfig
 from .configuration_mobilenet import MobileNetLesionConfig
 from .configuration_resnet import ResNetLesionConfig
 from .configuration_vit import ViTLesionConfig
 from .explain_lesion import ExplanationError, LesionExplanation
 from .image_processing_lesion import ImageCountError, LesionImageProcessor, SwitchError
+from .infer_lesion import InferenceError
 from .metadata_lesion import (
     STANDARD_FIELDS,
     MetadataFieldsError,
@@ -35,11 +35,12 @@ from .modeling_autoencoder import AutoencoderInputError, AutoencoderLesionModel,
 from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
 from .modeling_fusion import FusionForLesionClassification
-from .modeling_lesion import LesionForImageClassification, LesionOutput, PixelShapeError
+from .modeling_lesion import LesionForImageClassification, PixelShapeError
 from .modeling_metadata import MetadataForLesionClassification, MetadataShapeError
 from .modeling_mobilenet import MobileNetForLesionClassification
 from .modeling_resnet import ResNetForLesionClassification
 from .modeling_vit import ViTForLesionClassification
+from .output_lesion import LesionOutput
 from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
 from .storage_lesion import WeightsDtypeError
@@ -84,6 +85,7 @@ PIPELINE_REGISTRY.register_pipeline(
 __all__ = [
     "CLASSIFIERS",
     "LABEL_GROUPS",
+    "MALIGNANT_GROUPS",
     "PIPELINE_TASK",
     "STANDARD_FIELDS",
     "AutoencoderConfigError",

@@ -98,6 +98,18 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
     return str(source.get("hf_hub_id") or f"timm {source.get('architecture', name)}.{source.get('tag', '')}")
 
 
+def keep_values(parts: list[nn.Module]) -> None:
+    """Mark freshly built modules as initialised, so that transformers does not redraw timm's values.
+
+    On the meta device (inside ``from_pretrained``) there are no values yet: then nothing is marked, and what the
+    checkpoint lacks is drawn by ``_init_weights``.
+    """
+    for module in (module for part in parts for module in part.modules()):
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if not any(tensor.is_meta for tensor in own):
+            setattr(module, "_is_hf_initialized", True)  # noqa: B010 - not an attribute that nn.Module declares
+
+
 def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
     """Of each CNN of timm the stage that works at an eighth of the image's size; none of what names no stages.
 

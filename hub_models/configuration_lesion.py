@@ -30,6 +30,8 @@ from .checks_lesion import (
 )
 
 LABEL_GROUPS = ("benign", "premalignant", "malignant")
+# The groups that ``p_malignant`` sums.
+MALIGNANT_GROUPS = ("malignant", "premalignant")
 # What sets the labels in ``from_pretrained``.
 LABEL_KEYS = ("num_labels", "id2label", "label2id")
 # What is stored about the classes, and holds for no others.

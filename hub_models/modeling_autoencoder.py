@@ -12,12 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_autoencoder import GROUPS, AutoencoderLesionConfig
-from .storage_lesion import LesionStorage
+from .storage_lesion import LesionPreTrainedModel
 
 # The layers whose first values are drawn here.
 Drawn = nn.Conv2d | nn.Linear | nn.ConvTranspose2d
@@ -145,7 +144,7 @@ class MapBottleneck(nn.Module):
         return codes.unflatten(1, self.shape)
 
 
-class AutoencoderLesionModel(LesionStorage, PreTrainedModel):
+class AutoencoderLesionModel(LesionPreTrainedModel):
     """A convolutional autoencoder of lesion images: (N, 3, S, S) -> codes (N, D) -> (N, 3, S, S).
 
     Args:
@@ -156,8 +155,6 @@ class AutoencoderLesionModel(LesionStorage, PreTrainedModel):
     config: AutoencoderLesionConfig
     main_input_name = "pixel_values"
     input_names: tuple[str, ...] = ("pixel_values",)
-    # Trainer would otherwise hand num_items_in_batch to forward.
-    accepts_loss_kwargs = False
 
     def __init__(self, config: AutoencoderLesionConfig) -> None:
         super().__init__(config)

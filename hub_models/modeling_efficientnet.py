@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .configuration_efficientnet import EfficientNetLesionConfig
-from .modeling_lesion import LesionFeatures, LesionForImageClassification
+from .modeling_lesion import LesionForImageClassification
+from .output_lesion import LesionFeatures
 
 
 class EfficientNetForLesionClassification(LesionForImageClassification):

@@ -13,7 +13,8 @@ from torch import nn
 from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights, stages
 from .configuration_ensemble import EnsembleLesionConfig
 from .explain_lesion import pooling_layers
-from .modeling_lesion import LesionFeatures, LesionForImageClassification
+from .modeling_lesion import LesionForImageClassification
+from .output_lesion import LesionFeatures
 
 if TYPE_CHECKING:
     from typing import Self

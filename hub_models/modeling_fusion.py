@@ -18,8 +18,9 @@ from transformers.utils import cached_file
 
 from .backbone_lesion import BackboneWeightsError, first_line
 from .configuration_fusion import FusionLesionConfig
-from .modeling_lesion import LesionFeatures, LesionForImageClassification, LesionOutput
+from .modeling_lesion import LesionForImageClassification
 from .modeling_metadata import MetadataEncoder
+from .output_lesion import LesionFeatures, LesionOutput
 
 if TYPE_CHECKING:
     from typing import Self
@@ -162,7 +163,7 @@ class FusionForLesionClassification(LesionForImageClassification):
             PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
             MetadataShapeError: ``metadata`` does not hold the model's fields.
         """
-        seen = self.look(self.check_pixels(pixel_values), metadata, output_hidden_states=output_hidden_states)
+        seen = self.run_encoder(self.check_pixels(pixel_values), metadata, output_hidden_states=output_hidden_states)
         return self.answer(seen[0], self.classify(seen[0]), labels, return_dict, *seen[1:])
 
     def encode(self, pixel_values: torch.Tensor, metadata: torch.Tensor | None = None) -> torch.Tensor:

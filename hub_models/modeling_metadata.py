@@ -15,7 +15,8 @@ from transformers import initialization as init
 from .backbone_lesion import BackboneWeightsError
 from .configuration_metadata import MetadataLesionConfig
 from .metadata_lesion import encode_record, metadata_width
-from .modeling_lesion import LesionFeatures, LesionForImageClassification, LesionOutput
+from .modeling_lesion import LesionForImageClassification
+from .output_lesion import LesionFeatures, LesionOutput
 from .trust_lesion import check_finite
 
 
@@ -166,7 +167,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         like = metadata if metadata is not None else pixel_values
         if like is None:
             raise MetadataShapeError("metadata is None; give (N, M), as the model's own image processor returns it.")
-        seen = self.look(self.metadata_encoder.rows(metadata, like), output_hidden_states=output_hidden_states)
+        seen = self.run_encoder(self.metadata_encoder.rows(metadata, like), output_hidden_states=output_hidden_states)
         return self.answer(seen[0], self.classify(seen[0]), labels, return_dict, *seen[1:])
 
     def encode(self, metadata: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_resnet import ResNetLesionConfig
-from .modeling_lesion import LesionFeatures, LesionForImageClassification
+from .modeling_lesion import LesionForImageClassification
+from .output_lesion import LesionFeatures
 
 
 class ResNetForLesionClassification(LesionForImageClassification):

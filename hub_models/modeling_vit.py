@@ -18,7 +18,8 @@ from .backbone_lesion import BackboneWeightsError, check_safetensors, first_line
 from .checks_lesion import LARGEST_IMAGE, MOST_CLASSES, brief, is_whole
 from .configuration_lesion import LesionConfig, LesionConfigError
 from .configuration_vit import LARGEST, ViTLesionConfig
-from .modeling_lesion import LesionFeatures, LesionForImageClassification, PixelShapeError
+from .modeling_lesion import LesionForImageClassification, PixelShapeError
+from .output_lesion import LesionFeatures
 
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10

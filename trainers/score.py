@@ -22,7 +22,7 @@ from typing import Any
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, run, shown_path
 
-# Those of hub_models.answer_lesion, which --help and errors need not wait for.
+# Those of hub_models.infer_lesion, which --help and errors need not wait for.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from hub_models.conformal_lesion import (
+from hub_models.trust_lesion import (
     ROUNDING,
     ConformalError,
     conformal_scores,

@@ -27,7 +27,7 @@ from hub_models import (
     ViTForLesionClassification,
     ViTLesionConfig,
 )
-from hub_models.explain_lesion import LesionExplanations, grad_cam, hires_cam, pooling_layers, roll_out, to_heat
+from hub_models.explain_lesion import explain, grad_cam, hires_cam, pooling_layers, roll_out, to_heat
 
 THEIRS = {"grad_cam": GradCAM, "hires_cam": HiResCAM}
 TARGETS = [0, 2, 1]
@@ -145,7 +145,7 @@ def test_members_against_pytorch_grad_cam(method: str) -> None:
 # ------------------------------------------------------------------ by hand
 
 
-class Weighing(LesionExplanations, nn.Module):
+class Weighing(nn.Module):
     """One logit a class, the pixels of two channels (2, 2, 2) weighed point by point: a gradient known by heart."""
 
     def __init__(self, weights: torch.Tensor) -> None:
@@ -180,18 +180,18 @@ def test_a_linear_model_by_hand() -> None:
     model = Weighing(torch.stack([of_a, -of_a.abs()]))
     pixels = torch.tensor([[[[1.0, 2.0], [3.0, 0.0]], [[1.0, 5.0], [2.0, 6.0]]]])
     # Logits: a = 4 - 1 - 5 - 2 + 18 = 14, b = -4 - 1 - 5 - 2 - 18 = -30.
-    said = model.explain(pixel_values=pixels)
+    said = explain(model, pixels, {}, None, "grad_cam")
     assert isinstance(said, LesionExplanation)
     assert said.target.tolist() == [0]
     assert said.spread is None
     # The channels' mean gradients are 1 and 0: Grad-CAM is the first channel, over its maximum 3.
     torch.testing.assert_close(said.heat_maps, torch.tensor([[[1 / 3, 2 / 3], [1.0, 0.0]]]))
     # Point by point: 4 - 1 = 3, -5, -2, 18; ReLU; over 18.
-    hires = model.explain(pixel_values=pixels, method="hires_cam")
+    hires = explain(model, pixels, {}, None, "hires_cam")
     torch.testing.assert_close(hires.heat_maps, torch.tensor([[[1 / 6, 0.0], [0.0, 1.0]]]))
     # Nothing speaks for b: its map stays zero.
     for method in ("grad_cam", "hires_cam"):
-        against = model.explain(pixel_values=pixels, method=method, target="b")
+        against = explain(model, pixels, {}, "b", method)
         assert not against.heat_maps.any()
         assert against.target.tolist() == [1]
 

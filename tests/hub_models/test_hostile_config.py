@@ -18,8 +18,6 @@ from hub_models import (
     MobileNetLesionConfig,
     ViTLesionConfig,
 )
-from hub_models.configuration_lesion import CONFORMAL_METHODS
-from hub_models.conformal_lesion import METHODS
 from hub_models.image_processing_lesion import PixelSettingError
 
 NAN, INF = float("nan"), float("inf")
@@ -128,7 +126,3 @@ def test_more_parameters_than_anybody_has_weights_for_are_refused_before_they_ar
     path.write_text(json.dumps({**written, "backbone": "vit_giant_patch14_clip_224"}))
     with pytest.raises(LesionConfigError, match="parameters"):
         AutoModelForImageClassification.from_pretrained(tmp_path)
-
-
-def test_the_config_knows_every_kind_of_set() -> None:
-    assert CONFORMAL_METHODS == METHODS

@@ -5,19 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hub_models.trust_lesion import (
+from hub_models.answer_lesion import (
     ANSWERED,
     EMPTY_SET,
     HIGH_UNCERTAINTY,
     OTHER_PRIOR,
     OUT_OF_DISTRIBUTION,
     SET_TOO_LARGE,
-    PriorError,
-    calibrate,
-    check_prior,
     decide,
-    shift_prior,
 )
+from hub_models.trust_lesion import PriorError, calibrate, check_prior, shift_prior
 from trainers.trust.temperature import calibrated
 
 LABELS = ["mel", "nv", "bkl"]

@@ -13,6 +13,7 @@ from torch.nn import functional
 from transformers import AutoModelForImageClassification
 
 from hub_models import InferenceError, LesionConfigError, PriorError, TrustNotFittedError
+from hub_models.infer_lesion import dropout_layers
 
 KEYS = {
     "predicted",
@@ -163,7 +164,7 @@ class TrustTester:
         model = fitted(self.model(dropout=0.0))
         with pytest.raises(InferenceError, match="'guess'; choose one of plain, tta"):
             model.predict(**self.inputs(1), inference="guess")
-        if not any(model._dropouts()):
+        if not any(dropout_layers(model)):
             with pytest.raises(InferenceError, match="0 layers of dropout"):
                 model.predict(**self.inputs(1), inference="mc_dropout")
 

@@ -73,7 +73,7 @@ def coverage_section(predictions: Predictions, sets: np.ndarray, conformal: Mapp
 
     Args:
         predictions: of the images that are answered (those that the OOD gate accepts), at least one.
-        sets: (N, C) bool, the sets of ``conformal_lesion.prediction_sets``.
+        sets: (N, C) bool, the sets of ``trust_lesion.prediction_sets``.
         conformal: ``config.trust["conformal"]``: method, alpha, class_conditional, groups, n.
 
     Returns:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from hub_models.conformal_lesion import sets_and_bands
-from hub_models.trust_lesion import calibrate, decide, mean_log_probs
+from hub_models.answer_lesion import decide
+from hub_models.trust_lesion import calibrate, mean_log_probs, sets_and_bands
 from trainers.metrics.predictions import Predictions
 
 

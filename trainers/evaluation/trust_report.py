@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hub_models.trust_lesion import ANSWERED, EMPTY_SET, HIGH_UNCERTAINTY, OUT_OF_DISTRIBUTION, SET_TOO_LARGE
+from hub_models.answer_lesion import ANSWERED, EMPTY_SET, HIGH_UNCERTAINTY, OUT_OF_DISTRIBUTION, SET_TOO_LARGE
 from trainers.evaluation.coverage import bands_section, coverage_section
 from trainers.evaluation.decisions import Decisions, decisions, gate_scores
 from trainers.evaluation.ood import ood_section

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from datasets_scripts.command import UserError
 from datasets_scripts.images import IMAGE_SUFFIXES, images_in, passed_over_text
-from hub_models.answer_lesion import InferenceError
+from hub_models.infer_lesion import InferenceError
 from hub_models.trust_lesion import NotFiniteError
 from trainers.metrics.predictions import NO_LABEL, TEXT_COLUMNS, Predictions
 from trainers.model_folder.data import LesionImages, Splits, collate
@@ -131,7 +131,7 @@ def with_ood_scores(model: Any, predictions: Predictions) -> Predictions:
     seen = [predictions.features, predictions.logits, *([] if predictions.early is None else [predictions.early])]
     tensors = [torch.from_numpy(values.astype(np.float32)).to(model.device).split(1024) for values in seen]
     with torch.inference_mode():
-        scores = [model.strangeness(*parts) for parts in zip(*tensors, strict=True)]
+        scores = [model.ood_scores(*parts) for parts in zip(*tensors, strict=True)]
     return replace(predictions, ood_score=torch.cat(scores).double().cpu().numpy())
 
 

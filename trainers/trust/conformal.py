@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from hub_models.conformal_lesion import RAPS_SETTINGS, conformal_scores
+from hub_models.trust_lesion import RAPS_SETTINGS, conformal_scores
 
 ALL_CLASSES = "all classes"
 MALIGNANT = ("malignant", "premalignant")
@@ -138,7 +138,7 @@ def fit_conformal(
         labels: (n,) class indices.
         label_names: C short names.
         label_groups: short name -> ``benign`` | ``premalignant`` | ``malignant``.
-        method: ``lac``, ``aps`` or ``raps``; see ``hub_models.conformal_lesion``.
+        method: ``lac``, ``aps`` or ``raps``; see ``hub_models.trust_lesion``.
         class_conditional: one threshold a class; False takes one for all, which promises the average only.
         alpha: in (0, 1).
         settings: of ``raps``; the defaults where missing.

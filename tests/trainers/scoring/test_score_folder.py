@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hub_models.answer_lesion import INFERENCES as MODEL_INFERENCES
+from hub_models.infer_lesion import INFERENCES as MODEL_INFERENCES
 from trainers import score
 
 KEYS = (

@@ -11,7 +11,7 @@ import torch
 from crepes import ConformalClassifier
 from scipy.stats import beta, kstest
 
-from hub_models.conformal_lesion import conformal_scores, prediction_sets
+from hub_models.trust_lesion import conformal_scores, prediction_sets
 from trainers.trust.conformal import (
     ConformalFitWarning,
     fit_conformal,

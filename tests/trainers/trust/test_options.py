@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from datasets_scripts.command import UserError
-from hub_models import answer_lesion, conformal_lesion, ood_lesion
+from hub_models import configuration_lesion, infer_lesion, ood_lesion
 from trainers.trust import options as names
 from trainers.trust import temperature
 from trainers.trust.options import TrustOptions
 
 
 def test_the_names_are_those_of_the_code() -> None:
-    assert names.INFERENCES == answer_lesion.INFERENCES
-    assert names.METHODS == conformal_lesion.METHODS
+    assert names.INFERENCES == infer_lesion.INFERENCES
+    assert names.METHODS == configuration_lesion.CONFORMAL_METHODS
     assert tuple(ood_lesion.DETECTORS) == names.DETECTORS
     assert names.KINDS == temperature.KINDS
 
