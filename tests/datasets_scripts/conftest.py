@@ -80,7 +80,7 @@ def write_table(path: Path, records: list[dict[str, str]], columns: tuple[str, .
 
 
 @pytest.fixture
-def pictures() -> SimpleNamespace:
+def drawn() -> SimpleNamespace:
     """``draw(seed, size)``, ``jpeg(image)`` and ``png(image)``."""
     return SimpleNamespace(draw=draw, jpeg=jpeg, png=png)
 

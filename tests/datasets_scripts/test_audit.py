@@ -17,7 +17,7 @@ from datasets_scripts.rows import Row
 
 
 def test_leak_audit_by_hand():
-    # test images a, a, b, c, d, d; a and d stand in train: 4 of 6, of mel 2 of 3, of nv 2 of 2, of df none.
+    # test images a, a, b, c, d, d; a and d are in train: 4 of 6, of mel 2 of 3, of nv 2 of 2, of df none.
     found = leak_audit(["a", "d", "e"], ["a", "a", "b", "c", "d", "d"], ["mel", "mel", "mel", "df", "nv", "nv"])
     assert found == {
         "n": 6,

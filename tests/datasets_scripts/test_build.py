@@ -107,7 +107,7 @@ def test_a_mirror_on_the_hub(ham_records, make_mirror, tmp_path, repo_root):
     assert "116 images written to" in done.stdout
     grouped = datasets.load_dataset(str(tmp_path / "out"), "grouped")
     assert sum(split.num_rows for split in grouped.values()) == 116
-    assert done.returncode == 2  # the second build asked for a dataset that the Hub has not
+    assert done.returncode == 2  # the second build requested a dataset that is not on the Hub
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: 'org/absent' is neither a folder here nor a dataset")
     assert "Traceback" not in done.stderr
@@ -170,7 +170,7 @@ def test_help_states_defaults(main, capsys):
     assert "default: 42" in capsys.readouterr().out
 
 
-def test_a_folder_built_anew_in_the_same_place_is_not_read_from_the_cache(tmp_path: Path) -> None:
+def test_a_folder_rebuilt_in_the_same_place_is_not_read_from_the_cache(tmp_path: Path) -> None:
     out, cache = tmp_path / "phantoms", str(tmp_path / "cache")
     widths = []
     for size in ("32x24", "40x30"):  # same shards by name, other content

@@ -42,14 +42,14 @@ def put(root: Path, *names: str) -> Path:
     return root
 
 
-def told(archive: Archive) -> dict[str, tuple[str, str, str | None]]:
+def summary(archive: Archive) -> dict[str, tuple[str, str, str | None]]:
     return {row.image_id: (row.label, row.lesion_id, row.provenance) for row in archive.rows}
 
 
 def test_every_published_class_name_in_any_case(tmp_path):
     root = put(tmp_path / "a", *(f"{folder}/{short}1.jpg" for folder, short in CLASSES.items()))
     read = class_folders.read(str(root), "lesions12")
-    assert told(read) == {f"{short}1": (short, f"{short}1", "real") for short in TASKS["lesions12"]}
+    assert summary(read) == {f"{short}1": (short, f"{short}1", "real") for short in TASKS["lesions12"]}
     assert read.splits is None
     assert read.warnings == [
         "No image is marked as synthetic (folder synthetic, file name <parent>_syn<k>, provenance.csv): "
@@ -91,7 +91,7 @@ def test_splits_and_provenance_in_any_nesting(tmp_path, layout, splits):
         for kind, label in (("real", "Nevus"), ("Synthetic", "Melanoma"))
     ]
     read = class_folders.read(str(put(tmp_path / "a", *names)), "lesions12")
-    assert told(read) == {
+    assert summary(read) == {
         **{f"melanoma{n}": ("mel", f"melanoma{n}", "synthetic") for n in range(3)},
         **{f"nevus{n}": ("nv", f"nevus{n}", "real") for n in range(3)},
     }
@@ -101,17 +101,17 @@ def test_splits_and_provenance_in_any_nesting(tmp_path, layout, splits):
 
 def test_zip_files_named_as_folders(tmp_path):
     root = put(tmp_path / "a", "real/Nevus/a.jpg", "synthetic/Nevus/b.jpg")
-    expected = told(class_folders.read(str(root), "lesions12"))
+    expected = summary(class_folders.read(str(root), "lesions12"))
     for kind in ("real", "synthetic"):
         shutil.make_archive(str(root / kind), "zip", root / kind)
         shutil.rmtree(root / kind)
-    assert told(class_folders.read(str(root), "lesions12")) == expected
+    assert summary(class_folders.read(str(root), "lesions12")) == expected
     assert expected == {"a": ("nv", "a", "real"), "b": ("nv", "b", "synthetic")}
 
 
 def test_files_of_one_name_get_ids_with_their_folders(tmp_path):
     root = put(tmp_path / "a", "Clear Skin/1.jpg", "Nevus/1.jpg", "Nevus/2.jpg")
-    assert list(told(class_folders.read(str(root), "lesions12"))) == ["2", "Clear_Skin_1", "Nevus_1"]
+    assert list(summary(class_folders.read(str(root), "lesions12"))) == ["2", "Clear_Skin_1", "Nevus_1"]
 
 
 def test_file_names_name_the_parent_and_the_parents_parent(tmp_path):
@@ -125,7 +125,7 @@ def test_file_names_name_the_parent_and_the_parents_parent(tmp_path):
         "Melanoma/m_synopsis.jpg",
     )
     read = class_folders.read(str(root), "lesions12")
-    assert told(read) == {
+    assert summary(read) == {
         "Melanoma_n": ("mel", "Melanoma_n", "real"),
         "Nevus_n": ("nv", "Nevus_n", "real"),
         "m_synopsis": ("mel", "m_synopsis", "real"),
@@ -155,7 +155,7 @@ def test_the_table_goes_before_file_names(tmp_path):
         "gone_syn3,synthetic,\n"
     )
     read = class_folders.read(str(root), "lesions12")
-    assert told(read) == {
+    assert summary(read) == {
         "Nevus_a": ("nv", "Nevus_a", "real"),
         "b_syn1": ("nv", "b_syn1", "real"),
         "c": ("nv", "b_syn1", "synthetic"),
@@ -263,7 +263,7 @@ def test_a_random_split_leaves_rare_classes_in_train():
 
 
 @pytest.fixture
-def lesions12(tmp_path, pictures) -> Path:
+def lesions12(tmp_path, drawn) -> Path:
     """24 real images of each class and, of the first 12, a synthetic child; split folders.
 
     Clear skin and images of other things train and validate only, as in the published test table.
@@ -280,7 +280,7 @@ def lesions12(tmp_path, pictures) -> Path:
                 seed = 100 * place + number + (5000 if kind == "synthetic" else 0)
                 path = root / split / kind / folder / f"{name}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(pictures.png(pictures.draw(seed)))
+                path.write_bytes(drawn.png(drawn.draw(seed)))
     return root
 
 

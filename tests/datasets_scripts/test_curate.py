@@ -184,9 +184,9 @@ def test_the_order_of_the_rows_does_not_change_the_grouped_splits(rows, tmp_path
         assert ids[0] == ids[1]
 
 
-def test_duplicates_across_lesions_end_in_one_group(rows, tmp_path, pictures):
-    copy = pictures.draw(int(rows[60].image_id.removeprefix("ISIC_")))
-    again = pictures.jpeg(copy, quality=60)
+def test_duplicates_across_lesions_end_in_one_group(rows, tmp_path, drawn):
+    copy = drawn.draw(int(rows[60].image_id.removeprefix("ISIC_")))
+    again = drawn.jpeg(copy, quality=60)
     exact = rows[20].read()
     rows += [
         Row("copy-near", rows[60].label, lambda: again, "copy-1"),
@@ -206,15 +206,15 @@ def test_duplicates_across_lesions_end_in_one_group(rows, tmp_path, pictures):
     assert groups["copy-exact"] == groups[rows[20].image_id]
 
 
-def test_odd_images_are_stored_upright_as_rgb(rows, tmp_path, pictures):
+def test_odd_images_are_stored_upright_as_rgb(rows, tmp_path, drawn):
     turned = Image.Exif()
     turned[0x0112] = 6
     odd = {
-        "cmyk": pictures.jpeg(pictures.draw(1).convert("CMYK")),
-        "rgba": pictures.png(pictures.draw(2).convert("RGBA")),
-        "palette": pictures.png(pictures.draw(3).convert("P")),
-        "16-bit": pictures.png(Image.fromarray(np.asarray(pictures.draw(4).convert("L")).astype(np.uint16) * 257)),
-        "turned": pictures.jpeg(pictures.draw(5), exif=turned.tobytes()),
+        "cmyk": drawn.jpeg(drawn.draw(1).convert("CMYK")),
+        "rgba": drawn.png(drawn.draw(2).convert("RGBA")),
+        "palette": drawn.png(drawn.draw(3).convert("P")),
+        "16-bit": drawn.png(Image.fromarray(np.asarray(drawn.draw(4).convert("L")).astype(np.uint16) * 257)),
+        "turned": drawn.jpeg(drawn.draw(5), exif=turned.tobytes()),
     }
     rows += [Row(image_id, "nv", lambda data=data: data, image_id) for image_id, data in odd.items()]
     build(rows, tmp_path / "out", published=None)
@@ -222,7 +222,7 @@ def test_odd_images_are_stored_upright_as_rgb(rows, tmp_path, pictures):
     images = {i: image for i, image in zip(loaded["image_id"], loaded["image"], strict=True) if i in odd}
     assert {i: (image.format, image.mode) for i, image in images.items()} == dict.fromkeys(odd, ("PNG", "RGB"))
     assert images["turned"].size == (30, 40)
-    grey = np.asarray(pictures.draw(4).convert("L"))
+    grey = np.asarray(drawn.draw(4).convert("L"))
     assert (np.asarray(images["16-bit"])[..., 0] == grey).all()
 
 

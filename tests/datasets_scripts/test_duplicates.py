@@ -33,16 +33,16 @@ COPIES = {
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_a_changed_copy_is_found_among_other_images(how, pictures):
-    images = [pictures.draw(seed, (120, 90)) for seed in range(12)]
-    images.append(COPIES[how](images[7], pictures.jpeg))
+def test_a_changed_copy_is_found_among_other_images(how, drawn):
+    images = [drawn.draw(seed, (120, 90)) for seed in range(12)]
+    images.append(COPIES[how](images[7], drawn.jpeg))
     thumbs = np.stack([thumb(image) for image in images])
     assert near_pairs(thumbs) == [(7, 12)]
     assert near_to(thumbs[12], thumbs[:12]).tolist() == [7]
     assert near_to(thumbs[3], thumbs[4:]).tolist() == []
 
 
-def test_different_images_of_one_layout_are_no_duplicates(pictures):
+def test_different_images_of_one_layout_are_no_duplicates(drawn):
     """The same dark blob on the same skin with different texture: the coarse shape agrees, the detail does not."""
     y, x = np.mgrid[:90, :120]
     blob = 200 - 120 * np.exp(-(((x - 60) / 25) ** 2 + ((y - 45) / 20) ** 2))
@@ -62,8 +62,8 @@ def test_flat_images_are_not_compared():
     assert near_pairs(thumbs) == []
 
 
-def test_exact_pairs_are_not_repeated_among_the_near(pictures):
-    images = [pictures.draw(seed) for seed in (1, 2, 1, 1)]
+def test_exact_pairs_are_not_repeated_among_the_near(drawn):
+    images = [drawn.draw(seed) for seed in (1, 2, 1, 1)]
     found = find_duplicates(["a", "b", "a", "a"], np.stack([thumb(image) for image in images]))
     assert found.exact == [(0, 2), (0, 3), (2, 3)]
     assert found.near == []

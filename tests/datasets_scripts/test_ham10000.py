@@ -197,8 +197,8 @@ def test_images_of_a_mirror_without_a_diagnosis_name_their_split_and_count(make_
     kind = datasets.ClassLabel(names=sorted(set(table["dx"][:])))
     coded = [missing if row < 3 else kind.str2int(name) for row, name in enumerate(table["dx"][:])]
     table.remove_columns("dx").add_column("dx", coded, feature=kind).to_parquet(str(path))
-    said = rf"{path.name} .* 3 of {len(coded)} images without a diagnosis .* first is '{table['image_id'][0]}'"
-    with pytest.raises(MetadataError, match=said):
+    text = rf"{path.name} .* 3 of {len(coded)} images without a diagnosis .* first is '{table['image_id'][0]}'"
+    with pytest.raises(MetadataError, match=text):
         ham10000.read(str(mirror))
 
 

@@ -54,7 +54,7 @@ def test_plain_images_are_kept_as_they_are(mode, form):
     ("mode", "form"),
     [("CMYK", "JPEG"), ("RGBA", "PNG"), ("P", "PNG"), ("LA", "PNG"), ("1", "PNG"), ("RGB", "BMP"), ("RGB", "TIFF")],
 )
-def test_other_modes_and_formats_become_rgb_png_of_the_same_picture(mode, form):
+def test_other_modes_and_formats_become_rgb_png_of_the_same_image(mode, form):
     data = saved(half_black_half_white(mode), form)
     assert decode(data)[1] is False
     result = pixels(normalised(data))

@@ -43,7 +43,7 @@ def records(part: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def challenge(tmp_path, pictures, save_table) -> Path:
+def challenge(tmp_path, drawn, save_table) -> Path:
     """The challenge's own layout: images, superpixels and metadata in one folder, the ground truth beside it."""
     root = tmp_path / "challenge"
     for part in COUNTS:
@@ -51,9 +51,9 @@ def challenge(tmp_path, pictures, save_table) -> Path:
         folder.mkdir(parents=True)
         for record in records(part):
             image_id = record["image_id"]
-            picture = pictures.draw(int(image_id.removeprefix("ISIC_")))
-            (folder / f"{image_id}.jpg").write_bytes(pictures.jpeg(picture))
-            (folder / f"{image_id}_superpixels.png").write_bytes(pictures.png(picture))
+            image = drawn.draw(int(image_id.removeprefix("ISIC_")))
+            (folder / f"{image_id}.jpg").write_bytes(drawn.jpeg(image))
+            (folder / f"{image_id}_superpixels.png").write_bytes(drawn.png(image))
         save_table(root / f"ISIC-2017_{part}_Part3_GroundTruth.csv", records(part), TRUTH)
     people = [
         {
@@ -72,7 +72,7 @@ def challenge(tmp_path, pictures, save_table) -> Path:
 
 
 @pytest.fixture
-def folders(tmp_path, pictures) -> Callable[..., Path]:
+def folders(tmp_path, drawn) -> Callable[..., Path]:
     names = {"mel": "melanoma", "nv": "nevus", "sk": "seborrheic_keratosis"}
 
     def make(splits=("train", "valid", "test")) -> Path:
@@ -81,7 +81,7 @@ def folders(tmp_path, pictures) -> Callable[..., Path]:
             for record in records(part) if split in splits else []:
                 path = root / split / names[record["is"]] / f"{record['image_id']}.jpg"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(pictures.jpeg(pictures.draw(int(record["image_id"].removeprefix("ISIC_")))))
+                path.write_bytes(drawn.jpeg(drawn.draw(int(record["image_id"].removeprefix("ISIC_")))))
         return root
 
     return make

@@ -57,11 +57,11 @@ def download_records() -> list[dict[str, str]]:
     return records
 
 
-def write_download(folder: Path, records, pictures, save_table, columns=COLUMNS) -> Path:
+def write_download(folder: Path, records, drawn, save_table, columns=COLUMNS) -> Path:
     folder.mkdir(exist_ok=True)
     for record in records:
-        image = pictures.draw(int(record["isic_id"].removeprefix("ISIC_")))
-        (folder / f"{record['isic_id']}.jpg").write_bytes(pictures.jpeg(image))
+        image = drawn.draw(int(record["isic_id"].removeprefix("ISIC_")))
+        (folder / f"{record['isic_id']}.jpg").write_bytes(drawn.jpeg(image))
     save_table(folder / "metadata.csv", records, columns)
     (folder / "attribution.txt").write_text("Hospital A\nHospital B\n")
     return folder
@@ -73,8 +73,8 @@ def records() -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def download(tmp_path, records, pictures, save_table) -> Path:
-    return write_download(tmp_path / "isic", records, pictures, save_table)
+def download(tmp_path, records, drawn, save_table) -> Path:
+    return write_download(tmp_path / "isic", records, drawn, save_table)
 
 
 def test_the_download_of_isic_cli(download, records):
@@ -103,20 +103,20 @@ def test_the_download_of_isic_cli(download, records):
     ]
 
 
-def test_older_exports_prefix_their_columns(tmp_path, download, records, pictures, save_table):
+def test_older_exports_prefix_their_columns(tmp_path, download, records, drawn, save_table):
     expected = isic_archive.read(str(download)).rows
     old = {c: f"metadata.{'acquisition' if c == 'image_type' else 'clinical'}.{c}" for c in COLUMNS[3:]}
     old_records = [{old.get(c, c): value for c, value in record.items()} for record in records]
-    other = write_download(tmp_path / "old", old_records, pictures, save_table, [old.get(c, c) for c in COLUMNS])
+    other = write_download(tmp_path / "old", old_records, drawn, save_table, [old.get(c, c) for c in COLUMNS])
     assert isic_archive.is_download(str(other))
     keys = ("image_id", "label", "lesion_id", "patient_id", "age", "sex", "localization", "diagnosis", "license")
     rows = isic_archive.read(str(other)).rows
     assert [[getattr(row, k) for k in keys] for row in rows] == [[getattr(row, k) for k in keys] for row in expected]
 
 
-def test_an_image_without_a_lesion_is_its_own_and_the_finest_diagnosis_counts(tmp_path, records, pictures, save_table):
+def test_an_image_without_a_lesion_is_its_own_and_the_finest_diagnosis_counts(tmp_path, records, drawn, save_table):
     records = [{**records[0], "lesion_id": "", "diagnosis_2": "Melanocytic", "diagnosis_4": "Nevus, Spitz"}, records[1]]
-    folder = write_download(tmp_path / "isic", records, pictures, save_table, (*COLUMNS, "diagnosis_2", "diagnosis_4"))
+    folder = write_download(tmp_path / "isic", records, drawn, save_table, (*COLUMNS, "diagnosis_2", "diagnosis_4"))
     row = next(row for row in isic_archive.read(str(folder)).rows if row.image_id == records[0]["isic_id"])
     assert (row.lesion_id, row.diagnosis) == (row.image_id, "Nevus, Spitz")
 
@@ -212,7 +212,7 @@ def test_the_published_draw_is_balanced_and_70_15_15():
     assert build_isic_binary.published_split(rows, 1500, 43) != split
 
 
-def test_too_few_images_of_a_class_name_the_count_and_the_mend():
+def test_too_few_images_of_a_class_name_the_count_and_what_to_do():
     with pytest.raises(UserError, match="--per-class 50, but class 'malignant' has 30 images; give --per-class 30 or"):
         build_isic_binary.published_split(binary_rows(90, 30), 50, 42)
     with pytest.raises(UserError, match="class 'benign' has 9 images; give a larger archive"):

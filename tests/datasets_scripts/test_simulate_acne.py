@@ -85,7 +85,7 @@ def test_a_seed_is_a_study() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"patients": 0}, "0 patients: give at least 1"),
         ({"days": 0}, "0 days a treatment"),
@@ -106,8 +106,8 @@ def test_a_seed_is_a_study() -> None:
         ({"order": "best first"}, "the order 'best first'"),
     ],
 )
-def test_what_cannot_be_simulated_is_named(change: dict, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_what_cannot_be_simulated_is_named(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Design(**change)
 
 
@@ -138,7 +138,7 @@ def test_the_command_writes_the_table_and_the_truth(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--out", "there.csv"], "'there.csv' exists already"),
         (["--out", "half.csv"], "'half.truth.json' exists already"),
@@ -155,7 +155,7 @@ def test_the_command_writes_the_table_and_the_truth(tmp_path: Path, capsys: pyte
 )
 def test_the_command_refuses_in_one_line(
     words: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -168,7 +168,7 @@ def test_the_command_refuses_in_one_line(
     assert stopped.value.code == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1
-    assert said in lines[0]
+    assert message in lines[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["half.truth.json", "there.csv"]
 
 

@@ -75,7 +75,7 @@ def test_columns_without_a_name_are_left_out_where_they_are_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"p,d,s\nP1,1,2\nP1,40,3,5\n", "t.csv, line 3 has 4 cells, the header 3 columns: write a decimal point, 3.5"),
         (b"p,s\nP1,40,3\n", "write a decimal point, 40.3 instead of 40,3"),
@@ -94,10 +94,10 @@ def test_columns_without_a_name_are_left_out_where_they_are_empty() -> None:
         ("a,b\n1,2\n".encode("utf-16-le"), "is not UTF-8 text (it holds the byte 0): save it as CSV UTF-8"),
     ],
 )
-def test_what_is_no_table_is_refused(content: bytes, said: str) -> None:
+def test_what_is_no_table_is_refused(content: bytes, message: str) -> None:
     with pytest.raises(MetadataError) as raised:
         read_table(content, "t.csv")
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_gaps_and_values_in_messages() -> None:
