@@ -163,6 +163,8 @@ def test_a_finished_folder(trained: Path) -> None:
     assert files == frozen("finished_files.txt", "\n".join(files) + "\n").splitlines()
     report = json.loads((trained / "report.json").read_text("utf-8"))
     # An interval, or the reason why there is none: which of them depends on the weights, and so on the processor.
+    # So does which images it answers.
+    assert report.pop("example_answers")
     keys = {path for path in key_paths(report) if path.rpartition("/")[2] not in {"low", "high", "method", "why"}}
     assert sorted(keys) == frozen("finished_report_keys.txt", "\n".join(sorted(keys)) + "\n").splitlines()
     numbers = {

@@ -118,6 +118,15 @@ def dataset() -> dict[str, Any]:
     }
 
 
+def example_answers() -> list[dict[str, Any]]:
+    answered = {"label": "nv", "predicted": "mel", "band": "low", "prediction_set": ["mel", "nv"], "abstain": False}
+    declined = {"label": "df", "predicted": "nv", "band": None, "prediction_set": None, "abstain": True}
+    return [
+        {**answered, "reason": "answered", "message": "Melanoma (malignant) or Nevus, low uncertainty."},
+        {**declined, "reason": "out_of_distribution", "message": "The model declines."},
+    ]
+
+
 @pytest.fixture
 def report() -> dict[str, Any]:
     """A full report; every number in it is invented."""
@@ -181,6 +190,7 @@ def report() -> dict[str, Any]:
             "calibration": split_results(COUNTS["calibration"], 0.82),
         },
         "trust_evaluation": trust_evaluation(),
+        "example_answers": example_answers(),
         "figures": [{"file": "figures/confusion_matrix_test.png", "caption": "Confusion matrix of the test split"}],
     }
 

@@ -61,6 +61,20 @@ def test_a_missing_number_leaves_the_folder_as_it_was(model_folder: Path, report
     assert list(model_folder.glob("*.partial")) == []
 
 
+def test_the_repository_of_the_examples_can_be_named_before_it_exists(model_folder: Path) -> None:
+    built = command("model_cards.build", str(model_folder), "--repo-id", "org/lesions")
+    assert (built.returncode, built.stderr) == (0, "")
+    assert json.loads((model_folder / "report.json").read_text())["model"]["repo_id"] == "org/lesions"
+    assert '"org/lesions"' in (model_folder / "README.md").read_text("utf-8")
+    assert verify_folder(model_folder) == []
+    before = {path: path.read_bytes() for path in model_folder.rglob("*") if path.is_file()}
+    build_card(model_folder)
+    assert {path: path.read_bytes() for path in model_folder.rglob("*") if path.is_file()} == before
+    with pytest.raises(UserError, match="'lesions' is not a repository"):
+        build_card(model_folder, "lesions")
+    assert {path: path.read_bytes() for path in model_folder.rglob("*") if path.is_file()} == before
+
+
 def test_one_changed_byte_of_the_weights_is_named(model_folder: Path) -> None:
     weights = model_folder / "model.safetensors"
     content = bytearray(weights.read_bytes())

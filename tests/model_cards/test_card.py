@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,22 @@ def test_only_ids_of_the_hub_stand_in_the_front_matter(report: dict[str, Any], n
         assert data.get("base_model") == expected
         assert data.get("datasets") == ([name] if name in kept else None)
         assert data["model-index"][0]["results"][0]["dataset"]["type"] == (name if name in kept else "parquet")
+
+
+def test_the_printed_answers_are_those_of_the_report(report: dict[str, Any]) -> None:
+    card = render(report, FILES)["README.md"]
+    use = card.split("## How to use it")[1].split("\n## ")[0]
+    code, answered, declined = re.findall(r"```(?:python|text)\n(.*?)```", use, re.DOTALL)
+    assert 'print(answer["predicted"], answer["band"], answer["prediction_set"])' in code
+    assert answered == "Melanoma (malignant) or Nevus, low uncertainty.\nmel low ['mel', 'nv']\n"
+    assert declined == "The model declines.\n"
+    assert "the first test image that it answers (its class is `nv`)" in use
+    assert "the first test image that it declines (its class is `df`)" in use
+    del report["example_answers"][0]["message"]
+    with pytest.raises(MissingNumberError, match=r"example_answers\[0\].message is missing"):
+        render(report, FILES)
+    del report["example_answers"]
+    assert "It prints" not in render(report, FILES)["README.md"], "an older report has none"
 
 
 def test_the_examples_load_what_was_published(report: dict[str, Any]) -> None:

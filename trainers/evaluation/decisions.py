@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,54 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
         reasons=np.array([verdict.reason for verdict in verdicts], dtype=object),
         abstains=np.array([bool(verdict.abstain) for verdict in verdicts]),
     )
+
+
+def example_answers(
+    predictions: Predictions, trust: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The first image that the model answers and the first that it declines, as the model would answer them.
+
+    Args:
+        predictions: with ``ood_score`` and a label for each image.
+        trust: a model's ``config.trust``.
+        labels: ``name``, ``long_name`` and ``group`` of each class: the report's ``model.labels``.
+
+    Returns:
+        For each: ``label`` (the true class) and the keys of an answer that are shown: ``predicted``, ``band``,
+        ``prediction_set``, ``abstain``, ``reason``, ``message``. No more than one of each kind.
+
+    Raises:
+        NoGateError: no gate has scored these predictions.
+    """
+    made = decisions(predictions, trust)
+    answers = []
+    for declined in (False, True):
+        for row in np.flatnonzero(made.abstains == declined)[:1]:
+            is_ood = not made.accepted[row]
+            predicted = predictions.labels[int(made.probs[row].argmax())]
+            inside = [name for name, there in zip(predictions.labels, made.sets[row].tolist(), strict=True) if there]
+            band, prediction_set = (None, None) if is_ood else (made.bands[row], inside)
+            verdict = decide(
+                trust,
+                predicted,
+                is_ood=is_ood,
+                band=band,
+                prediction_set=prediction_set,
+                long_names={label["name"]: label["long_name"] for label in labels},
+                groups={label["name"]: label["group"] for label in labels if label["group"]},
+            )
+            answers.append(
+                {
+                    "label": predictions.labels[int(predictions.label[row])],
+                    "predicted": predicted,
+                    "band": band,
+                    "prediction_set": prediction_set,
+                    "abstain": verdict.abstain,
+                    "reason": verdict.reason,
+                    "message": verdict.message,
+                }
+            )
+    return answers
 
 
 def gate_scores(predictions: Predictions) -> np.ndarray:

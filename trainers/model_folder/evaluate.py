@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from model_cards.build import build_card
+from trainers.evaluation.decisions import example_answers
 from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.evaluation.figures.charts import ALSO_SHOWN, draw_all
 from trainers.evaluation.figures.explanations import draw_explanations
@@ -119,6 +120,9 @@ def describe(
         *draw_trust(report, predictions, ood_sets or {}, folder),
         *write_challenge(report, predictions, folder),
     ]
+    report.pop("example_answers", None)
+    if "trust_evaluation" in report:
+        report["example_answers"] = example_answers(predictions["test"], report["trust"], report["model"]["labels"])
     if "robustness" in report:
         report["robustness"]["figures"] = draw_robustness(report, predictions, folder)
     if "explanations" in report:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from trainers.evaluation.decisions import decisions, gate_scores
+from trainers.evaluation.decisions import decisions, example_answers, gate_scores
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.predictions import NO_LABEL, Predictions
 
@@ -90,6 +90,24 @@ def test_each_image_is_answered_as_the_model_would(rows):
     assert made.reasons.tolist() == [image[6] for image in IMAGES]
     assert made.accepted.tolist() == [image[3] <= 1 for image in IMAGES]
     assert made.abstains.tolist() == [image[6] != "answered" for image in IMAGES]
+
+
+def test_the_examples_are_the_first_answered_and_the_first_declined_image(rows):
+    labels = [{"name": n, "long_name": n.upper(), "group": rows.label_groups[n]} for n in LABELS]
+    behind = rows.select(np.arange(3, len(rows)))  # begins with the one that the band declines
+    expected = [next(i for i in IMAGES[3:] if (i[6] == "answered") == answered) for answered in (True, False)]
+    found = example_answers(behind, TRUST, labels)
+    assert [row["reason"] for row in found] == [image[6] for image in expected]
+    assert [row["label"] for row in found] == [LABELS[image[1]] for image in expected]
+    assert [row["predicted"] for row in found] == [LABELS[int(np.argmax(image[2]))] for image in expected]
+    assert [row["band"] for row in found] == [image[4] for image in expected]
+    assert [set(row["prediction_set"]) for row in found] == [image[5] for image in expected]
+    assert [row["abstain"] for row in found] == [False, True]
+    assert found[0]["message"].startswith(f"{found[0]['predicted'].upper()} (")
+    strange = example_answers(rows.select(np.array([5])), TRUST, labels)
+    assert [(row["reason"], row["band"], row["prediction_set"]) for row in strange] == [
+        ("out_of_distribution", None, None)
+    ]
 
 
 def test_a_bias_and_a_scale_are_applied(rows):
