@@ -100,7 +100,7 @@ def test_its_headline_numbers_follow_from_its_predictions(folder: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
-def test_a_stranger_gets_the_stored_logits_from_the_images(folder: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_another_process_gets_the_stored_logits_from_the_images(folder: Path, data_dir: Path, tmp_path: Path) -> None:
     rows = read_predictions(folder / "predictions_test.parquet")
     chosen = np.linspace(0, len(rows) - 1, 12).astype(int)
     names = [f"{rows.image_id[row]}.jpg" for row in chosen]

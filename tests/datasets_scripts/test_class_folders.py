@@ -217,7 +217,7 @@ def test_the_table_goes_before_file_names(tmp_path):
         ),
     ],
 )
-def test_what_cannot_be_told_is_refused(tmp_path, names, table, error, message):
+def test_what_cannot_be_determined_is_refused(tmp_path, names, table, error, message):
     root = put(tmp_path / "a", *names)
     if table:
         (root / "provenance.csv").write_text(f"file,provenance,parent\n{table}\n")

@@ -62,7 +62,7 @@ def test_other_seeds_and_views_differ() -> None:
     assert len({digest("nv", seed, view) for seed in (0, 1, 2) for view in (0, 1)}) == 6
 
 
-def test_hair_mask_is_where_hairs_change_the_picture() -> None:
+def test_hair_mask_is_where_hairs_change_the_image() -> None:
     haired = 0
     for seed in range(12):
         phantom, bare = draw("nv", seed, SMALL), draw("nv", seed, SMALL, with_hairs=False)

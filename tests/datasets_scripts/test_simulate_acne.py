@@ -48,7 +48,7 @@ def test_the_responses_written_down_are_those_of_the_numbers() -> None:
 
 
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8])
-def test_days_have_the_autocorrelation_and_spread_asked_for(rho: float) -> None:
+def test_days_have_the_given_autocorrelation_and_spread(rho: float) -> None:
     design = Design(patients=1, days=20000, effects={"Cream": 0.0}, response_sd=0, patient_sd=0, autocorrelation=rho)
     severity = np.array([row[3] for row in simulate(design, seed=0).rows]) - 50
     assert severity.std() == pytest.approx(5, rel=0.03)

@@ -58,7 +58,7 @@ class ExplainTester:
                     model.explain(**self.inputs(2), method=missing)
 
     @pytest.mark.parametrize("batch", [1, 5])
-    def test_heat_maps_lie_on_the_picture(self, batch: int) -> None:
+    def test_heat_maps_lie_on_the_image(self, batch: int) -> None:
         model, inputs = fitted(self.model()), self.inputs(batch)
         with torch.no_grad():
             predicted = model(**inputs).logits.argmax(1)
@@ -136,7 +136,7 @@ class ExplainTester:
                 assert got.dtype == torch.float32
                 assert (got - expected).abs().mean() < 0.08
 
-    def test_somebody_elses_picture_on_its_way_through_does_not_disturb(self) -> None:
+    def test_another_image_in_the_batch_changes_nothing(self) -> None:
         model, ours, theirs = self.model(), self.inputs(2), self.inputs(3, seed=9)
         with torch.no_grad():
             logits = model(**theirs).logits
@@ -194,7 +194,7 @@ class ExplainTester:
             rest = {name: value for name, value in inputs.items() if name != "pixel_values"}
             assert torch.equal(model.explain(inputs["pixel_values"], method=method, **rest).heat_maps, expected)
 
-    def test_what_is_no_picture_is_one_clear_error(self) -> None:
+    def test_a_file_that_is_no_image_is_one_clear_error(self) -> None:
         model, inputs = self.model(), self.inputs(2)
         pixels = inputs["pixel_values"]
         torn = torch.where(torch.arange(pixels.shape[-1]) == 3, torch.nan, pixels)
@@ -208,7 +208,7 @@ class ExplainTester:
                 with pytest.raises(ExplanationError, match=said):
                     model.explain(**{**inputs, "pixel_values": value}, method=method)
 
-    def test_pictures_with_nothing_in_them_and_small_ones(self) -> None:
+    def test_images_with_nothing_in_them_and_small_ones(self) -> None:
         model, inputs = self.model(), self.inputs(2)
         size = self.image_size
         black, grey = torch.zeros(2, 3, size, size), torch.full((2, 3, size, size), 0.37)
@@ -240,7 +240,7 @@ class ExplainTester:
             with pytest.raises(ExplanationError, match=re.escape(says)):
                 model.explain(**self.inputs(2), target=target, method=method)
 
-    def test_pictures_of_another_shape_are_named(self) -> None:
+    def test_images_of_another_shape_are_named(self) -> None:
         model = self.model()
         for shape in ((3, 64, 64), (2, 1, 64, 64), (2, 64, 64, 3), (64,)):
             with pytest.raises(PixelShapeError, match=re.escape(str(shape))):

@@ -339,7 +339,7 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
             for name, value in alone.state_dict().items():
                 assert torch.equal(value, part.state_dict()[name]), name
 
-    def test_random_start_is_said(self) -> None:
+    def test_random_start_is_stated(self) -> None:
         assert self.model_class.from_backbone(self.config()).config.initialised_from == "random"
 
     def test_other_labels_of_a_loaded_config_drop_names_groups_and_trust(self, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ class ShippingTester:
         assert type(processor) is LesionImageProcessor
         assert dict(processor.size) == {"height": self.image_size, "width": self.image_size}
 
-    def test_strangers_can_load_it(self, tmp_path: Path, repo_root: Path) -> None:
+    def test_a_user_without_this_repository_can_load_it(self, tmp_path: Path, repo_root: Path) -> None:
         """In a clean process without our packages and without OpenCV: model, processor, pipelines, saved again."""
         folder = tmp_path / "model"
         model, processor = self.saved(folder)

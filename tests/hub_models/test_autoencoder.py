@@ -87,7 +87,7 @@ def test_the_proposed_shape_is_ten_times_larger_at_the_same_bottleneck() -> None
     ],
     ids=lambda changes: ",".join(changes) or "default",
 )
-def test_codes_and_pictures_have_their_shapes(changes: dict[str, Any]) -> None:
+def test_codes_and_images_have_their_shapes(changes: dict[str, Any]) -> None:
     model, pixels = small(**changes), pictures(3)
     with torch.no_grad():
         output = model(pixels)
@@ -111,7 +111,7 @@ def test_the_loss_is_the_squared_error_of_pixels_from_0_to_1() -> None:
     torch.testing.assert_close(model.to_images(pixels), (pixels + 1) / 2)
 
 
-def test_pictures_are_normalised_as_the_config_says() -> None:
+def test_images_are_normalised_as_the_config_says() -> None:
     model = small(image_mean=[0.7, 0.5, 0.4], image_std=[0.2, 0.1, 0.3])
     shown = model.to_images(torch.zeros(1, 3, 32, 32))
     assert shown[0, :, 0, 0].tolist() == pytest.approx([0.7, 0.5, 0.4])
@@ -162,7 +162,7 @@ def test_a_value_changed_later_is_not_saved(tmp_path: Path) -> None:
     ("shape", "named"),
     [((2, 3, 36, 36), "(2, 3, 36, 36)"), ((2, 1, 32, 32), "(2, 1, 32, 32)"), ((3, 32, 32), "(3, 32, 32)")],
 )
-def test_pictures_of_another_shape_are_refused(shape: tuple[int, ...], named: str) -> None:
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...], named: str) -> None:
     with pytest.raises(AutoencoderInputError) as refused:
         small()(torch.zeros(shape))
     assert named in str(refused.value)
@@ -221,7 +221,7 @@ def test_first_values_keep_the_signal_alive() -> None:
     assert residual.to_images(output.reconstruction).sub(0.5).abs().max() < 0.2
 
 
-def test_it_learns_to_draw_one_picture() -> None:
+def test_it_learns_to_draw_one_image() -> None:
     model, pixels = small().train(), torch.zeros(1, 3, 32, 32)
     pixels[:, 0, 8:24, 8:24] = 0.8
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
@@ -284,7 +284,7 @@ def test_the_published_shape_loads_again(tmp_path: Path) -> None:
         torch.testing.assert_close(again.encode(pictures(2, 64)), model.encode(pictures(2, 64)))
 
 
-def test_strangers_can_load_it(tmp_path: Path, repo_root: Path) -> None:
+def test_a_user_without_this_repository_can_load_it(tmp_path: Path, repo_root: Path) -> None:
     """In a clean process without our packages: model, processor, stock pipeline, saved and loaded again."""
     folder = tmp_path / "model"
     model, processor = saved(folder)

@@ -197,7 +197,7 @@ def test_weights_of_another_architecture_are_refused(spoil: Any, message: str, t
         (len(b"{}").to_bytes(8, "little") + b"{}", "not a safetensors file"),
     ],
 )
-def test_missing_or_foreign_file_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
+def test_a_missing_or_wrong_file_is_named(content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     if content is not None:
         path.write_bytes(content)

@@ -149,6 +149,6 @@ def test_sets_that_cannot_be_made_are_named(scores, qhat, message) -> None:
         (torch.zeros(2), math.nan, 0.1, "low threshold is NaN"),
     ],
 )
-def test_bands_that_cannot_be_told_are_named(uncertainty, low, moderate, message) -> None:
+def test_bands_that_cannot_be_determined_are_named(uncertainty, low, moderate, message) -> None:
     with pytest.raises(ConformalError, match=message):
         risk_bands(uncertainty, low, moderate)

@@ -79,7 +79,7 @@ def test_a_list_of_images_and_batches_is_one_batch() -> None:
         assert torch.equal(found, one_by_one)
 
 
-def test_every_form_of_the_same_picture_gives_the_same_pixels(tmp_path: Path) -> None:
+def test_every_form_of_the_same_image_gives_the_same_pixels(tmp_path: Path) -> None:
     image = picture(1)
     array = np.asarray(image)
     path = tmp_path / "image.png"
@@ -92,7 +92,7 @@ def test_every_form_of_the_same_picture_gives_the_same_pixels(tmp_path: Path) ->
     assert pixels(array[..., 0]).shape == (1, 3, SIZE, SIZE)
 
 
-def test_the_channel_axis_can_be_said_where_the_shape_leaves_it_open() -> None:
+def test_the_channel_axis_can_be_given_where_the_shape_is_ambiguous() -> None:
     array = np.zeros((3, 20, 3), np.uint8)
     array[0] = 255  # channels first: a red image of 20 x 3; channels last: 3 rows of 20, the first white
     first = pixels(array, input_data_format="channels_first")[0]
@@ -226,7 +226,7 @@ def test_an_array_that_is_no_image_is_named(array: np.ndarray, message: str) -> 
         to_rgb(array)
 
 
-def test_an_empty_picture_is_named() -> None:
+def test_an_empty_image_is_named() -> None:
     with pytest.raises(PixelValueError, match="0 x 5 pixels is empty"):
         to_rgb(Image.new("RGB", (0, 5)))
 

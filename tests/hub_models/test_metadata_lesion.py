@@ -150,7 +150,7 @@ def both(**changes: Any) -> LesionImageProcessor:
     return LesionImageProcessor(**{**values, **changes})
 
 
-def test_a_record_is_its_picture_and_its_metadata(tmp_path: Path) -> None:
+def test_a_record_is_its_image_and_its_metadata(tmp_path: Path) -> None:
     picture(0).save(tmp_path / "0.png")
     given = [
         {"image": picture(0), "age": 75, "sex": "male"},
@@ -166,7 +166,7 @@ def test_a_record_is_its_picture_and_its_metadata(tmp_path: Path) -> None:
     assert torch.equal(inputs["pixel_values"], plain["pixel_values"])
 
 
-def test_one_record_and_one_picture_are_batches_of_one() -> None:
+def test_one_record_and_one_image_are_batches_of_one() -> None:
     of_record, of_picture = both()({"image": picture(0)}, return_tensors="np"), both()(picture(0), return_tensors="np")
     assert of_record["pixel_values"].shape == (1, 3, 32, 32)
     assert isinstance(of_record["metadata"], np.ndarray)

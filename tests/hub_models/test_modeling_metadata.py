@@ -86,7 +86,7 @@ def test_its_first_layers_keep_the_signal() -> None:
     assert weight.std().item() == pytest.approx((2 / 512) ** 0.5, rel=0.05)
 
 
-def test_pictures_are_not_looked_at() -> None:
+def test_images_are_not_read() -> None:
     model = small()
     with torch.no_grad():
         known = model(encoded(2), pixel_values=torch.randn(2, 3, 8, 8)).logits

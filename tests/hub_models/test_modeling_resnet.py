@@ -68,7 +68,7 @@ class TestResNet(ClassifierTester):
         trained = {name for name, value in model.named_parameters() if value.grad is not None and value.grad.any()}
         assert trained == {f"head.{name}" for name, _ in model.head.named_parameters()}
 
-    def test_a_frozen_backbone_still_shows_where_a_picture_matters(self) -> None:
+    def test_a_frozen_backbone_still_shows_where_an_image_matters(self) -> None:
         """Saliency asks for gradients of the pixels, also through frozen weights."""
         model = self.model(freeze_backbone=True)
         pixels = self.inputs(1)["pixel_values"].requires_grad_()

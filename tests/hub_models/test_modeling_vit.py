@@ -191,7 +191,7 @@ def test_a_checkpoint_with_another_head_keeps_all_but_the_head(melanoma_vit: tup
     assert (model.config.hidden_size, model.config.backbone) == (48, "vit_48x3_patch16_64")
 
 
-def test_a_checkpoint_of_as_many_classes_loses_its_head_unless_asked(melanoma_vit: tuple[Path, Any]) -> None:
+def test_a_checkpoint_of_as_many_classes_loses_its_head_by_default(melanoma_vit: tuple[Path, Any]) -> None:
     _, vit = melanoma_vit
     labels = {"id2label": {0: "mel", 1: "nv", 2: "bkl"}, "label_groups": {}}
     new = ViTForLesionClassification.from_vit(vit, a_config(**labels), source="here")

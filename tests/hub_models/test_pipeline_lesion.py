@@ -107,7 +107,7 @@ def test_who_looks_at_what(
     assert same[fused][0] != pytest.approx(same[fused][1])
 
 
-def test_pictures_paths_and_streams_are_taken(fused: LesionClassificationPipeline, tmp_path: Path) -> None:
+def test_images_paths_and_streams_are_taken(fused: LesionClassificationPipeline, tmp_path: Path) -> None:
     paths = [tmp_path / f"{seed}.png" for seed in range(2)]
     for seed, path in enumerate(paths):
         picture(seed).save(path)
@@ -241,7 +241,7 @@ def test_the_content_of_a_file_is_refused_as_such(image_only: LesionClassificati
         image_only(file)
 
 
-def test_a_metadata_only_model_needs_no_picture(metadata_only: LesionClassificationPipeline) -> None:
+def test_a_metadata_only_model_needs_no_image(metadata_only: LesionClassificationPipeline) -> None:
     without = metadata_only({"age": 45, "sex": "female", "localization": "back"})
     assert without["probabilities"] == pytest.approx(metadata_only(RECORDS[0])["probabilities"])
 

@@ -109,7 +109,7 @@ def test_every_class_of_the_set_is_named_and_malignant_ones_first(band, names, b
     assert min(places) == message.index("Melanoma")
 
 
-def test_two_classes_that_cannot_be_told_apart_are_named():
+def test_two_classes_with_one_name_are_named():
     one = {**TRUST, "policy": {"max_set_size": 1}}
     words = {"long_names": {"b": "Benign lesion", "m": "Malignant lesion"}, "groups": {"b": "benign", "m": "malignant"}}
     message = decide(one, "b", is_ood=False, band="low", prediction_set=["b", "m"], **words).message

@@ -79,7 +79,7 @@ class TrustTester:
     model: Any
     inputs: Any
 
-    def test_nobody_is_told_what_nobody_measured(self) -> None:
+    def test_what_was_not_measured_is_not_stated(self) -> None:
         model = self.model()
         with pytest.raises(TrustNotFittedError, match=r"no fitted temperature, prior, ood, conformal, bands: fit them"):
             model.predict(**self.inputs(1))
@@ -115,7 +115,7 @@ class TrustTester:
             assert all(model.config.label_names[name] in row["message"] for name in row["prediction_set"])
             assert model.config.label_names[row["predicted"]] in row["message"]
 
-    def test_a_stranger_is_declined(self) -> None:
+    def test_an_ood_image_is_declined(self) -> None:
         model = fitted(self.model(), ood_threshold=-1.0)
         for row in model.predict(**self.inputs(2)):
             assert (row["is_ood"], row["abstain"], row["reason"]) == (True, True, "out_of_distribution")

@@ -69,7 +69,7 @@ def test_a_licence_the_hub_does_not_know_is_named_and_linked(report: dict[str, A
     assert (data["license"], data["license_name"], data["license_link"]) == ("other", "house-licence-1", "LICENSE")
 
 
-def test_an_undefined_metric_is_left_out_of_the_index_and_said_in_the_table(report: dict[str, Any]) -> None:
+def test_an_undefined_metric_is_left_out_of_the_index_and_stated_in_the_table(report: dict[str, Any]) -> None:
     undefined = {"value": None, "why": "not defined: no malignant or premalignant image"}
     report["evaluation"]["test"]["discrimination"]["auroc_malignant"] = undefined
     text = card_text(report, FILES)
@@ -142,7 +142,7 @@ def test_a_bound_may_only_be_absent_with_a_reason(report: dict[str, Any]) -> Non
     assert "| Accuracy | 0.816 (no interval) |" in card_text(report, FILES)
 
 
-def test_a_leak_is_said_at_the_top(report: dict[str, Any]) -> None:
+def test_a_leak_is_stated_at_the_top(report: dict[str, Any]) -> None:
     report["leak_audit"]["test"] = {
         "n": 137,
         "leaking": 53,
@@ -157,7 +157,7 @@ def test_a_leak_is_said_at_the_top(report: dict[str, Any]) -> None:
     assert "| `df` | 0 | 0 | no images |" in card_text(report, FILES)
 
 
-def test_drawn_pictures_are_said_at_the_top(report: dict[str, Any]) -> None:
+def test_drawn_images_are_stated_at_the_top(report: dict[str, Any]) -> None:
     assert "Drawn images" not in card_text(report, FILES)
     report["provenance"]["dataset"]["sources"] = ["phantom"]
     assert "No number on this card says anything about skin." in card_text(report, FILES).split("## How")[0]

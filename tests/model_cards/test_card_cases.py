@@ -60,7 +60,7 @@ def published(report: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
     return theirs
 
 
-def test_a_published_model_that_was_judged_here_is_not_said_to_be_trained_here(published: dict[str, Any]) -> None:
+def test_a_published_model_that_was_evaluated_here_is_not_described_as_trained_here(published: dict[str, Any]) -> None:
     card = card_text(published, FILES)
     assert "> **A published model of other people.** Nothing was trained here" in opening(card)
     assert f"**The numbers may be too good.** {UNKNOWN} Both hold images of HAM10000." in opening(card)
@@ -127,7 +127,7 @@ def test_a_published_ensemble_is_known_by_its_backbones(published: dict[str, Any
     assert "The winning class is the same" not in card
 
 
-def test_a_published_model_without_a_test_split_is_judged_on_nothing(published: dict[str, Any]) -> None:
+def test_a_published_model_without_a_test_split_is_not_evaluated(published: dict[str, Any]) -> None:
     del published["evaluation"]["test"], published["trust_evaluation"], published["evaluation"]["calibration"]
     for fitted in published["trust"].values():
         fitted |= {"split": "validation", "also_used_for_model_selection": True}
@@ -186,7 +186,7 @@ def test_trust_that_was_fitted_later_has_a_provenance_of_its_own(report: dict[st
     assert "No test image shows a lesion that was in training." in card
 
 
-def test_a_folder_without_a_test_split_is_not_said_to_be_tested(report: dict[str, Any]) -> None:
+def test_a_folder_without_a_test_split_is_not_described_as_tested(report: dict[str, Any]) -> None:
     for place in (report["evaluation"], report["leak_audit"], report["provenance"]["dataset"]["splits"]):
         del place["test"]
     del report["trust_evaluation"]
@@ -243,7 +243,7 @@ def test_an_ensemble_says_so_everywhere(report: dict[str, Any]) -> None:
     )
 
 
-def test_a_model_that_looks_at_no_picture_speaks_of_records(report: dict[str, Any]) -> None:
+def test_the_card_of_a_model_without_images_names_records(report: dict[str, Any]) -> None:
     report["model"] |= {"inputs": ["metadata"], "metadata_fields": ["age", "sex", "localization"], "backbone": "none"}
     report["trust"]["ood"]["chosen_by"] = {"method": "default: there are no perturbed images to choose by"}
     report["trust_evaluation"]["gate"]["sets"] = []

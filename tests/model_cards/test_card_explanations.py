@@ -213,7 +213,7 @@ def test_a_changed_number_of_the_section_is_found(model_folder: Path, explained:
 SETTINGS = {"do_resize": True, "do_hair_removal": False, "do_lesion_crop": True, "size": {"height": 224, "width": 224}}
 
 
-def test_the_steps_before_the_resize_are_said(report: dict[str, Any]) -> None:
+def test_the_steps_before_the_resize_are_stated(report: dict[str, Any]) -> None:
     fitted = report["trust"]["fitted_for"]
     assert "Before the resize" not in card_text(report, FILES), "not known"
     fitted["preprocessing"] = SETTINGS

@@ -65,7 +65,7 @@ def section(card: str, title: str) -> str:
     return card.split(f"### {title}\n")[1].split("\n### ")[0]
 
 
-def test_every_fitted_or_judged_value_that_is_missing_is_named_by_its_path(report: dict[str, Any]) -> None:
+def test_every_fitted_or_evaluated_value_that_is_missing_is_named_by_its_path(report: dict[str, Any]) -> None:
     shown = card_text(report, FILES)
     named = 0
     for top in ("trust", "trust_evaluation", "test_reads"):
@@ -134,7 +134,7 @@ def test_a_promise_stands_beside_what_was_measured(report: dict[str, Any]) -> No
     assert "did not hold" not in bands
 
 
-def test_a_promise_that_was_contradicted_is_said(report: dict[str, Any]) -> None:
+def test_a_promise_that_was_contradicted_is_stated(report: dict[str, Any]) -> None:
     report["trust_evaluation"]["bands"]["promises"]["moderate"]["contradicted"] = True
     bands = section(card_text(report, FILES), "Uncertainty bands")
     assert "**The promise of low and moderate together did not hold on test**" in bands
@@ -201,7 +201,7 @@ def test_the_classes_without_a_promise_of_their_own_are_listed(report: dict[str,
     assert "Every set holds" not in sets
 
 
-def test_classes_without_any_promise_are_told_from_those_that_share_one(report: dict[str, Any]) -> None:
+def test_classes_without_any_promise_are_distinguished_from_those_that_share_one(report: dict[str, Any]) -> None:
     conformal = report["trust"]["conformal"]
     conformal["groups"] |= {"bcc": "all classes", "df": "all classes"}
     conformal["qhat"] = [None, None, 0.93, 0.42]
@@ -243,7 +243,7 @@ def test_one_threshold_for_all_promises_the_average_alone(report: dict[str, Any]
         ),
     ],
 )
-def test_each_kind_of_temperature_is_said(report: dict[str, Any], changes: dict[str, Any], said: str) -> None:
+def test_each_kind_of_temperature_is_stated(report: dict[str, Any], changes: dict[str, Any], said: str) -> None:
     report["trust"]["temperature"] |= changes
     card = card_text(report, FILES)
     assert said in card
@@ -267,7 +267,7 @@ def test_a_detector_that_was_named_was_not_chosen(report: dict[str, Any]) -> Non
     assert "How the detectors compare" not in card_text(report, FILES)
 
 
-def test_what_strangers_met_is_said_where_it_matters(report: dict[str, Any]) -> None:
+def test_results_on_ood_images_are_stated_where_they_matter(report: dict[str, Any]) -> None:
     scope = card_text(report, FILES).split("## Out of scope")[1].split("## ")[0]
     assert (
         " Measured, share declined: `chairs` 91.7 % (89.7–93.7) of 300 images; `left out: vasc` 33.3 % (31.3–35.3) "

@@ -95,7 +95,7 @@ def local_answer(folder: Path, image: Path) -> tuple[list[list[float]], list[lis
 
 
 @pytest.mark.slow
-def test_a_stranger_gets_the_same_logits_also_from_a_pinned_revision(
+def test_another_process_gets_the_same_logits_also_from_a_pinned_revision(
     hub: LoopbackHub, published_model: Published, real_model_folder: Path, report: dict[str, Any], tmp_path: Path
 ) -> None:
     image = tmp_path / "lesion.png"

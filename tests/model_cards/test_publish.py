@@ -176,7 +176,7 @@ def test_a_type_that_the_folder_is_not_is_refused(model_folder: Path, dataset_fo
         plan(model_folder, "org/x", "dataset")
 
 
-def test_a_wrong_token_is_said_and_never_shown(hub: LoopbackHub, model_folder: Path) -> None:
+def test_a_wrong_token_is_stated_and_never_shown(hub: LoopbackHub, model_folder: Path) -> None:
     wrong = HfApi(endpoint=hub.endpoint, token="hf_wrong_secret")
     with pytest.raises(HubProblem, match=r"refused the token.*set HF_TOKEN") as caught:
         publish(plan(model_folder, "org/invented"), wrong)
@@ -207,7 +207,7 @@ def test_an_upload_that_breaks_half_way_commits_nothing_and_can_be_repeated(
     assert files_on(hub, "org/images", "datasets") == local_files(dataset_folder)
 
 
-def test_a_commit_that_fails_is_told_from_one_whose_answer_is_lost(
+def test_a_failed_commit_is_distinguished_from_a_lost_answer(
     hub: LoopbackHub, api: HfApi, model_folder: Path, no_waiting: None
 ) -> None:
     hub.fail_commits = "before"
@@ -245,7 +245,7 @@ def test_somebody_elses_commit_in_between_is_not_overwritten_nor_called_ours(
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_a_lost_answer_is_told_from_somebody_elses_commit_by_what_the_commit_holds(
+def test_a_lost_answer_is_distinguished_from_another_commit_by_its_content(
     hub: LoopbackHub, api: HfApi, model_folder: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
 ) -> None:
     """Ours with theirs on top of it, or theirs alone, and an answer of 500 each time."""

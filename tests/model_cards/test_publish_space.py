@@ -225,7 +225,7 @@ def test_a_pull_request_leaves_main_and_the_variables_alone(
     assert "a pull request sets no variable: once it is merged, run this without --create-pr" in out
 
 
-def test_a_variable_that_cannot_be_set_is_said_and_set_by_the_next_run(
+def test_a_variable_that_cannot_be_set_is_stated_and_set_by_the_next_run(
     hub: LoopbackHub, space: Path, commit: str, command: Command
 ) -> None:
     hub.fail_variables, hub.failure = True, "403"

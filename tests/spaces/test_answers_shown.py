@@ -83,7 +83,7 @@ def read_aloud(html: str) -> str:
     return re.sub(r"<[^>]*>", "", html)
 
 
-def test_promise_is_said_in_the_models_own_numbers(parts: Any, trusted: Any, sure: Any) -> None:
+def test_promise_is_stated_in_the_models_own_numbers(parts: Any, trusted: Any, sure: Any) -> None:
     low = parts.html_answer.answer_panel(parts.answering.classify(opened(parts, trusted, "low"), sure), sure)
     assert (
         "At most 5 % of such answers are expected to be wrong, with 90 % confidence, on lesions like those it was "
@@ -102,7 +102,7 @@ def test_promise_is_said_in_the_models_own_numbers(parts: Any, trusted: Any, sur
 
 
 @pytest.mark.parametrize("state", ["high", "strange"])
-def test_of_a_declined_picture_no_class_is_seen(parts: Any, trusted: Any, sure: Any, state: str) -> None:
+def test_of_a_declined_image_no_class_is_seen(parts: Any, trusted: Any, sure: Any, state: str) -> None:
     """In no panel, no view, no table, no CSV, no comparison, no sentence for screen readers."""
     image = opened(parts, trusted, state)
     looked = parts.answering.look(image, sure)
@@ -212,7 +212,7 @@ def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path)
     assert 'aria-valuenow="2"' in parts.html_tables.table(rows[:2], sure, 5)
 
 
-def test_agreement_is_said_in_a_sentence(parts: Any) -> None:
+def test_agreement_is_stated_in_a_sentence(parts: Any) -> None:
     def told(label: str, abstain: bool = False, labels: str = "ab") -> dict[str, Any]:
         return {"predicted": label, "abstain": abstain, "probabilities": dict.fromkeys(labels, 0.5)}
 

@@ -108,7 +108,7 @@ def test_files_of_the_machine_are_not_looked_at(client: Client, page: Any, trust
     assert inside.name not in log
 
 
-def test_questions_that_cannot_be_asked_are_answered_in_words(client: Client, trusted: Any, photo: Path) -> None:
+def test_wrong_requests_get_an_error_in_words(client: Client, trusted: Any, photo: Path) -> None:
     """None of these may end in a bare "internal error", or in a stream that breaks and leaves the client waiting."""
 
     def told(*asked: Any, name: str, **more: Any) -> str:
@@ -199,7 +199,7 @@ def test_a_question_without_an_answer_leaves_nothing_either(
     assert not any(b"48.2082 N bomb" in content for content in left())
 
 
-def test_a_large_photograph_is_asked_about_more_than_once(client: Client, tmp_path: Path) -> None:
+def test_a_large_photograph_can_be_submitted_more_than_once(client: Client, tmp_path: Path) -> None:
     """What is left of it has more bytes than an upload may have."""
     noise = np.random.default_rng(0).integers(0, 255, (2600, 2700, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "phone.jpg", quality=80)

@@ -93,7 +93,7 @@ def test_pages_and_animations_are_refused(parts: Any) -> None:
             parts.image_files.read_image(buffer.getvalue())
 
 
-def test_a_cameras_mpo_is_its_first_picture(parts: Any) -> None:
+def test_a_cameras_mpo_is_its_first_image(parts: Any) -> None:
     """Phones write JPEGs with a second one (a preview, a gain map) behind the image."""
     frames = [Image.new("RGB", (40, 48), colour) for colour in ("red", "blue")]
     buffer = io.BytesIO()
@@ -105,7 +105,7 @@ def test_a_cameras_mpo_is_its_first_picture(parts: Any) -> None:
     assert np.asarray(image).reshape(-1, 3).mean(0) == pytest.approx([254, 0, 0], abs=1)
 
 
-def test_a_large_file_is_told_its_true_size(parts: Any, tmp_path: Path) -> None:
+def test_the_error_of_a_large_file_states_its_size(parts: Any, tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     path.write_bytes(encoded("PNG") + b"x" * 31_000_000)
     with pytest.raises(parts.image_files.ImageUnusableError, match=r"has 31\.1 MB; at most 20 MB"):
@@ -198,7 +198,7 @@ def test_archives_are_read_where_they_lie(parts: Any, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["some.zip"], "nothing was unpacked"
 
 
-def test_files_of_one_name_are_told_apart(parts: Any, tmp_path: Path) -> None:
+def test_files_of_one_name_are_distinguished(parts: Any, tmp_path: Path) -> None:
     """By their folders in the archive, and by the archive where there are several; what cannot be printed is not."""
     inner = dict.fromkeys(("left/b.png", "right/b.png", "a\nb/\u202ec.png", f"{'x' * 200}/d/e.png"), b"x")
     one = zipped(tmp_path / "one.zip", inner)

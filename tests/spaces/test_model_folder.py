@@ -46,7 +46,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(parts: Any, tmp_path: Path) ->
     ]  # fmt: skip
 
 
-def test_card_shows_its_own_pictures_and_asks_nobody_else(parts: Any, trusted: Any) -> None:
+def test_the_card_shows_its_own_images_and_loads_nothing_else(parts: Any, trusted: Any) -> None:
     text = parts.model_folder.card(trusted.folder)
     assert text.startswith("<h1>A card of its own</h1>")
     assert "license:" not in text

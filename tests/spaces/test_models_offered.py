@@ -112,7 +112,7 @@ def test_of_paths_visitors_read_the_last_part_alone(parts: Any) -> None:
         assert without(text) == text
 
 
-def test_same_names_are_told_apart(parts: Any, tmp_path: Path) -> None:
+def test_same_names_are_distinguished(parts: Any, tmp_path: Path) -> None:
     for parent in ("a", "b"):
         (tmp_path / parent / "model").mkdir(parents=True)
     setting = f"{tmp_path}/a/model,{tmp_path}/b/model"
@@ -147,7 +147,7 @@ def test_visitors_models_are_loaded_only_where_the_host_lets_them(
     assert asked[-1].runs_code
 
 
-def test_code_of_strangers_is_not_run(parts: Any, tmp_path: Path) -> None:
+def test_code_of_other_organisations_is_not_run(parts: Any, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     (tmp_path / "configuration_evil.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
     config = {"model_type": "evil", "auto_map": {"AutoConfig": "configuration_evil.Evil"}}

@@ -147,7 +147,7 @@ def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None
             assert tab.locator("#answer [data-state=empty]").count() == 1
 
 
-def test_errors_are_said_on_the_page(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
+def test_errors_are_shown_on_the_page(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
     """Damaged, renamed and huge files; a model that is gone, and back; an age that there is not."""
     broken, html = tmp_path / "broken.png", tmp_path / "page.png"
     broken.write_bytes(trusted.pictures["low"].read_bytes()[:9000])

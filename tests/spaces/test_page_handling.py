@@ -64,7 +64,7 @@ def test_every_column_sorts_with_gaps_last(browser: Any, page: Any, trusted: Any
 
 
 @pytest.mark.browser
-def test_what_changed_in_view_is_said_once(browser: Any, page: Any, trusted: Any) -> None:
+def test_a_change_in_view_is_announced_once(browser: Any, page: Any, trusted: Any) -> None:
     with opened(browser, page.url) as tab:
         tab.evaluate(LISTEN)
         upload(tab, trusted.pictures["low"], then="[data-state=low]")
@@ -171,7 +171,7 @@ def test_a_model_alone_on_a_card(browser: Any, page: Any, trusted: Any) -> None:
         assert tab.locator(".toast-body").count() == 0
 
 
-def test_a_model_that_cannot_be_taken_in_is_said_in_its_place(parts: Any) -> None:
+def test_a_model_that_cannot_be_loaded_is_shown_with_its_error(parts: Any) -> None:
     def add(wanted: str) -> str:
         raise parts.model_loading.ModelUnavailableError(f"There is no {wanted}.")
 

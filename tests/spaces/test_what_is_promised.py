@@ -127,7 +127,7 @@ def test_with_another_prevalence_the_headline_is_the_risk_and_no_class(parts: An
     assert f"counted more for {named}" in parts.html_views.views(image, looked, sure), "the map is not of another class"
 
 
-def test_a_benign_class_has_no_chip_and_a_malignant_one_in_the_set_is_said(parts: Any, trusted: Any) -> None:
+def test_a_benign_class_has_no_chip_and_a_malignant_one_in_the_set_is_named(parts: Any, trusted: Any) -> None:
     sure = loaded(parts, trusted.folder)
     answer = {**parts.answering.classify(opened(parts, trusted, "low"), sure)}
     rest = dict.fromkeys(sure.labels, 0.1 / 6)
@@ -195,7 +195,7 @@ def test_two_classes_are_named_as_what_they_are(parts: Any) -> None:
     assert parts.classifier.kind_of(list("abcdefg"), dict.fromkeys("abcdefg", "benign")) == "7 diagnoses"
 
 
-def test_the_heat_maps_worth_is_said_where_it_was_measured(parts: Any, trusted: Any, with_report: Any) -> None:
+def test_the_quality_of_heat_maps_is_stated_where_it_was_measured(parts: Any, trusted: Any, with_report: Any) -> None:
     report = a_report(loaded(parts, trusted.folder).trust)
     image = opened(parts, trusted, "low")
 
@@ -295,7 +295,7 @@ def files_of(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
 
 
-def test_a_set_without_the_class_named_is_said_loudly(parts: Any, trusted: Any) -> None:
+def test_a_set_without_the_predicted_class_is_stated_first(parts: Any, trusted: Any) -> None:
     sure = loaded(parts, trusted.folder)
     answer = {**parts.answering.classify(opened(parts, trusted, "moderate"), sure)}
     named = sure.long_names[answer["predicted"]]
@@ -374,7 +374,7 @@ def test_facts_are_readable(parts: Any) -> None:
     assert (about.licence("mit"), about.licence("other"), about.licence(None)) == ("MIT", "Other", None)
 
 
-def test_each_picture_of_a_host_has_its_own_source(parts: Any, tmp_path: Path) -> None:
+def test_each_image_of_a_host_has_its_own_source(parts: Any, tmp_path: Path) -> None:
     example, buttons = parts.example_pictures.Example, parts.example_pictures.example_buttons
     one, two = example(tmp_path, "A", "Ann, CC0", "data:,"), example(tmp_path, "B", "Bob, CC BY", "data:,")
     apart, alike = buttons([one, two]), buttons([one, one])

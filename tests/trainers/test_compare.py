@@ -121,7 +121,7 @@ def test_a_model_against_itself_differs_in_nothing(two, monkeypatch, capsys, tmp
     assert comparison["mcnemar"]["p"] == 1.0
 
 
-def test_where_the_temperature_came_from_is_said(tmp_path, monkeypatch, capsys):
+def test_the_origin_of_the_temperature_is_stated(tmp_path, monkeypatch, capsys):
     bare = folder(tmp_path / "bare", drawn(2), None)
     config = folder(tmp_path / "config", drawn(2), None)
     (config / "config.json").write_text(json.dumps({"trust": {"temperature": {"value": 2.0}}}))

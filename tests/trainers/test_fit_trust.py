@@ -104,7 +104,7 @@ def test_the_weights_stay_as_they_are(again: Path, trained: Path) -> None:
     assert {name: list(ours[f"trust.{name}"].shape) for name in buffers} == buffers
 
 
-def test_it_answers_with_every_key_and_as_it_was_judged(again: Path, phantom_dataset: Path) -> None:
+def test_it_answers_with_every_key_and_as_it_was_evaluated(again: Path, phantom_dataset: Path) -> None:
     model = AutoModelForImageClassification.from_pretrained(again)
     processor = AutoImageProcessor.from_pretrained(again)
     stored = read_predictions(again / "predictions_test.parquet")
@@ -128,7 +128,7 @@ def test_it_answers_with_every_key_and_as_it_was_judged(again: Path, phantom_dat
         model.predict(**batch, prior=[0.1] * 8)
 
 
-def test_predictions_keep_what_the_gate_said(again: Path, clothes: Path) -> None:
+def test_predictions_keep_the_scores_of_the_gate(again: Path, clothes: Path) -> None:
     for split in ("validation", "calibration", "test"):
         stored = read_predictions(again / f"predictions_{split}.parquet")
         assert stored.ood_score is not None
@@ -146,7 +146,7 @@ def test_predictions_keep_what_the_gate_said(again: Path, clothes: Path) -> None
     assert evaluated["verdicts"]["clothes"]["n"] == 6
 
 
-def test_it_can_be_judged_again_from_what_is_stored(again: Path, tmp_path: Path) -> None:
+def test_it_can_be_evaluated_again_from_what_is_stored(again: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(again, tmp_path / "model"))
     rebuild(copy, REPLICATES)
     assert (copy / "report.json").read_bytes() == (again / "report.json").read_bytes()
@@ -263,7 +263,7 @@ def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
     assert "trained_on" not in home
 
 
-def test_classes_that_were_left_out_and_never_occur_are_no_strangers(phantom_dataset: Path) -> None:
+def test_classes_that_were_left_out_and_never_occur_are_no_ood_images(phantom_dataset: Path) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     nobody = replace(splits, left_out=splits.splits["test"].select([]), left_out_classes=("scc",))
     assert predict_left_out(None, None, nobody) == predict_left_out(None, None, splits) == {}
@@ -297,7 +297,7 @@ def test_stored_predictions_are_used_only_where_the_manifest_verifies(trained: P
         ({"image_sizes": {"600x450": 160}}, {}, False),
     ],
 )
-def test_what_was_said_of_other_pixels_weights_or_views_is_not_used(
+def test_answers_of_other_pixels_weights_or_views_are_not_used(
     trained: Path, changed: dict[str, Any], asked: dict[str, Any], still: bool
 ) -> None:
     old = read(trained)

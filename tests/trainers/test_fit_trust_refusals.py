@@ -72,7 +72,7 @@ def test_bad_options_are_named(
     assert says in line
 
 
-def test_pictures_that_are_none_are_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
+def test_files_that_are_no_images_are_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     clothes = tmp_path / "clothes"
     clothes.mkdir()

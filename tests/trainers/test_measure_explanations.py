@@ -134,7 +134,7 @@ def test_the_card_says_it_in_plain_words(explained: Path) -> None:
     assert "| hair removal off, lesion crop off, colour constancy off |" in card
 
 
-def test_it_can_be_judged_again_from_its_table(explained: Path, tmp_path: Path) -> None:
+def test_it_can_be_evaluated_again_from_its_table(explained: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(explained, tmp_path / "model"))
     rebuild(copy, REPLICATES)
     assert (copy / "report.json").read_bytes() == (explained / "report.json").read_bytes()
@@ -232,7 +232,7 @@ def test_phantoms_may_stand_in_for_photographs(
     assert "No phantom is drawn for akiec, bcc, bkl, df, vasc, acne." in fewer.caption
 
 
-def test_pictures_of_an_unknown_licence_are_never_shown(trained: Path, splits: Splits) -> None:
+def test_images_of_an_unknown_licence_are_never_shown(trained: Path, splits: Splits) -> None:
     finished = read_finished(trained, "model")
     subject = subject_of(finished, splits, finished.predictions["test"], None)
     subject.about["split"] = "test"
@@ -312,7 +312,7 @@ def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
         (("--split", "train"), "invalid choice: 'train'"),
     ],
 )
-def test_what_cannot_be_measured_is_said_in_one_line(
+def test_what_cannot_be_measured_is_one_line(
     words: tuple[str, ...],
     says: str,
     trained: Path,
@@ -351,7 +351,7 @@ def test_folders_that_cannot_be_used_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_model_that_looks_at_no_picture_has_no_heat_map(splits: Splits) -> None:
+def test_a_model_that_reads_no_image_has_no_heat_map(splits: Splits) -> None:
     from hub_models import MetadataForLesionClassification, MetadataLesionConfig
 
     model = MetadataForLesionClassification(MetadataLesionConfig(id2label={0: "mel", 1: "nv"}))

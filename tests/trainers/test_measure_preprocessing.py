@@ -54,7 +54,7 @@ def test_psnr_by_hand() -> None:
     assert command.psnr(image, reference, ~mask) == 100
 
 
-def test_f1_counts_pixels_of_all_pictures(monkeypatch: Any) -> None:
+def test_f1_counts_pixels_of_all_images(monkeypatch: Any) -> None:
     """3 pixels found of which 2 are hair, of 4 that are: precision 2/3, recall 1/2, F1 4/7."""
     found = np.zeros((2, 3), np.uint8)
     found[0] = 255

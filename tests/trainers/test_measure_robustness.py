@@ -63,7 +63,7 @@ def test_the_result_is_a_whole_repo_with_the_numbers_in_its_card(measured: Path,
     assert after["test_reads"][-1]["purpose"] == "measurement of robustness"
 
 
-def test_each_condition_is_what_the_model_says_of_the_altered_pictures(measured: Path, splits: Splits) -> None:
+def test_each_condition_holds_the_answers_to_the_corrupted_images(measured: Path, splits: Splits) -> None:
     asked = read_predictions(corrupted_file(measured, "test"))
     clean = read_predictions(measured / "predictions_test.parquet")
     assert len(asked) == 4 * 12
@@ -77,14 +77,14 @@ def test_each_condition_is_what_the_model_says_of_the_altered_pictures(measured:
         assert condition["drop"]["value"] == pytest.approx(lost - condition["accuracy"]["value"], abs=2e-6)
 
 
-def test_judged_again_it_says_the_same(measured: Path) -> None:
+def test_a_second_evaluation_gives_the_same(measured: Path) -> None:
     before, card = read(measured), folder_card(measured)
     rebuild(measured, REPLICATES)
     assert read(measured)["robustness"] == before["robustness"]
     assert folder_card(measured) == card
 
 
-def test_a_draw_keeps_the_order_and_a_picture_its_corruption() -> None:
+def test_a_draw_keeps_the_order_and_an_image_its_corruption() -> None:
     assert drawn(5, None, 0).tolist() == [0, 1, 2, 3, 4] == drawn(5, 9, 0).tolist()
     few = drawn(1000, 10, 3)
     assert len(set(few.tolist())) == 10

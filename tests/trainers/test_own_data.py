@@ -95,7 +95,7 @@ def report_of(folder: Path) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------- class folders
 
 
-def test_splits_are_made_written_down_and_told(trained: Path, flat: Path) -> None:
+def test_splits_are_made_written_down_and_reported(trained: Path, flat: Path) -> None:
     report, card = report_of(trained), folder_card(trained)
     dataset = report["provenance"]["dataset"]
     assert dataset["config_name"] == report["provenance"]["recipe"]["config_name"] == "default"
@@ -115,7 +115,7 @@ def test_splits_are_made_written_down_and_told(trained: Path, flat: Path) -> Non
     assert {row["image_id"] for row in table if row["split"] == "test"} == set(again.column("test", "image_id"))
 
 
-def test_images_are_told_by_their_content_and_what_is_no_image_is_counted(
+def test_images_are_recognised_by_their_content_and_other_files_are_counted(
     flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "own"
@@ -208,7 +208,7 @@ def test_nothing_of_the_recipes_identity_is_on_the_model(trained: Path) -> None:
     assert str(trained.parent) not in text
 
 
-def test_nothing_promised_is_said_with_the_number_that_is_needed(
+def test_an_absent_promise_is_stated_with_the_number_that_is_needed(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report, card = report_of(trained), folder_card(trained)

@@ -49,7 +49,7 @@ def test_frequencies_by_hand() -> None:
 @pytest.mark.parametrize(
     ("side", "periods"), [(224, [2, 4, 8]), (96, [2, 4, 8]), (64, [2, 4, 8]), (32, [2, 4]), (9, [])]
 )
-def test_small_pictures_have_no_room_for_long_periods(side: int, periods: list[int]) -> None:
+def test_small_images_have_no_room_for_long_periods(side: int, periods: list[int]) -> None:
     assert measured_periods(side) == periods
 
 

@@ -85,7 +85,7 @@ def test_ssim_keeps_its_digits_under_autocast() -> None:
     torch.testing.assert_close(inside, ssim(images, target), rtol=0, atol=1e-6)
 
 
-def test_a_picture_smaller_than_a_window_is_refused() -> None:
+def test_an_image_smaller_than_a_window_is_refused() -> None:
     with pytest.raises(UserError, match="at least 11 x 11 pixels"):
         ssim(torch.zeros(1, 3, 10, 32), torch.zeros(1, 3, 10, 32))
 
@@ -101,7 +101,7 @@ def test_the_loss_is_the_sum_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
-def test_following_the_loss_brings_a_picture_nearer(weight: float) -> None:
+def test_following_the_loss_brings_an_image_nearer(weight: float) -> None:
     target = smooth(1)
     images = torch.full_like(target, 0.5).requires_grad_(True)
     loss = ReconstructionLoss("l1", ssim_weight=weight)

@@ -232,7 +232,7 @@ def without_pictures(folder: Path, image: Any) -> Path:
     [("no column", "has no column 'image'"), (None, "the train split of .* has 2 of 2 rows without an image")],
     ids=["no column", "null"],
 )
-def test_a_dataset_without_pictures_is_one_line(tmp_path: Path, image: Any, named: str) -> None:
+def test_a_dataset_without_images_is_one_line(tmp_path: Path, image: Any, named: str) -> None:
     # Of another name each: the cache of datasets tells local folders by theirs.
     folder = without_pictures(tmp_path / ("null" if image is None else "column"), image)
     with pytest.raises(UserError, match=named):
@@ -280,7 +280,7 @@ def test_turns_keep_every_pixel() -> None:
     assert len(seen) == 8
 
 
-def test_noise_has_the_deviation_that_was_asked_for() -> None:
+def test_noise_has_the_given_deviation() -> None:
     pixels = torch.zeros(8, 3, 64, 64)
     torch.manual_seed(0)
     noise = with_noise(pixels, 0.1, [0.5, 0.25, 1.0])
@@ -314,7 +314,7 @@ def test_the_linear_code_is_the_principal_components(trained_autoencoder: Path, 
     np.testing.assert_allclose(code.reconstruct(inside), inside, atol=1e-5)
 
 
-def test_too_few_pictures_have_no_linear_code(trained_autoencoder: Path, phantom_dataset: Path) -> None:
+def test_too_few_images_have_no_linear_code(trained_autoencoder: Path, phantom_dataset: Path) -> None:
     model, processor = loaded(trained_autoencoder)
     splits = load_splits(str(phantom_dataset), "grouped")
     few = {**splits.splits, "train": splits.splits["train"].select(range(8))}

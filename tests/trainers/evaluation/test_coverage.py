@@ -103,7 +103,7 @@ def test_empty_sets_are_counted():
     assert (found["set_sizes"]["empty"], found["set_sizes"]["single"]) == (0.5, 0.5)
 
 
-def test_a_coverage_outside_the_interval_is_told():
+def test_a_coverage_outside_the_interval_is_stated():
     rows = answered([0] * 40, [f"L{i}" for i in range(40)])
     sets = np.zeros((40, 3), dtype=bool)
     sets[:20, 0] = True
@@ -113,7 +113,7 @@ def test_a_coverage_outside_the_interval_is_told():
     assert (found["overall"]["inside"], found["per_class"][0]["inside"]) == (False, False)
 
 
-def test_pooled_classes_are_judged_together():
+def test_pooled_classes_are_evaluated_together():
     pool = "small classes: df, mel"
     config = fitted({"nv": "nv", "df": pool, "mel": pool}, {"nv": 40, pool: 11})
     found = coverage_section(answered([0, 1, 2, 2], list("abcd")), sets_of("n", "d", "m", "n"), config)
@@ -139,7 +139,7 @@ def test_a_class_without_any_promise_has_no_expected_coverage():
     assert found["per_class"][0]["expected"]["value"] == pytest.approx(37 / 41, abs=1e-6)
 
 
-def test_one_threshold_for_all_is_judged_on_everyone_alone():
+def test_one_threshold_for_all_is_evaluated_on_everyone_alone():
     config = fitted(dict.fromkeys(NAMES, "all classes"), {"all classes": 60}, class_conditional=False)
     found = coverage_section(answered([0, 1, 2], list("abc"), sex=["male"] * 3), sets_of("n", "d", "m"), config)
     assert found["overall"]["expected"]["value"] == pytest.approx(55 / 61, abs=1e-6)

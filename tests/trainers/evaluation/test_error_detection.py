@@ -49,7 +49,7 @@ def test_values_are_sklearns(drawn):
     assert found["mc_dropout"]["disagreement"]["value"] < found["mc_dropout"]["confidence"]["value"]
 
 
-def test_nothing_to_detect_is_said(drawn):
+def test_nothing_to_detect_is_stated(drawn):
     _, labels, _ = drawn
     always = 50 * np.eye(3)[labels][:, None].repeat(4, axis=1)
     found = error_detection(always, labels, 1.0, [1.0] * 4, None, None)

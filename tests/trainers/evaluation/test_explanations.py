@@ -167,7 +167,7 @@ def test_members_and_repetition() -> None:
     assert (found["n"], found["n_groups"], value(found["likeness"])) == (4, 3, pytest.approx(0.5))
 
 
-def test_nothing_measured_is_said_and_no_number() -> None:
+def test_nothing_measured_is_stated_without_a_number() -> None:
     bare = a_table()
     for values in (*bare.numbers.values(), *bare.curves.values()):
         values[:] = NAN

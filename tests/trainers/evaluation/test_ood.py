@@ -115,7 +115,7 @@ def test_a_section_is_json_and_repeats_with_its_seed():
     assert set(made[0]["conventions"]) >= {"auroc", "aupr", "fpr_at_95_tpr"}
 
 
-def test_groups_of_foreign_pictures_widen_their_intervals():
+def test_groups_of_ood_images_widen_their_intervals():
     strange, scores = both(2, k=80)
     foreign = scores[strange]
     alone, grouped = (

@@ -81,7 +81,7 @@ def test_what_is_lost_is_counted(make_predictions: Callable[..., Predictions]) -
     assert "answered" not in found["clean"]
 
 
-def test_with_a_gate_the_promises_are_judged_by_lesion(make_predictions: Callable[..., Predictions]) -> None:
+def test_with_a_gate_the_promises_are_evaluated_by_lesion(make_predictions: Callable[..., Predictions]) -> None:
     clean = make_predictions(60)
     trust = whole_trust(clean.labels)
     clean = replace(clean, ood_score=np.zeros(len(clean)))
@@ -128,7 +128,7 @@ def test_other_images_than_the_clean_ones_are_refused(make_predictions: Callable
         by_condition(clean, clean)
 
 
-def test_what_was_done_to_a_picture_is_stored_and_drawn(
+def test_the_perturbation_of_an_image_is_stored_and_drawn(
     make_predictions: Callable[..., Predictions], tmp_path: Path
 ) -> None:
     clean = make_predictions(40)

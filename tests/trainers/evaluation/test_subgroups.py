@@ -67,6 +67,6 @@ def test_a_finer_diagnosis_is_a_subgroup_where_the_source_gives_one() -> None:
     assert set(subgroups.subgroup_columns({"diagnosis": given[[2]]}, 1)) == {"age", "sex"}
 
 
-def test_real_and_synthetic_images_are_told_apart_where_the_source_does() -> None:
+def test_real_and_synthetic_images_are_distinguished_where_the_source_does() -> None:
     given = np.array(["real", "synthetic", "real"], dtype=object)
     assert subgroups.subgroup_columns({"provenance": given}, 3)["provenance"][0] == ("real", "synthetic")

@@ -141,7 +141,7 @@ def test_verdicts_by_hand(section):
     assert told["error_declined"]["value"] == 0.5  # c and h, not e and g
 
 
-def test_strangers_are_declined_by_gate_set_or_band(section):
+def test_ood_images_are_declined_by_gate_set_or_band(section):
     told = section["verdicts"]["clothes"]
     assert (told["n"], told["declined"]["value"]) == (3, pytest.approx(2 / 3))
     assert told["by_reason"]["out_of_distribution"] == told["by_reason"]["set_too_large"] == 1
@@ -198,7 +198,7 @@ def test_the_section_is_json_and_repeats_with_its_seed(rows, ood_sets, section):
     assert (section["split"], section["n"], section["n_groups"]) == ("test", 9, 8)
 
 
-def test_without_strangers_the_gate_is_measured_on_the_split_alone(rows):
+def test_without_ood_images_the_gate_is_measured_on_the_split_alone(rows):
     found = trust_section(rows, TRUST, {}, replicates=20)
     assert found["gate"]["sets"] == []
     assert list(found["verdicts"]) == ["test"]

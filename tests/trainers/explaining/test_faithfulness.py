@@ -45,7 +45,7 @@ def test_curves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert other[0] == pytest.approx([1 - sigmoid(5.5), 1 - sigmoid(0.5), 1 - sigmoid(-0.5)])
 
 
-def test_many_pictures_are_asked_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_images_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(faithfulness, "blurred", torch.zeros_like)
     order = places(PICTURE[0, 0].numpy(), np.random.default_rng(0))
     whole = curves(Sum(), INPUTS, 0, [order] * 3, steps=4)

@@ -39,7 +39,7 @@ def test_the_pointing_game_asks_for_the_highest_point_alone() -> None:
     assert math.isnan(pointing_hit(np.zeros((2, 2)), MASK))
 
 
-def test_spread_is_the_share_of_the_picture_that_is_lit() -> None:
+def test_spread_is_the_share_of_the_image_that_is_lit() -> None:
     lit = np.zeros((6, 10))
     lit[1:4, 2:4] = 0.7
     assert spread_of(lit) == pytest.approx(6 / 60)
@@ -82,9 +82,7 @@ def test_noise_has_the_energy_of_a_map_without_preference() -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 90)])
 @pytest.mark.parametrize("spread", [0.02, 0.2, 0.5, 0.9])
-def test_the_blob_is_as_spread_out_as_it_was_asked_to_be_and_in_the_middle(
-    size: tuple[int, int], spread: float
-) -> None:
+def test_the_blob_has_the_given_spread_and_is_in_the_middle(size: tuple[int, int], spread: float) -> None:
     blob = blob_as_spread_as(spread, size)
     assert spread_of(blob) == pytest.approx(spread, rel=0.03)
     rows, columns = np.indices(size)

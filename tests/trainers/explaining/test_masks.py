@@ -50,7 +50,7 @@ def plain(width: int = 30, height: int = 20) -> bytes:
     return png(Image.new("RGB", (width, height), (200, 150, 140)))
 
 
-def test_the_resize_squashes_the_mask_as_the_picture() -> None:
+def test_the_resize_squashes_the_mask_as_the_image() -> None:
     left = np.zeros((20, 30), dtype=bool)
     left[:, :15] = True
     picture = Image.new("RGB", (30, 20))
@@ -68,7 +68,7 @@ def test_the_resize_squashes_the_mask_as_the_picture() -> None:
 
 
 @pytest.mark.parametrize("hair", [False, True])
-def test_the_crop_is_the_one_of_the_picture(hair: bool) -> None:
+def test_the_crop_is_the_one_of_the_image(hair: bool) -> None:
     cropped = 0
     for seed in range(6):
         phantom = draw("nv", seed, (200, 150))
@@ -101,7 +101,7 @@ def test_images_come_with_their_masks_or_without() -> None:
     assert MASKS[MaskedImages(without, LesionImageProcessor(size=SIZE), Masks(without))[0]["mask_state"]] == "none"
 
 
-def test_a_picture_that_lies_on_its_side_is_turned_as_the_processor_turns_it() -> None:
+def test_an_image_that_lies_on_its_side_is_turned_as_the_processor_turns_it() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     rows = split([png(Image.new("RGB", (30, 20)), exif=exif)], [png(mask_of(np.ones((30, 20))))])

@@ -76,7 +76,7 @@ def test_a_patients_error_counts_days_that_resemble_each_other(simulated: Study)
         assert row.difference == pytest.approx(simulated.severity[days] @ weights)
 
 
-def test_steps_are_told_in_turn(balanced: Study) -> None:
+def test_steps_are_reported_in_turn(balanced: Study) -> None:
     steps: list[Any] = []
     analysis = analyse(balanced, Settings(), steps.append)
     assert steps == ["patient means", "random intercept", "random effects", "patients", "diagnostics"]

@@ -37,7 +37,7 @@ def test_the_published_model_promises_too_much_and_the_default_does_not() -> Non
 
 
 @pytest.mark.parametrize("setting", list(SETTINGS)[2:])
-def test_patients_are_told_what_is_true_of_them(setting: str) -> None:
+def test_the_sentences_of_patients_are_true(setting: str) -> None:
     found = measure(SETTINGS[setting], 30, 7000, [DEFAULT])["patients"]
     assert 0.91 <= found["coverage"] <= 0.98
     assert found["better"]["told"] > 0.6

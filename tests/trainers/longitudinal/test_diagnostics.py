@@ -42,7 +42,9 @@ def test_the_share_of_later_days_by_hand(study: Callable[..., Study]) -> None:
         ("BA BA AB AB", "no", ""),
     ],
 )
-def test_an_order_that_confounds_is_told(study: Callable[..., Study], given: str, confounded: str, said: str) -> None:
+def test_an_order_that_confounds_is_reported(
+    study: Callable[..., Study], given: str, confounded: str, said: str
+) -> None:
     names = {"B": "Baseline", "A": "A"}
     rows = [
         (f"p{number}", 10 * phase + day, names[letter], float(number + day))
@@ -57,7 +59,7 @@ def test_an_order_that_confounds_is_told(study: Callable[..., Study], given: str
     assert "".join(warned).startswith(said)
 
 
-def test_the_simulated_orders_are_told_apart(study: Callable[..., Study]) -> None:
+def test_the_simulated_orders_are_distinguished(study: Callable[..., Study]) -> None:
     fixed = order_of(study(simulate(Design(), 0).rows))
     assert [entry["confounded"] for entry in fixed] == ["fully", "fully"]
     assert order_warnings(fixed, "Baseline")[0].startswith("Antibiotics, Cream: always given later")

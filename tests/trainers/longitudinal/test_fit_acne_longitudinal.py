@@ -137,7 +137,7 @@ def test_a_patient_with_treatment_and_baseline_in_turns_is_not_warned_of_time(
     assert ["if nothing else changed" in said[who] for who in "abcd"] == [False, False, True, True]
 
 
-def test_where_severity_drifts_nobody_is_told_better_or_worse(tmp_path: Path, run: Run) -> None:
+def test_where_severity_drifts_no_patient_is_reported_as_better_or_worse(tmp_path: Path, run: Run) -> None:
     """An audit's study: p02's antibiotics helped by 6.6 points, came last, and the trend made them look harmful."""
     write_simulated(simulate(Design(order="random", patients=8, trend=0.3), 5), tmp_path / "s.csv")
     code, _, warned = run("--data", tmp_path / "s.csv", "--out", tmp_path / "out")

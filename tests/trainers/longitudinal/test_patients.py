@@ -102,7 +102,7 @@ def test_sentences_say_what_was_seen() -> None:
     assert said.endswith("; probability that it was more than 2 points higher: 98 %.")
 
 
-def test_an_estimate_against_the_patients_own_days_is_told_as_both() -> None:
+def test_an_estimate_against_the_patients_own_days_is_stated_with_them() -> None:
     said = sentence("Gel", "Before", (-0.9, -3.0, 1.2), (0.8, 0.2), "no clear change", difference=0.4)
     assert said == (
         "No clear change during Gel: your days: 0.4 higher than during Before; drawn towards all patients: 0.9 lower "

@@ -70,7 +70,7 @@ def test_round_trip_keeps_what_the_gate_looks_at_and_says(predictions: Predictio
     assert predictions.ood_score is None
 
 
-def test_only_pictures_of_none_of_the_classes_have_no_label(predictions: Predictions, tmp_path: Path) -> None:
+def test_only_images_of_none_of_the_classes_have_no_label(predictions: Predictions, tmp_path: Path) -> None:
     foreign = replace(predictions, label=np.full(2, NO_LABEL), split="ood_clothes")
     write_predictions(foreign, tmp_path / "p.parquet")
     assert read_predictions(tmp_path / "p.parquet").label.tolist() == [NO_LABEL, NO_LABEL]
@@ -110,7 +110,7 @@ def test_a_label_out_of_range_is_refused(predictions: Predictions) -> None:
         replace(predictions, label=np.array([3, 0]))
 
 
-def test_foreign_and_newer_files_are_refused(predictions: Predictions, tmp_path: Path) -> None:
+def test_files_of_others_and_newer_files_are_refused(predictions: Predictions, tmp_path: Path) -> None:
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         read_predictions(tmp_path / "text.parquet")

@@ -57,7 +57,7 @@ def test_the_same_seed_and_index_give_the_same_pixels(lesion, how, kind, severit
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SHIFTS if kind != "inverted"])
-def test_each_picture_is_ruined_its_own_way(lesion, kind):
+def test_each_image_is_perturbed_differently(lesion, kind):
     first = made(lesion, "shift", kind, 0, seed=4, index=7)
     assert (first != made(lesion, "shift", kind, 0, seed=4, index=8)).any()
     assert (first != made(lesion, "shift", kind, 0, seed=5, index=7)).any()
@@ -77,7 +77,7 @@ def test_one_colour_alone_is_taken(how, kind, severity, grey):
     assert made(Image.new("RGB", (40, 40), (grey,) * 3), how, kind, severity).shape == (40, 40, 3)
 
 
-def test_the_picture_given_is_not_changed(lesion):
+def test_the_given_image_is_not_changed(lesion):
     before = pixels(lesion)
     for how, kind, severity in EVERY:
         made(lesion, how, kind, severity)
@@ -151,7 +151,7 @@ def test_faded_keeps_a_tenth_of_the_contrast_at_most(lesion):
     assert found.mean() == pytest.approx(before.mean(), abs=1)
 
 
-def test_dead_leaves_shows_nothing_of_the_picture(lesion):
+def test_dead_leaves_shows_nothing_of_the_image(lesion):
     other = Image.new("RGB", lesion.size, (10, 200, 30))
     assert (made(lesion, "shift", "dead_leaves", 0) == made(other, "shift", "dead_leaves", 0)).all()
     found = made(lesion, "shift", "dead_leaves", 0).reshape(-1, 3)
@@ -169,7 +169,7 @@ def test_a_higher_severity_changes_more(lesion, kind, index):
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_a_worn_picture_is_still_the_picture(lesion, kind):
+def test_a_corrupted_image_is_still_recognisable(lesion, kind):
     found = made(lesion, "corruption", kind, 2)
     assert np.corrcoef(found.ravel(), pixels(lesion).ravel())[0, 1] > 0.75
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 N = 120
 
 
-def test_the_released_model_says_of_files_what_it_said_of_its_test_split(
+def test_the_released_model_gives_files_the_answers_of_its_test_split(
     data_dir: Path, repo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"

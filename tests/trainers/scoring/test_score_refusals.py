@@ -163,7 +163,7 @@ def test_a_row_may_name_one_of_two_images_in_full(
     assert "2 labelled images" in capsys.readouterr().out
 
 
-def test_nothing_to_judge_is_said_and_the_answers_are_kept(
+def test_nothing_to_evaluate_is_stated_and_the_answers_are_kept(
     tmp_path: Path, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "images").mkdir()

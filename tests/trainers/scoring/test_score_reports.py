@@ -65,7 +65,7 @@ def test_labels_add_the_report_of_training(
     assert "5 labelled images: accuracy" in shown
 
 
-def test_a_report_under_another_prior_judges_the_shifted_answers(
+def test_a_report_under_another_prior_evaluates_the_reweighted_answers(
     ours: Path, images: Path, tmp_path: Path, run: Run, rows_of: Any
 ) -> None:
     table = tmp_path / "labels.csv"

@@ -247,6 +247,6 @@ def test_only_one_process_puts_the_members_together(ensemble: Path, phantom_data
     assert not out.with_name("model.partial").exists()
 
 
-def test_entries_of_a_list_start_anew_after_the_last() -> None:
+def test_entries_of_a_list_start_again_after_the_last() -> None:
     assert [entry("a, b", number) for number in range(4)] == ["a", "b", "a", "b"]
     assert entry("timm", 3) == "timm"

@@ -40,7 +40,7 @@ def test_make_loss_uses_the_weights() -> None:
     assert weighted(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels, weight=w).item())
 
 
-def test_half_precision_logits_are_judged_in_float32() -> None:
+def test_half_precision_logits_are_evaluated_in_float32() -> None:
     loss = make_loss("focal", torch.tensor([1, 1]))(torch.zeros(2, 2, dtype=torch.bfloat16), torch.tensor([0, 1]))
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(0.25 * math.log(2))

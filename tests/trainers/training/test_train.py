@@ -120,7 +120,7 @@ def test_predictions_are_those_of_the_stored_weights(trained: Path, phantom_data
     torch.testing.assert_close(output.logits, output.raw_logits / temperature)
 
 
-def test_trust_is_fitted_on_halves_of_calibration_and_judged_on_test(trained: Path) -> None:
+def test_trust_is_fitted_on_halves_of_calibration_and_evaluated_on_test(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     trust, rows = report["trust"], read_predictions(trained / "predictions_calibration.parquet")
     assert sorted(trust) == ["bands", "conformal", "fitted_for", "ood", "policy", "prior", "temperature"]

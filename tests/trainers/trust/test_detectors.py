@@ -144,7 +144,7 @@ def test_few_images_have_a_nearer_neighbour():
     assert fit.settings["k"] == 3
 
 
-def test_a_virtual_logit_never_speaks_for_a_picture():
+def test_a_virtual_logit_is_never_in_favour_of_an_image():
     rng = np.random.default_rng(6)
     features, logits = rng.normal(size=(50, 10)), rng.normal(size=(50, 3)) - 9
     fit = fit_vim(features, logits, np.zeros(50, dtype=int), 1.0)

@@ -230,7 +230,7 @@ def test_a_set_of_all_classes_is_never_an_answer(rows, asked, kept):
 # ------------------------------------------------------------------------- altered images
 
 
-def test_altered_images_are_of_the_first_half_one_a_lesion():
+def test_perturbed_images_are_of_the_first_half_one_per_lesion():
     several = made([60, 40, 40, 40], images=3, seed=2)
     first, _ = halves(several)
     chosen = first_half(several, replace(OPTIONS, shifted_images=40))
@@ -243,7 +243,7 @@ def test_altered_images_are_of_the_first_half_one_a_lesion():
     assert (chosen != first_half(several, replace(OPTIONS, shifted_images=40, seed=1))).any()
 
 
-def test_an_altered_image_is_scored_by_the_fit_that_never_saw_it(rows, monkeypatch):
+def test_a_perturbed_image_is_scored_by_the_fit_that_did_not_use_it(rows, monkeypatch):
     options = replace(OPTIONS, detector="auto", shifted_images=50)
     same = rows.select(first_half(rows, options))
     real, given = fit.fit_gate, {}
@@ -339,7 +339,7 @@ def test_a_gate_that_accepts_nothing_of_the_other_half_is_named():
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_detector_that_was_asked_for_and_cannot_be_fitted_is_an_error():
+def test_a_requested_detector_that_cannot_be_fitted_is_an_error():
     with pytest.raises(ValueError, match="the features of 3 images of 3 classes do not vary within any class"):
         fitted(made([2, 2, 2, 2], seed=3))
 

@@ -75,7 +75,7 @@ def test_a_held_out_score_is_that_of_a_fit_without_its_fold(known):
         assert found[mine] == pytest.approx(expected)
 
 
-def test_a_ruined_image_is_scored_by_the_fit_that_never_saw_it(known):
+def test_a_perturbed_image_is_scored_by_the_fit_without_it(known):
     fitted = cross_fit("nearest_neighbours", *of(known), 1.0)
     rows = np.array([17, 3, 101])
     again = fitted.score(known.features[rows], known.logits[rows], rows)
@@ -130,7 +130,7 @@ def test_a_threshold_that_cannot_be_had_is_named(n, acceptance, message):
         threshold_at(np.arange(float(n)), acceptance)
 
 
-def test_the_detector_is_the_best_at_telling_ruined_images(known, shifted):
+def test_the_detector_is_the_best_at_recognising_perturbed_images(known, shifted):
     name, table, fits = choose(SIX, Known(*of(known), 1.0), shifted, shifted_rows=np.arange(80))
     means = {detector: row["mean"] for detector, row in table["detectors"].items()}
     assert name == max(means, key=means.get)
@@ -195,7 +195,7 @@ def test_the_gate_holds_the_buffers_of_its_detector_alone(known, shifted):
     assert config["chosen_by"]["method"] == "named"
 
 
-def test_without_ruined_images_the_gate_has_a_default(known):
+def test_without_perturbed_images_the_gate_has_a_default(known):
     gate = fit_gate(*of(known), 1.0)
     assert gate.detector == "mahalanobis"
     assert "no perturbed images" in gate.chosen_by["method"]

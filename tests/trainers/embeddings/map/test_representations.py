@@ -92,7 +92,7 @@ def test_codes_are_the_autoencoders_own(autoencoder: Path, cases: Cases) -> None
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_a_model_that_sees_no_picture_is_refused(tmp_path: Path) -> None:
+def test_a_model_that_reads_no_image_is_refused(tmp_path: Path) -> None:
     model = MetadataForLesionClassification(MetadataLesionConfig(id2label={0: "mel", 1: "nv"}))
     model.save_pretrained(tmp_path)
     LesionImageProcessor(metadata_fields=model.config.metadata_fields, model_input_names=["metadata"]).save_pretrained(

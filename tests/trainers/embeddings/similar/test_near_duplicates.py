@@ -30,7 +30,7 @@ def many(drawn: list[Image.Image]) -> Looks:
     return joined([look(encoded(picture), str(number)) for number, picture in enumerate(drawn)])
 
 
-def test_a_picture_is_found_however_it_was_changed(drawn: list[Image.Image], many: Looks) -> None:
+def test_an_image_is_found_however_it_was_changed(drawn: list[Image.Image], many: Looks) -> None:
     for number, picture in enumerate(drawn):
         for changed in (
             encoded(picture),
@@ -43,11 +43,11 @@ def test_a_picture_is_found_however_it_was_changed(drawn: list[Image.Image], man
             assert same_pictures(look(changed, "query"), many).tolist() == [number]
 
 
-def test_another_lesion_of_the_class_is_another_picture(many: Looks) -> None:
+def test_another_lesion_of_the_class_is_another_image(many: Looks) -> None:
     assert same_pictures(look(draw("mel", 77, (200, 150)).png(), "query"), many).tolist() == []
 
 
-def test_a_picture_without_contrast_is_known_by_its_pixels_alone() -> None:
+def test_an_image_without_contrast_is_known_by_its_pixels_alone() -> None:
     black, grey = (look(encoded(Image.new("RGB", (40, 30), colour)), colour) for colour in ("black", "grey"))
     assert same_pictures(black, joined([grey, black])).tolist() == [1]
     assert repeats(joined([grey, black, grey])).tolist() == [2]

@@ -60,7 +60,7 @@ def test_an_image_of_the_dataset_does_not_find_its_lesion(
 
 
 @pytest.mark.parametrize("change", ["none", "darker", "jpeg"])
-def test_a_file_that_shows_a_picture_of_the_dataset_does_not_find_its_lesion(
+def test_a_file_that_shows_an_image_of_the_dataset_does_not_find_its_lesion(
     change: str, index: CaseIndex, train_cases: Cases, phantom_dataset: Path, tmp_path: Path
 ) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
@@ -82,7 +82,7 @@ def test_a_file_that_shows_a_picture_of_the_dataset_does_not_find_its_lesion(
     assert first.cosine > 0.999
 
 
-def test_one_picture_under_two_lesion_ids_is_shown_once(train_cases: Cases) -> None:
+def test_one_image_under_two_lesion_ids_is_shown_once(train_cases: Cases) -> None:
     """A dataset that never looked for duplicates: row 1 is row 0 again, under another lesion id."""
     rows = train_cases.select(np.array([0, 0, 7, 9, 20, 31]))
     cases = replace(rows, group_id=np.array([f"g{i}" for i in range(6)], dtype=object))
@@ -173,7 +173,9 @@ def result_of(cases: Cases, said: Any, rows: list[int]) -> dict[str, Any]:
     return described(query, said, similar, cases, {"mel": "Melanoma"})
 
 
-def test_a_declined_picture_is_told_so(wary_classifier: Path, train_cases: Cases, phantom_dataset: Path) -> None:
+def test_a_declined_image_is_reported_as_declined(
+    wary_classifier: Path, train_cases: Cases, phantom_dataset: Path
+) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     said = ask(load_classifier(str(wary_classifier)), find_query(str(train_cases.image_id[0]), splits))
     assert said.answer["is_ood"] is True

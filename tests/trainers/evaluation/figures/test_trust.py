@@ -89,7 +89,7 @@ def test_the_same_report_gives_the_same_bytes_and_leaves_no_settings(report, row
     assert dict(mpl.rcParams) == settings
 
 
-def test_where_trust_was_not_judged_nothing_is_drawn(rows, tmp_path):
+def test_where_trust_was_not_evaluated_nothing_is_drawn(rows, tmp_path):
     assert trust_figures.draw_trust({"trust": TRUST}, {"test": rows}, {}, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -131,7 +131,7 @@ def test_sets_name_classes_without_a_threshold_of_their_own(report, rows):
     assert texts(figure)[1:] == written
 
 
-def test_the_gate_shows_every_set_of_strangers_in_its_own_stroke(rows, ood_sets):
+def test_the_gate_shows_every_ood_set_in_its_own_stroke(rows, ood_sets):
     figure = trust_figures.draw_gate(rows, ood_sets, TRUST["ood"])
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == [
