@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import re
 import runpy
@@ -105,6 +106,16 @@ def test_a_command_in_the_text_exists(document: str) -> None:
         assert name in {*MODULES, "env", "--help", "NAME"}, name
     for name in re.findall(r"`python -m ([\w.]+)", text):
         assert name.endswith(".NAME") or importlib.util.find_spec(name), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_what_a_document_imports_from_the_repository_is_there(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    for module, names in re.findall(
+        r"^from ((?:datasets_scripts|model_cards|trainers)[\w.]*) import (.+)$", text, re.M
+    ):
+        for name in names.split(", "):
+            assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
