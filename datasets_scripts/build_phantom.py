@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--task", default="dermx", choices=sorted(TASKS), help="whose classes to draw (default: %(default)s)"
     )
     parser.add_argument(
-        "--images", type=int, default=480, help="number of images, about two a lesion (default: %(default)s)"
+        "--images", type=int, default=480, help="number of images, about two per lesion (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of drawings and splits (default: %(default)s)")
     parser.add_argument("--out", required=True, type=Path, help="dataset folder to write; must not exist, or be empty")
