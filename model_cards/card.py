@@ -34,12 +34,12 @@ SCORING = "scoring"
 CARD_LAYOUT = 7
 # Groups that ask for a doctor, in the order in which they are named.
 AT_RISK = ("malignant", "premalignant")
-LOOKS = "looks at one image of a skin lesion"
+IMAGE = "takes one image of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
-    ("pixel_values",): LOOKS,
-    ("metadata",): f"looks at no image, reads {KNOWN}",
-    ("pixel_values", "metadata"): f"{LOOKS}, reads {KNOWN},",
+    ("pixel_values",): IMAGE,
+    ("metadata",): f"takes no image, only {KNOWN},",
+    ("pixel_values", "metadata"): f"{IMAGE}, and {KNOWN},",
 }
 # What an image processor may do before the resize, by the switch that the report knows it by.
 STEPS = {

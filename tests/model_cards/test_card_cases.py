@@ -248,7 +248,7 @@ def test_the_card_of_a_model_without_images_names_records(report: dict[str, Any]
     report["trust"]["ood"]["chosen_by"] = {"method": "default: there are no perturbed images to choose by"}
     report["trust_evaluation"]["gate"]["sets"] = []
     card = card_text(report, FILES)
-    assert "looks at no image, reads what is known of the patient" in card
+    assert "takes no image, only what is known of the patient" in card
     assert 'answer = classify({"age": 55, "sex": "female", "localization": "back"})' in card
     assert "the gate declined the record" in card
     assert "It declines a record that the gate finds unlike the calibration images" in card
@@ -270,7 +270,10 @@ def test_a_first_release_that_knows_no_trust_promises_nothing(report: dict[str, 
     assert "or declines to answer" not in card
     assert "for an image of a chair" in card
     assert "fitting the temperature | 140 |" in card
-    assert 'classify = pipeline("image-classification", "ORG/invented-mobilenet", trust_remote_code=True)' in card
+    assert (
+        'name = "ORG/invented-mobilenet"\nclassify = pipeline("image-classification", name, trust_remote_code=True)'
+        in card
+    )
     assert 'describe = pipeline("skin-lesion-classification", ' in card, "the name that its own code knows"
     assert "trust=False" not in card
     assert not {"conformal-prediction"} & set(front(card)["tags"])

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from card_text import folder_card
 from hub_server import LoopbackHub
 from huggingface_hub import HfApi
 from PIL import Image
@@ -139,10 +140,10 @@ def test_the_code_on_the_card_runs_as_printed(
     image = tmp_path / "lesion.jpg"
     image.write_bytes(picture(2))
     probabilities = torch.tensor(local_answer(real_model_folder, image)[0][0]).softmax(-1).tolist()
-    card = (real_model_folder / "README.md").read_text("utf-8")
+    card = folder_card(real_model_folder)
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     assert len(blocks) == 1
-    block = blocks[0].replace("invented-mobilenet", "org/lesions").replace("lesion.jpg", str(image))
+    block = blocks[0].replace("ORG/invented-mobilenet", "org/lesions").replace("lesion.jpg", str(image))
     program = f"import json\n{block}\nprint(json.dumps(answer))\n"
     answer = as_a_stranger(program, hub, tmp_path / "stranger")
     expected = dict(zip(["bcc", "df", "mel", "nv"], probabilities, strict=True))
