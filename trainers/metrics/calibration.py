@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import erf
 
-from trainers.metrics.weighting import as_weights, divide_or_nan, weighted_mean
+from trainers.metrics.weighting import as_labels, as_weights, divide_or_nan, weighted_mean
 
 N_BINS = 15
 
@@ -191,9 +191,10 @@ def ece_classwise(
     Raises:
         ValueError: a probability outside [0, 1], or lengths that differ.
     """
-    probs, labels = np.asarray(probs, dtype=np.float64), np.asarray(labels)
-    if probs.ndim != 2 or labels.shape != probs.shape[:1]:
-        raise ValueError(f"{probs.shape} probabilities and {labels.shape} labels: give (N, C) and one label an image")
+    probs = np.asarray(probs, dtype=np.float64)
+    if probs.ndim != 2:
+        raise ValueError(f"probabilities have shape {probs.shape}: give (N, C)")
+    labels = as_labels(labels, *probs.shape)
     weights = as_weights(weights, len(labels))
     outcomes = np.eye(probs.shape[1])[labels]
     # One column a bin of each class, (N, C * B): all resamples in one matrix product.

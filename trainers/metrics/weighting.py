@@ -1,8 +1,49 @@
-"""What the weighted metrics share: weights of one sample or of many resamples, and division that says "not defined"."""
+"""Checks of arrays, weights of one sample or of many resamples, and division that is NaN where it is not defined."""
 
 from __future__ import annotations
 
 import numpy as np
+
+# Beyond it float32 overflows where a model applies what was fitted.
+LARGEST = 1e30
+
+
+def as_labels(labels: np.ndarray, n: int, n_classes: int | None = None) -> np.ndarray:
+    """Class indices as an array of integers (n,).
+
+    Raises:
+        ValueError: another shape, another type, or an index outside 0..n_classes - 1 (below 0 where that is None).
+    """
+    labels = np.asarray(labels)
+    if labels.shape != (n,):
+        raise ValueError(f"labels have shape {labels.shape} for {n} images: give one label an image")
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"labels are of type {labels.dtype}: give class indices as integers")
+    most = np.inf if n_classes is None else n_classes - 1
+    if n and (labels.min() < 0 or labels.max() > most):
+        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{most}")
+    return labels
+
+
+def check_values(values: np.ndarray | None, name: str, images: str = "images") -> None:
+    """Refuse values of which no score can be made.
+
+    Args:
+        values: (N, ...), or None where there are none.
+        name: what one of them is, for the message.
+        images: what they are of, for the message.
+
+    Raises:
+        ValueError: counts the images with a value that is NaN, infinite or above ``LARGEST``.
+    """
+    if values is None or not len(values):
+        return
+    bad = ~(np.abs(np.asarray(values, dtype=np.float64)) <= LARGEST).reshape(len(values), -1).all(axis=1)
+    if bad.any():
+        raise ValueError(
+            f"{int(bad.sum())} of {len(values)} {images} have a {name} that is NaN, infinite or above {LARGEST:g}: the "
+            "training diverged; lower the learning rate or train in fp32"
+        )
 
 
 def group_weights(groups: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from hub_models.trust_lesion import RAPS_SETTINGS, conformal_scores
+from trainers.metrics.weighting import as_labels
 
 ALL_CLASSES = "all classes"
 MALIGNANT = ("malignant", "premalignant")
@@ -206,17 +207,9 @@ def _exact(alpha: float) -> Fraction:
 
 
 def _checked(probs: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    probs, labels = np.ascontiguousarray(probs, dtype=np.float64), np.asarray(labels)
-    if probs.ndim != 2 or labels.shape != probs.shape[:1]:
-        raise ValueError(
-            f"probabilities have shape {probs.shape} and labels {labels.shape}: give (n, C) and one label a lesion"
-        )
-    if not len(labels):
+    probs = np.ascontiguousarray(probs, dtype=np.float64)
+    if probs.ndim != 2 or probs.shape[1] != len(names):
+        raise ValueError(f"probabilities have shape {probs.shape} for {len(names)} classes: give (n, C)")
+    if not len(probs):
         raise ValueError("0 lesions: there is nothing to fit sets on; check the calibration split")
-    if len(names) != probs.shape[1]:
-        raise ValueError(f"{len(names)} label names for {probs.shape[1]} classes: give one each")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are of type {labels.dtype}: give class indices as integers")
-    if labels.min() < 0 or labels.max() >= probs.shape[1]:
-        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{probs.shape[1] - 1}")
-    return probs, labels
+    return probs, as_labels(labels, len(probs), len(names))

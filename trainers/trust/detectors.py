@@ -15,10 +15,9 @@ from scipy.linalg import cholesky, eigh
 from sklearn.covariance import LedoitWolf
 
 from hub_models.ood_lesion import EARLY, UnknownDetectorError, ood_score
+from trainers.metrics.weighting import check_values
 
 BATCH = 512
-# Beyond it float32 overflows where the model applies what was fitted.
-LARGEST = 1e30
 MOST = 64  # dimensions; keeps a released ensemble small and a covariance well determined
 NEGLIGIBLE = 1e-10  # of the largest variance
 NEIGHBOUR = 10
@@ -104,30 +103,12 @@ def check(
         raise OODFitError(f"labels have shape {np.shape(labels)}, features {features.shape}: give one label an image")
     if len(features) < 2:
         raise OODFitError(f"{len(features)} images: an out-of-distribution detector needs at least two")
-    check_values(features, "feature")
-    check_values(logits, "logit")
+    try:
+        check_values(features, "feature")
+        check_values(logits, "logit")
+    except ValueError as error:
+        raise OODFitError(str(error)) from None
     return features, logits[:, None] if logits.ndim == 2 else logits
-
-
-def check_values(values: np.ndarray | None, name: str, images: str = "images") -> None:
-    """Refuse values of which no score can be made.
-
-    Args:
-        values: (N, ...), or None where there are none.
-        name: what one of them is, for the message.
-        images: what they are of, for the message.
-
-    Raises:
-        OODFitError: counts the images with a value that is NaN, infinite or above ``LARGEST``.
-    """
-    if values is None or not len(values):
-        return
-    bad = ~(np.abs(np.asarray(values, dtype=np.float64)) <= LARGEST).reshape(len(values), -1).all(axis=1)
-    if bad.any():
-        raise OODFitError(
-            f"{int(bad.sum())} of {len(values)} {images} have a {name} that is NaN, infinite or above {LARGEST:g}: the "
-            "training diverged; lower the learning rate or train in fp32"
-        )
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from trainers.metrics.predictions import Predictions
+from trainers.metrics.weighting import check_values
 from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets
-from trainers.trust.detectors import OODFit, OODFitError, check_values, score
+from trainers.trust.detectors import OODFit, OODFitError, score
 from trainers.trust.gate import GateFit, fit_gate
 from trainers.trust.halves import halve, one_per_group
 from trainers.trust.held_out import threshold_at

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from trainers.metrics.weighting import as_labels
+
 
 def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Divide images in two halves by group, each class evenly.
@@ -31,7 +33,10 @@ def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarr
         ValueError: no image, lengths that differ, labels that are not integers of at least 0, or no class with two
             groups, which leaves the first half empty.
     """
-    labels, names, index = _checked(labels, group_id)
+    names, index = np.unique(np.asarray(group_id).astype(str), return_inverse=True)
+    if not len(index):
+        raise ValueError("0 images: there is nothing to halve; check the calibration split")
+    labels = as_labels(labels, len(index))
     counts = np.zeros((len(names), int(labels.max()) + 1), dtype=int)
     np.add.at(counts, (index, labels), 1)
     class_of_group = counts.argmax(axis=1)
@@ -68,16 +73,3 @@ def one_per_group(group_id: np.ndarray, seed: int) -> np.ndarray:
     order = np.random.default_rng(seed).permutation(len(group_id))
     _, first_seen = np.unique(group_id[order], return_index=True)
     return np.sort(order[first_seen])
-
-
-def _checked(labels: np.ndarray, group_id: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, the distinct group ids, and each image's index among them."""
-    labels, group_id = np.asarray(labels), np.asarray(group_id).astype(str)
-    if labels.shape != group_id.shape or labels.ndim != 1:
-        raise ValueError(f"{labels.shape} labels and {group_id.shape} group ids: give one of each an image")
-    if not len(labels):
-        raise ValueError("0 images: there is nothing to halve; check the calibration split")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
-        raise ValueError(f"labels are {labels.dtype} from {labels.min()}: give class indices from 0")
-    names, index = np.unique(group_id, return_inverse=True)
-    return labels, names, index

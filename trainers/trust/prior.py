@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from datasets_scripts.command import UserError
-from trainers.metrics.weighting import group_weights
+from trainers.metrics.weighting import as_labels, group_weights
 
 SUM_TOLERANCE = 1e-6
 # Stored probabilities are often float32, whose sums stray further.
@@ -59,17 +59,12 @@ def class_prior(labels: np.ndarray, groups: np.ndarray, n_classes: int) -> np.nd
         (C,) shares, all above 0, sum 1.
 
     Raises:
-        UserError: no images, lengths that differ, a label out of range.
+        ValueError: no images, lengths that differ, a label out of range.
     """
-    labels, groups = np.asarray(labels), np.asarray(groups)
-    if labels.shape != groups.shape or labels.ndim != 1:
-        raise UserError(f"{labels.shape} labels and {groups.shape} group ids: give one group id an image")
-    if not len(labels):
-        raise UserError("0 images: a prior needs at least one; check the calibration split")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"labels are of type {labels.dtype}: give class indices as integers")
-    if labels.min() < 0 or labels.max() >= n_classes:
-        raise UserError(f"labels span {labels.min()}..{labels.max()}; expected 0..{n_classes - 1}")
+    groups = np.asarray(groups)
+    if not groups.size:
+        raise ValueError("0 images: a prior needs at least one; check the calibration split")
+    labels = as_labels(labels, groups.size, n_classes)
     counts = np.bincount(labels, weights=group_weights(groups), minlength=n_classes)
     counts[counts == 0] = 0.5
     return counts / counts.sum()

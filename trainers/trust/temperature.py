@@ -25,12 +25,10 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_softmax, logsumexp, softmax
 
-from trainers.metrics.weighting import group_weights
+from trainers.metrics.weighting import as_labels, check_values, group_weights
 
 KINDS = ("scalar", "vector", "bias_corrected")
 LOWEST, HIGHEST = 0.01, 100.0
-# Beyond it float32 overflows where the model applies what was fitted.
-LARGEST_LOGIT = 1e30
 GRID = 41
 # Standard deviations of the normal priors that hold what data leave open: of a bias, in nats, and of a class's log
 # scale about the mean of all. Both weigh as one image does, so the ridge on the mean loss is 1 / (2 sd^2 N). A bias of
@@ -284,25 +282,11 @@ def _nll_slopes(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> 
 
 def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     logits = np.asarray(logits, dtype=np.float64)
-    labels = np.asarray(labels)
     if logits.ndim not in (2, 3):
         raise ValueError(f"logits have shape {logits.shape}: give (N, C) or (N, members, C)")
-    if labels.shape != logits.shape[:1]:
-        raise ValueError(f"labels have shape {labels.shape}, logits {logits.shape}: give one label an image")
-    if not len(labels) or not all(logits.shape):
+    if not all(logits.shape):
         raise ValueError(
             f"logits have shape {logits.shape}: a temperature needs at least one image; check the calibration split"
         )
-    usable = np.abs(logits) <= LARGEST_LOGIT  # NaN is not, either
-    if not usable.all():
-        bad = int((~usable).reshape(len(logits), -1).any(axis=1).sum())
-        raise ValueError(
-            f"{bad} of {len(logits)} images have a logit that is NaN or infinite, or above {LARGEST_LOGIT:g}: the "
-            "training diverged; "
-            "lower the learning rate or train in fp32"
-        )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"labels are of type {labels.dtype}: give class indices as integers")
-    if labels.min() < 0 or labels.max() >= logits.shape[-1]:
-        raise ValueError(f"labels span {labels.min()}..{labels.max()}; expected 0..{logits.shape[-1] - 1}")
-    return logits, labels
+    check_values(logits, "logit")
+    return logits, as_labels(labels, len(logits), logits.shape[-1])

@@ -78,6 +78,12 @@ def test_only_images_of_none_of_the_classes_have_no_label(predictions: Predictio
         replace(foreign, split="test")
 
 
+@pytest.mark.parametrize("name", ["lesion_id", "group_id", "label", "features"])
+def test_each_array_has_a_row_an_image(predictions: Predictions, name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} holds 1 values for 2 images"):
+        replace(predictions, **{name: getattr(predictions, name)[:1]})
+
+
 def test_features_can_be_left_out(predictions: Predictions, tmp_path: Path) -> None:
     write_predictions(predictions, tmp_path / "p.parquet", with_features=False)
     assert read_predictions(tmp_path / "p.parquet").features is None

@@ -205,8 +205,8 @@ def test_alpha_outside_zero_to_one_is_named(alpha):
     ("probs", "labels", "message"),
     [
         (np.zeros((0, 2)), np.zeros(0, dtype=int), "0 lesions: there is nothing to fit sets on"),
-        (np.full((3, 2), 0.5), np.array([0, 1]), r"shape \(3, 2\) and labels \(2,\)"),
-        (np.full((2, 3), 1 / 3), np.array([0, 1]), "2 label names for 3 classes"),
+        (np.full((3, 2), 0.5), np.array([0, 1]), r"labels have shape \(2,\) for 3 images"),
+        (np.full((2, 3), 1 / 3), np.array([0, 1]), r"shape \(2, 3\) for 2 classes"),
         (np.full((2, 2), 0.5), np.array([0, 2]), r"labels span 0\.\.2; expected 0\.\.1"),
         (np.full((2, 2), 0.5), np.array([0.0, 1.0]), "labels are of type float64"),
         (np.array([[0.5, 0.5], [np.nan, 1.0]]), np.array([0, 1]), "1 of 2 images have a probability that is NaN"),

@@ -55,16 +55,14 @@ def test_class_prior_of_single_images_is_their_share():
     ("labels", "groups", "message"),
     [
         (np.zeros(0, dtype=int), np.zeros(0), "0 images: a prior needs at least one"),
-        (np.array([0, 1]), np.array(["a"]), "give one group id an image"),
+        (np.array([0, 1]), np.array(["a"]), "give one label an image"),
         (np.array([0, 3]), np.array(["a", "b"]), r"labels span 0\.\.3; expected 0\.\.2"),
         (np.array([0.0, 1.0]), np.array(["a", "b"]), "labels are of type float64"),
     ],
 )
 def test_class_prior_names_what_it_cannot_use(labels, groups, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(ValueError, match=message):
         class_prior(labels, groups, 3)
-
-    assert issubclass(UserError, UserError)  # a command reports it in one line
 
 
 def test_shift_by_hand():

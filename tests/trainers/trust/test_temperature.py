@@ -92,8 +92,12 @@ def test_one_image_and_float32_are_enough():
     ("logits", "labels", "message"),
     [
         (np.zeros((0, 3)), np.zeros(0, dtype=int), "needs at least one image"),
-        (np.array([[1.0, np.nan], [0.0, 1.0]]), np.array([0, 1]), "1 of 2 images have a logit that is NaN or infinite"),
-        (np.array([[1.0, np.inf]]), np.array([0]), "1 of 1 images have a logit that is NaN or infinite"),
+        (
+            np.array([[1.0, np.nan], [0.0, 1.0]]),
+            np.array([0, 1]),
+            "1 of 2 images have a logit that is NaN, infinite",
+        ),
+        (np.array([[1.0, np.inf]]), np.array([0]), "1 of 1 images have a logit that is NaN, infinite"),
         (np.eye(3), np.array([0, 1, 3]), r"labels span 0\.\.3; expected 0\.\.2"),
         (np.eye(3), np.array([0, -1, 2]), r"labels span -1\.\.2; expected 0\.\.2"),
         (np.eye(3), np.array([0.0, 1.0, 2.0]), "labels are of type float64"),

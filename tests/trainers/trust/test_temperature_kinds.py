@@ -270,7 +270,11 @@ def test_an_unknown_kind_is_named():
     ("logits", "labels", "message"),
     [
         (np.zeros((0, 3)), np.zeros(0, dtype=int), "needs at least one image"),
-        (np.array([[1.0, np.nan], [0.0, 1.0]]), np.array([0, 1]), "1 of 2 images have a logit that is NaN or infinite"),
+        (
+            np.array([[1.0, np.nan], [0.0, 1.0]]),
+            np.array([0, 1]),
+            "1 of 2 images have a logit that is NaN, infinite",
+        ),
         (np.eye(3), np.array([0, 1, 3]), r"labels span 0\.\.3; expected 0\.\.2"),
     ],
 )
