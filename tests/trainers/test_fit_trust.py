@@ -27,7 +27,7 @@ from trainers.evaluation.decisions import decisions
 from trainers.import_published import import_published
 from trainers.metrics.predictions import NO_LABEL, read_predictions
 from trainers.model_folder.data import LesionImages, collate, load_splits
-from trainers.model_folder.fit_trust import about, fit_trust, still_said, stored_predictions
+from trainers.model_folder.fit_trust import about, can_reuse, fit_trust, stored_predictions
 from trainers.model_folder.rebuild import rebuild
 from trainers.model_folder.trust import predict_left_out
 from trainers.published import find_system
@@ -307,4 +307,4 @@ def test_answers_of_other_pixels_weights_or_views_are_not_used(
     }
     if "fitted" in changed:
         old["trust"]["fitted_for"]["inference"] = changed["fitted"]
-    assert still_said(old, dataset, TrustOptions(**asked), changed.get("weights_dtype", "")) is still
+    assert can_reuse(old, dataset, TrustOptions(**asked), changed.get("weights_dtype", "")) is still

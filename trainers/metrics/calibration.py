@@ -1,4 +1,4 @@
-"""Whether probabilities mean what they say: plain, weighted functions (see ``discrimination`` for the weights).
+"""Calibration errors of probabilities: plain, weighted functions (see ``discrimination`` for the weights).
 
 All are errors: 0 is best. Conventions, stated because each has rivals: the Brier score sums over the classes (range
 0 to 2, Brier 1950) and is not halved; ECE looks at the confidence of the predicted class only, in 15 bins of equal

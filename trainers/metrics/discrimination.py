@@ -1,7 +1,7 @@
-"""How well a classifier tells the classes apart: plain, weighted functions of labels and scores.
+"""How well a classifier separates the classes: plain, weighted functions of labels and scores.
 
-Weights make the bootstrap quick: a resample is a count per image, so every function takes ``weights`` of shape (N,) or
-(R, N) and answers with one value, or R values in one pass. Counts of images are the weights 1. All results are in
+Weights make the bootstrap fast: a resample is a count per image, so every function takes ``weights`` of shape (N,) or
+(R, N) and returns one value, or R values in one pass. Counts of images are the weights 1. All results are in
 [0, 1], higher is better, and NaN where the definition divides by zero (a class without images, one class only).
 """
 
@@ -118,7 +118,7 @@ def macro_auroc(labels: np.ndarray, probs: np.ndarray, weights: np.ndarray | Non
 def sensitivity_at_specificity(
     positive: np.ndarray, scores: np.ndarray, specificity: float, weights: np.ndarray | None = None
 ) -> np.ndarray:
-    """Highest sensitivity among thresholds whose specificity is at least the one asked for.
+    """Highest sensitivity among thresholds whose specificity is at least the given one.
 
     An image is called positive when its score is at or above the threshold; thresholds are the scores themselves and
     one above them all, so no point between two measured ones is invented.

@@ -1,4 +1,4 @@
-"""How sure a number is: resampling of lesions, and exact intervals for shares.
+"""Intervals of numbers: resampling of lesions, and exact intervals for shares.
 
 Images of one lesion look alike, so they are not independent and an interval over images would be too narrow. What is
 drawn is therefore the lesion group with all of its images (the cluster bootstrap: Davison & Hinkley, "Bootstrap Methods
@@ -63,7 +63,7 @@ def bootstrap_weights(groups: np.ndarray, labels: np.ndarray, replicates: int = 
 
 
 def can_resample(groups: np.ndarray, labels: np.ndarray) -> bool:
-    """Whether any class has two groups: without that, every resample is the sample and says nothing."""
+    """Whether any class has two groups: without that, every resample is the sample."""
     _, strata = group_strata(groups, labels)
     return len(strata) > 0 and bool(np.bincount(strata).max() >= 2)
 

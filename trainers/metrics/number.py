@@ -120,5 +120,5 @@ def plain(value: float) -> float:
     """
     value = float(value)
     if not math.isfinite(value):
-        raise ValueError(f"{value} cannot be written into a report: say why the number is not defined instead")
+        raise ValueError(f"{value} cannot be written into a report: give the reason why it is not defined instead")
     return round(value, DIGITS) + 0.0

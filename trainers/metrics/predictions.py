@@ -1,13 +1,13 @@
 """The predictions file: the seam between a model and everything that evaluates it.
 
-One Parquet file a split, one row an image. Trust, metrics, figures and cards are pure functions of it, so each can be
-made again in seconds without a model or an accelerator.
+One Parquet file per split, one row per image. Trust, metrics, figures and cards are pure functions of it, so each can
+be rebuilt in seconds without a model or an accelerator.
 
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
 M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>, lengths D and E) and
 ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``,
-``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string), and ``corruption`` where images were altered. What
-the columns cannot say (label names, split, dataset) stands as JSON in the file's metadata under ``lesion_suite``.
+``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string), and ``corruption`` where images were corrupted.
+Label names, split and dataset are JSON in the file's metadata under ``lesion_suite``.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_LABEL = -1
 # The two classes that all models with malignancy groups share.
 MALIGNANCY = ("benign", "malignant")
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
-# What was done to the image, as ``kind severity``: no dataset has such a column.
+# The corruption of the image, as ``kind severity``: no dataset has such a column.
 CORRUPTION = "corruption"
 
 # What the metadata of a file holds.
@@ -42,7 +42,7 @@ ABOUT = ("schema_version", "labels", "label_names", "label_groups", "split", "co
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model said of one split.
+    """Predictions of one model on one split.
 
     Attributes:
         image_id: (N,) str.
@@ -59,7 +59,7 @@ class Predictions:
         columns: subgroup columns, each (N,): ``age`` in years as float64 with NaN = unknown; the others str.
         features: (N, D) float32 pooled features, or None when they were left out.
         early: (N, E) float32, what an early layer sees, or None when it was left out.
-        ood_score: (N,) what the model's gate says, higher = more OOD; None where none was fitted.
+        ood_score: (N,) score of the model's gate, higher = more OOD; None where none was fitted.
     """
 
     image_id: np.ndarray

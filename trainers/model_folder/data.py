@@ -135,30 +135,8 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         UserError: no such dataset or config, no train split or one too small to make the others of, a missing
             column, or images without a label.
     """
-    advice = (
-        f"build it with `{built_by}`"
-        if built_by
-        else "give --dataset the folder a build_* command wrote, a folder with a folder of images for each class, or a "
-        "Hub dataset id"
-    )
-    if not dataset:
-        raise UserError(f"no dataset was given: {advice}")
+    config_name, loaded = _load(dataset, config_name, built_by)
     local = Path(dataset).is_dir()
-    if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
-        what = "is a file" if Path(dataset).is_file() else "does not exist"
-        raise UserError(f"the dataset folder {dataset!r} {what}: {advice}")
-    for path in sorted(Path(dataset).rglob("*.parquet")) if local else ():
-        if instead := what_file_is(path):
-            raise UserError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
-    try:
-        config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
-        loaded = datasets.load_dataset(dataset, config_name, data_files=split_folders(Path(dataset)) if local else None)
-    except UserError:
-        raise
-    # RuntimeError: a loading script; the others: an answer or a card that datasets runs into.
-    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
-        cause = error.__cause__ or error
-        raise UserError(f"dataset {dataset!r} cannot be loaded ({type(cause).__name__}: {cause}): {advice}") from error
     tables = {usual_name(name, loaded): rows for name, rows in loaded.items()}
     if "train" not in tables:
         raise UserError(f"config {config_name!r} of {dataset!r} has no train split: it has {', '.join(loaded)}")
@@ -193,6 +171,39 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
     if made:
         note(made_in_words(splits))
     return without_classes(splits, [word.strip() for word in leave_out.split(",")]) if leave_out else splits
+
+
+def _load(dataset: str, config_name: str, built_by: str) -> tuple[str, datasets.DatasetDict]:
+    """The config's name and its splits as they are stored.
+
+    Raises:
+        UserError: no such dataset or config, or it cannot be loaded.
+    """
+    advice = (
+        f"build it with `{built_by}`"
+        if built_by
+        else "give --dataset the folder a build_* command wrote, a folder with a folder of images for each class, or a "
+        "Hub dataset id"
+    )
+    if not dataset:
+        raise UserError(f"no dataset was given: {advice}")
+    local = Path(dataset).is_dir()
+    if not local and (built_by or dataset.count("/") != 1 or dataset.startswith((".", "/", "~"))):
+        what = "is a file" if Path(dataset).is_file() else "does not exist"
+        raise UserError(f"the dataset folder {dataset!r} {what}: {advice}")
+    for path in sorted(Path(dataset).rglob("*.parquet")) if local else ():
+        if instead := what_file_is(path):
+            raise UserError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
+    try:
+        config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
+        files = split_folders(Path(dataset)) if local else None
+        return config_name, datasets.load_dataset(dataset, config_name, data_files=files)
+    except UserError:
+        raise
+    # RuntimeError: a loading script; the others: an answer or a card that datasets runs into.
+    except (datasets.exceptions.DatasetsError, OSError, RuntimeError, ValueError, LookupError, TypeError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"dataset {dataset!r} cannot be loaded ({type(cause).__name__}: {cause}): {advice}") from error
 
 
 def choose_config(dataset: str, config_name: str, known: Sequence[str]) -> str:

@@ -27,7 +27,7 @@ from trainers.model_folder.trust import (
     predict_folders,
     predict_left_out,
 )
-from trainers.trust.fit import needed_lesions, promised
+from trainers.trust.fit import FittedTrust, needed_lesions, promised
 from trainers.trust.options import TrustOptions
 
 UNKNOWN_LEAK = (
@@ -67,19 +67,52 @@ def fit_trust(
     check_output(out)
     model, processor, old = load(source, weights_dtype)
     splits = splits.in_order(model.config.labels)
-
-    foreign = predict_folders(model, processor, ood_sets or [], options.inference)
-    foreign |= predict_left_out(model, processor, splits, options.inference)
+    ood = predict_folders(model, processor, ood_sets or [], options.inference)
+    ood |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
-    still = still_said(old, dataset, options, weights_dtype)
-    stored = stored_predictions(Path(source), bool(model.early_layers())) if still else {}
+    unchanged = can_reuse(old, dataset, options, weights_dtype)
+    stored = stored_predictions(Path(source), bool(model.early_layers())) if unchanged else {}
     predictions = {
         split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
         for split in EVALUATED_SPLITS
         if split in splits.splits
     }
+    fitted = _learned(model, processor, splits, predictions, options)
+    described = about(old, splits, dataset, options.seed)
+    if "training" in described and "trained_on" not in described:
+        mark_selection(fitted.config, chosen_on(ReportNode(described)))
+    predictions, ood = give_trust(model, fitted, predictions), give_trust(model, fitted, ood)
+    samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if unchanged else None
+    report = {
+        "schema_version": SCHEMA_VERSION,
+        **described,
+        "trust": fitted.config,
+        "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
+        "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
+    }
+    report |= evaluate_splits(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, ood)
+    report["model"] |= (naming or {}) | ({"weights_dtype": weights_dtype} if weights_dtype else {})
+    with written_whole(out) as folder:
+        save(model, processor, folder, report["model"]["weights_dtype"])
+        write_all(predictions, folder, keep_features)
+        write_ood(ood, folder)
+        write_splits(splits, folder)
+        if samples is not None:
+            write_samples(predictions["test"], samples, samples_file(folder, "test"))
+        describe(report, predictions, folder, ood)
+    return report
+
+
+def _learned(
+    model: Any, processor: Any, splits: Splits, predictions: dict[str, Predictions], options: TrustOptions
+) -> FittedTrust:
+    """Fitted trust; where it cannot be had, the message says how many images the split has and about how many it takes.
+
+    Raises:
+        UserError: nothing can be fitted.
+    """
     try:
-        fitted = learn_trust(model, processor, splits, predictions, options)
+        return learn_trust(model, processor, splits, predictions, options)
     except UserError as error:
         calibration = predictions[fitted_split(predictions)]
         needed = needed_lesions(options, len(splits.labels))
@@ -89,33 +122,10 @@ def fit_trust(
             f"{error} (it has {len(calibration)} images; about {needed} are needed to promise anything: give more, or "
             "use the model as it is, with trust=False)"
         ) from error
-    described = about(old, splits, dataset, options.seed)
-    if "training" in described and "trained_on" not in described:
-        mark_selection(fitted.config, chosen_on(ReportNode(described)))
-    predictions, foreign = give_trust(model, fitted, predictions), give_trust(model, fitted, foreign)
-    samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if still else None
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        **described,
-        "trust": fitted.config,
-        "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
-        "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
-    }
-    report |= evaluate_splits(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, foreign)
-    report["model"] |= (naming or {}) | ({"weights_dtype": weights_dtype} if weights_dtype else {})
-    with written_whole(out) as folder:
-        save(model, processor, folder, report["model"]["weights_dtype"])
-        write_all(predictions, folder, keep_features)
-        write_ood(foreign, folder)
-        write_splits(splits, folder)
-        if samples is not None:
-            write_samples(predictions["test"], samples, samples_file(folder, "test"))
-        describe(report, predictions, folder, foreign)
-    return report
 
 
-def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptions, weights_dtype: str) -> bool:
-    """Whether the predictions that lie with a model are those that would be made now.
+def can_reuse(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptions, weights_dtype: str) -> bool:
+    """Whether the predictions stored with a model are those that would be made now.
 
     Args:
         old: the model's report.
@@ -131,14 +141,13 @@ def still_said(old: dict[str, Any], dataset: dict[str, Any], options: TrustOptio
 
 
 def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]:
-    """Split -> predictions with all that a gate may look at; none where a file is not as it was finished."""
+    """Split -> predictions with all inputs of a gate; none where a file is not as it was finished."""
     try:
         if verify_folder(folder):
             return {}
     except UserError:  # no folder, or one that cannot be compared with anything
         return {}
     found = {}
-
     for split in EVALUATED_SPLITS:
         path = folder / f"predictions_{split}.parquet"
         rows = read_predictions(path) if path.is_file() else None
@@ -160,7 +169,6 @@ def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: in
         seed: of the resamples.
     """
     kept: dict[str, Any] = {name: old[name] for name in ("imported", "training") if name in old}
-
     made = {**origin(), "seed": seed, **old.get("provenance", {}), "dataset": dataset}
     trained_on = None if "imported" in old else old.get("trained_on", old.get("provenance", {}).get("dataset"))
     found: dict[str, Any] = {

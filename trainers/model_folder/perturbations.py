@@ -1,18 +1,18 @@
-"""Images that a lesion classifier should not be asked about, and images that it will be, made from its own images.
+"""Perturbed images, to choose the out-of-distribution gate by, and corrupted images, for the report on robustness.
 
-``SHIFTS`` ruin an image: blurred until nothing is left, torn into tiles, colours turned round. The out-of-distribution
-gate is chosen by how well it tells them from the images as they are (``trainers.trust.gate``); no set of ood images
-is needed for that, so none is used up. They are not a test set: how the gate does on ood images is measured apart.
+``PERTURBATIONS`` leave an image that a lesion classifier should decline: blurred until nothing is left, cut into tiles,
+other colours. The gate is chosen by how well it separates them from the images as they are (``trainers.trust.gate``);
+no set of ood images is needed for that, so none is used up. They are not a test set: the gate is evaluated on ood
+images separately.
 
-``CORRUPTIONS`` are what a camera and a practice do to an image that stays one of a lesion, in severities 1 to 3, for
-the report's section on robustness. After Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common
-Corruptions and Perturbations", ICLR 2019, and Maron et al., "A benchmark for neural network robustness in skin cancer
-classification", European Journal of Cancer 155, 2021, who add hairs; milder than the first, whose images are of
-objects that are known at a glance.
+``CORRUPTIONS`` are what a camera and a practice do to an image that stays one of a lesion, in severities 1 to 3. After
+Hendrycks & Dietterich, "Benchmarking Neural Network Robustness to Common Corruptions and Perturbations", ICLR 2019, and
+Maron et al., "A benchmark for neural network robustness in skin cancer classification", European Journal of Cancer 155,
+2021, who add hairs; milder than the first, whose images are of objects that are recognised easily.
 
 All take an RGB image of any size from 32 pixels on and give one of the same size. The same (seed, index) gives the
-same pixels. Lengths are shares of the shorter side, and noise has grains of that scale: what is done to an image is
-still there once the processor has made it small.
+same pixels. Lengths are shares of the shorter side, and noise has grains of that scale: a perturbation is
+still visible after the processor has resized the image.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ GRAINS = 150  # of noise, along the shorter side
 TILES = 5  # a side
 LEAVES = 160
 
-Shift = Callable[[Image.Image, np.random.Generator], Image.Image]
+Perturbation = Callable[[Image.Image, np.random.Generator], Image.Image]
 Corruption = Callable[[Image.Image, int, np.random.Generator], Image.Image]
 
 
-def shifted(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Image:
-    """Ruin one image.
+def perturbed(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Image:
+    """Perturb one image.
 
     Args:
         image: of any mode; both sides at least 32 pixels.
-        kind: one of ``SHIFTS``.
+        kind: one of ``PERTURBATIONS``.
         seed: of the whole set.
         index: the image's number in it; each gets other tiles, other noise.
 
@@ -53,13 +53,13 @@ def shifted(image: Image.Image, kind: str, *, seed: int, index: int) -> Image.Im
     Raises:
         UserError: there is no such kind, or a side is below 32 pixels.
     """
-    if kind not in SHIFTS:
-        raise UserError(f"no shift is called {kind!r}: choose one of {', '.join(SHIFTS)}")
-    return SHIFTS[kind](_rgb(image), _generator(kind, seed, index))
+    if kind not in PERTURBATIONS:
+        raise UserError(f"no perturbation is called {kind!r}: choose one of {', '.join(PERTURBATIONS)}")
+    return PERTURBATIONS[kind](_rgb(image), _generator(kind, seed, index))
 
 
 def corrupted(image: Image.Image, kind: str, severity: int, *, seed: int, index: int) -> Image.Image:
-    """Do to one image what a camera or a practice may do.
+    """Corrupt one image as a camera or a practice may do.
 
     Args:
         image: of any mode; both sides at least 32 pixels.
@@ -82,17 +82,17 @@ def corrupted(image: Image.Image, kind: str, severity: int, *, seed: int, index:
     return CORRUPTIONS[kind](_rgb(image), severity, _generator(kind, seed, index))
 
 
-# ------------------------------------------------------------------------------------------------------------- shifts
+# -------------------------------------------------------------------------------------------------------- perturbations
 
 
 def defocused(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Far out of focus: a disc of 20 to 30 % of the shorter side in diameter; a stain of the same colours is left."""
-    return _picture(_disc_blur(_floats(image), float(rng.uniform(0.10, 0.15)) * min(image.size)))
+    """Far out of focus: a disc of 20 to 30 % of the shorter side in diameter; a spot of the same colours is left."""
+    return _as_image(_disc_blur(_floats(image), float(rng.uniform(0.10, 0.15)) * min(image.size)))
 
 
 def noisy(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Under coloured noise of 0.35 to 0.5 of the full range: the lesion can only be guessed."""
-    return _picture(_floats(image) + float(rng.uniform(0.35, 0.5)) * _grains(image.size, rng))
+    return _as_image(_floats(image) + float(rng.uniform(0.35, 0.5)) * _grains(image.size, rng))
 
 
 def tiled(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -115,7 +115,7 @@ def phase_scrambled(image: Image.Image, rng: np.random.Generator) -> Image.Image
     spectrum = np.fft.fft2(_floats(image), axes=(0, 1))
     turn = np.angle(np.fft.fft2(rng.standard_normal((image.height, image.width))))
     turn[0, 0] = 0.0  # the mean stays
-    return _picture(np.fft.ifft2(spectrum * np.exp(1j * turn)[..., None], axes=(0, 1)).real)
+    return _as_image(np.fft.ifft2(spectrum * np.exp(1j * turn)[..., None], axes=(0, 1)).real)
 
 
 def inverted(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -136,13 +136,13 @@ def static(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     pixels = _floats(image).reshape(-1, 3).astype(np.float64)
     values, axes = np.linalg.eigh(np.cov(pixels.T))
     mixing = axes * np.sqrt(values.clip(min=0.0))
-    return _picture(pixels.mean(axis=0) + _grains(image.size, rng) @ mixing.T)
+    return _as_image(pixels.mean(axis=0) + _grains(image.size, rng) @ mixing.T)
 
 
 def faded(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """With 4 to 10 % of its contrast left, around its mean brightness in grey."""
     pixels = _floats(image)
-    return _picture(pixels.mean() + float(rng.uniform(0.04, 0.10)) * (pixels - pixels.mean()))
+    return _as_image(pixels.mean() + float(rng.uniform(0.04, 0.10)) * (pixels - pixels.mean()))
 
 
 def dead_leaves(image: Image.Image, rng: np.random.Generator) -> Image.Image:
@@ -159,16 +159,16 @@ def dead_leaves(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     centres = rng.random((LEAVES, 2)) * image.size
     colours = rng.integers(0, 256, (LEAVES, 3))
     corners, turns = rng.choice([3, 4, 5, 60], LEAVES), rng.uniform(0, 2 * math.pi, LEAVES)
-    sheet = Image.new("RGB", image.size, tuple(int(c) for c in rng.integers(0, 256, 3)))
-    pen = ImageDraw.Draw(sheet)
+    covered = Image.new("RGB", image.size, tuple(int(c) for c in rng.integers(0, 256, 3)))
+    pen = ImageDraw.Draw(covered)
     for radius, (x, y), colour, n, turn in zip(radii, centres, colours, corners, turns, strict=True):
         angles = turn + 2 * math.pi * np.arange(n) / n
         outline = [(float(x + radius * math.cos(a)), float(y + radius * math.sin(a))) for a in angles]
         pen.polygon(outline, fill=tuple(int(c) for c in colour))
-    return sheet
+    return covered
 
 
-SHIFTS: dict[str, Shift] = {
+PERTURBATIONS: dict[str, Perturbation] = {
     "defocused": defocused,
     "noisy": noisy,
     "tiled": tiled,
@@ -185,7 +185,7 @@ SHIFTS: dict[str, Shift] = {
 
 def defocus_blur(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
     """A disc of 1.5, 3 or 5 % of the shorter side in diameter."""
-    return _picture(_disc_blur(_floats(image), (0.0075, 0.015, 0.025)[severity - 1] * min(image.size)))
+    return _as_image(_disc_blur(_floats(image), (0.0075, 0.015, 0.025)[severity - 1] * min(image.size)))
 
 
 def motion_blur(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
@@ -199,25 +199,25 @@ def motion_blur(image: Image.Image, severity: int, rng: np.random.Generator) -> 
         left, top = int(x), int(y)
         for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
             kernel[top + dy, left + dx] += (1 - abs(x - left - dx)) * (1 - abs(y - top - dy))
-    return _picture(cv2.filter2D(_floats(image), -1, kernel / kernel.sum()))
+    return _as_image(cv2.filter2D(_floats(image), -1, kernel / kernel.sum()))
 
 
 def gaussian_noise(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
     """Coloured noise with a standard deviation of 3, 6 or 10 % of the full range."""
-    return _picture(_floats(image) + (0.03, 0.06, 0.10)[severity - 1] * _grains(image.size, rng))
+    return _as_image(_floats(image) + (0.03, 0.06, 0.10)[severity - 1] * _grains(image.size, rng))
 
 
 def brightness(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
     """Exposed 0.4, 0.8 or 1.3 stops too much or too little; pixels are taken as light to the power of 1 / 2.2."""
     stops = (0.4, 0.8, 1.3)[severity - 1] * float(rng.choice([-1, 1]))
-    return _picture(_floats(image) * 2 ** (stops / 2.2))
+    return _as_image(_floats(image) * 2 ** (stops / 2.2))
 
 
 def contrast(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
     """With 75, 55 or 40 % of its contrast, around each channel's mean."""
     pixels = _floats(image)
     mean = pixels.mean(axis=(0, 1))
-    return _picture(mean + (0.75, 0.55, 0.40)[severity - 1] * (pixels - mean))
+    return _as_image(mean + (0.75, 0.55, 0.40)[severity - 1] * (pixels - mean))
 
 
 def jpeg(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
@@ -231,7 +231,7 @@ def jpeg(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.I
 def white_balance(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
     """Under a light that is too warm or too cold: red up and blue down by 5, 10 or 16 %, or the other way round."""
     cast = (0.05, 0.10, 0.16)[severity - 1] * float(rng.choice([-1, 1]))
-    return _picture(_floats(image) * np.array([1 + cast, 1.0, 1 - cast], dtype=np.float32))
+    return _as_image(_floats(image) * np.array([1 + cast, 1.0, 1 - cast], dtype=np.float32))
 
 
 def hairs(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.Image:
@@ -257,7 +257,7 @@ def hairs(image: Image.Image, severity: int, rng: np.random.Generator) -> Image.
         pen.line(points, fill=235, width=max(1, round(width * side * scale)), joint="curve")
     opacity = np.asarray(veil.reduce(scale), dtype=np.float32)[..., None] / 255
     pixels = _floats(image)
-    return _picture(pixels + (colour - pixels) * opacity)
+    return _as_image(pixels + (colour - pixels) * opacity)
 
 
 CORRUPTIONS: dict[str, Corruption] = {
@@ -289,7 +289,7 @@ def _floats(image: Image.Image) -> np.ndarray:
     return np.asarray(image, dtype=np.float32) / 255
 
 
-def _picture(pixels: np.ndarray) -> Image.Image:
+def _as_image(pixels: np.ndarray) -> Image.Image:
     """(H, W, 3) in 0..1 -> RGB; what lies outside is cut off."""
     return Image.fromarray((np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8))
 

@@ -39,7 +39,6 @@ def predict_split(
     named: str = "",
     inference: str = "plain",
     batch_size: int = 64,
-    workers: int = 0,
     progress: bool = True,
 ) -> Predictions:
     """Predict one split, or some of its rows, as the images are or altered.
@@ -54,7 +53,6 @@ def predict_split(
         named: what the predictions call their split; empty = ``split``.
         inference: one of the model's ways of answering; views and samples come out as members.
         batch_size: images a forward pass.
-        workers: data loading processes.
         progress: show a progress bar.
 
     Returns:
@@ -70,7 +68,7 @@ def predict_split(
     chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
     part = replace(splits, splits={split: table if rows is None else table.select(chosen)})
     images = AlteredImages(part.splits[split], processor, alter, chosen)
-    loader = DataLoader(images, batch_size=batch_size, num_workers=workers, collate_fn=collate)
+    loader = DataLoader(images, batch_size=batch_size, collate_fn=collate)
     raw, seen = _run(model, loader, inference, f"predict {named or split}", progress)
     image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
     if "image_id" in table.column_names:

@@ -1,4 +1,4 @@
-"""From a finished model and its predictions to fitted trust: what has to be asked of the model itself is asked here."""
+"""From a finished model and its predictions to fitted trust: the parts of the fit that run the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from datasets_scripts.command import UserError
 from trainers.metrics.predictions import NO_LABEL, Predictions
 from trainers.model_folder.data import SPLITS, Splits
-from trainers.model_folder.perturbations import SHIFTS, shifted
+from trainers.model_folder.perturbations import PERTURBATIONS, perturbed
 from trainers.model_folder.predict import predict_ood, predict_split, with_ood_scores
 from trainers.trust.fit import FittedTrust, first_half, fit_trust
 from trainers.trust.options import TrustOptions
@@ -37,7 +37,7 @@ def fitted_split(predictions: dict[str, Predictions]) -> str:
 
 
 def nothing_promised(promise: Mapping[str, Any]) -> str:
-    """One line on what ``promised`` found: how many lesions there are, how many it takes, and what to do; or ""."""
+    """One line when ``promised`` found nothing: the number of lesions, how many it takes, and what to do; or ""."""
     if promise["possible"]:
         return ""
     if promise["needed"] is None:
@@ -60,13 +60,13 @@ def learn_trust(
     *,
     progress: bool = True,
 ) -> FittedTrust:
-    """Fit trust, showing the model altered images of the first calibration half to choose its gate by.
+    """Fit trust; the gate is chosen by the model's predictions of perturbed images of the first calibration half.
 
     Args:
         model: with its final weights.
         processor: its image processor.
         splits: the dataset.
-        predictions: split -> what the model says of it, with features, made with ``options.inference``.
+        predictions: split -> predictions of the model, with features, made with ``options.inference``.
         options: what to fit.
         progress: show progress bars.
 
@@ -75,19 +75,19 @@ def learn_trust(
     """
     split = fitted_split(predictions)
     rows = predictions[split]
-    looks = "pixel_values" in model.input_names
+    has_images = "pixel_values" in model.input_names
     try:
         chosen = first_half(rows, options)
-        kinds = SHIFTS if looks and options.detector == "auto" else {}
-        altered = {
+        kinds = PERTURBATIONS if has_images and options.detector == "auto" else {}
+        by_kind = {
             kind: predict_split(
                 model,
                 processor,
                 splits,
                 split,
                 rows=chosen,
-                alter=partial(_altered, kind=kind, seed=options.seed),
-                named=f"shifted_{kind}",
+                alter=partial(_perturbed, kind=kind, seed=options.seed),
+                named=f"perturbed_{kind}",
                 inference=options.inference,
                 progress=progress,
             )
@@ -95,10 +95,10 @@ def learn_trust(
         }
         return fit_trust(
             rows,
-            altered,
+            by_kind,
             options,
             date=datetime.now(UTC).date().isoformat(),
-            preprocessing=processor.pixel_settings() if looks else {},
+            preprocessing=processor.pixel_settings() if has_images else {},
         )
     except UserError:
         raise
@@ -106,8 +106,8 @@ def learn_trust(
         raise UserError(f"{split} split: {error}") from error
 
 
-def _altered(image: Image.Image, number: int, *, kind: str, seed: int) -> Image.Image:
-    return shifted(image, kind, seed=seed, index=number)
+def _perturbed(image: Image.Image, number: int, *, kind: str, seed: int) -> Image.Image:
+    return perturbed(image, kind, seed=seed, index=number)
 
 
 def mark_selection(config: dict[str, Any], chosen_on: str) -> None:
@@ -124,7 +124,7 @@ def give_trust(
     fitted: FittedTrust,
     predictions: dict[str, Predictions],
 ) -> dict[str, Predictions]:
-    """Let the model take trust over; the same predictions with what its gate says of each image, if it has one."""
+    """Set the trust of the model; the same predictions with the score of its gate for each image, if it has one."""
     model.set_trust(fitted.config, fitted.buffers)
     if "ood" not in fitted.config:
         return dict(predictions)

@@ -245,9 +245,9 @@ def missed_in_low(
     weights: np.ndarray | None = None,
     confidence: float = 0.95,
 ) -> dict[str, Any]:
-    """How many malignant lesions are waved through: answered with a benign class, in the low band.
+    """How many malignant lesions are missed: answered with a benign class, in the low band.
 
-    The band's promise averages over mostly nevi, and says nothing about this. The bound is exact on a split that
+    The band's promise averages over mostly nevi and does not cover this. The bound is exact on a split that
     played no part in choosing the threshold (test); on the half it was selected with, it is too low.
 
     Args:

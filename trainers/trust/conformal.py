@@ -28,7 +28,7 @@ FINEST = 10**9
 
 
 class ConformalFitWarning(UserWarning):
-    """The thresholds are valid but useless; the message says why."""
+    """The thresholds are valid but useless; the message gives the reason."""
 
 
 @dataclass(frozen=True)

@@ -194,8 +194,8 @@ def fit_mahalanobis(
     twentyfold between the sources of one dataset; no noise is added to the image and no other layer is used, so that
     one forward pass is enough.
 
-    ``early_mahalanobis`` is the same fit on the statistics of an early layer (N, E). The last features keep what tells
-    the classes apart and may lose the rest; an early layer keeps colours, edges and textures, in which ood images
+    ``early_mahalanobis`` is the same fit on the statistics of an early layer (N, E). The last features keep what
+    separates the classes and may lose the rest; an early layer keeps colours, edges and textures, in which ood images
     differ. Which depth is best depends on the ood images (Anthony & Kamnitsas, UNSURE 2023).
 
     Args:

@@ -41,7 +41,7 @@ METHODS = {
 
 
 class TrustWarning(UserWarning):
-    """Trust was fitted, but promises less than was asked for; the message says why."""
+    """Trust was fitted, but promises less than its options set; the message gives the reason."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class FittedTrust:
 
 def fit_trust(
     rows: Predictions,
-    shifted: Mapping[str, Predictions],
+    perturbed: Mapping[str, Predictions],
     options: TrustOptions,
     *,
     date: str,
@@ -70,8 +70,8 @@ def fit_trust(
     Args:
         rows: predictions of the calibration split, with features; of validation where there is none, and then marked
             so.
-        shifted: kind of alteration -> predictions of altered images of the first half (:func:`first_half`); empty where
-            the model looks at no image: the detector is then the first that is not a function of the answer alone.
+        perturbed: kind of perturbation -> predictions of perturbed images of the first half (:func:`first_half`); empty
+            where the model has no image input: the detector is then the first that does not depend on the answer alone.
         options: what to fit.
         date: of the fit, ISO.
         preprocessing: the image processor's settings, for which alone the promises hold.
@@ -80,7 +80,7 @@ def fit_trust(
         ValueError: no features, a half of which the gate accepts nothing, or nothing to fit on.
     """
     first, second = halve(rows.label, rows.group_id, options.seed)
-    said = {
+    facts = {
         "split": rows.split,
         "date": date,
         "also_used_for_model_selection": rows.split == "validation",
@@ -89,9 +89,9 @@ def fit_trust(
     # Biases and class frequencies must weigh the images alike; a scalar has no such partner and counts images.
     by_lesion = None if options.temperature == "scalar" else one.group_id
     calibration = fit_calibration(one.logits, one.label, options.temperature, groups=by_lesion)
-    made_from = np.searchsorted(np.flatnonzero(first), first_half(rows, options)) if shifted else None
-    gate, fewer = _gate(one, calibration.value, shifted, made_from, options)
-    of_first = {"n_groups": _groups(one), "half": "first", **said}
+    made_from = np.searchsorted(np.flatnonzero(first), first_half(rows, options)) if perturbed else None
+    gate, fewer = _gate(one, calibration.value, perturbed, made_from, options)
+    of_first = {"n_groups": _groups(one), "half": "first", **facts}
     config = {
         "temperature": {**_temperature(calibration), "seed": options.seed, **of_first},
         "prior": {
@@ -100,12 +100,12 @@ def fit_trust(
             "method": "share of each class, every lesion weighing the same",
             **of_first,
         },
-        "ood": {**gate.as_config(), **fewer, "half": "first", **said},
+        "ood": {**gate.as_config(), **fewer, "half": "first", **facts},
     }
     drawn_one, drawn_two = (_accepted(part, gate, options.seed) for part in (one, two))
-    config |= _promises(drawn_one, drawn_two, calibration, options, said)
+    config |= _promises(drawn_one, drawn_two, calibration, options, facts)
     config["policy"] = {"max_set_size": min(options.max_set_size, len(rows.labels) - 1)}
-    config["fitted_for"] = {"inference": options.inference, "preprocessing": dict(preprocessing or {}), **said}
+    config["fitted_for"] = {"inference": options.inference, "preprocessing": dict(preprocessing or {}), **facts}
     return FittedTrust(config, gate.buffers)
 
 
@@ -117,14 +117,14 @@ def temperature_alone(rows: Predictions, why: str) -> FittedTrust:
         why: why there is no more; stands beside the temperature.
     """
     fit = fit_calibration(rows.logits, rows.label)
-    said = {
+    facts = {
         "n_groups": _groups(rows),
         "split": rows.split,
         "date": datetime.now(UTC).date().isoformat(),
         "also_used_for_model_selection": rows.split == "validation",
         "alone_because": why,
     }
-    return FittedTrust({"temperature": {**_temperature(fit), **said}}, {})
+    return FittedTrust({"temperature": {**_temperature(fit), **facts}}, {})
 
 
 def promised(rows: Predictions, trust: Mapping[str, Any], options: TrustOptions) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def promised(rows: Predictions, trust: Mapping[str, Any], options: TrustOptions)
         return found
     moderate = bands["moderate"]
     if n >= least and moderate["n"]:
-        # Enough lesions, and still no promise: it takes as many more as the share of wrong answers asks for.
+        # Enough lesions, and still no promise: the share of wrong answers decides how many more it takes.
         wanted = least_n(options.moderate_risk, options.confidence, moderate["errors"] / moderate["n"])
         found["needed"] = None if wanted is None else max(math.ceil(n * wanted / moderate["n"]), n + 1)
     return {**found, "possible": False, "declines": True, "reason": str(moderate["reason"])}
@@ -178,25 +178,25 @@ def first_half(rows: Predictions, options: TrustOptions) -> np.ndarray:
     return np.sort(drawn[order[: options.shifted_images]])
 
 
-def shown_acceptance(asked: float, n: int) -> float:
-    """The acceptance that n images can show: ``asked``, or n / (n + 1) cut to hundredths where they are too few.
+def shown_acceptance(wanted: float, n: int) -> float:
+    """The acceptance that n images can show: ``wanted``, or n / (n + 1) cut to hundredths where they are too few.
 
     The threshold is then the largest held-out score, which a next image exceeds with a chance of 1 / (n + 1).
     """
-    return asked if (n + 1) * asked <= n + SLACK else math.floor(100 * n / (n + 1)) / 100
+    return wanted if (n + 1) * wanted <= n + SLACK else math.floor(100 * n / (n + 1)) / 100
 
 
 def _gate(
     one: Predictions,
     temperature: float,
-    shifted: Mapping[str, Predictions],
+    perturbed: Mapping[str, Predictions],
     made_from: np.ndarray | None,
     options: TrustOptions,
 ) -> tuple[GateFit, dict[str, Any]]:
-    """The gate of the first half; and what it accepts less than was asked for, with the reason."""
+    """The gate of the first half; and what it accepts less than the options set, with the reason."""
     acceptance = shown_acceptance(options.acceptance, len(one))
     # Before the fit: a detector without a fit stands in where there are too few images, and for nothing else.
-    for images, rows in {"images": one, **{f"images ({kind})": altered for kind, altered in shifted.items()}}.items():
+    for images, rows in {"images": one, **{f"images ({kind})": part for kind, part in perturbed.items()}}.items():
         check_values(_features(rows), "feature", images)
         check_values(rows.logits, "logit", images)
         check_values(rows.early, "statistic of an early layer", images)
@@ -207,11 +207,11 @@ def _gate(
             one.label,
             one.group_id,
             temperature,
-            {kind: _seen(altered) for kind, altered in shifted.items()},
+            {kind: _gate_inputs(part) for kind, part in perturbed.items()},
             acceptance=acceptance,
             detector=options.detector,
             early=one.early,
-            shifted_rows=made_from,
+            perturbed_rows=made_from,
             seed=options.seed,
         )
     except OODFitError as error:
@@ -250,7 +250,7 @@ def _unfitted_gate(one: Predictions, temperature: float, acceptance: float, seed
 
 def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
     """The images of a half that the gate accepts, one a lesion."""
-    inside = part.select(gate.accepts(*_seen(part)))
+    inside = part.select(gate.accepts(*_gate_inputs(part)))
     if not len(inside):
         raise ValueError(
             f"the gate, set on one half, accepts none of the {len(part)} images of the other: there is nothing to "
@@ -259,7 +259,7 @@ def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
     return inside.select(one_per_group(inside.group_id, seed))
 
 
-def _seen(rows: Predictions) -> Any:
+def _gate_inputs(rows: Predictions) -> Any:
     """Features, raw logits and, where there are, early statistics."""
     return (_features(rows), rows.logits, *(() if rows.early is None else (rows.early,)))
 
@@ -274,7 +274,7 @@ def _features(rows: Predictions) -> np.ndarray:
 
 
 def _promises(
-    one: Predictions, two: Predictions, calibration: CalibrationFit, options: TrustOptions, said: dict[str, Any]
+    one: Predictions, two: Predictions, calibration: CalibrationFit, options: TrustOptions, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Sets and bands, from the accepted images of both halves, one a lesion."""
     probs_one, probs_two = (np.exp(calibration.log_probs(part.logits)) for part in (one, two))
@@ -297,7 +297,7 @@ def _promises(
         moderate_risk=options.moderate_risk,
         confidence=options.confidence,
     )
-    counted = {"n_lesions": len(two), "half": "second", **said}
+    counted = {"n_lesions": len(two), "half": "second", **facts}
     return {
         "conformal": {**sets.as_config(), **counted},
         "bands": {name: {**band, **counted} for name, band in bands.as_config().items()},

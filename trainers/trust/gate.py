@@ -1,8 +1,8 @@
-"""The out-of-distribution gate: which detector, and from which score on an image is turned away.
+"""The out-of-distribution gate: which detector, and above which score an image is declined.
 
-Chosen and fitted on the first half of the calibration split alone. The detector is the one that best tells these images
-from perturbed versions of themselves (``trainers.model_folder.perturbations``). No ood image takes part, so that the
-result on ood images stays a measurement.
+Chosen and fitted on the first half of the calibration split alone. The detector is the one that best separates these
+images from perturbed versions of themselves (``trainers.model_folder.perturbations``). No ood image takes part, so that
+the result on ood images stays a measurement.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from trainers.trust.detectors import DETECTORS, OODFit, OODFitError, check, fit_
 from trainers.trust.held_out import FOLDS, CrossFit, cross_fit, threshold_at
 
 AUTO = "auto"
-# For a model that looks at no image, of which no perturbed version can be made: the best on the models so far.
-WITHOUT_SHIFTS = "mahalanobis"
+# For a model without image input, for which no perturbed version can be made: the best on the models so far.
+WITHOUT_PERTURBED = "mahalanobis"
 CHOSEN = "highest mean AUROC of perturbed against unchanged calibration images, held out by lesion group"
 
 # kind -> features (K, D), raw logits (K, C) or (K, M, C) and, where the model gives them, early statistics (K, E) of
 # calibration images perturbed that way
-Shifted = Mapping[str, tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray]]
+Perturbed = Mapping[str, tuple[np.ndarray, np.ndarray] | tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class GateFit:
 
     Attributes:
         detector: its name.
-        threshold: an image is strange when its score is above it.
+        threshold: an image is ood when its score is above it.
         acceptance: the share of calibration images that was to be accepted.
         accepted: the share of them that is, by their held-out scores.
         settings: the detector's numbers.
@@ -112,47 +112,48 @@ class Known:
     def __len__(self) -> int:
         return len(self.features)
 
-    def seen_by(self, detector: str) -> np.ndarray:
-        """The features, or the early statistics where the detector looks at those."""
+    def inputs_of(self, detector: str) -> np.ndarray:
+        """The features, or the early statistics where the detector uses those."""
         return inputs_of(detector, self.features, self.early)
 
     def fit(self, detector: str) -> OODFit:
         """Fit a detector on all images."""
-        return fit_of(detector)(self.seen_by(detector), self.raw_logits, self.labels, self.temperature)
+        return fit_of(detector)(self.inputs_of(detector), self.raw_logits, self.labels, self.temperature)
 
     def cross_fit(self, detector: str, folds: int, seed: int) -> CrossFit:
         """Fit a detector once without each fold."""
-        seen = self.seen_by(detector)
+        inputs = self.inputs_of(detector)
         return cross_fit(
-            detector, seen, self.raw_logits, self.labels, self.groups, self.temperature, folds=folds, seed=seed
+            detector, inputs, self.raw_logits, self.labels, self.groups, self.temperature, folds=folds, seed=seed
         )
 
     def held_out(self, fitted: CrossFit) -> np.ndarray:
         """(N,) scores of the images, each by the fit that saw neither it nor its group."""
-        return fitted.score(self.seen_by(fitted.detector), self.raw_logits)
+        return fitted.score(self.inputs_of(fitted.detector), self.raw_logits)
 
 
 def choose(
     candidates: Sequence[str],
     known: Known,
-    shifted: Shifted,
+    perturbed: Perturbed,
     *,
-    shifted_rows: np.ndarray | None = None,
+    perturbed_rows: np.ndarray | None = None,
     folds: int = FOLDS,
     seed: int = 0,
 ) -> tuple[str, dict[str, Any], dict[str, CrossFit]]:
-    """Choose the detector that best tells calibration images from perturbed ones.
+    """Choose the detector that best separates calibration images from perturbed ones.
 
     Both are scored by fits that saw neither the image nor any of its lesion group, also its perturbed versions. For
-    each kind of shift the AUROC of perturbed (positive) against all images as they are; the mean over kinds decides,
-    the earlier candidate on a tie. Each kind counts the same, however many images it has.
+    each kind of perturbation the AUROC of perturbed (positive) against all images as they are; the mean over kinds
+    decides, the earlier candidate on a tie. Each kind counts the same, however many images it has.
 
     Args:
         candidates: names of detectors.
         known: the calibration half.
-        shifted: kind -> features, raw logits and perhaps early statistics of K images perturbed that way; at least one.
-        shifted_rows: (K,) number of the calibration image that each was made from. None = unknown: they are then scored
-            by the folds in turn, most by a fit that saw the unchanged image.
+        perturbed: kind -> features, raw logits and perhaps early statistics of K images perturbed that way; at least
+            one.
+        perturbed_rows: (K,) number of the calibration image that each was made from. None = unknown: they are then
+            scored by the folds in turn, most by a fit that saw the unchanged image.
         folds: of the cross-fit.
         seed: of the folds.
 
@@ -162,12 +163,12 @@ def choose(
 
     Raises:
         UnknownDetectorError: a candidate that is none.
-        OODFitError: no shifts, no candidates, or none that can be fitted.
+        OODFitError: no perturbed images, no candidates, or none that can be fitted.
     """
-    if not shifted or not candidates:
+    if not perturbed or not candidates:
         raise OODFitError(
-            f"{len(candidates)} detectors and {len(shifted)} kinds of shift: to choose one, give at least one of each; "
-            "or name the detector"
+            f"{len(candidates)} detectors and {len(perturbed)} kinds of perturbation: to choose one, give at least one "
+            "of each; or name the detector"
         )
     check(known.features, known.raw_logits, known.labels)
     rows: dict[str, dict[str, Any]] = {}
@@ -178,11 +179,11 @@ def choose(
         except OODFitError as error:
             rows[name] = {"why": str(error)}
             continue
-        fits[name], rows[name] = fitted, _told(fitted, known, shifted, shifted_rows)
+        fits[name], rows[name] = fitted, _separations(fitted, known, perturbed, perturbed_rows)
     if not fits:
         raise OODFitError(f"no detector can be fitted: {rows[candidates[0]]['why']}")
     best = max(fits, key=lambda name: rows[name]["mean"])  # the first of several
-    kinds = {kind: len(made[0]) for kind, made in shifted.items()}
+    kinds = {kind: len(made[0]) for kind, made in perturbed.items()}
     return best, {"method": CHOSEN, "n": len(known), "kinds": kinds, "detectors": rows}, fits
 
 
@@ -192,12 +193,12 @@ def fit_gate(
     labels: np.ndarray,
     groups: np.ndarray,
     temperature: float,
-    shifted: Shifted | None = None,
+    perturbed: Perturbed | None = None,
     acceptance: float = 0.95,
     detector: str = AUTO,
     *,
     early: np.ndarray | None = None,
-    shifted_rows: np.ndarray | None = None,
+    perturbed_rows: np.ndarray | None = None,
     folds: int = FOLDS,
     seed: int = 0,
 ) -> GateFit:
@@ -209,12 +210,13 @@ def fit_gate(
         labels: (N,) class indices.
         groups: (N,) lesion group ids.
         temperature: T > 0.
-        shifted: kind -> features, raw logits and, with ``early``, early statistics of calibration images perturbed that
-            way. With a named detector the table is filled all the same, for the report.
+        perturbed: kind -> features, raw logits and, with ``early``, early statistics of calibration images perturbed
+            that way. With a named detector the table is filled all the same, for the report.
         acceptance: share of calibration images to be accepted, in (0, 1).
-        detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where nothing is shifted.
+        detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where there are no
+            perturbed images.
         early: (N, E) statistics of an early layer; without them no detector that looks there is a candidate.
-        shifted_rows: (K,) number of the calibration image that each perturbed one was made from; see :func:`choose`.
+        perturbed_rows: (K,) number of the calibration image that each perturbed one was made from; see :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
 
@@ -228,12 +230,12 @@ def fit_gate(
     table: dict[str, Any] = {"method": "named"}
     if detector != AUTO:
         fit_of(detector)
-    if shifted:
+    if perturbed:
         candidates = [name for name in DETECTORS if early is not None or name not in EARLY]
-        best, found, fits = choose(candidates, known, shifted, shifted_rows=shifted_rows, folds=folds, seed=seed)
+        best, found, fits = choose(candidates, known, perturbed, perturbed_rows=perturbed_rows, folds=folds, seed=seed)
         detector, table = (best, found) if detector == AUTO else (detector, found | table)
     elif detector == AUTO:
-        detector, table = WITHOUT_SHIFTS, {"method": "default: there are no perturbed images to choose by"}
+        detector, table = WITHOUT_PERTURBED, {"method": "default: there are no perturbed images to choose by"}
     scores = known.held_out(fits.get(detector) or known.cross_fit(detector, folds, seed))
     return _gate(known, detector, scores, threshold_at(scores, acceptance), acceptance, table, folds, seed)
 
@@ -267,26 +269,28 @@ def _gate(
     )
 
 
-def _told(fitted: CrossFit, known: Known, shifted: Shifted, shifted_rows: np.ndarray | None) -> dict[str, Any]:
+def _separations(
+    fitted: CrossFit, known: Known, perturbed: Perturbed, perturbed_rows: np.ndarray | None
+) -> dict[str, Any]:
     """AUROC of each kind of perturbed images against the images as they are, and the mean over kinds."""
-    clean, told = known.held_out(fitted), {}
-    for kind, made in shifted.items():
-        seen = inputs_of(fitted.detector, made[0], made[2] if len(made) == 3 else None)
-        perturbed = fitted.score(seen, made[1], _rows(shifted_rows, fitted.fold, len(seen)))
-        strange = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(perturbed), dtype=bool)]
-        told[kind] = float(auroc(strange, np.r_[clean, perturbed]))
+    clean, found = known.held_out(fitted), {}
+    for kind, made in perturbed.items():
+        inputs = inputs_of(fitted.detector, made[0], made[2] if len(made) == 3 else None)
+        scores = fitted.score(inputs, made[1], _rows(perturbed_rows, fitted.fold, len(inputs)))
+        is_perturbed = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(scores), dtype=bool)]
+        found[kind] = float(auroc(is_perturbed, np.r_[clean, scores]))
     return {
-        "mean": plain(float(np.mean(list(told.values())))),
-        "auroc": {kind: plain(value) for kind, value in told.items()},
+        "mean": plain(float(np.mean(list(found.values())))),
+        "auroc": {kind: plain(value) for kind, value in found.items()},
     }
 
 
-def _rows(shifted_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarray:
+def _rows(perturbed_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarray:
     """(n,) calibration images whose folds score n perturbed ones."""
-    if shifted_rows is None:
+    if perturbed_rows is None:
         first_of_fold = np.unique(fold, return_index=True)[1]
         return first_of_fold[np.arange(n) % len(first_of_fold)]
-    rows = np.asarray(shifted_rows)
+    rows = np.asarray(perturbed_rows)
     if rows.shape != (n,) or (n and (rows.min() < 0 or rows.max() >= len(fold))):
         raise OODFitError(
             f"{rows.shape} row numbers for {n} perturbed of {len(fold)} calibration images: give the row that each "

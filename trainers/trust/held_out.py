@@ -1,9 +1,10 @@
 """Scores of calibration images by statistics that never saw them, and the threshold that follows.
 
 An image lies nearer to a mean, a covariance or a bank that it was itself part of: with 700 images in 64 dimensions the
-95 % quantile of such scores is far too low, and a threshold there would turn away many more than 5 % of new lesions. So
+95 % quantile of such scores is far too low, and a threshold there would decline many more than 5 % of new lesions. So
 the calibration half is dealt into folds by lesion group; the score of an image comes from the other folds' statistics.
-The model then carries statistics of the whole half, which know a little more: it accepts a little more than was asked.
+The model then carries statistics of the whole half, which cover a little more: it accepts a little more than its
+setting.
 """
 
 from __future__ import annotations
@@ -139,15 +140,15 @@ def threshold_at(scores: np.ndarray, acceptance: float = 0.95) -> float:
     """The score up to which images are accepted: the ceil((n + 1) * acceptance)-th smallest held-out one.
 
     A new image like them is then accepted with a chance of at least ``acceptance`` (as with conformal p-values for
-    outliers: Bates et al., Annals of Statistics 51, 2023), up to what folds cost. Every image weighs the same, as it is
-    images that are asked about; intervals beside it are by lesion.
+    outliers: Bates et al., Annals of Statistics 51, 2023), up to what folds cost. Every image weighs the same, because
+    users score images; intervals beside it are by lesion.
 
     Args:
         scores: (N,) held out, higher = more OOD.
         acceptance: in (0, 1).
 
     Returns:
-        The threshold; an image is strange when its score is above it.
+        The threshold; an image is ood when its score is above it.
 
     Raises:
         OODFitError: acceptance outside (0, 1), or too few scores for it.

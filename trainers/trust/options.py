@@ -1,4 +1,4 @@
-"""What can be asked of a fit of trust; the defaults are what every training run uses."""
+"""Options of a fit of trust; every training run uses the defaults."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class TrustOptions:
     detector: str = field(
         default=AUTO,
         metadata={
-            "help": "The out-of-distribution detector: auto (the one that best tells altered calibration images from "
-            f"unaltered ones), {', '.join(DETECTORS)}."
+            "help": "The out-of-distribution detector: auto (the one that best separates perturbed calibration "
+            f"images from the originals), {', '.join(DETECTORS)}."
         },
     )
     acceptance: float = field(
@@ -60,7 +60,7 @@ class TrustOptions:
     )
     inference: str = field(default="plain", metadata={"help": f"How the model is to be run: {', '.join(INFERENCES)}."})
     shifted_images: int = field(
-        default=128, metadata={"help": "Calibration images that are altered in each way to choose the detector."}
+        default=128, metadata={"help": "Calibration images that are perturbed in each way to choose the detector."}
     )
     seed: int = field(
         default=0, metadata={"help": "Seed of the halves, of the image drawn for each lesion, and so on."}

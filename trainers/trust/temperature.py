@@ -1,10 +1,10 @@
-"""Calibration of logits: a few numbers, fitted on held-out images, that make probabilities mean what they say.
+"""Calibration of logits: a few numbers, fitted on held-out images, that make probabilities match frequencies.
 
 Three kinds, from few numbers to many:
 
 * ``scalar``: ``softmax(logits / T)``, one temperature T > 0 (Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
-  Neural Networks", ICML 2017, equation 9). T > 1 softens an overconfident model, T < 1 sharpens a timid one. A single
-  model's answers stay as they are.
+  Neural Networks", ICML 2017, equation 9). T > 1 softens an overconfident model, T < 1 sharpens an underconfident
+  one. A single model's answers stay as they are.
 * ``bias_corrected``: ``softmax(logits / T + b)``, a bias a class beside it (BCTS: Alexandari, Kundaje, Shrikumar,
   "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation", ICML 2020). What
   oversampling in training did to the prior is a bias, which no scalar can undo.
@@ -43,7 +43,7 @@ Calibration = float | Mapping[str, Any]
 
 
 class TemperatureWarning(UserWarning):
-    """The data do not pin a calibration down; the message says which value was kept and why."""
+    """The data do not determine a calibration; the message gives the value that was kept and the reason."""
 
 
 def calibrated(logits: np.ndarray, calibration: Calibration) -> np.ndarray:
@@ -193,7 +193,7 @@ def _fit(
 
 
 def _without_bias(fit: CalibrationFit, n_classes: int) -> CalibrationFit:
-    """The same temperature, laid out as the fit's kind asks, biases 0."""
+    """The same temperature, in the layout of the fit's kind, biases 0."""
     scale = np.full(n_classes, 1 / fit.value) if fit.kind == "vector" else None
     return replace(fit, scale=scale, bias=None if fit.kind == "scalar" else np.zeros(n_classes))
 

@@ -12,13 +12,13 @@ from datasets_scripts.command import UserError
 from datasets_scripts.phantom import draw
 from trainers.model_folder.perturbations import (
     CORRUPTIONS,
+    PERTURBATIONS,
     SEVERITIES,
-    SHIFTS,
     corrupted,
-    shifted,
+    perturbed,
 )
 
-EVERY = [("shift", kind, 0) for kind in SHIFTS] + [
+EVERY = [("perturbation", kind, 0) for kind in PERTURBATIONS] + [
     ("corruption", kind, severity) for kind in CORRUPTIONS for severity in SEVERITIES
 ]
 
@@ -29,8 +29,8 @@ def lesion() -> Image.Image:
 
 
 def made(image: Image.Image, how: str, kind: str, severity: int, *, seed: int = 0, index: int = 0) -> np.ndarray:
-    if how == "shift":
-        return pixels(shifted(image, kind, seed=seed, index=index))
+    if how == "perturbation":
+        return pixels(perturbed(image, kind, seed=seed, index=index))
     return pixels(corrupted(image, kind, severity, seed=seed, index=index))
 
 
@@ -44,9 +44,9 @@ def roughness(values: np.ndarray) -> float:
 
 
 def test_there_are_enough_kinds():
-    assert len(SHIFTS) >= 6
+    assert len(PERTURBATIONS) >= 6
     assert len(CORRUPTIONS) >= 6
-    assert not set(SHIFTS) & set(CORRUPTIONS)
+    assert not set(PERTURBATIONS) & set(CORRUPTIONS)
 
 
 @pytest.mark.parametrize(("how", "kind", "severity"), EVERY)
@@ -56,11 +56,11 @@ def test_the_same_seed_and_index_give_the_same_pixels(lesion, how, kind, severit
     assert (first != pixels(lesion)).any()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in SHIFTS if kind != "inverted"])
+@pytest.mark.parametrize("kind", [kind for kind in PERTURBATIONS if kind != "inverted"])
 def test_each_image_is_perturbed_differently(lesion, kind):
-    first = made(lesion, "shift", kind, 0, seed=4, index=7)
-    assert (first != made(lesion, "shift", kind, 0, seed=4, index=8)).any()
-    assert (first != made(lesion, "shift", kind, 0, seed=5, index=7)).any()
+    first = made(lesion, "perturbation", kind, 0, seed=4, index=7)
+    assert (first != made(lesion, "perturbation", kind, 0, seed=4, index=8)).any()
+    assert (first != made(lesion, "perturbation", kind, 0, seed=5, index=7)).any()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (101, 32), (320, 240)])
@@ -85,21 +85,21 @@ def test_the_given_image_is_not_changed(lesion):
 
 
 def test_defocused_leaves_a_smooth_stain_of_the_same_colour(lesion):
-    found = made(lesion, "shift", "defocused", 0)
+    found = made(lesion, "perturbation", "defocused", 0)
     assert roughness(found) < 0.15 * roughness(pixels(lesion))
     assert found.mean(axis=(0, 1)) == pytest.approx(pixels(lesion).mean(axis=(0, 1)), abs=8)
 
 
 def test_noisy_is_rough_and_of_any_size_alike(lesion):
-    assert roughness(made(lesion, "shift", "noisy", 0)) > 5 * roughness(pixels(lesion))
-    large = made(lesion.resize((1200, 900)), "shift", "noisy", 0)
+    assert roughness(made(lesion, "perturbation", "noisy", 0)) > 5 * roughness(pixels(lesion))
+    large = made(lesion.resize((1200, 900)), "perturbation", "noisy", 0)
     small = pixels(Image.fromarray(large.astype(np.uint8)).resize((200, 150), Image.Resampling.BOX))
     assert roughness(small) > 5 * roughness(pixels(lesion))
 
 
 def test_tiled_moves_pixels_and_invents_none():
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 60, 3), dtype=np.uint8))
-    before, found = pixels(image).reshape(-1, 3), made(image, "shift", "tiled", 0).reshape(-1, 3)
+    before, found = pixels(image).reshape(-1, 3), made(image, "perturbation", "tiled", 0).reshape(-1, 3)
     assert sorted(map(tuple, found)) == sorted(map(tuple, before))
     # One tile, upright or turned, is somewhere in the image as it was.
     tile = found.reshape(50, 60, 3)[:10, :12]
@@ -110,7 +110,7 @@ def test_tiled_moves_pixels_and_invents_none():
 def test_phase_scrambled_keeps_amplitudes_and_mean(lesion):
     # Little contrast around grey, so that nothing is cut off at black or white.
     faint = Image.fromarray((96 + pixels(lesion) / 8).astype(np.uint8))
-    before, found = pixels(faint), made(faint, "shift", "phase_scrambled", 0)
+    before, found = pixels(faint), made(faint, "perturbation", "phase_scrambled", 0)
     assert found.mean(axis=(0, 1)) == pytest.approx(before.mean(axis=(0, 1)), abs=0.1)
     strong = np.abs(np.fft.fft2(before, axes=(0, 1))) > 3000
     amplitudes = [np.abs(np.fft.fft2(values, axes=(0, 1)))[strong] for values in (before, found)]
@@ -120,14 +120,14 @@ def test_phase_scrambled_keeps_amplitudes_and_mean(lesion):
 
 
 def test_inverted_is_the_negative(lesion):
-    assert (made(lesion, "shift", "inverted", 0) == 255 - pixels(lesion)).all()
+    assert (made(lesion, "perturbation", "inverted", 0) == 255 - pixels(lesion)).all()
 
 
 def test_hue_turned_keeps_brightness_and_turns_red_away():
     image = Image.new("RGB", (40, 40), (200, 60, 60))
     turns = []
     for index in range(30):
-        found = shifted(image, "hue_turned", seed=0, index=index)
+        found = perturbed(image, "hue_turned", seed=0, index=index)
         assert pixels(found).max() == pytest.approx(200, abs=2)
         assert pixels(found).min() == pytest.approx(60, abs=2)
         turns.append(int(np.asarray(found.convert("HSV"))[0, 0, 0]))
@@ -139,22 +139,22 @@ def test_static_has_the_mean_and_covariance_and_nothing_else():
     rng = np.random.default_rng(2)
     colours = rng.normal(size=(150, 200, 1)) * [18.0, 12.0, 6.0] + rng.normal(size=(150, 200, 3)) * 4 + [150, 120, 110]
     image = Image.fromarray(colours.clip(0, 255).astype(np.uint8))
-    before, found = (values.reshape(-1, 3) for values in (pixels(image), made(image, "shift", "static", 0)))
+    before, found = (values.reshape(-1, 3) for values in (pixels(image), made(image, "perturbation", "static", 0)))
     assert found.mean(axis=0) == pytest.approx(before.mean(axis=0), abs=0.6)
     assert np.cov(found.T) == pytest.approx(np.cov(before.T), rel=0.05)
     assert abs(np.corrcoef(before[:, 0], found[:, 0])[0, 1]) < 0.02
 
 
 def test_faded_keeps_a_tenth_of_the_contrast_at_most(lesion):
-    found, before = made(lesion, "shift", "faded", 0), pixels(lesion)
+    found, before = made(lesion, "perturbation", "faded", 0), pixels(lesion)
     assert 0.03 * before.std() < found.std() < 0.11 * before.std()
     assert found.mean() == pytest.approx(before.mean(), abs=1)
 
 
 def test_dead_leaves_shows_nothing_of_the_image(lesion):
     other = Image.new("RGB", lesion.size, (10, 200, 30))
-    assert (made(lesion, "shift", "dead_leaves", 0) == made(other, "shift", "dead_leaves", 0)).all()
-    found = made(lesion, "shift", "dead_leaves", 0).reshape(-1, 3)
+    assert (made(lesion, "perturbation", "dead_leaves", 0) == made(other, "perturbation", "dead_leaves", 0)).all()
+    found = made(lesion, "perturbation", "dead_leaves", 0).reshape(-1, 3)
     assert 20 < len(np.unique(found, axis=0)) <= 161
 
 
@@ -236,13 +236,13 @@ def test_hairs_only_darken_and_few_are_among_many(lesion):
 
 
 def test_what_is_not_there_is_named(lesion):
-    with pytest.raises(UserError, match="no shift is called 'fog': choose one of defocused"):
-        shifted(lesion, "fog", seed=0, index=0)
+    with pytest.raises(UserError, match="no perturbation is called 'fog': choose one of defocused"):
+        perturbed(lesion, "fog", seed=0, index=0)
     with pytest.raises(UserError, match="no corruption is called 'fog': choose one of defocus_blur"):
         corrupted(lesion, "fog", 1, seed=0, index=0)
     with pytest.raises(UserError, match="severity 4: choose 1, 2 or 3"):
         corrupted(lesion, "jpeg", 4, seed=0, index=0)
     with pytest.raises(UserError, match="an image of 200 x 31 pixels: give at least 32 a side"):
-        shifted(lesion.resize((200, 31)), "tiled", seed=0, index=0)
+        perturbed(lesion.resize((200, 31)), "tiled", seed=0, index=0)
     with pytest.raises(UserError, match="31 x 32"):
         corrupted(lesion.resize((31, 32)), "jpeg", 1, seed=0, index=0)

@@ -14,7 +14,7 @@ import pytest
 from datasets_scripts.command import UserError
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.model_folder import evaluate as evaluating
-from trainers.model_folder import perturbations as shifted
+from trainers.model_folder import perturbations
 from trainers.training import arguments
 from trainers.training.arguments import EnsembleArguments, LesionArguments
 from trainers.training.command_line import check, how_to_resume, quick_parser
@@ -122,8 +122,8 @@ def test_what_is_right_passes(tmp_path: Path) -> None:
 
 def test_the_names_are_those_of_the_code() -> None:
     assert arguments.EVALUATED_SPLITS == evaluating.EVALUATED_SPLITS
-    assert tuple(shifted.CORRUPTIONS) == arguments.CORRUPTIONS
-    assert tuple(shifted.SEVERITIES) == arguments.SEVERITIES
+    assert tuple(perturbations.CORRUPTIONS) == arguments.CORRUPTIONS
+    assert tuple(perturbations.SEVERITIES) == arguments.SEVERITIES
 
 
 SCRIPTS = ["autoencoder", "efficientnet", "ensemble", "fusion", "metadata", "mobilenet", "resnet", "vit"]

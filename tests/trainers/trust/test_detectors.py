@@ -39,7 +39,7 @@ def known() -> SimpleNamespace:
     features = means[labels] + rng.normal(size=(N, WIDTH)) @ mixing
     weight = rng.normal(size=(CLASSES, WIDTH))
     return SimpleNamespace(
-        features=features, labels=labels, logits=features @ weight.T, foreign=4 * rng.normal(size=(50, WIDTH))
+        features=features, labels=labels, logits=features @ weight.T, ood=4 * rng.normal(size=(50, WIDTH))
     )
 
 
@@ -66,10 +66,10 @@ def test_mahalanobis_agrees_without_shrinkage(known, monkeypatch):
 
     monkeypatch.setattr(detectors, "LedoitWolf", Unshrunk)
     fit = fit_mahalanobis(known.features, known.logits, known.labels, 1.0)
-    ours = score("mahalanobis", fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
+    ours = score("mahalanobis", fit, known.ood, np.zeros((50, CLASSES)), 1.0)
     unit = as_tensor(unit_length(known.features))
     detector = other.Mahalanobis(None).fit_features(unit, torch.from_numpy(known.labels))
-    theirs = detector.predict_features(as_tensor(unit_length(known.foreign))).numpy()
+    theirs = detector.predict_features(as_tensor(unit_length(known.ood))).numpy()
     # Theirs is half the square, and its covariance a sum, not a mean, with 1e-6 added to its diagonal.
     assert ours == pytest.approx(2 * N * theirs, rel=1e-2)
     assert fit.settings == {"dimensions": WIDTH, "shrinkage": 0.0}
@@ -82,9 +82,9 @@ def test_mahalanobis_is_that_of_the_shrunk_covariance(known):
     inside = pca.transform(unit)
     means = np.stack([inside[known.labels == label].mean(axis=0) for label in range(CLASSES)])
     shrunk = LedoitWolf(assume_centered=True).fit(inside - means[known.labels])
-    away = pca.transform(unit_length(known.foreign))[:, None] - means
+    away = pca.transform(unit_length(known.ood))[:, None] - means
     squares = np.einsum("nkp,pq,nkq->nk", away, shrunk.precision_, away).min(axis=1)
-    ours = score("mahalanobis", fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
+    ours = score("mahalanobis", fit, known.ood, np.zeros((50, CLASSES)), 1.0)
     assert ours == pytest.approx(squares, rel=1e-4)
     assert fit.settings == {"dimensions": 3, "shrinkage": pytest.approx(shrunk.shrinkage_)}
 
@@ -92,9 +92,9 @@ def test_mahalanobis_is_that_of_the_shrunk_covariance(known):
 @pytest.mark.parametrize("k", [1, 10, 50])
 def test_nearest_neighbours_agree_without_projection(known, k):
     fit = fit_nearest_neighbours(known.features, known.logits, known.labels, 1.0, k=k)
-    ours = score("nearest_neighbours", fit, known.foreign, np.zeros((50, CLASSES)), 1.0)
+    ours = score("nearest_neighbours", fit, known.ood, np.zeros((50, CLASSES)), 1.0)
     detector = other.KNN(None, k=k).fit_features(as_tensor(known.features), torch.from_numpy(known.labels))
-    assert ours == pytest.approx(detector.predict_features(as_tensor(known.foreign)).numpy(), abs=1e-5)
+    assert ours == pytest.approx(detector.predict_features(as_tensor(known.ood)).numpy(), abs=1e-5)
     assert fit.buffers["bank"].shape == (N, WIDTH)
 
 
@@ -102,12 +102,12 @@ def test_vim_agrees_where_its_origin_is_the_mean(known):
     # Their origin is where the logits vanish; with as many classes as features it can be put on the mean.
     weight = np.random.default_rng(1).normal(size=(WIDTH, WIDTH))
     bias = -weight @ known.features.mean(axis=0)
-    logits, foreign = known.features @ weight.T + bias, known.foreign @ weight.T + bias
+    logits, ood = known.features @ weight.T + bias, known.ood @ weight.T + bias
     fit = fit_vim(known.features, logits, known.labels, 1.0, most=3)
-    ours = score("vim", fit, known.foreign, foreign, 1.0)
+    ours = score("vim", fit, known.ood, ood, 1.0)
     detector = other.ViM(None, d=3, w=as_tensor(weight), b=as_tensor(bias))
     detector.fit_features(as_tensor(known.features), torch.from_numpy(known.labels))
-    theirs = detector.predict_features(as_tensor(known.foreign)).numpy()
+    theirs = detector.predict_features(as_tensor(known.ood)).numpy()
     assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
     assert fit.settings == {"alpha": pytest.approx(detector.alpha, rel=1e-4), "dimensions": 3}
 

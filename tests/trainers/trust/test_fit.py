@@ -247,9 +247,9 @@ def test_a_perturbed_image_is_scored_by_the_fit_that_did_not_use_it(rows, monkey
     same = rows.select(first_half(rows, options))
     real, given = fit.fit_gate, {}
 
-    def watched(features, *others, shifted_rows, **more):
-        given["same"] = np.array_equal(features[shifted_rows], same.features)
-        return real(features, *others, shifted_rows=shifted_rows, **more)
+    def watched(features, *others, perturbed_rows, **more):
+        given["same"] = np.array_equal(features[perturbed_rows], same.features)
+        return real(features, *others, perturbed_rows=perturbed_rows, **more)
 
     monkeypatch.setattr(fit, "fit_gate", watched)
     moved = replace(same, features=same.features + 9.0)
@@ -431,17 +431,17 @@ def test_a_temperature_alone_promises_nothing():
 
 
 @pytest.mark.parametrize("value", [np.inf, np.nan, 1e38])
-@pytest.mark.parametrize("where", ["features", "early", "shifted"])
+@pytest.mark.parametrize("where", ["features", "early", "perturbed"])
 def test_infinite_and_enormous_inputs_are_refused_and_not_worked_around(where: str, value: float) -> None:
     rows = made([60, 40])
     rows = replace(rows, early=np.abs(rows.features))
-    shifted = rows.select(first_half(rows, TrustOptions()))
-    shifted = replace(shifted, split="ood_blurred", features=shifted.features + 1)
-    changed = shifted if where == "shifted" else rows
+    perturbed = rows.select(first_half(rows, TrustOptions()))
+    perturbed = replace(perturbed, split="ood_blurred", features=perturbed.features + 1)
+    changed = perturbed if where == "perturbed" else rows
     name = "early" if where == "early" else "features"
     values = getattr(changed, name).copy()
     values[:, 0] = value
     changed = replace(changed, **{name: values})
-    rows, shifted = (rows, changed) if where == "shifted" else (changed, shifted)
+    rows, perturbed = (rows, changed) if where == "perturbed" else (changed, perturbed)
     with pytest.raises(ValueError, match="NaN, infinite or above"):
-        fit_trust(rows, {"blurred": shifted}, TrustOptions(), date=DATE)
+        fit_trust(rows, {"blurred": perturbed}, TrustOptions(), date=DATE)

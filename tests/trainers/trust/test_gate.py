@@ -42,7 +42,7 @@ def known() -> SimpleNamespace:
 
 
 @pytest.fixture(scope="module")
-def shifted(known) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def perturbed(known) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """One kind that only features tell, one that features and logits tell."""
     rng = np.random.default_rng(5)
     moved = known.features[:80] + 8 * np.eye(WIDTH)[20]
@@ -130,8 +130,8 @@ def test_a_threshold_that_cannot_be_had_is_named(n, acceptance, message):
         threshold_at(np.arange(float(n)), acceptance)
 
 
-def test_the_detector_is_the_best_at_recognising_perturbed_images(known, shifted):
-    name, table, fits = choose(SIX, Known(*of(known), 1.0), shifted, shifted_rows=np.arange(80))
+def test_the_detector_is_the_best_at_recognising_perturbed_images(known, perturbed):
+    name, table, fits = choose(SIX, Known(*of(known), 1.0), perturbed, perturbed_rows=np.arange(80))
     means = {detector: row["mean"] for detector, row in table["detectors"].items()}
     assert name == max(means, key=means.get)
     assert name in ("mahalanobis", "nearest_neighbours", "vim")
@@ -143,30 +143,32 @@ def test_the_detector_is_the_best_at_recognising_perturbed_images(known, shifted
     json.dumps(table, allow_nan=False)
 
 
-def test_an_auroc_of_the_table_by_hand(known, shifted):
-    _, table, _ = choose(["energy"], Known(*of(known), 1.0), {"noise": shifted["noise"]}, shifted_rows=np.arange(80))
+def test_an_auroc_of_the_table_by_hand(known, perturbed):
+    _, table, _ = choose(
+        ["energy"], Known(*of(known), 1.0), {"noise": perturbed["noise"]}, perturbed_rows=np.arange(80)
+    )
     clean = -np.log(np.exp(known.logits).sum(axis=1))
-    perturbed = -np.log(np.exp(known.logits[:80] / 3).sum(axis=1))
-    wins = (perturbed[:, None] > clean).mean() + 0.5 * (perturbed[:, None] == clean).mean()
+    noisy = -np.log(np.exp(known.logits[:80] / 3).sum(axis=1))
+    wins = (noisy[:, None] > clean).mean() + 0.5 * (noisy[:, None] == clean).mean()
     assert table["detectors"]["energy"]["auroc"]["noise"] == pytest.approx(wins, abs=1e-5)
 
 
-def test_a_tie_goes_to_the_earlier_candidate(known, shifted):
+def test_a_tie_goes_to_the_earlier_candidate(known, perturbed):
     far = {"far": (known.features[:9] + 1e4 * np.eye(WIDTH)[30], known.logits[:9])}
     assert choose(["vim", "mahalanobis"], Known(*of(known), 1.0), far)[0] == "vim"
     assert choose(["mahalanobis", "vim"], Known(*of(known), 1.0), far)[0] == "mahalanobis"
 
 
-def test_a_detector_that_cannot_be_fitted_is_left_out_and_says_why(known, shifted):
-    flat = {kind: (np.ones_like(features), logits) for kind, (features, logits) in shifted.items()}
+def test_a_detector_that_cannot_be_fitted_is_left_out_and_says_why(known, perturbed):
+    flat = {kind: (np.ones_like(features), logits) for kind, (features, logits) in perturbed.items()}
     same = Known(np.ones_like(known.features), known.logits, known.labels, known.groups, 1.0)
     name, table, _ = choose(SIX, same, flat)
     assert name in ("max_softmax", "max_logit", "energy")
     assert "are the same on all" in table["detectors"]["vim"]["why"]
 
 
-def test_the_gate_ships_what_it_fitted(known, shifted):
-    gate = fit_gate(*of(known), 1.4, shifted, shifted_rows=np.arange(80), seed=2)
+def test_the_gate_ships_what_it_fitted(known, perturbed):
+    gate = fit_gate(*of(known), 1.4, perturbed, perturbed_rows=np.arange(80), seed=2)
     buffers = {name: torch.from_numpy(values) for name, values in gate.buffers.items()}
     fresh = images(40, 3)
     applied = ood_score(
@@ -185,8 +187,8 @@ def test_the_gate_ships_what_it_fitted(known, shifted):
     assert (gate.n, gate.n_groups) == (len(known.labels), 150)
 
 
-def test_the_gate_holds_the_buffers_of_its_detector_alone(known, shifted):
-    gate = fit_gate(*of(known), 1.0, shifted, detector="vim")
+def test_the_gate_holds_the_buffers_of_its_detector_alone(known, perturbed):
+    gate = fit_gate(*of(known), 1.0, perturbed, detector="vim")
     assert gate.detector == "vim"
     assert set(gate.buffers) == {"mean", "projection"}
     assert set(gate.chosen_by["detectors"]) == set(SIX)
@@ -208,11 +210,11 @@ def test_the_acceptance_can_be_set(known):
     assert strict.accepted == pytest.approx(0.5, abs=0.01)
 
 
-def test_an_ensemble_is_fitted_on_its_members_side_by_side(known, shifted):
+def test_an_ensemble_is_fitted_on_its_members_side_by_side(known, perturbed):
     features, members = np.tile(known.features, (1, 3)), np.stack([known.logits] * 3, axis=1)
-    made = {kind: (np.tile(f, (1, 3)), np.stack([r] * 3, axis=1)) for kind, (f, r) in shifted.items()}
-    gate = fit_gate(features, members, known.labels, known.groups, 1.0, made, shifted_rows=np.arange(80))
-    alone = fit_gate(*of(known), 1.0, shifted, shifted_rows=np.arange(80))
+    made = {kind: (np.tile(f, (1, 3)), np.stack([r] * 3, axis=1)) for kind, (f, r) in perturbed.items()}
+    gate = fit_gate(features, members, known.labels, known.groups, 1.0, made, perturbed_rows=np.arange(80))
+    alone = fit_gate(*of(known), 1.0, perturbed, perturbed_rows=np.arange(80))
     assert gate.detector == alone.detector
     assert gate.buffers["mean"].shape == (3 * WIDTH,)
     ours, theirs = gate.score(features, members), alone.score(known.features, known.logits)
@@ -228,7 +230,7 @@ def test_an_early_layer_is_chosen_where_it_tells_more(known):
     early, rows = early_of(known, 1), np.arange(0, 120, 2)
     # Perturbed in looks alone: features and logits are those of the images.
     made = {"looks": (known.features[rows], known.logits[rows], early[rows] + np.tile([3.0, -3.0], 6))}
-    gate = fit_gate(*of(known), 1.0, made, early=early, shifted_rows=rows)
+    gate = fit_gate(*of(known), 1.0, made, early=early, perturbed_rows=rows)
     assert gate.detector == "early_mahalanobis"
     assert gate.buffers["mean"].shape == (12,)
     assert set(gate.chosen_by["detectors"]) == set(DETECTORS)
@@ -243,11 +245,11 @@ def test_an_early_layer_is_chosen_where_it_tells_more(known):
     assert gate.score(fresh.features, fresh.logits, early_of(fresh, 9)) == pytest.approx(applied.numpy())
 
 
-def test_an_early_layer_that_nobody_stored_is_named(known, shifted):
+def test_an_early_layer_that_nobody_stored_is_named(known, perturbed):
     with pytest.raises(OODFitError, match="early_mahalanobis looks at an early layer, of which nothing was stored"):
         fit_gate(*of(known), 1.0, detector="early_mahalanobis")
     with pytest.raises(OODFitError, match="of which nothing was stored"):
-        fit_gate(*of(known), 1.0, shifted, early=early_of(known, 1))
+        fit_gate(*of(known), 1.0, perturbed, early=early_of(known, 1))
 
 
 def test_a_class_of_one_lesion_is_no_obstacle(known):
@@ -272,11 +274,17 @@ def test_a_class_of_one_lesion_is_no_obstacle(known):
         ),
         ({"logits": np.full((20, 2), np.inf)}, "20 of 20 images have a logit that is NaN, infinite"),
         (
-            {"shifted": {"a": (np.full((2, 4), np.nan), np.full((2, 2), np.nan))}, "shifted_rows": np.array([0, 1])},
+            {
+                "perturbed": {"a": (np.full((2, 4), np.nan), np.full((2, 2), np.nan))},
+                "perturbed_rows": np.array([0, 1]),
+            },
             "max_softmax gives 1 of 1 images a score that is NaN",
         ),
         ({"features": np.zeros((0, 4)), "logits": np.zeros((0, 2)), "labels": [], "groups": []}, "0 images"),
-        ({"shifted": {"a": (np.zeros((2, 4)), np.zeros((2, 2)))}, "shifted_rows": np.array([0, 20])}, "row numbers"),
+        (
+            {"perturbed": {"a": (np.zeros((2, 4)), np.zeros((2, 2)))}, "perturbed_rows": np.array([0, 20])},
+            "row numbers",
+        ),
     ],
 )
 def test_what_cannot_be_fitted_is_named(change, message):
@@ -286,10 +294,10 @@ def test_what_cannot_be_fitted_is_named(change, message):
         "logits": rng.normal(size=(20, 2)),
         "labels": rng.integers(0, 2, 20),
         "groups": np.arange(20).astype(str),
-        "shifted": None,
+        "perturbed": None,
         "acceptance": 0.8,
         "detector": "auto",
-        "shifted_rows": None,
+        "perturbed_rows": None,
         "folds": 5,
     } | change
     first = [given.pop(name) for name in ("features", "logits", "labels", "groups")]
@@ -298,5 +306,5 @@ def test_what_cannot_be_fitted_is_named(change, message):
 
 
 def test_nothing_to_choose_by_is_named(known):
-    with pytest.raises(OODFitError, match="6 detectors and 0 kinds of shift"):
+    with pytest.raises(OODFitError, match="6 detectors and 0 kinds of perturbation"):
         choose(SIX, Known(*of(known), 1.0), {})
