@@ -224,7 +224,7 @@ def test_phantoms_may_stand_in_for_photographs(
     for (label, kind), example in drawn.found.items():
         assert (example.label, example.kind) == (label, kind)
         assert (example.predicted == label) or kind != "right"
-        assert example.picture.shape == (150, 200, 3)
+        assert example.image.shape == (150, 200, 3)
         assert example.mask.shape == example.heat.shape == (32, 32)
     monkeypatch.setattr(example_pictures, "PHANTOM_LABELS", ("nv", "mel"))
     fewer = example_pictures.phantom_examples(model, processor, "grad_cam", per_class=1, progress=False)

@@ -1,4 +1,4 @@
-"""What a model with fitted trust answers to stored predictions: the shipped policy, on arrays."""
+"""Answers of a model with fitted trust to stored predictions: the shipped policy, on arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Decisions:
         uncertainty: (N,) 1 - the largest probability.
         sets: (N, C) bool, the prediction set, whether or not the gate accepts.
         bands: (N,) ``low``, ``moderate`` or ``high``, whether or not the gate accepts.
-        accepted: (N,) bool, the gate takes it for an image like those of the calibration.
+        accepted: (N,) bool, whether the gate accepts the image.
         reasons: (N,) code of the verdict.
         abstains: (N,) bool.
     """
@@ -83,7 +83,7 @@ def example_answers(
         ``prediction_set``, ``abstain``, ``reason``, ``message``. No more than one of each kind.
 
     Raises:
-        NoGateError: no gate has scored these predictions.
+        ValueError: no gate has scored these predictions.
     """
     made = decisions(predictions, trust)
     answers = []

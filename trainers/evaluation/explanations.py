@@ -1,7 +1,7 @@
 """The table of explanations -> ``report["explanations"]``: every number with its interval. A pure function.
 
 Two of the measures need a lesion mask: the share of the heat that lies on the lesion, and whether its highest point
-does. A dermoscopic lesion fills the middle of its image, so neither says anything by itself: each stands beside the
+does. A dermoscopic lesion fills the middle of its image, so neither is enough by itself: each stands beside the
 lesion's share of the image, noise, a blob in the middle, and the heat map of another lesion's image.
 """
 
@@ -109,9 +109,9 @@ def explanations_section(table: ExplanationTable, *, replicates: int = 1000, see
 
     everything = part(np.ones(len(table), dtype=bool))
     members = _members(everything)
-    said = conventions(table.about, replicates)
+    notes = conventions(table.about, replicates)
     if members is None:
-        del said["members"]
+        del notes["members"]
     return {
         **table.about,
         "n": len(table),
@@ -129,7 +129,7 @@ def explanations_section(table: ExplanationTable, *, replicates: int = 1000, see
         "random_weights": _random_weights(everything),
         "members": members,
         "repeated": _repeated(table),
-        "conventions": said,
+        "conventions": notes,
     }
 
 
@@ -222,7 +222,7 @@ def _members(part: Part) -> dict[str, Any] | None:
 
 
 def _repeated(table: ExplanationTable) -> dict[str, Any]:
-    """The largest difference between a heat map and itself, when asked for twice."""
+    """The largest difference between two heat maps of one image by the same method."""
     values = table.numbers["repeat_difference"]
     there = values[~np.isnan(values)]
     return {"n": len(there), "largest_difference": plain(there.max()) if len(there) else None}

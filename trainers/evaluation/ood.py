@@ -1,4 +1,4 @@
-"""How well an out-of-distribution score tells ood images from lesions, and what the gate's threshold does.
+"""How well an out-of-distribution score separates ood images from lesions, and the rates at the gate's threshold.
 
 An ood image is the positive case and a higher score is more OOD, throughout:
 
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from trainers.metrics import discrimination
+from trainers.metrics.discrimination import auroc, by_score
 from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_by_lesion, lesion_shares, replicate
 from trainers.metrics.number import bootstrapped, measured, plain, undefined
-from trainers.metrics.weighting import as_weights, divide_or_nan
+from trainers.metrics.weighting import divide_or_nan
 
 TPR = 0.95
 CONVENTIONS = {
@@ -35,51 +35,37 @@ CONVENTIONS = {
 }
 
 
-def auroc(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Area under the ROC curve, ood images positive, in [0, 1]; 0.5 = chance.
-
-    Args:
-        strange: (N,) bool, True for an ood image.
-        scores: (N,) higher = more OOD.
-        weights: (N,) or (R, N).
-
-    Returns:
-        One value, or (R,); NaN where only one of the two kinds has weight.
-    """
-    return discrimination.auroc(strange, scores, weights)
-
-
-def aupr(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def aupr(is_ood: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Average precision, ood images positive: sum over thresholds of precision times the gain in recall.
 
     Steps, no interpolation, as scikit-learn's ``average_precision_score``. Depends on the share of ood images.
 
     Args:
-        strange: (N,) bool, True for an ood image.
+        is_ood: (N,) bool, True for an ood image.
         scores: (N,) higher = more OOD.
         weights: (N,) or (R, N).
 
     Returns:
         One value, or (R,), in [0, 1]; NaN where only one of the two kinds has weight.
     """
-    foreign, known = _by_score(strange, scores, weights)
-    found, wrong = np.cumsum(foreign[..., ::-1], axis=-1), np.cumsum(known[..., ::-1], axis=-1)
+    ood, known = by_score(is_ood, scores, weights)
+    found, wrong = np.cumsum(ood[..., ::-1], axis=-1), np.cumsum(known[..., ::-1], axis=-1)
     # A score that no image of the resample has gains no recall, so its precision of 0 / 0 may count as 0.
     precision = np.nan_to_num(divide_or_nan(found, found + wrong))
     total = found[..., -1]
-    value = divide_or_nan((precision * foreign[..., ::-1]).sum(axis=-1), total)
+    value = divide_or_nan((precision * ood[..., ::-1]).sum(axis=-1), total)
     return np.where(wrong[..., -1] > 0, value, np.nan)
 
 
 def fpr_at_tpr(
-    strange: np.ndarray, scores: np.ndarray, tpr: float = TPR, weights: np.ndarray | None = None
+    is_ood: np.ndarray, scores: np.ndarray, tpr: float = TPR, weights: np.ndarray | None = None
 ) -> np.ndarray:
     """Share of ood images accepted where at least ``tpr`` of the lesion images are; lower is better.
 
     The threshold is the lowest score up to which that share of lesion images lies; both are accepted up to it.
 
     Args:
-        strange: (N,) bool, True for an ood image.
+        is_ood: (N,) bool, True for an ood image.
         scores: (N,) higher = more OOD.
         tpr: in (0, 1].
         weights: (N,) or (R, N).
@@ -92,8 +78,8 @@ def fpr_at_tpr(
     """
     if not 0 < tpr <= 1:
         raise ValueError(f"true positive rate {tpr}: give a share above 0 and at most 1")
-    foreign, known = _by_score(strange, scores, weights)
-    accepted, passed = np.cumsum(known, axis=-1), np.cumsum(foreign, axis=-1)
+    ood, known = by_score(is_ood, scores, weights)
+    accepted, passed = np.cumsum(known, axis=-1), np.cumsum(ood, axis=-1)
     total = accepted[..., -1]
     # Weights are counts, so a hair of slack only absorbs the rounding of `tpr * total`.
     at = (accepted >= tpr * total[..., None] - 1e-9).argmax(axis=-1)
@@ -117,7 +103,7 @@ def ood_section(
         in_scores: (N,) of the split's images, higher = more OOD.
         in_groups: (N,) their lesion group ids.
         ood: name -> (K,) scores of a set of ood images; may be empty.
-        threshold: an image is turned away when its score is above it.
+        threshold: an image is declined when its score is above it.
         ood_groups: name -> (K,) group ids, for sets whose images are not independent (lesions of a class that was
             left out); each image is its own where none are given.
         replicates: bootstrap resamples, of both sides.
@@ -136,8 +122,8 @@ def ood_section(
     rows = []
     for name, scores in ood.items():
         given = (ood_groups or {}).get(name)
-        foreign, groups = _checked(name, scores, np.arange(len(scores)) if given is None else given)
-        rows.append({"name": name, **_set(in_scores, in_groups, foreign, groups, threshold, replicates, seed)})
+        ood_scores, groups = _checked(name, scores, np.arange(len(scores)) if given is None else given)
+        rows.append({"name": name, **_set(in_scores, in_groups, ood_scores, groups, threshold, replicates, seed)})
     return {
         "threshold": plain(threshold),
         "conventions": CONVENTIONS,
@@ -153,7 +139,7 @@ def ood_section(
 def _set(
     in_scores: np.ndarray,
     in_groups: np.ndarray,
-    foreign: np.ndarray,
+    ood_scores: np.ndarray,
     groups: np.ndarray,
     threshold: float,
     replicates: int,
@@ -162,30 +148,30 @@ def _set(
     """One set of ood images beside the split's images."""
     names = ("auroc", "aupr", "fpr_at_95_tpr")
     counts = {
-        "n": len(foreign),
+        "n": len(ood_scores),
         "n_groups": len(np.unique(groups)),
-        "share_foreign": plain(len(foreign) / (len(foreign) + len(in_scores))),
+        "share_foreign": plain(len(ood_scores) / (len(ood_scores) + len(in_scores))),
     }
-    if not len(foreign):
+    if not len(ood_scores):
         return counts | dict.fromkeys(("declined", *names), undefined("no ood image"))
-    scores = np.r_[in_scores, foreign]
-    strange = np.arange(len(scores)) >= len(in_scores)
+    scores = np.r_[in_scores, ood_scores]
+    is_ood = np.arange(len(scores)) >= len(in_scores)
     # A group id may occur on both sides; they are drawn apart.
     units = np.r_[np.char.add("in ", in_groups), np.char.add("out ", groups)]
 
     def statistic(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {
-            "auroc": auroc(strange, scores, weights),
-            "aupr": aupr(strange, scores, weights),
-            "fpr_at_95_tpr": fpr_at_tpr(strange, scores, TPR, weights),
+            "auroc": auroc(is_ood, scores, weights),
+            "aupr": aupr(is_ood, scores, weights),
+            "fpr_at_95_tpr": fpr_at_tpr(is_ood, scores, TPR, weights),
         }
 
     point = statistic(np.ones((1, len(scores))))
     spread = None
-    if can_resample(units, strange.astype(int)):
-        spread = replicate(statistic, bootstrap_weights(units, strange.astype(int), replicates, seed))
+    if can_resample(units, is_ood.astype(int)):
+        spread = replicate(statistic, bootstrap_weights(units, is_ood.astype(int), replicates, seed))
     return counts | {
-        "declined": _share(foreign > threshold, groups),
+        "declined": _share(ood_scores > threshold, groups),
         **{name: bootstrapped(float(point[name][0]), None if spread is None else spread[name]) for name in names},
     }
 
@@ -205,15 +191,3 @@ def _checked(name: str, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndar
         bad = int((~np.isfinite(scores)).sum())
         raise ValueError(f"{name}: {bad} of {len(scores)} scores are NaN or infinite: predict them again")
     return scores, groups
-
-
-def _by_score(strange: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of ood images and of lesion images at each distinct score, ascending: two arrays (..., distinct)."""
-    strange, scores = np.asarray(strange, dtype=bool), np.asarray(scores, dtype=np.float64)
-    weights = as_weights(weights, len(scores))
-    if strange.shape != scores.shape or not len(scores):
-        raise ValueError(f"{strange.shape} marks and {scores.shape} scores: give one mark a score, at least one")
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, scores[order][1:] != scores[order][:-1]])
-    ranked, marks = weights[..., order], strange[order]
-    return np.add.reduceat(ranked * marks, starts, axis=-1), np.add.reduceat(ranked * ~marks, starts, axis=-1)

@@ -153,7 +153,7 @@ def relative_change(a: Drawn, b: Drawn) -> dict[str, Any]:
         return undefined(f"the first side's value is {a.value:g}")
     resampled = None
     if a.resampled is not None and b.resampled is not None:
-        # A centred error can fall to 0 or below in a resample; there the ratio says nothing.
+        # A centred error can fall to 0 or below in a resample; there the ratio is not defined.
         resampled = divide_or_nan(b.resampled, np.where(a.resampled > 0, a.resampled, 0.0)) - 1
     return signed(b.value / a.value - 1, resampled)
 

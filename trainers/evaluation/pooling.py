@@ -1,4 +1,4 @@
-"""From the finished folds of a cross-validation to one judgement: every image by the model that never saw it.
+"""From the finished folds of a cross-validation to one evaluation: every image by the model that never saw it.
 
 Pure functions of the folds' reports and predictions. Pooled scores come from several models, each at its own fitted
 temperature; where these still differ in scale, a pooled AUROC is somewhat too low (Forman & Scholz 2010), so the values

@@ -1,7 +1,7 @@
 """Predictions -> the ``evaluation`` part of ``report.json``: every metric of one split, with intervals.
 
 A pure function of the predictions, a temperature and a seed: no model, no accelerator, seconds. The layout is the
-contract that cards are rendered from; a number that cannot be had says why instead of vanishing.
+contract that cards are rendered from; a number that cannot be computed has a reason instead of a value.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def robustness_section(
     replicates: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Evaluate a model on altered copies of the images that it was also asked about as they are.
+    """Evaluate a model on corrupted copies of images, beside the images as they are.
 
     Args:
         clean: N images.
@@ -166,7 +166,7 @@ def together(several: list[Evaluated]) -> Evaluated:
 
 
 def described(point: Values, spread: Values | None) -> dict[str, Any]:
-    """Each metric with its interval; one that is not defined says why."""
+    """Each metric with its interval; one that is not defined has the reason."""
     found: dict[str, Any] = {}
     for name in (*PLAIN, *(name for name in TRUSTED if name + AMONG in point)):
         value = float(share(point, name)[0])

@@ -42,7 +42,7 @@ class Sample:
 
     @classmethod
     def at(cls, predictions: Predictions, temperature: Calibration) -> Sample:
-        """Lay out predictions at a temperature, or as a whole ``config.trust["temperature"]`` says."""
+        """Predictions at a temperature, or calibrated by a whole ``config.trust["temperature"]``."""
         logs = log_probs(calibrated(predictions.logits, temperature))
         probs = np.exp(logs)
         columns = predictions.malignant_columns()

@@ -1,9 +1,9 @@
 """What is gained by declining to answer when unsure: plain, weighted functions (see ``discrimination`` for weights).
 
-Images are accepted from the surest on. Images of equal uncertainty are accepted together, since no threshold can tell
-them apart; a constant uncertainty thus gives one point, the error of the whole. Selective risk is the share of the
-accepted images that is wrong (El-Yaniv and Wiener 2010); generalised risk counts the same errors over all images, so
-that it is the share of images with an error that nobody noticed (Traub et al. 2024).
+Images are accepted from the least uncertain on. Images of equal uncertainty are accepted together, since no threshold
+can tell them apart; a constant uncertainty thus gives one point, the error of the whole. Selective risk is the share of
+the accepted images that is wrong (El-Yaniv and Wiener 2010); generalised risk counts the same errors over all images,
+so that it is the share of images with an error that nobody noticed (Traub et al. 2024).
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def age_bands(age: np.ndarray) -> np.ndarray:
     """Age in years -> one of ``AGE_VALUES``: (N,) float -> (N,) str.
 
     NaN, a negative or an infinite age is unknown. Age 0 stands in the first band: HAM10000 has 39 such rows, infants or
-    gaps, and does not say which.
+    gaps, without naming which.
     """
     age = np.asarray(age, dtype=np.float64)
     bands = np.full(age.shape, UNKNOWN, dtype=object)

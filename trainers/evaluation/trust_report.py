@@ -1,4 +1,4 @@
-"""Whether the promises held: gate, sets, bands and verdicts on a split that none of them was fitted on."""
+"""Evaluation of trust: gate, sets, bands and verdicts on a split that none of them was fitted on."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def auroc(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None =
     Returns:
         One value, or (R,); NaN where only one of the two kinds has weight.
     """
-    positives, negatives = _by_score(positive, scores, weights)
+    positives, negatives = by_score(positive, scores, weights)
     below = np.cumsum(negatives, axis=-1) - negatives
     wins = (positives * (below + 0.5 * negatives)).sum(axis=-1)
     return divide_or_nan(wins, positives.sum(axis=-1) * negatives.sum(axis=-1))
@@ -134,7 +134,7 @@ def sensitivity_at_specificity(
     """
     if not 0 <= specificity <= 1:
         raise ValueError(f"specificity {specificity}: give a share between 0 and 1")
-    positives, negatives = _by_score(positive, scores, weights)
+    positives, negatives = by_score(positive, scores, weights)
     total_positive, total_negative = positives.sum(axis=-1), negatives.sum(axis=-1)
     below = np.cumsum(negatives, axis=-1) - negatives
     at_or_above = np.cumsum(positives[..., ::-1], axis=-1)[..., ::-1]
@@ -144,8 +144,11 @@ def sensitivity_at_specificity(
     return divide_or_nan(np.where(total_negative > 0, found, np.nan), total_positive)
 
 
-def _by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight of positives and of negatives at each distinct score, ascending: two arrays (..., distinct)."""
+def by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weight of positives and of negatives at each distinct score, ascending: two arrays (..., distinct).
+
+    Arguments as of :func:`auroc`.
+    """
     positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores)
     weights = as_weights(weights, len(scores))
     if positive.shape != scores.shape:

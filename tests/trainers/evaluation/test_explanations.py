@@ -227,7 +227,7 @@ def test_a_kind_without_an_example_is_named(examples: Callable[..., Examples], t
     said = {text.get_text() for axes in draw_examples(some).axes for text in axes.texts}
     assert {
         "no example",
-        "says nv · 31 % of the heat inside",
+        "predicts nv · 31 % of the heat inside",
         "declined, leaning to nv · 31 % of the heat inside",
     } <= said
     assert save_examples(some, tmp_path, ABOUT) == {"file": "examples/heat_maps_test.jpg", "caption": caption}

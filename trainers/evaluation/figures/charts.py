@@ -54,7 +54,7 @@ STYLE: dict[str, Any] = {
 # Matplotlib's own defaults first, so that nobody's private settings show in a published chart.
 LOOK: list[str | Path | dict[str, Any]] = ["default", STYLE]
 DPI = 160
-# Beside the test split, with tables and a confusion matrix of their own; they are no evidence, and say so.
+# Beside the test split, with tables and a confusion matrix of their own; they are no evidence, as their titles state.
 ALSO_SHOWN = ("validation",)
 NOTHING_THERE = "not defined: no images"
 

@@ -62,7 +62,7 @@ class Example:
     label: str
     kind: str
     predicted: str
-    picture: np.ndarray
+    image: np.ndarray
     heat: np.ndarray
     mask: np.ndarray | None
     energy: float | None
@@ -269,13 +269,13 @@ def _stages(axes: Axes, checked: Mapping[str, Any]) -> None:
 
 def _cell(axes: Axes, example: Example) -> None:
     """An image, the same with its heat map, and a line of text above."""
-    height, width = example.picture.shape[:2]
+    height, width = example.image.shape[:2]
     shape = width / height
     wide, tall = (CELL_SHAPE, CELL_SHAPE / shape) if shape > CELL_SHAPE else (shape, 1.0)
     top = (1 - tall) / 2
     for start in ((CELL_SHAPE - wide) / 2, CELL_SHAPE + GAP + (CELL_SHAPE - wide) / 2):
         where = (start, start + wide, top + tall, top)
-        axes.imshow(example.picture, extent=where, interpolation="bilinear")
+        axes.imshow(example.image, extent=where, interpolation="bilinear")
     colours = HEAT(example.heat)
     colours[..., 3] = STRONGEST * example.heat
     axes.imshow(colours, extent=where, interpolation="bilinear")
@@ -286,10 +286,10 @@ def _cell(axes: Axes, example: Example) -> None:
         for colour, line in (("#000000", 1.6), ("#FFFFFF", 0.9)):
             axes.contour(across, down, example.mask.astype(float), [0.5], colors=colour, linewidths=line)
     axes.set(xlim=(0, 2 * CELL_SHAPE + GAP), ylim=(1, 0))
-    said = f"declined, leaning to {example.predicted}" if example.kind == "declined" else f"says {example.predicted}"
+    answer = f"{'declined, leaning to' if example.kind == 'declined' else 'predicts'} {example.predicted}"
     share = "" if example.energy is None else f" · {100 * example.energy:.0f} % of the heat inside"
     blank = "" if example.heat.any() else " · no heat"
-    axes.text(CELL_SHAPE + GAP / 2, -0.05, said + share + blank, ha="center", va="bottom", fontsize=8.5, color=INK)
+    axes.text(CELL_SHAPE + GAP / 2, -0.05, answer + share + blank, ha="center", va="bottom", fontsize=8.5, color=INK)
 
 
 def _title(figure: Figure, what: str, section: Mapping[str, Any], counted: Mapping[str, Any]) -> None:
@@ -302,8 +302,8 @@ def _inside_caption(section: Mapping[str, Any]) -> str:
     return (
         f"Where the heat lies on the {section['split']} split, for the class that the model predicts, by class and by "
         "verdict (lesions in brackets): share of the heat on the lesion, and how often its highest point is there, "
-        "with 95 % intervals. Without the other signs a number says nothing, since a lesion fills the middle of its "
-        "picture."
+        "with 95 % intervals. Compare each with the other signs, since a lesion fills the middle of its "
+        "image."
     )
 
 

@@ -32,7 +32,7 @@ def draw_robustness(
 
     Args:
         report: ``report.json``; without ``robustness`` nothing is drawn.
-        predictions: split -> what was said of the images as they are.
+        predictions: split -> predictions of the images as they are.
         folder: the model's folder; the chart goes to ``folder/figures``.
 
     Returns:

@@ -175,7 +175,7 @@ def draw_sets(sets: Mapping[str, Any], rows: Predictions) -> Figure:
 
 @style.context(LOOK)
 def draw_gate(rows: Predictions, ood_sets: Mapping[str, Predictions], gate: Mapping[str, Any]) -> Figure:
-    """How strange the gate finds the split's images, and images of none of the classes."""
+    """The gate's scores of the split's images and of ood images."""
     scores = {"images of the split": rows.ood_score, **{name: other.ood_score for name, other in ood_sets.items()}}
     known = {name: np.asarray(values, dtype=float) for name, values in scores.items() if values is not None}
     both = np.concatenate([*known.values(), [gate["threshold"]]])
@@ -200,7 +200,7 @@ def draw_gate(rows: Predictions, ood_sets: Mapping[str, Predictions], gate: Mapp
         )
     axes.axvline(gate["threshold"], color=INK, linestyle="--", linewidth=1.2, label="declined beyond this line")
     axes.set(
-        xlabel=f"Strangeness ({gate['detector'].replace('_', ' ')})",
+        xlabel=f"OOD score ({gate['detector'].replace('_', ' ')})",
         ylabel="Share of the images",
         xlim=(edges[0], edges[-1]),
     )

@@ -1,4 +1,4 @@
-"""A local ``evaluate`` module: whether probabilities mean what they say, from the suite's plain functions."""
+"""A local ``evaluate`` module: calibration errors of probabilities, from the suite's plain functions."""
 
 import datasets
 import evaluate
