@@ -22,7 +22,7 @@ def is_autoencoder(report: ReportNode) -> bool:
 
 
 def autoencoder_values(report: ReportNode, files: Sequence[str]) -> dict[str, Any]:
-    """What the template asks beside the report itself.
+    """What the template needs beside the report itself.
 
     Raises:
         MissingNumberError: a value that the card shows is missing.

@@ -27,12 +27,12 @@ CARD = "README.md"
 DETAILS = "REPORT.md"
 REPORT = "report.json"
 REPORT_VERSION = 1
-# What a report may be of, beside one model: its folds pooled, or images that a model was only asked about.
+# What a report may be of, beside one model: its folds pooled, or images that a model only scored.
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
 CARD_LAYOUT = 7
-# Groups that ask for a doctor, in the order in which they are named.
+# Groups that need a doctor, in the order in which they are named.
 AT_RISK = ("malignant", "premalignant")
 IMAGE = "takes one image of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"

@@ -28,7 +28,7 @@ def is_fitted(report: ReportNode) -> bool:
 
 
 def facts_of(report: ReportNode) -> dict[str, Any]:
-    """What the templates ask about a report before they choose their words.
+    """Facts about a report by which the templates choose their words.
 
     Returns:
         - ``split``: whose numbers the card shows: ``test``, or the first that there is; ``tested``: it is ``test``;

@@ -1,4 +1,4 @@
-"""What a model folder that somebody else wrote asks for: looked at as files, before anything is built from it.
+"""Checks the files of a model folder of another author before anything is built from it.
 
 transformers and timm follow what ``config.json`` says: into files, other repositories, and as many layers as it asks
 for. Here the config is a JSON object and nothing more; whatever reaches further than its own folder is named.
@@ -43,7 +43,7 @@ LONGEST_HEADER = 100_000_000  # of the format itself
 
 
 class ForeignFileError(UserError):
-    """A file of a model folder that asks for more than it may, or is not what its name says."""
+    """A file of a model folder that requests more than is allowed, or is not what its name says."""
 
 
 def check_config(config: Mapping[str, Any], name: str = CONFIG) -> Iterator[str]:
@@ -120,7 +120,7 @@ def check_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ForeignFileError: it cannot be read, or asks for more than it may.
+        ForeignFileError: it cannot be read, or requests more than is allowed.
     """
     try:
         content = read_json(path, finite=False)

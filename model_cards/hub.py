@@ -94,7 +94,7 @@ def one_sentence(api: HfApi, about: str) -> Iterator[None]:
 def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int | None]:
     """One sentence on what went wrong and what to do, and the HTTP status if there was an answer."""
     if isinstance(error, OfflineModeIsEnabled):
-        return f"the Hub was not asked about {about}: unset HF_HUB_OFFLINE", None
+        return f"no request was sent to the Hub for {about}: unset HF_HUB_OFFLINE", None
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         said = (error.response.headers.get("X-Error-Message") or str(error.server_message or "")).strip()

@@ -40,7 +40,7 @@ class Pin:
     Attributes:
         repo_id: ``ORG/NAME``.
         commit: the full hash, 40 hexadecimal digits.
-        asked: the revision that was asked for.
+        asked: the requested revision.
         checked: what was compared there, for a reader.
         locked: ``private``, ``gated`` or empty: whether a Space needs a token to read it.
     """

@@ -24,7 +24,7 @@ __all__ = ["Plan", "PublishError", "Published", "plan", "publish"]
 
 
 def plan(folder: Path, repo_id: str, repo_type: str | None = None, dataset: str | None = None) -> Plan:
-    """Check the folder and the repository's name; asks nobody.
+    """Check the folder and the repository's name, without a request to a server.
 
     Raises:
         RepoIdError: not ``ORG/NAME``.
@@ -97,7 +97,7 @@ def main() -> None:
     work = plan(args.folder, args.repo_id, args.repo_type, args.dataset)
     print(describe(work, constants.ENDPOINT, how))
     if args.dry_run:
-        print("dry run: nothing was uploaded, no server was asked")
+        print("dry run: nothing was uploaded, no request was sent")
         return
     api = client_with_token()
     if args.dataset is not None:
@@ -143,7 +143,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="only print what would be uploaded and write nothing; asks no server, but for a Space's models and state",
+        help="only print what would be uploaded and write nothing; no requests, except for a Space's models and state",
     )
     return parser.parse_args()
 

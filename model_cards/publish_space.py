@@ -213,7 +213,7 @@ def would_change(work: SpacePlan, api: HfApi, *, private: bool = False) -> list[
     except HubProblem as error:
         if error.status not in (401, 404):
             raise
-        unseen = "" if error.status == 404 else " (or is private: without a token that cannot be told)"
+        unseen = "" if error.status == 404 else " (or is private: without a token that is not known)"
         return [f"{about} would be created{unseen}, with all of these files", *variable_rows(pending(work, {}))]
     if not api.token:
         return [*rows, f"{MODELS}: without a token it cannot be read"]

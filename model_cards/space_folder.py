@@ -1,4 +1,4 @@
-"""A Space's folder, checked before any server is asked: its files, its front matter, its requirements."""
+"""Checks of a Space's folder before any request to a server: its files, its front matter, its requirements."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def is_space(folder: Path, asked: bool = False) -> bool:
 
     Args:
         folder: any path.
-        asked: the caller says that it is one; then it is, unless it is a finished model or dataset.
+        asked: the caller states that it is one; then it is, unless it is a finished model or dataset.
     """
     folder = Path(folder)
     if not folder.is_dir() or any((folder / name).is_file() for name in (REPORT, "audit.json")):
@@ -221,7 +221,7 @@ def read_requirements(path: Path) -> dict[str, Requirement]:
 
 
 def check_versions(folder: Path, sdk_version: str, requirements: dict[str, Requirement]) -> None:
-    """Refuse a Space whose gradio is not one and the same, or which asks for other versions than were tested.
+    """Refuse a Space with different versions of gradio, or which requires other versions than were tested.
 
     The Hub installs gradio in the front matter's ``sdk_version``. ``requirements.txt`` must allow it, and it must be
     the version of ``constraints.txt``, where the checkout has one. Every other requirement must allow its version too.

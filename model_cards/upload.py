@@ -97,7 +97,7 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
 
     Raises:
         HubProblem: unreachable, refused, or interrupted; says whether anything was committed.
-        PublishError: the repository holds foreign files, or is public where a private one was asked for.
+        PublishError: the repository holds files of others, or is public where a private one was requested.
         ReadBackError: the Hub holds something else than was sent.
     """
     sdk = "gradio" if work.repo_type == "space" else None
@@ -128,7 +128,7 @@ def standing(api: HfApi, work: Plan, private: bool) -> Standing:
     """Look at the repository, and refuse one that must not be published to.
 
     Raises:
-        PublishError: it holds foreign files, or is public where a private one was asked for.
+        PublishError: it holds files of others, or is public where a private one was requested.
     """
     info = api.repo_info(work.repo_id, repo_type=work.repo_type)
     if private and not info.private:
@@ -184,7 +184,7 @@ def committed_after(api: HfApi, work: Plan, head: str, create_pr: bool) -> str:
             first = commits[commits.index(head) - 1] if head in commits else commits[0]
             ours = not differences(api, work, first, remote_files(api, work, first))
     except HubProblem:
-        return "whether the commit was made could not be asked"
+        return "it is not known whether the commit was made"
     if ours:
         return f"the commit {first[:12]} was made, only its answer was lost"
     return f"nothing of this folder was committed (the commit {first[:12]} there is somebody else's)"

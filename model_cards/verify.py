@@ -76,7 +76,7 @@ def check_folds(folder: Path, report: dict[str, Any], named: set[str]) -> list[s
     Args:
         folder: of the cross-validation.
         report: of it.
-        named: files of which something was said already.
+        named: files that are already reported.
     """
     problems = []
     for fold in report.get("folds", []):

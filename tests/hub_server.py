@@ -330,7 +330,7 @@ class LoopbackHub:
             await asyncio.sleep(600)
         if self.failure == "close":
             return StreamingResponse(broken(), headers={"Content-Length": "1000"})
-        raise HubError(int(self.failure), "the loopback Hub was told to fail here")
+        raise HubError(int(self.failure), "the loopback Hub is set to fail here")
 
 
 async def broken() -> AsyncIterator[bytes]:

@@ -1,4 +1,4 @@
-"""Every model in hub_models/released: whole, small, loadable by a stranger, and true to its own numbers."""
+"""Every model in hub_models/released: complete, small, loadable without this repository, with its own numbers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CHARTS = {
 # Charts that not every release has: of its training, and of what was measured later.
 FURTHER_CHARTS = {"training_curves", "heat_on_lesion_test", "heat_map_checks_test", "robustness_test"}
 DRAWN = "Drawn phantoms, none of them a photograph"
-# Runs where none of our packages can be imported: what a stranger's machine does.
+# Runs where none of our packages can be imported, as on a user's machine.
 STRANGER = """
 import json, sys
 class Blocked:

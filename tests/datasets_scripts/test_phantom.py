@@ -97,7 +97,7 @@ def test_mask_is_empty_without_a_lesion() -> None:
 
 
 def test_views_show_one_lesion() -> None:
-    """Turned, shifted and zoomed, a lesion keeps its area in square millimetres and its surroundings change."""
+    """Turned, moved and zoomed, a lesion keeps its area in square millimetres and its surroundings change."""
     seed = next(s for s in range(20) if draw("nv", s, (20, 16)).attributes["radius_mm"] < 2.5)
     views = [draw("nv", seed, (200, 150), view) for view in range(4)]
     areas = [v.lesion_mask.sum() * v.attributes["mm_per_pixel"] ** 2 for v in views]

@@ -3,7 +3,7 @@
 A subclass gives its two classes and the smallest configuration that is still its architecture. Where it takes other
 inputs than images, it overrides :meth:`ClassifierTester.inputs`, ``bad_inputs`` and ``processor``; where it has members
 or another head, ``members`` and ``head``; where it learns more slowly, ``learning_rate``; where it explains itself in
-other ways, ``explanations``. Nothing here asks which model it is testing.
+other ways, ``explanations``. Nothing here depends on the tested model.
 """
 
 from __future__ import annotations

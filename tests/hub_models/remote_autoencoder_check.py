@@ -1,4 +1,4 @@
-"""Run by the autoencoder's test in a clean process: load a saved folder as a stranger does, write down what came out.
+"""Run by the autoencoder's test in a clean process: load a saved folder without this repository, and write the outputs.
 
 Usage: remote_autoencoder_check.py FOLDER REPO_ROOT. Reads *.png of the working directory, writes remote.json there.
 """
@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-# A stranger has neither our packages nor OpenCV. None makes an import fail as if nothing were installed.
+# A user has neither our packages nor OpenCV. None makes an import fail as if nothing were installed.
 for name in ("hub_models", "trainers", "datasets_scripts", "model_cards", "cv2"):
     sys.modules[name] = None
 

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-# A stranger has neither our packages nor OpenCV. None makes an import fail as if nothing were installed.
+# A user has neither our packages nor OpenCV. None makes an import fail as if nothing were installed.
 for name in ("hub_models", "trainers", "datasets_scripts", "model_cards", "cv2"):
     sys.modules[name] = None
 

@@ -1,4 +1,4 @@
-"""What a saved classifier must hold in a stranger's hands: its code beside it, and a clean process that loads it."""
+"""What a saved classifier needs without this repository: its code beside it, and a clean process that loads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The autoencoder: its two shapes, what it refuses, and what a stranger gets who loads it."""
+"""The autoencoder: its two architectures, its errors, and loading it without this repository."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_nothing_is_recorded_for_a_backward_pass_through_frozen_parts(tmp_path: 
         output = frozen.train()(**batch())
         assert not output.features.requires_grad
         assert output.raw_logits.requires_grad
-        # ... and yet whoever asks for the gradient of the pixels gets it.
+        # ... and the gradient of the pixels is still available.
         pixels = batch()["pixel_values"].requires_grad_()
         frozen.eval()(pixels).raw_logits.sum().backward()
         assert pixels.grad is not None

@@ -69,7 +69,7 @@ class TestResNet(ClassifierTester):
         assert trained == {f"head.{name}" for name, _ in model.head.named_parameters()}
 
     def test_a_frozen_backbone_still_shows_where_an_image_matters(self) -> None:
-        """Saliency asks for gradients of the pixels, also through frozen weights."""
+        """Saliency needs gradients of the pixels, also through frozen weights."""
         model = self.model(freeze_backbone=True)
         pixels = self.inputs(1)["pixel_values"].requires_grad_()
         model(pixel_values=pixels).logits[0, 0].backward()

@@ -216,7 +216,7 @@ def test_a_cross_validation_is_compared_with_its_manifest_and_its_folds_with_the
     assert verify_folder(cross_validation) == []
     (cross_validation / "fold1" / "model.safetensors").write_bytes(b"x")
     problems = verify_folder(cross_validation)
-    assert len(problems) == 1, "said once, though two manifests list it"
+    assert len(problems) == 1, "reported once, though two manifests list it"
     assert problems[0].startswith("fold1/model.safetensors was changed")
     edit(cross_validation / "fold0", "| Accuracy | 0.816", "| Accuracy | 0.916")
     write_manifest(cross_validation)

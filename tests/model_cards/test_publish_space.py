@@ -191,7 +191,7 @@ def test_a_dry_run_needs_no_token(
     monkeypatch.setenv("HF_TOKEN", "")
     code, out, _ = command(space, "--models", MODEL, "--dry-run")
     assert code == 0
-    assert "would be created (or is private: without a token that cannot be told)" in out
+    assert "would be created (or is private: without a token that is not known)" in out
     err = command(space, "--models", "org/absent", "--dry-run")[2]
     assert "has no model org/absent, or it is private: check the name, or set HF_TOKEN" in err
     code, _, err = command(space, "--models", MODEL)

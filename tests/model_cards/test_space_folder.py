@@ -1,4 +1,4 @@
-"""A Space's folder is checked before any server is asked: front matter, versions, imports, secrets."""
+"""A Space's folder is checked before any request: front matter, versions, imports, secrets."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class Trusted:
 
 @pytest.fixture(scope="session")
 def trusted(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
-    """An ensemble of two random MobileNets; thresholds lie between four drawings: low, moderate, high, strange."""
+    """An ensemble of two random MobileNets; thresholds lie between four drawings: low, moderate, high, ood."""
     home = tmp_path_factory.mktemp("trusted")
     folder, labels = home / "tiny-ensemble", TASKS["ham10000"]
     torch.manual_seed(3)

@@ -22,7 +22,7 @@ WAIT_MS = 120_000
 
 @contextmanager
 def opened(browser: Any, url: str, width: int = 1200, height: int = 860, **options: Any) -> Iterator[Any]:
-    """A tab on the page; leaving it checks that no script failed and that nothing was asked of another server."""
+    """A tab on the page; leaving it checks that no script failed and that no other server got a request."""
     context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
     tab = context.new_page()
     tab.set_default_timeout(WAIT_MS)

@@ -30,7 +30,7 @@ CLIENTS, REQUESTS, REPEATS, BURSTS = 10, 50, 10, 14
 
 
 def main() -> None:
-    """Start the page, ask it, and print the table."""
+    """Start the page, send requests, and print the table."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure(url: str, process: psutil.Process, started: float, folder: str) -> None:
-    """Ask the page that is starting, and print what it took."""
+    """Send requests to the page that is starting, and print the times."""
     while True:
         try:
             urllib.request.urlopen(url, timeout=60).close()

@@ -1,4 +1,4 @@
-"""A visitor's browser asks no other server and runs no foreign script, whatever stands in a model's card."""
+"""A visitor's browser contacts no other server and runs no script of a model's card, whatever the card contains."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ CALLS = """async (W) => {
 
 @pytest.fixture(scope="module")
 def foreign() -> Iterator[SimpleNamespace]:
-    """Another server, which remembers what it was asked for."""
+    """Another server, which records its requests."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

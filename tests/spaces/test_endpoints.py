@@ -1,4 +1,4 @@
-"""The page asked by programs: stable names and types, uploads that leave nothing behind, and a burst of requests."""
+"""The endpoints: stable names and types, uploads that leave nothing behind, and a burst of requests."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_on_the_hub(
 def test_models_of_the_hub_say_their_commit(
     hub: LoopbackHub, start_page: Callable[..., Any], trusted: Any, photo: Path, tmp_path: Path
 ) -> None:
-    """Pinned or not, and although `main` moves on while the page stands; asked for by title, name or id."""
+    """Pinned or not, and although `main` changes while the page runs; requested by title, name or id."""
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     for name in ("org/pinned", "org/moving"):
         api.create_repo(name)

@@ -123,7 +123,7 @@ def test_same_names_are_distinguished(parts: Any, tmp_path: Path) -> None:
 def test_visitors_models_are_loaded_only_where_the_host_lets_them(
     parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Never a folder of the machine; code of ood images only where the host said so; two kept at most."""
+    """Never a folder of the machine; code of visitors' models only where the host allows it; at most two are kept."""
     asked: list[Any] = []
     monkeypatch.setattr(parts.model_loading, "load", lambda source: asked.append(source) or source)
     hosts = parts.model_loading.parse_models("ours/model")

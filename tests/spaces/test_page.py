@@ -101,7 +101,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         tab.wait_for_function(f"{RISK} < {before}")
         tab.fill("#share input[type=number]", "500")
         tab.wait_for_timeout(800)
-        assert tab.locator(".toast-body").count() == 0, "a number that is none is not asked"
+        assert tab.locator(".toast-body").count() == 0, "a value that is no number is not sent"
         tab.click("#shift input")
         tab.wait_for_selector("#answer [data-state=low]")
         assert_shows(tab, said("low"))

@@ -41,7 +41,7 @@ def test_every_column_sorts_with_gaps_last(browser: Any, page: Any, trusted: Any
         tab.wait_for_selector("#many [data-done=true]")
         tab.wait_for_timeout(500)
         assert tab.evaluate("window.heard") == ["1 answered, 1 uncertain, 2 not answered, 1 not readable."], (
-            "said once, and no more"
+            "announced once"
         )
         heads = tab.locator("#many th button").all_inner_texts()
         assert heads[0] == "Most likely class"
@@ -80,7 +80,7 @@ def test_a_change_in_view_is_announced_once(browser: Any, page: Any, trusted: An
         clear(tab)
         upload(tab, trusted.pictures["low"], then="[data-state=low]")
         tab.wait_for_selector("#heat")
-        assert tab.evaluate("window.heard").count(heard[0]) == 2, "the same answer again is said again"
+        assert tab.evaluate("window.heard").count(heard[0]) == 2, "the same answer again is announced again"
 
 
 @pytest.mark.browser

@@ -1,4 +1,4 @@
-"""What visitors may ask of the machine: whose turn it is, how much may come in, and what is logged when it breaks."""
+"""Limits for visitors: the queue, the size of uploads, and what is logged after an error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Run by the test of FSDP, on each process: a train script under FSDP2 on CPUs, where accelerate does not offer it.
 
-Usage: fsdp_worker.py SCRIPT [OPTION ...]. accelerate is told that its two CPU processes are GPUs; everything after that
+Usage: fsdp_worker.py SCRIPT [OPTION ...]. accelerate treats its two CPU processes as GPUs; everything after that
 (the config's settings, torch's fully_shard over gloo, checkpoints, gathering) is as it would be there.
 """
 

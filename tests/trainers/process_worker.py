@@ -21,7 +21,7 @@ from trainers.training.trainer import LesionTrainer
 
 
 class Watched(Dataset):
-    """A training dataset that remembers what it was asked for: the index of each image, in order."""
+    """A training dataset that records the index of each requested image, in order."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

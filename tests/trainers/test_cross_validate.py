@@ -29,7 +29,7 @@ OPTIONS = [
     *("--per_device_train_batch_size", "16", "--bootstrap_replicates", "30", "--dataloader_num_workers", "0"),
     *("--disable_tqdm", "true", "--precision", "fp32"),
 ]
-# A train script that trains nothing: it copies a finished fold, or fails as it is told.
+# A train script that trains nothing: it copies a finished fold, or fails on request.
 COPY = """
 import shutil, sys
 from pathlib import Path

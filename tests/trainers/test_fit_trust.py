@@ -63,7 +63,7 @@ def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def again(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Trust fitted again for a trained model; what it said when it was finished is not asked again."""
+    """Trust fitted again for a trained model from its stored predictions."""
     out = tmp_path_factory.mktemp("again") / "model"
     splits = load_splits(str(phantom_dataset), "grouped")
     options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4)

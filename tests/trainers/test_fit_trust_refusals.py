@@ -86,8 +86,8 @@ def test_files_that_are_no_images_are_named(trained: Path, phantom_dataset: Path
     for folders, says in (
         ([tmp_path / "empty"], "empty' holds no image (.jpg"),
         ([broken], "x.png cannot be read"),
-        ([tmp_path / "a" / "test"], "the --ood folder 'test' is called as a split is"),
-        ([clothes, other], "the --ood folder 'clothes' is called as another --ood folder is"),
+        ([tmp_path / "a" / "test"], "the --ood folder 'test' has the name of a split"),
+        ([clothes, other], "the --ood folder 'clothes' has the name of another --ood folder"),
     ):
         with pytest.raises(UserError, match=re.escape(says)):
             fit_trust(str(trained), splits, tmp_path / "out", TrustOptions(), ood_sets=folders)

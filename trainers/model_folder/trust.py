@@ -155,7 +155,7 @@ def predict_folders(model: Any, processor: Any, folders: Sequence[Path], inferen
         if name in found or name in SPLITS:
             other = "a split" if name in SPLITS else "another --ood folder"
             raise UserError(
-                f"the --ood folder {name!r} is called as {other} is: rename it, since the report tells by it"
+                f"the --ood folder {name!r} has the name of {other}: rename it, the report identifies it by its name"
             )
         found[name] = predict_ood(model, processor, folder.resolve(), inference=inference)
     return found

@@ -233,7 +233,7 @@ def without_pictures(folder: Path, image: Any) -> Path:
     ids=["no column", "null"],
 )
 def test_a_dataset_without_images_is_one_line(tmp_path: Path, image: Any, named: str) -> None:
-    # Of another name each: the cache of datasets tells local folders by theirs.
+    # Of another name each: the cache of datasets identifies local folders by their names.
     folder = without_pictures(tmp_path / ("null" if image is None else "column"), image)
     with pytest.raises(UserError, match=named):
         run(["--recipe", "autoencoder_demo", "--dataset", str(folder), "--output_dir", str(tmp_path / "out")], "x")

@@ -1,4 +1,4 @@
-"""Random weights in a copy: of the part that was asked for, and never in the model itself."""
+"""Random weights in a copy: of the requested part, and never in the model itself."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_by_hand(study: Callable[..., Study]) -> None:
     # sd 1 over three patients; t of 2 degrees of freedom is 4.3027.
     assert effect.standard_error == pytest.approx(1 / math.sqrt(3))
     assert effect.low == pytest.approx(-2 - 4.3027 / math.sqrt(3), abs=1e-4)
-    # One patient has days under B: nothing may be said.
+    # One patient has days under B: no estimate is possible.
     withheld = patient_level(found, 2, 0.95)
     assert withheld.estimate is withheld.low is withheld.high is withheld.p is None
     assert withheld.withheld == "one patient has days under it and the baseline, two are needed"

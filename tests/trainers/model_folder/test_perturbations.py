@@ -1,4 +1,4 @@
-"""Perturbed and worn images are what their names say, in any size, and the same whenever they are asked for."""
+"""Perturbations and corruptions are what their names say, in any size, and the same in every call."""
 
 from __future__ import annotations
 

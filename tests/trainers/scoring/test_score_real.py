@@ -1,4 +1,4 @@
-"""The released model on photos of its own test split, with labels: it says what it said at its release."""
+"""The released model on photos of its own test split, with labels: the same answers as at its release."""
 
 from __future__ import annotations
 

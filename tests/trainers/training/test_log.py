@@ -1,4 +1,4 @@
-"""What a run tells of itself follows the metric that chose its epoch; one that cannot choose is refused first."""
+"""The record of a run follows the metric that chose its epoch; a metric that cannot choose is refused first."""
 
 from __future__ import annotations
 

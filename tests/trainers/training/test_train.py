@@ -130,7 +130,7 @@ def test_trust_is_fitted_on_halves_of_calibration_and_evaluated_on_test(trained:
     assert trust["conformal"]["n_lesions"] == lesions
     assert trust == json.loads((trained / "config.json").read_text())["trust"]
     assert trust["fitted_for"]["preprocessing"]["size"] == {"height": 32, "width": 32}
-    # So few lesions show less than is asked: each part says so.
+    # So few lesions show less than is requested: each part says so.
     assert (trust["ood"]["acceptance"], trust["ood"]["acceptance_asked"]) == (0.91, 0.95)
     assert "fewer than the 60" in trust["bands"]["low"]["reason"]
     assert [entry["split"] for entry in report["test_reads"]] == ["test"]

@@ -129,7 +129,7 @@ def test_quantiles_come_from_the_accepted_images_of_the_second_half_alone(rows, 
 
 
 def test_the_gate_comes_before_sets_and_bands(rows, trust):
-    """Strange images of the second half are answered by nobody, so they move no quantile and no band."""
+    """Ood images of the second half are declined, so they change no quantile and no band."""
     first, second = halves(rows)
     strange = np.flatnonzero(second)[::3]
     features, logits = rows.features.copy(), rows.logits.copy()
@@ -226,7 +226,7 @@ def test_a_set_of_all_classes_is_never_an_answer(rows, asked, kept):
     assert fitted(rows, replace(OPTIONS, max_set_size=asked)).config["policy"] == {"max_set_size": kept}
 
 
-# ------------------------------------------------------------------------- altered images
+# ------------------------------------------------------------------------- perturbed images
 
 
 def test_perturbed_images_are_of_the_first_half_one_per_lesion():

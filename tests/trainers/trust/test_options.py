@@ -1,4 +1,4 @@
-"""What may be asked of a fit of trust; what no fit could mean is refused before anything is predicted."""
+"""The options of a fit of trust; wrong values are refused before anything is predicted."""
 
 from __future__ import annotations
 

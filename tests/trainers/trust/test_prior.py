@@ -1,4 +1,4 @@
-"""Class priors: shares by lesion, errors that say what to do, and a shifted prior estimated from unlabelled images."""
+"""Class priors: shares by lesion, errors that say what to do, and another prior estimated from unlabelled images."""
 
 from __future__ import annotations
 

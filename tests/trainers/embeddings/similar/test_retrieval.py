@@ -20,7 +20,7 @@ NAMES = ["mel", "nv", "df"]
 
 
 def test_precision_by_hand() -> None:
-    # Two melanomas find 2 and 1 of 2, three nevi 2, 2 and 0; nobody asks for a dermatofibroma.
+    # Two melanomas find 2 and 1 of 2, three nevi 2, 2 and 0; no query is a dermatofibroma.
     found = np.array([[0, 0], [0, 1], [1, 1], [1, 1], [2, 0]])
     labels, groups = np.array([0, 0, 1, 1, 1]), np.array(["a", "b", "c", "d", "e"])
     result = precision_at_k(found, labels, groups, NAMES, np.array([0.25, 0.7, 0.05]), replicates=200)
@@ -32,7 +32,7 @@ def test_precision_by_hand() -> None:
     assert result["per_class"]["nv"]["chance"] == 0.7
     assert result["macro"]["value"] == pytest.approx((0.75 + 2 / 3) / 2, abs=1e-6)
     assert result["micro"]["value"] == pytest.approx(0.7, abs=1e-6)
-    # By chance: a class's share, or the mean over the classes asked for, or over the queries.
+    # By chance: a class's share, or the mean over the requested classes, or over the queries.
     assert result["macro"]["chance"] == pytest.approx((0.25 + 0.7) / 2)
     assert result["micro"]["chance"] == pytest.approx((2 * 0.25 + 3 * 0.7) / 5)
     assert result["found"]["nv"] == {
