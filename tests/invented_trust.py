@@ -25,8 +25,8 @@ def undefined(why: str) -> dict[str, Any]:
 
 def fitted_trust() -> dict[str, Any]:
     """Everything that is fitted, as ``trainers.trust.fit`` writes it; too few ``bcc`` and ``df`` for a promise each."""
-    said = {"split": "calibration", "date": "2026-01-02", "also_used_for_model_selection": False}
-    tested = {"tested": 24, "grid": 100, "reason": None, "n_lesions": 47, "half": "second", **said}
+    fitted_on = {"split": "calibration", "date": "2026-01-02", "also_used_for_model_selection": False}
+    tested = {"tested": 24, "grid": 100, "reason": None, "n_lesions": 47, "half": "second", **fitted_on}
     return {
         "temperature": {
             "kind": "scalar",
@@ -38,9 +38,9 @@ def fitted_trust() -> dict[str, Any]:
             "n_groups": 46,
             "half": "first",
             "seed": 7,
-            **said,
+            **fitted_on,
         },
-        "prior": {"value": [0.107, 0.021, 0.157, 0.715], "n": 70, "n_groups": 46, "half": "first", **said},
+        "prior": {"value": [0.107, 0.021, 0.157, 0.715], "n": 70, "n_groups": 46, "half": "first", **fitted_on},
         "ood": {
             "detector": "energy",
             "threshold": 4.405595,
@@ -57,7 +57,7 @@ def fitted_trust() -> dict[str, Any]:
                 },
             },
             "half": "first",
-            **said,
+            **fitted_on,
         },
         "conformal": {
             "method": "lac",
@@ -71,14 +71,14 @@ def fitted_trust() -> dict[str, Any]:
             "malignant_without_own_promise": ["bcc"],
             "n_lesions": 47,
             "half": "second",
-            **said,
+            **fitted_on,
         },
         "bands": {
             "low": {"threshold": 0.223, "risk": 0.05, "confidence": 0.9, "n": 46, "errors": 0, **tested},
             "moderate": {"threshold": 0.416, "risk": 0.1, "confidence": 0.9, "n": 47, "errors": 1, **tested},
         },
         "policy": {"max_set_size": 3},
-        "fitted_for": {"inference": "plain", "preprocessing": {}, **said},
+        "fitted_for": {"inference": "plain", "preprocessing": {}, **fitted_on},
     }
 
 
@@ -166,7 +166,7 @@ def verdicts() -> dict[str, Any]:
 def trust_evaluation() -> dict[str, Any]:
     """As ``trainers.evaluation.trust_report`` writes it."""
 
-    def foreign(name: str, n: int, declined: float) -> dict[str, Any]:
+    def ood_set(name: str, n: int, declined: float) -> dict[str, Any]:
         values = {"declined": declined, "auroc": 0.985, "aupr": 0.903, "fpr_at_95_tpr": 0.053}
         return {"name": name, "n": n, "n_groups": n, **{key: measured(value) for key, value in values.items()}}
 
@@ -176,7 +176,7 @@ def trust_evaluation() -> dict[str, Any]:
             "threshold": 4.405595,
             "conventions": {"auroc": "Chance that an ood image scores above an image of the split."},
             "in_distribution": {"n": 137, "n_groups": 91, "accepted": measured(0.968)},
-            "sets": [foreign("chairs", 300, 0.907), foreign("left out: vasc", 21, 0.048)],
+            "sets": [ood_set("chairs", 300, 0.907), ood_set("left out: vasc", 21, 0.048)],
             "per_class": [accepted(name, n) for (name, _, _), n in zip(LABELS, TEST_COUNTS, strict=True)],
         },
         "sets": evaluated_sets(),

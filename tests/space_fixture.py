@@ -106,8 +106,8 @@ def typed(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
             run(main)
         except SystemExit as stopped:
             code = int(stopped.code or 0)
-        said = capsys.readouterr()
-        return code, said.out, said.err
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
 
     return call
 

@@ -118,9 +118,9 @@ def test_another_size_is_the_same_drawing() -> None:
 
 def test_some_lesions_look_like_another_class() -> None:
     looks = [draw("mel", seed, (20, 16)).attributes["look"] for seed in range(120)]
-    strange = [look for look in looks if look != "mel"]
-    assert 1 <= len(strange) <= 20
-    assert set(strange) <= set(MISTAKEN_FOR["mel"])
+    others = [look for look in looks if look != "mel"]
+    assert 1 <= len(others) <= 20
+    assert set(others) <= set(MISTAKEN_FOR["mel"])
     assert {draw("malignant", seed, (20, 16)).attributes["look"] for seed in range(20)} == {"mel", "bcc", "scc"}
 
 

@@ -88,7 +88,7 @@ def test_every_task_is_drawn(task: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("derm", 100, 0), "unknown task 'derm'; known tasks: "),
         (("dermx", 3, 0), "3 images for 8 classes"),
@@ -96,8 +96,8 @@ def test_every_task_is_drawn(task: str) -> None:
         (("dermx", 80, 0, (8, 8)), "size=8x8"),
     ],
 )
-def test_impossible_requests_are_named(arguments, said: str) -> None:
-    with pytest.raises(PhantomRequestError, match=said):
+def test_impossible_requests_are_named(arguments, message: str) -> None:
+    with pytest.raises(PhantomRequestError, match=message):
         phantom_rows(*arguments)
 
 
@@ -133,7 +133,7 @@ def test_same_command_same_bytes(tmp_path) -> None:
 
 
 def test_command_refuses_in_one_line(tmp_path, capsys) -> None:
-    for arguments, said in (
+    for arguments, message in (
         (["--images", "40", "--out", str(tmp_path / "new")], "--images 40 gives class"),
         (["--out", str(tmp_path)], "is not empty: choose another --out"),
     ):
@@ -143,7 +143,7 @@ def test_command_refuses_in_one_line(tmp_path, capsys) -> None:
         assert stopped.value.code == 2
         line = capsys.readouterr().err.strip()
         assert line.startswith("error: ")
-        assert said in line
+        assert message in line
         assert "\n" not in line
     assert not (tmp_path / "new").exists()
     with pytest.raises(SystemExit) as stopped:

@@ -37,7 +37,7 @@ def main() -> None:
         codes_again = again.encode(pixels)
     files = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
     ours = [f for f in files if f.startswith(repo_root + "/") and "site-packages" not in f and f != __file__]
-    said = {
+    result = {
         "model_module": type(model).__module__,
         "ours": ours,
         "pixels": pixels.tolist(),
@@ -48,7 +48,7 @@ def main() -> None:
         "files_saved_again": sorted(path.name for path in Path("again").iterdir()),
         "refused": refused,
     }
-    Path("remote.json").write_text(json.dumps(said))
+    Path("remote.json").write_text(json.dumps(result))
 
 
 main()

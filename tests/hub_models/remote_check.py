@@ -23,12 +23,12 @@ def main() -> None:
     model = AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True)
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     inputs = {name: torch.from_numpy(value) for name, value in np.load("inputs.npz").items()}
-    pictures = [Image.open(path) for path in sorted(Path().glob("*.png"))]
+    images = [Image.open(path) for path in sorted(Path().glob("*.png"))]
     with torch.no_grad():
         logits = model(**inputs).logits
 
     classify = pipeline("image-classification", folder, trust_remote_code=True, top_k=len(model.config.labels))
-    scores = [{row["label"]: row["score"] for row in rows} for rows in classify([str(p.filename) for p in pictures])]
+    scores = [{row["label"]: row["score"] for row in rows} for rows in classify([str(p.filename) for p in images])]
 
     records = json.loads(Path("records.json").read_text())
     answer = pipeline(model=folder, trust_remote_code=True)
@@ -50,7 +50,7 @@ def main() -> None:
     with torch.no_grad():
         pooled = features(**inputs, output_hidden_states=True).pooler_output
 
-    several = (tuple(records), np.stack([np.asarray(pictures[0])] * 2), [records])
+    several = (tuple(records), np.stack([np.asarray(images[0])] * 2), [records])
     counts = [len(answer(inputs)) for inputs in several]
 
     try:
@@ -66,14 +66,14 @@ def main() -> None:
 
     files = (getattr(module, "__file__", None) or "" for module in list(sys.modules.values()))
     ours = [f for f in files if f.startswith(repo_root + "/") and "site-packages" not in f and f != __file__]
-    said = {
+    result = {
         "model_module": type(model).__module__,
         "ours": ours,
         "dtype": str(model.dtype),
         "logits": logits.tolist(),
         "logits_saved_again": logits_again.tolist(),
         "files_saved_again": sorted(path.name for path in Path("again").iterdir()),
-        "inputs": {name: value.tolist() for name, value in processor(pictures, return_tensors="pt").items()},
+        "inputs": {name: value.tolist() for name, value in processor(images, return_tensors="pt").items()},
         "predict": model.predict(**inputs, trust=True),
         "heat_maps": heat_maps,
         "pipeline": scores,
@@ -84,11 +84,11 @@ def main() -> None:
         "answers_saved_alone": pipeline("lesion-classification", "alone", trust_remote_code=True)(records),
         "features": pooled.tolist(),
         "one_answer_an_image": counts,
-        "answer_to_a_path": answer(str(pictures[0].filename)),
+        "answer_to_a_path": answer(str(images[0].filename)),
         "unknown_site": unknown_site,
         "without_opencv": refused,
     }
-    Path("remote.json").write_text(json.dumps(said))
+    Path("remote.json").write_text(json.dumps(result))
 
 
 main()

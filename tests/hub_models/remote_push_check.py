@@ -33,7 +33,7 @@ def main() -> None:
     processor = AutoImageProcessor.from_pretrained(folder, **trusted)
     model.push_to_hub("org/copy")
     processor.push_to_hub("org/copy")
-    said = {
+    result = {
         "here": pipeline("lesion-classification", folder, **trusted)(image),
         "copy": pipeline("lesion-classification", "org/copy", **trusted)(image),
         "by_the_repo_alone": pipeline(model="org/copy", **trusted)(image),
@@ -41,7 +41,7 @@ def main() -> None:
     inputs = processor(image, return_tensors="pt")
     features = AutoModel.from_pretrained("org/copy", **trusted)
     with torch.no_grad():
-        said["width"] = features(**inputs).pooler_output.shape[1]
+        result["width"] = features(**inputs).pooler_output.shape[1]
 
     labels = ["x", "y", "z"]
     with warnings.catch_warnings(record=True) as caught:
@@ -54,7 +54,7 @@ def main() -> None:
             ignore_mismatched_sizes=True,
             **trusted,
         )
-    said["warnings"] = [str(one.message) for one in caught if "dropped" in str(one.message)]
+    result["warnings"] = [str(one.message) for one in caught if "dropped" in str(one.message)]
     rows = [{"pixel_values": inputs["pixel_values"][0], "labels": index % 3} for index in range(6)]
     settings = TrainingArguments(
         "tuned", max_steps=1, per_device_train_batch_size=6, eval_strategy="steps", eval_steps=1, use_cpu=True
@@ -68,17 +68,17 @@ def main() -> None:
         compute_metrics=lambda given: {"shape": list(given.predictions.shape)},
     )
     trainer.train()
-    said["evaluated"] = trainer.evaluate()["eval_shape"]
+    result["evaluated"] = trainer.evaluate()["eval_shape"]
     tuned.push_to_hub("org/tuned")
     processor.push_to_hub("org/tuned")
     again = AutoModelForImageClassification.from_pretrained("org/tuned", **trusted)
     with torch.no_grad():
-        said["difference"] = float((again(**inputs).logits - tuned.eval()(**inputs).logits).abs().max())
-    said["tuned"] = pipeline("lesion-classification", "org/tuned", **trusted)(image, trust=False)
-    said["stock"] = [row["label"] for row in pipeline("image-classification", "org/tuned", **trusted)(image)]
+        result["difference"] = float((again(**inputs).logits - tuned.eval()(**inputs).logits).abs().max())
+    result["tuned"] = pipeline("lesion-classification", "org/tuned", **trusted)(image, trust=False)
+    result["stock"] = [row["label"] for row in pipeline("image-classification", "org/tuned", **trusted)(image)]
     stored = json.loads(Path(hf_hub_download("org/tuned", "config.json")).read_text())
-    said["code"] = [*stored["auto_map"].values(), *(one["impl"] for one in stored["custom_pipelines"].values())]
-    Path("pushed.json").write_text(json.dumps(said))
+    result["code"] = [*stored["auto_map"].values(), *(one["impl"] for one in stored["custom_pipelines"].values())]
+    Path("pushed.json").write_text(json.dumps(result))
 
 
 main()

@@ -296,13 +296,13 @@ def test_a_user_without_this_repository_can_load_it(tmp_path: Path, repo_root: P
         output = model(pixels)
     done = run_clean(REMOTE_CHECK, folder, repo_root, folder=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads((tmp_path / "remote.json").read_text())
-    assert said["model_module"].startswith("transformers_modules.")
-    assert said["ours"] == []
-    np.testing.assert_allclose(said["pixels"], pixels.numpy(), rtol=0, atol=1e-6)
+    result = json.loads((tmp_path / "remote.json").read_text())
+    assert result["model_module"].startswith("transformers_modules.")
+    assert result["ours"] == []
+    np.testing.assert_allclose(result["pixels"], pixels.numpy(), rtol=0, atol=1e-6)
     for name in ("codes", "codes_saved_again", "codes_of_pipeline"):
-        np.testing.assert_allclose(said[name], output.codes.numpy(), rtol=0, atol=1e-4, err_msg=name)
-    np.testing.assert_allclose(said["drawn"], model.to_images(output.reconstruction).numpy(), rtol=0, atol=1e-4)
-    assert set(said["files_saved_again"]) >= OWN_FILES
-    assert said["refused"][0] == "AutoencoderInputError"
-    assert "(1, 3, 40, 40)" in said["refused"][1]
+        np.testing.assert_allclose(result[name], output.codes.numpy(), rtol=0, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(result["drawn"], model.to_images(output.reconstruction).numpy(), rtol=0, atol=1e-4)
+    assert set(result["files_saved_again"]) >= OWN_FILES
+    assert result["refused"][0] == "AutoencoderInputError"
+    assert "(1, 3, 40, 40)" in result["refused"][1]

@@ -141,11 +141,11 @@ def test_file_fills_the_whole_backbone(rename: Any, half: bool, tmp_path: Path) 
     for key, value in model.backbone.state_dict().items():
         assert value.dtype == (torch.float32 if value.is_floating_point() else torch.int64)
         assert torch.equal(value, state[key].to(value.dtype)), key
-    said = model.config.initialised_from
-    assert said is not None
-    assert said.startswith("weights.safetensors (")
-    assert hashlib.sha256(path.read_bytes()).hexdigest() in said
-    assert str(tmp_path) not in said, "a card must not tell the path on this machine"
+    origin = model.config.initialised_from
+    assert origin is not None
+    assert origin.startswith("weights.safetensors (")
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in origin
+    assert str(tmp_path) not in origin, "a card must not tell the path on this machine"
 
 
 def test_counters_may_be_absent_and_a_classifier_present(tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ def test_file_holds_everything_and_loads_again(tmp_path: Path) -> None:
         trust={"temperature": {"value": 1.25, "split": "calibration", "n": 1500, "method": "nll"}},
     )
     config.save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "config.json").read_text())
-    assert said["model_type"] == "lesion_mobilenet"
-    assert said["id2label"] == {"0": "mel", "1": "nv"}
-    assert said["trust"]["temperature"]["value"] == 1.25
+    result = json.loads((tmp_path / "config.json").read_text())
+    assert result["model_type"] == "lesion_mobilenet"
+    assert result["id2label"] == {"0": "mel", "1": "nv"}
+    assert result["trust"]["temperature"]["value"] == 1.25
     loaded = MobileNetLesionConfig.from_pretrained(tmp_path)
     assert loaded.softmax_temperature == 1.25
     for name in ("id2label", "label2id", "label_names", "label_groups", "image_size", "backbone_kwargs", "dropout"):

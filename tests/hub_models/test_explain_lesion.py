@@ -125,7 +125,7 @@ def test_members_against_pytorch_grad_cam(method: str) -> None:
         for name in ("mobilenetv2_035", "tf_efficientnet_lite0")
     ]
     model, pixels = built(EnsembleForLesionClassification, EnsembleLesionConfig, members=members), pictures()
-    said = model.explain(pixel_values=pixels, target=TARGETS, method=method)
+    explanation = model.explain(pixel_values=pixels, target=TARGETS, method=method)
     alone = []
     for number, member in enumerate(model.members):
         single = EnsembleForLesionClassification(
@@ -138,8 +138,8 @@ def test_members_against_pytorch_grad_cam(method: str) -> None:
         alone.append(one.heat_maps)
     first, second = alone
     assert not torch.allclose(first, second, atol=0.1)
-    torch.testing.assert_close(said.heat_maps, (first + second) / 2, rtol=0, atol=1e-5)
-    torch.testing.assert_close(said.spread, (first - second).abs() / 2, rtol=0, atol=1e-5)
+    torch.testing.assert_close(explanation.heat_maps, (first + second) / 2, rtol=0, atol=1e-5)
+    torch.testing.assert_close(explanation.spread, (first - second).abs() / 2, rtol=0, atol=1e-5)
 
 
 # ------------------------------------------------------------------ by hand
@@ -180,12 +180,12 @@ def test_a_linear_model_by_hand() -> None:
     model = Weighing(torch.stack([of_a, -of_a.abs()]))
     pixels = torch.tensor([[[[1.0, 2.0], [3.0, 0.0]], [[1.0, 5.0], [2.0, 6.0]]]])
     # Logits: a = 4 - 1 - 5 - 2 + 18 = 14, b = -4 - 1 - 5 - 2 - 18 = -30.
-    said = explain(model, pixels, {}, None, "grad_cam")
-    assert isinstance(said, LesionExplanation)
-    assert said.target.tolist() == [0]
-    assert said.spread is None
+    explanation = explain(model, pixels, {}, None, "grad_cam")
+    assert isinstance(explanation, LesionExplanation)
+    assert explanation.target.tolist() == [0]
+    assert explanation.spread is None
     # The channels' mean gradients are 1 and 0: Grad-CAM is the first channel, over its maximum 3.
-    torch.testing.assert_close(said.heat_maps, torch.tensor([[[1 / 3, 2 / 3], [1.0, 0.0]]]))
+    torch.testing.assert_close(explanation.heat_maps, torch.tensor([[[1 / 3, 2 / 3], [1.0, 0.0]]]))
     # Point by point: 4 - 1 = 3, -5, -2, 18; ReLU; over 18.
     hires = explain(model, pixels, {}, None, "hires_cam")
     torch.testing.assert_close(hires.heat_maps, torch.tensor([[[1 / 6, 0.0], [0.0, 1.0]]]))
@@ -241,8 +241,8 @@ def test_behind_mean_pooling_and_one_layer_both_methods_agree_and_add_up() -> No
 def test_roll_out_against_transformers_own_attention(size: tuple[int, int]) -> None:
     model, pixels = a_vit(), pictures(size=size)
     assert model.config._attn_implementation == "sdpa"
-    said = model.explain(pixel_values=pixels, method="attention_rollout", target=TARGETS)
-    assert said.target.tolist() == TARGETS
+    explanation = model.explain(pixel_values=pixels, method="attention_rollout", target=TARGETS)
+    assert explanation.target.tolist() == TARGETS
     model.set_attn_implementation("eager")
     with torch.no_grad():
         attentions = model.backbone(pixels, output_attentions=True, interpolate_pos_encoding=True).attentions
@@ -255,7 +255,7 @@ def test_roll_out_against_transformers_own_attention(size: tuple[int, int]) -> N
         np.testing.assert_allclose(joint.sum(1), 1, atol=1e-5)
         patches = torch.from_numpy(joint[0, 1:]).reshape(1, 1, size[0] // 16, size[1] // 16)
         large = functional.interpolate(patches, size, mode="bilinear", align_corners=False)[0, 0]
-        np.testing.assert_allclose(said.heat_maps[row].numpy(), (large / large.max()).numpy(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(explanation.heat_maps[row].numpy(), (large / large.max()).numpy(), rtol=0, atol=1e-5)
 
 
 def test_roll_out_is_the_same_for_every_class_and_every_kernel() -> None:

@@ -159,8 +159,8 @@ def test_a_fusion_of_age_alone() -> None:
     model = fusion(metadata_fields=["age"])
     assert model.metadata_encoder.layers.hidden1.in_features == 2
     processor = LesionImageProcessor(size=64, model_input_names=list(model.input_names), metadata_fields=["age"])
-    picture = torch.zeros(3, 40, 40, dtype=torch.uint8).numpy()
-    given = [{"image": picture, "age": 60}, {"image": picture, "age": 60, "sex": "male"}, {"image": picture, "age": 5}]
+    photo = torch.zeros(3, 40, 40, dtype=torch.uint8).numpy()
+    given = [{"image": photo, "age": 60}, {"image": photo, "age": 60, "sex": "male"}, {"image": photo, "age": 5}]
     rows = [row["probabilities"] for row in model.predict(**processor(given, return_tensors="pt"), trust=False)]
     assert rows[0] == pytest.approx(rows[1], rel=1e-5)
     assert rows[0] != pytest.approx(rows[2], rel=1e-5)
@@ -225,11 +225,11 @@ def test_parts_and_their_architectures_are_taken_over(image_model: Maker, metada
     with torch.no_grad():
         features = model(pixels, metadata=rows).features
         assert torch.equal(features, torch.cat([alone(pixels).features, mlp(rows).features], dim=1))
-    said = re.fullmatch(
+    origin = re.fullmatch(
         r"image: image \(sha256 ([0-9a-f]{64})\); metadata: metadata \(sha256 ([0-9a-f]{64})\)",
         model.config.initialised_from,
     )
-    assert said
+    assert origin
     assert model.pixel_statistics() == ([0.5] * 3, [0.5] * 3)
 
 

@@ -184,9 +184,9 @@ def test_a_checkpoint_with_another_head_keeps_all_but_the_head(melanoma_vit: tup
     for name, value in vit.vit.state_dict().items():
         assert torch.equal(model.backbone.state_dict()[name], value), name
     assert model.head.weight.shape == (4, 48)
-    said = model.config.initialised_from
-    assert said.startswith("vit-melanoma (sha256 ")
-    assert said.endswith("), its 3-class head replaced by 4 classes")
+    origin = model.config.initialised_from
+    assert origin.startswith("vit-melanoma (sha256 ")
+    assert origin.endswith("), its 3-class head replaced by 4 classes")
     assert model.pixel_statistics() == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])
     assert (model.config.hidden_size, model.config.backbone) == (48, "vit_48x3_patch16_64")
 
@@ -244,7 +244,7 @@ def test_what_is_no_vit_checkpoint_is_one_line(melanoma_vit: tuple[Path, Any], t
     save_file(state, lacking / "model.safetensors", metadata={"format": "pt"})
     empty.mkdir()
     (empty / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    said = {
+    origin = {
         "timm": '"timm" has no ViT',
         "nobody/nothing": "nobody/nothing: no ViT checkpoint can be read there",
         str(tmp_path / "nowhere"): "nowhere: no ViT checkpoint can be read there",
@@ -253,7 +253,7 @@ def test_what_is_no_vit_checkpoint_is_one_line(melanoma_vit: tuple[Path, Any], t
         str(lacking): "1 of the ViT's weights are missing (first: vit.layernorm.weight)",
         str(empty): "empty: its weights cannot be loaded",
     }
-    for weights, expected in said.items():
+    for weights, expected in origin.items():
         with pytest.raises(BackboneWeightsError) as caught:
             ViTForLesionClassification.from_backbone(a_config(), weights)
         assert expected in str(caught.value)

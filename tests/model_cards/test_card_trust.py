@@ -233,7 +233,7 @@ def test_one_threshold_for_all_promises_the_average_alone(report: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({}, "The logits are divided by 1.3137 before the softmax"),
         ({"bias": [0.1, 0.2, 0.0, -0.3]}, "divided by 1.3137 and shifted by a bias for each class before the softmax"),
@@ -243,10 +243,10 @@ def test_one_threshold_for_all_promises_the_average_alone(report: dict[str, Any]
         ),
     ],
 )
-def test_each_kind_of_temperature_is_stated(report: dict[str, Any], changes: dict[str, Any], said: str) -> None:
+def test_each_kind_of_temperature_is_stated(report: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     report["trust"]["temperature"] |= changes
     card = card_text(report, FILES)
-    assert said in card
+    assert message in card
     assert ("The winning class is the same for both." in card) == (not changes)
 
 

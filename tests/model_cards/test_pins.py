@@ -80,11 +80,11 @@ def test_a_model_that_the_space_could_not_load_is_refused(
     hub: LoopbackHub, api: HfApi, space: Path, command: Command, case: str, message: str
 ) -> None:
     own = {"AutoConfig": "configuration_x.C", "AutoModelForImageClassification": "modeling_x.X"}
-    foreign = {**own, "AutoModelForImageClassification": "org/code--modeling_x.X"}
+    remote = {**own, "AutoModelForImageClassification": "org/code--modeling_x.X"}
     config = {
         "unknown": {"model_type": "gpt2"},
         "text": {"auto_map": {"AutoConfig": "configuration_x.C", "AutoModelForCausalLM": "modeling_x.X"}},
-        "foreign": {"auto_map": foreign},
+        "foreign": {"auto_map": remote},
         "code": {"auto_map": own},
         "import": {"auto_map": own},
         "timm": {"architecture": "mobilenetv2_100", "pretrained_cfg": {"num_classes": 2}},

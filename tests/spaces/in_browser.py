@@ -29,10 +29,10 @@ def opened(browser: Any, url: str, width: int = 1200, height: int = 860, **optio
     faults: list[str] = []
     outside: list[str] = []
     tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
     tab.on(
         "request",
-        lambda asked: None if asked.url.startswith((url, "data:", "blob:", "ws:")) else outside.append(asked.url),
+        lambda request: None if request.url.startswith((url, "data:", "blob:", "ws:")) else outside.append(request.url),
     )
     tab.goto(url)
     tab.wait_for_selector("#photo input[type=file]", state="attached")

@@ -82,8 +82,8 @@ def measure(url: str, process: psutil.Process, started: float, folder: str) -> N
         answered, refused, seconds = burst(url, folder)
         memory = f"{process.memory_info().rss / 1e6:.0f} MB"
         lost = REQUESTS - answered - refused
-        said = f"{answered} answered, {refused} refused (queue full), {lost} lost; {seconds:.1f} s; {memory}"
-        rows.append((f"Burst {number}: {REQUESTS} requests of {CLIENTS} clients at once", said))
+        text = f"{answered} answered, {refused} refused (queue full), {lost} lost; {seconds:.1f} s; {memory}"
+        rows.append((f"Burst {number}: {REQUESTS} requests of {CLIENTS} clients at once", text))
     print(f"load average {os.getloadavg()[0]:.1f}, {os.cpu_count()} cores", file=sys.stderr)
     print("| | |\n|---|---|")
     for row in rows:
@@ -103,19 +103,19 @@ def new_client(url: str, folder: str) -> Client:
 
 def burst(url: str, folder: str) -> tuple[int, int, float]:
     """All requests at once: how many were answered and how many refused, and the seconds it took."""
-    told: list[str] = []
+    outcomes: list[str] = []
     clients = [new_client(url, folder) for _ in range(CLIENTS)]
 
-    def ask(client: Client) -> None:
+    def send(client: Client) -> None:
         jobs = [client.submit(handle_file(PHOTO), MODELS[0], api_name="/predict") for _ in range(REQUESTS // CLIENTS)]
         for job in jobs:
             try:
-                told.append("answered" if "probabilities" in job.result() else "error")
+                outcomes.append("answered" if "probabilities" in job.result() else "error")
             except Exception as error:
-                told.append("refused" if "full" in str(error).lower() else "error")
+                outcomes.append("refused" if "full" in str(error).lower() else "error")
 
     before = time.monotonic()
-    threads = [threading.Thread(target=ask, args=(client,)) for client in clients]
+    threads = [threading.Thread(target=send, args=(client,)) for client in clients]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -123,7 +123,7 @@ def burst(url: str, folder: str) -> tuple[int, int, float]:
     seconds = time.monotonic() - before
     for client in clients:
         client.close()  # as visitors leave
-    return told.count("answered"), told.count("refused"), seconds
+    return outcomes.count("answered"), outcomes.count("refused"), seconds
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ class WatchedTrainer(LesionTrainer):
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         output = super().evaluation_loop(*args, **kwargs)
-        said = {"n": output.num_samples, "labels": output.label_ids.tolist(), "metrics": dict(output.metrics)}
-        self.evaluations.append(said)
+        result = {"n": output.num_samples, "labels": output.label_ids.tolist(), "metrics": dict(output.metrics)}
+        self.evaluations.append(result)
         return output
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

@@ -25,9 +25,9 @@ NAMES = ("fsdp_vit_large", "multi_gpu", "multi_machine", "one_gpu_fp16")
 def launched(name: str, *more: str) -> tuple[Any, dict[str, str]]:
     """The arguments and the environment that ``accelerate launch --config_file`` gives the script."""
     words = ["--config_file", str(CONFIGS / f"{name}.yaml"), *more, "trainers/train_vit.py"]
-    asked, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
-    several = asked.multi_gpu or asked.use_fsdp
-    return asked, prepare_multi_gpu_env(asked) if several else prepare_simple_launcher_cmd_env(asked)[1]
+    given, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
+    several = given.multi_gpu or given.use_fsdp
+    return given, prepare_multi_gpu_env(given) if several else prepare_simple_launcher_cmd_env(given)[1]
 
 
 def test_these_are_all() -> None:
@@ -54,27 +54,27 @@ def test_accelerate_reads_each(name: str, kind: DistributedType, precision: str,
 
 
 def test_one_gpu_is_one_process_on_one_card() -> None:
-    asked, env = launched("one_gpu_fp16")
-    assert not asked.multi_gpu
+    given, env = launched("one_gpu_fp16")
+    assert not given.multi_gpu
     assert (env["CUDA_VISIBLE_DEVICES"], env["ACCELERATE_MIXED_PRECISION"]) == ("0", "fp16")
     assert launched("one_gpu_fp16", "--gpu_ids", "3")[1]["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 def test_several_gpus() -> None:
-    asked, env = launched("multi_gpu", "--num_processes", "2")
-    assert (asked.multi_gpu, asked.nproc_per_node, env["ACCELERATE_MIXED_PRECISION"]) == (True, "2", "fp16")
+    given, env = launched("multi_gpu", "--num_processes", "2")
+    assert (given.multi_gpu, given.nproc_per_node, env["ACCELERATE_MIXED_PRECISION"]) == (True, "2", "fp16")
 
 
 def test_several_machines() -> None:
-    asked, _ = launched("multi_machine", "--main_process_ip", "node0", "--machine_rank", "1")
+    given, _ = launched("multi_machine", "--main_process_ip", "node0", "--machine_rank", "1")
     # 8 processes in all are 4 on each of the 2 machines.
-    assert (asked.nnodes, asked.nproc_per_node, asked.node_rank) == ("2", "4", 1)
-    assert (asked.rdzv_backend, asked.rdzv_endpoint) == ("static", "node0:29500")
+    assert (given.nnodes, given.nproc_per_node, given.node_rank) == ("2", "4", 1)
+    assert (given.rdzv_backend, given.rdzv_endpoint) == ("static", "node0:29500")
 
 
 def test_fsdp_splits_the_layers_of_the_vit(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, env = launched("fsdp_vit_large")
-    assert (asked.use_fsdp, asked.nproc_per_node) == (True, "2")
+    given, env = launched("fsdp_vit_large")
+    assert (given.use_fsdp, given.nproc_per_node) == (True, "2")
     for name, value in env.items():
         if name.startswith(("FSDP_", "ACCELERATE_")):
             monkeypatch.setenv(name, value)
@@ -95,7 +95,7 @@ def test_fsdp_splits_the_layers_of_the_vit(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize(
-    ("told", "asked", "cuda", "flags"),
+    ("launcher", "given", "cuda", "flags"),
     [
         ("fp16", "auto", True, (True, False, "fp16")),
         ("bf16", "auto", True, (False, True, "bf16")),
@@ -106,14 +106,14 @@ def test_fsdp_splits_the_layers_of_the_vit(monkeypatch: pytest.MonkeyPatch) -> N
     ],
 )
 def test_our_precision_follows_the_launcher_unless_it_is_named(
-    monkeypatch: pytest.MonkeyPatch, told: str, asked: str, cuda: bool, flags: tuple[bool, bool, str]
+    monkeypatch: pytest.MonkeyPatch, launcher: str, given: str, cuda: bool, flags: tuple[bool, bool, str]
 ) -> None:
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 0))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr("transformers.training_args.TrainingArguments.device", torch.device("cpu"))
-    _, training, resolved = parse(["--output_dir", "out", "--precision", asked], "vit")
+    _, training, resolved = parse(["--output_dir", "out", "--precision", given], "vit")
     assert (training.fp16, training.bf16, training.mixed_precision) == flags
     assert resolved["precision"] == {"no": "fp32"}.get(flags[2], flags[2])
 

@@ -104,10 +104,10 @@ def drawn_by(kind: str) -> np.ndarray:
 def test_only_transpose_convolutions_stand_out(period: int) -> None:
     phantoms = [draw("nv", seed, (96, 72)).image.resize((64, 64), Image.Resampling.BILINEAR) for seed in range(12)]
     originals = np.stack([np.asarray(image) for image in phantoms]).transpose(0, 3, 1, 2) / 255
-    picture, resized, transposed = (
+    photo, resized, transposed = (
         grid_strength(images)[period][0].mean() for images in (originals, drawn_by("resize"), drawn_by("transpose"))
     )
-    assert -4 < picture < 1
+    assert -4 < photo < 1
     assert resized < 5
     assert transposed > resized + 5
     assert grid_strength(drawn_by("transpose"))[period][1].mean() > 1  # grey levels

@@ -208,9 +208,9 @@ def examples() -> Callable[..., Examples]:
         rng = np.random.default_rng(0)
         found = {}
         for label, kind in cells:
-            picture = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
+            image = rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)
             heat, mask = rng.random((8, 8)), np.arange(64).reshape(8, 8) < 20
-            found[label, kind] = Example(label, kind, "nv", picture, heat, mask, 0.31)
+            found[label, kind] = Example(label, kind, "nv", image, heat, mask, 0.31)
         return Examples(found, ["mel", "nv"], ("right", "wrong", "declined"), "Drawn.")
 
     return made
@@ -224,12 +224,12 @@ def test_a_kind_without_an_example_is_named(examples: Callable[..., Examples], t
     assert "Read it as where the model looked, not as a reason." in caption
     every = [(label, kind) for label in ("mel", "nv") for kind in ("right", "wrong", "declined")]
     assert "There was no example of" not in examples_caption(examples(*every), "grad_cam")
-    said = {text.get_text() for axes in draw_examples(some).axes for text in axes.texts}
+    shown = {text.get_text() for axes in draw_examples(some).axes for text in axes.texts}
     assert {
         "no example",
         "predicts nv · 31 % of the heat inside",
         "declined, leaning to nv · 31 % of the heat inside",
-    } <= said
+    } <= shown
     assert save_examples(some, tmp_path, ABOUT) == {"file": "examples/heat_maps_test.jpg", "caption": caption}
     assert Image.open(tmp_path / "examples" / "heat_maps_test.jpg").width > 1000
     none_of_one = examples(("nv", "wrong"))

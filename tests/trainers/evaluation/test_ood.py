@@ -22,52 +22,52 @@ def both(seed: int, n: int = 150, k: int = 60, *, ties: bool = False) -> tuple[n
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_areas_agree_with_scikit_learn(seed, ties):
-    strange, scores = both(seed, ties=ties)
-    assert auroc(strange, scores) == pytest.approx(roc_auc_score(strange, scores))
-    assert aupr(strange, scores) == pytest.approx(average_precision_score(strange, scores))
+    is_ood, scores = both(seed, ties=ties)
+    assert auroc(is_ood, scores) == pytest.approx(roc_auc_score(is_ood, scores))
+    assert aupr(is_ood, scores) == pytest.approx(average_precision_score(is_ood, scores))
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_weighted_areas_agree_with_scikit_learn(seed, ties):
-    strange, scores = both(seed, ties=ties)
+    is_ood, scores = both(seed, ties=ties)
     weights = np.random.default_rng(seed + 10).integers(0, 4, (5, len(scores)))
     for row, area, precision in zip(
-        weights, auroc(strange, scores, weights), aupr(strange, scores, weights), strict=True
+        weights, auroc(is_ood, scores, weights), aupr(is_ood, scores, weights), strict=True
     ):
-        assert area == pytest.approx(roc_auc_score(strange, scores, sample_weight=row))
-        assert precision == pytest.approx(average_precision_score(strange, scores, sample_weight=row))
+        assert area == pytest.approx(roc_auc_score(is_ood, scores, sample_weight=row))
+        assert precision == pytest.approx(average_precision_score(is_ood, scores, sample_weight=row))
 
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("tpr", [0.5, 0.8, 0.95, 1.0])
 def test_fpr_is_the_first_point_of_the_curve_with_lesions_positive(tpr, ties):
-    strange, scores = both(7, ties=ties)
-    wrong, right, _ = roc_curve(~strange, -scores, drop_intermediate=False)
-    assert fpr_at_tpr(strange, scores, tpr) == pytest.approx(wrong[right >= tpr - 1e-12][0])
+    is_ood, scores = both(7, ties=ties)
+    wrong, right, _ = roc_curve(~is_ood, -scores, drop_intermediate=False)
+    assert fpr_at_tpr(is_ood, scores, tpr) == pytest.approx(wrong[right >= tpr - 1e-12][0])
 
 
 def test_fpr_by_hand():
     # 20 lesion images score 1..20: 95 % of them lie up to 19.
     scores = np.r_[np.arange(1.0, 21.0), [0.5, 19.0, 19.5, 30.0]]
-    strange = np.arange(24) >= 20
-    assert fpr_at_tpr(strange, scores) == pytest.approx(2 / 4)
-    assert fpr_at_tpr(strange, scores, 1.0) == pytest.approx(3 / 4)
+    is_ood = np.arange(24) >= 20
+    assert fpr_at_tpr(is_ood, scores) == pytest.approx(2 / 4)
+    assert fpr_at_tpr(is_ood, scores, 1.0) == pytest.approx(3 / 4)
 
 
 def test_weights_are_counts():
-    strange, scores = both(3, ties=True)
+    is_ood, scores = both(3, ties=True)
     weights = np.random.default_rng(0).integers(0, 3, len(scores))
     many = np.repeat(np.arange(len(scores)), weights)
     for metric in (auroc, aupr, fpr_at_tpr):
-        assert metric(strange, scores, weights=weights[None])[0] == pytest.approx(metric(strange[many], scores[many]))
+        assert metric(is_ood, scores, weights=weights[None])[0] == pytest.approx(metric(is_ood[many], scores[many]))
 
 
 @pytest.mark.parametrize("metric", [auroc, aupr, fpr_at_tpr])
 @pytest.mark.parametrize("kept", [True, False])
 def test_one_kind_alone_has_no_value(metric, kept):
-    strange, scores = both(0)
-    assert np.isnan(metric(strange, scores, weights=(strange == kept).astype(float)))
+    is_ood, scores = both(0)
+    assert np.isnan(metric(is_ood, scores, weights=(is_ood == kept).astype(float)))
 
 
 def test_an_impossible_rate_is_named():
@@ -97,12 +97,12 @@ def test_a_section_by_hand():
 
 
 def test_a_section_is_json_and_repeats_with_its_seed():
-    strange, scores = both(1)
+    is_ood, scores = both(1)
     made = [
         ood_section(
-            scores[~strange],
+            scores[~is_ood],
             np.arange(150) // 2,
-            {"near": scores[strange], "none": np.zeros(0)},
+            {"near": scores[is_ood], "none": np.zeros(0)},
             1.0,
             replicates=50,
             seed=seed,
@@ -116,13 +116,13 @@ def test_a_section_is_json_and_repeats_with_its_seed():
 
 
 def test_groups_of_ood_images_widen_their_intervals():
-    strange, scores = both(2, k=80)
-    foreign = scores[strange]
+    is_ood, scores = both(2, k=80)
+    ood_rows = scores[is_ood]
     alone, grouped = (
         ood_section(
-            scores[~strange],
+            scores[~is_ood],
             np.arange(150),
-            {"near": np.repeat(foreign[:20], 4)},
+            {"near": np.repeat(ood_rows[:20], 4)},
             0.5,
             ood_groups=groups,
             replicates=400,
@@ -146,8 +146,8 @@ def test_the_bootstrap_covers():
     # Scores N(0, 1) against N(1, 1): AUROC is Phi(1 / sqrt 2) = 0.7602.
     hits = 0
     for seed in range(60):
-        strange, scores = both(seed + 100, n=80, k=80)
-        found = ood_section(scores[~strange], np.arange(80), {"x": scores[strange]}, 1.0, replicates=200)["sets"][0]
+        is_ood, scores = both(seed + 100, n=80, k=80)
+        found = ood_section(scores[~is_ood], np.arange(80), {"x": scores[is_ood]}, 1.0, replicates=200)["sets"][0]
         hits += found["auroc"]["low"] <= 0.7602 <= found["auroc"]["high"]
     assert hits >= 52
 

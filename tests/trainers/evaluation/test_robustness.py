@@ -85,8 +85,8 @@ def test_with_a_gate_the_promises_are_evaluated_by_lesion(make_predictions: Call
     clean = make_predictions(60)
     trust = whole_trust(clean.labels)
     clean = replace(clean, ood_score=np.zeros(len(clean)))
-    strange = replace(turned(clean, 0, "jpeg 3"), ood_score=np.full(len(clean), trust["ood"]["threshold"] + 1))
-    found = robustness_section(clean, together(turned(clean, 5, "jpeg 1"), strange), trust, replicates=50)
+    ood = replace(turned(clean, 0, "jpeg 3"), ood_score=np.full(len(clean), trust["ood"]["threshold"] + 1))
+    found = robustness_section(clean, together(turned(clean, 5, "jpeg 1"), ood), trust, replicates=50)
     mild, gone = found["conditions"]
     assert found["clean"]["accepted"]["value"] == mild["accepted"]["value"] == 1
     assert gone["accepted"]["value"] == gone["answered"]["value"] == 0

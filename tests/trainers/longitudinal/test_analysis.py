@@ -41,7 +41,7 @@ def test_a_model_says_nothing_of_a_treatment_that_no_two_patients_compare() -> N
 
 
 @pytest.mark.parametrize(
-    ("design", "said"),
+    ("design", "sentences"),
     [
         (Design(), ["always given later", "days resemble the day before"]),
         (Design(trend=-0.6), ["always given later", "part of every effect may be that drift", "days resemble"]),
@@ -54,10 +54,10 @@ def test_a_model_says_nothing_of_a_treatment_that_no_two_patients_compare() -> N
         ),
     ],
 )
-def test_warnings(study: Callable[..., Study], design: Design, said: list[str]) -> None:
+def test_warnings(study: Callable[..., Study], design: Design, sentences: list[str]) -> None:
     found = analyse(study(simulate(design, 7).rows), Settings()).warnings
-    assert len(found) == len(said)
-    for expected, warning in zip(said, found, strict=True):
+    assert len(found) == len(sentences)
+    for expected, warning in zip(sentences, found, strict=True):
         assert expected in warning
 
 

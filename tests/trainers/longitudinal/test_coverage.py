@@ -74,7 +74,7 @@ def test_the_command_prints_the_tables(tmp_path: Path, run: Callable[..., tuple[
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--studies", "1"], "--studies 1: give 2 or more"),
         (["--patients", "1"], "--patients 1: give 2 or more"),
@@ -86,8 +86,10 @@ def test_the_command_prints_the_tables(tmp_path: Path, run: Callable[..., tuple[
         (["--methods", "magic"], "invalid choice: 'magic'"),
     ],
 )
-def test_the_command_refuses_in_one_line(words: list[str], said: str, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_the_command_refuses_in_one_line(
+    words: list[str], message: str, run: Callable[..., tuple[int, str, str]]
+) -> None:
     code, _, error = run(*words, main=coverage.main)
     assert code == 2
-    assert said in error
+    assert message in error
     assert len(error.strip().splitlines()) == 1

@@ -34,7 +34,7 @@ def test_the_share_of_later_days_by_hand(study: Callable[..., Study]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "confounded", "said"),
+    ("given", "confounded", "message"),
     [
         ("BA BA BA BA", "fully", "A: always given later than Baseline"),
         ("AB AB AB AB", "fully", "A: always given earlier than Baseline"),
@@ -43,7 +43,7 @@ def test_the_share_of_later_days_by_hand(study: Callable[..., Study]) -> None:
     ],
 )
 def test_an_order_that_confounds_is_reported(
-    study: Callable[..., Study], given: str, confounded: str, said: str
+    study: Callable[..., Study], given: str, confounded: str, message: str
 ) -> None:
     names = {"B": "Baseline", "A": "A"}
     rows = [
@@ -56,7 +56,7 @@ def test_an_order_that_confounds_is_reported(
     assert order[0]["confounded"] == confounded
     warned = order_warnings(order, "Baseline")
     assert len(warned) == (confounded != "no")
-    assert "".join(warned).startswith(said)
+    assert "".join(warned).startswith(message)
 
 
 def test_the_simulated_orders_are_distinguished(study: Callable[..., Study]) -> None:

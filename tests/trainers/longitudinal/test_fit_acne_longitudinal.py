@@ -40,7 +40,7 @@ def simulated_study(tmp_path: Path) -> tuple[Path, SimulatedStudy]:
 def test_it_writes_what_it_found(simulated_study: tuple[Path, SimulatedStudy], tmp_path: Path, run: Run) -> None:
     data, drawn = simulated_study
     out = tmp_path / "out"
-    code, said, warned = run("--data", data, "--out", out)
+    code, output, warned = run("--data", data, "--out", out)
     assert code == 0
     assert sorted(path.name for path in out.iterdir()) == FILES
     assert not (tmp_path / "out.partial").exists()
@@ -63,7 +63,7 @@ def test_it_writes_what_it_found(simulated_study: tuple[Path, SimulatedStudy], t
         assert (float(row["low"]), float(row["high"])) == (pytest.approx(low), pytest.approx(high))
         assert low <= drawn.truth["effects"][row["treatment"]] <= high
         assert row["patients"] == "10"
-        assert f"{row['treatment']} against Baseline: {float(row['estimate']):+.1f} (" in said
+        assert f"{row['treatment']} against Baseline: {float(row['estimate']):+.1f} (" in output
 
     patients = rows_of(out / "patients.csv")
     assert len(patients) == 20
@@ -132,9 +132,9 @@ def test_a_patient_with_treatment_and_baseline_in_turns_is_not_warned_of_time(
         for day in range(10)
     ]
     assert run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")[0] == 0
-    said = {row["patient"]: row["sentence"] for row in rows_of(tmp_path / "out" / "patients.csv")}
-    assert ["passing of time" in said[who] for who in "abcd"] == [False, False, True, True]
-    assert ["if nothing else changed" in said[who] for who in "abcd"] == [False, False, True, True]
+    output = {row["patient"]: row["sentence"] for row in rows_of(tmp_path / "out" / "patients.csv")}
+    assert ["passing of time" in output[who] for who in "abcd"] == [False, False, True, True]
+    assert ["if nothing else changed" in output[who] for who in "abcd"] == [False, False, True, True]
 
 
 def test_where_severity_drifts_no_patient_is_reported_as_better_or_worse(tmp_path: Path, run: Run) -> None:
@@ -148,9 +148,9 @@ def test_where_severity_drifts_no_patient_is_reported_as_better_or_worse(tmp_pat
     for row in rows:
         assert row["sentence"].startswith(f"{row['verdict'].capitalize()} during ")
         assert " Severity moved during Baseline already; that drift is part of this number." in row["sentence"]
-    told = next(row for row in rows if (row["patient"], row["treatment"]) == ("p02", "Antibiotics"))
-    assert told["sentence"].startswith("Higher during Antibiotics: ")
-    assert "if nothing else changed with time, probability that it was higher: over 99 %" in told["sentence"]
+    higher = next(row for row in rows if (row["patient"], row["treatment"]) == ("p02", "Antibiotics"))
+    assert higher["sentence"].startswith("Higher during Antibiotics: ")
+    assert "if nothing else changed with time, probability that it was higher: over 99 %" in higher["sentence"]
 
 
 def test_differences_that_are_all_one_number_tell_nobody_anything(
@@ -162,9 +162,9 @@ def test_differences_that_are_all_one_number_tell_nobody_anything(
         for phase, name in enumerate(("Baseline", "Cream"))
         for day in range(9)
     ]
-    code, said, _ = run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")
+    code, output, _ = run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")
     assert code == 0
-    assert "withheld: all patients differ by the same number" in said
+    assert "withheld: all patients differ by the same number" in output
     for row in rows_of(tmp_path / "out" / "patients.csv"):
         assert (row["verdict"], row["p_better"], row["shrunken"]) == ("", "", "")
         assert row["sentence"].startswith("Nothing can be said of this patient alone: all patients differ by the same")
@@ -213,7 +213,7 @@ def test_a_model_that_does_not_converge_is_withheld_and_the_default_stands(
         raise NotConvergedError("lbfgs and powell: did not converge")
 
     monkeypatch.setattr(analysis_module, "fit_mixed", fail)
-    code, said, warned = run("--data", data, "--out", tmp_path / "out")
+    code, output, warned = run("--data", data, "--out", tmp_path / "out")
     assert code == 0
     for row in rows_of(tmp_path / "out" / "effects.csv"):
         if row["method"] == DEFAULT:
@@ -227,7 +227,7 @@ def test_a_model_that_does_not_converge_is_withheld_and_the_default_stands(
     assert "warning: random_effects and random_effects_t: all entries of the effect table are withheld" in warned
     table = (tmp_path / "out" / "effects.md").read_text()
     assert table.count("withheld: the model did not converge") == 6
-    assert "  A against Baseline: -" in said
+    assert "  A against Baseline: -" in output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["diagnostics"]["residuals"] is None
     assert not any(model["converged"] for model in report["diagnostics"]["models"].values())
@@ -258,12 +258,12 @@ def test_an_effect_without_pairs_is_withheld_by_every_method(
     tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
 ) -> None:
     rows = [*balanced_rows(), *(("p9", day, "C|<new>", 40 + day % 3) for day in range(5))]
-    code, said, warned = run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")
+    code, output, warned = run("--data", write(tmp_path / "s.csv", rows), "--out", tmp_path / "out")
     assert code == 0
     of_c = [row for row in rows_of(tmp_path / "out" / "effects.csv") if row["treatment"] == "C|<new>"]
     assert {row["withheld"] for row in of_c} == {"no patient has days under it and the baseline, two are needed"}
     assert {row["estimate"] for row in of_c} == {""}
-    assert "C|<new> against Baseline: withheld: no patient" in said
+    assert "C|<new> against Baseline: withheld: no patient" in output
     assert "warning: C|<new>, patient_means: the effect is withheld" in warned
     assert "| C\\|&lt;new> |" in (tmp_path / "out" / "effects.md").read_text()
 
@@ -297,7 +297,7 @@ def test_a_slip_of_the_pen_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "output"),
     [
         (["--confidence", "1"], "--confidence 1: give 0.5 or more, below 1"),
         (["--confidence", "nan"], "--confidence nan"),
@@ -311,7 +311,7 @@ def test_a_slip_of_the_pen_is_warned_of(
 )
 def test_options_that_cannot_be_meant(
     words: list[str],
-    said: str,
+    output: str,
     tmp_path: Path,
     write: Callable[..., Path],
     balanced_rows: Callable[..., list[Any]],
@@ -325,7 +325,7 @@ def test_options_that_cannot_be_meant(
     code, out, error = run("--data", "s.csv", "--out", "out", *words)
     assert (code, out) == (2, "")
     assert len(error.strip().splitlines()) == 1
-    assert said in error
+    assert output in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "s.csv"]
 
 

@@ -98,7 +98,7 @@ class Result:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"converged": False}, "lbfgs and powell: did not converge"),
         ({"llf": np.inf}, "its likelihood is not finite"),
@@ -109,13 +109,13 @@ class Result:
     ],
 )
 def test_a_fit_that_cannot_be_believed_is_no_fit(
-    balanced: Study, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+    balanced: Study, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
 ) -> None:
     real = MixedLM.fit
     monkeypatch.setattr(mixed.MixedLM, "fit", lambda self, **options: Result(real(self, **options), **changes))
     with pytest.raises(NotConvergedError) as raised:
         fit_mixed(balanced, random_effects=False)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_an_error_of_the_library_is_no_fit(balanced: Study, monkeypatch: pytest.MonkeyPatch) -> None:

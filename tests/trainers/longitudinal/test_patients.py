@@ -87,24 +87,24 @@ def test_verdicts() -> None:
 
 
 def test_sentences_say_what_was_seen() -> None:
-    said = sentence("Cream", "Baseline", (-4.26, -7.0, -1.5), (0.999, 0.001), "better")
-    assert said == (
+    text = sentence("Cream", "Baseline", (-4.26, -7.0, -1.5), (0.999, 0.001), "better")
+    assert text == (
         "Better during Cream: severity about 4.3 lower than during Baseline (95 % interval: 7.0 lower to 1.5 lower); "
         "probability that it was lower: over 99 %."
     )
-    said = sentence("Gel", "Before", (0.4, -2.0, 2.8), (0.37, 0.62), "no clear change", decimals=0, confidence=0.9)
-    assert said == (
+    text = sentence("Gel", "Before", (0.4, -2.0, 2.8), (0.37, 0.62), "no clear change", decimals=0, confidence=0.9)
+    assert text == (
         "No clear change during Gel: severity about 0 higher than during Before (90 % interval: 2 lower to 3 higher); "
         "probability that it was lower: 37 %, higher: 62 %."
     )
-    said = sentence("Gel", "Before", (6.0, 3.0, 9.0), (0.0, 0.98), "worse", relevant=2.0)
-    assert said.startswith("Worse during Gel: severity about 6.0 higher than during Before")
-    assert said.endswith("; probability that it was more than 2 points higher: 98 %.")
+    text = sentence("Gel", "Before", (6.0, 3.0, 9.0), (0.0, 0.98), "worse", relevant=2.0)
+    assert text.startswith("Worse during Gel: severity about 6.0 higher than during Before")
+    assert text.endswith("; probability that it was more than 2 points higher: 98 %.")
 
 
 def test_an_estimate_against_the_patients_own_days_is_stated_with_them() -> None:
-    said = sentence("Gel", "Before", (-0.9, -3.0, 1.2), (0.8, 0.2), "no clear change", difference=0.4)
-    assert said == (
+    text = sentence("Gel", "Before", (-0.9, -3.0, 1.2), (0.8, 0.2), "no clear change", difference=0.4)
+    assert text == (
         "No clear change during Gel: your days: 0.4 higher than during Before; drawn towards all patients: 0.9 lower "
         "(95 % interval: 3.0 lower to 1.2 higher); probability that it was lower: 80 %, higher: 20 %."
     )

@@ -71,11 +71,11 @@ def test_round_trip_keeps_what_the_gate_looks_at_and_says(predictions: Predictio
 
 
 def test_only_images_of_none_of_the_classes_have_no_label(predictions: Predictions, tmp_path: Path) -> None:
-    foreign = replace(predictions, label=np.full(2, NO_LABEL), split="ood_clothes")
-    write_predictions(foreign, tmp_path / "p.parquet")
+    ood = replace(predictions, label=np.full(2, NO_LABEL), split="ood_clothes")
+    write_predictions(ood, tmp_path / "p.parquet")
     assert read_predictions(tmp_path / "p.parquet").label.tolist() == [NO_LABEL, NO_LABEL]
     with pytest.raises(UserError, match=r"labels span -1\.\.-1; expected 0\.\.2"):
-        replace(foreign, split="test")
+        replace(ood, split="test")
 
 
 @pytest.mark.parametrize("name", ["lesion_id", "group_id", "label", "features"])

@@ -254,8 +254,8 @@ def test_metadata_is_encoded_and_no_image_is_read(patients: datasets.Dataset) ->
 
 
 def test_images_and_metadata_go_side_by_side(images: LesionImages, patients: datasets.Dataset) -> None:
-    pictures = [images.images[i]["image"] for i in range(3)]
-    rows = patients.remove_columns("image").add_column("image", pictures, feature=datasets.Image(decode=False))
+    stored = [images.images[i]["image"] for i in range(3)]
+    rows = patients.remove_columns("image").add_column("image", stored, feature=datasets.Image(decode=False))
     processor = LesionImageProcessor(
         size={"height": 32, "width": 32}, model_input_names=["pixel_values", "metadata"], metadata_fields=["sex"]
     )

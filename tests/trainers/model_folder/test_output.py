@@ -25,7 +25,7 @@ def test_what_can_be_written_passes_and_nothing_is_left(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("file/new", "cannot be written (Not a directory): choose another --out"),
         ("file/a/b/new", "cannot be written (Not a directory): choose another --out"),
@@ -35,13 +35,13 @@ def test_what_can_be_written_passes_and_nothing_is_left(
         ("full", "is not empty: choose another --out or delete it"),
     ],
 )
-def test_what_cannot_is_one_clear_error(name: str, said: str, tmp_path: Path) -> None:
+def test_what_cannot_is_one_clear_error(name: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full" / "something").mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UserError) as refused:
         check_empty(tmp_path / name, "--out")
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert name in str(refused.value)
     assert sorted(tmp_path.rglob("*")) == before
 

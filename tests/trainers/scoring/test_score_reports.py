@@ -90,9 +90,9 @@ def test_a_model_that_is_not_ours_answers_with_probabilities(
     assert code == 0
     row = rows_of(tmp_path / "out")[2]
     model = ResNetForImageClassification.from_pretrained(peer).eval()
-    picture = Image.open(images / "i02.png")
+    image = Image.open(images / "i02.png")
     with torch.inference_mode():
-        logits = model(**ViTImageProcessor.from_pretrained(peer)(picture, return_tensors="pt")).logits[0].double()
+        logits = model(**ViTImageProcessor.from_pretrained(peer)(image, return_tensors="pt")).logits[0].double()
     probs = logits.softmax(dim=0)
     assert [float(row[f"prob_{model.config.id2label[i]}"]) for i in range(3)] == pytest.approx(probs.tolist(), abs=1e-5)
     assert row["predicted"] == model.config.id2label[int(probs.argmax())]

@@ -131,15 +131,15 @@ def test_quantiles_come_from_the_accepted_images_of_the_second_half_alone(rows, 
 def test_the_gate_comes_before_sets_and_bands(rows, trust):
     """Ood images of the second half are declined, so they change no quantile and no band."""
     first, second = halves(rows)
-    strange = np.flatnonzero(second)[::3]
+    outliers = np.flatnonzero(second)[::3]
     features, logits = rows.features.copy(), rows.logits.copy()
-    features[strange] = -features[strange]
-    logits[strange] = -logits[strange]
+    features[outliers] = -features[outliers]
+    logits[outliers] = -logits[outliers]
     with_strangers = replace(rows, features=features, logits=logits)
     spoilt = fitted(with_strangers)
     assert spoilt.config["ood"] == trust.config["ood"]
     kept = second & accepted(rows, trust)
-    kept[strange] = False
+    kept[outliers] = False
     config = spoilt.config["conformal"]
     assert config["n_lesions"] == kept.sum() < second.sum()
     scores = np.sort(1 - probs_of(rows, trust)[kept & (rows.label == 0), 0])
@@ -221,9 +221,9 @@ def test_what_it_was_fitted_for_is_kept(rows):
     assert found.config["fitted_for"]["preprocessing"] == {"size": {"height": 32}}
 
 
-@pytest.mark.parametrize(("asked", "kept"), [(3, 3), (1, 1), (4, 3), (9, 3)])
-def test_a_set_of_all_classes_is_never_an_answer(rows, asked, kept):
-    assert fitted(rows, replace(OPTIONS, max_set_size=asked)).config["policy"] == {"max_set_size": kept}
+@pytest.mark.parametrize(("requested", "kept"), [(3, 3), (1, 1), (4, 3), (9, 3)])
+def test_a_set_of_all_classes_is_never_an_answer(rows, requested, kept):
+    assert fitted(rows, replace(OPTIONS, max_set_size=requested)).config["policy"] == {"max_set_size": kept}
 
 
 # ------------------------------------------------------------------------- perturbed images
@@ -305,11 +305,11 @@ def test_a_dozen_images_degrade_with_their_reasons():
 
 
 @pytest.mark.parametrize(
-    ("asked", "n", "shown"),
+    ("requested", "n", "shown"),
     [(0.95, 19, 0.95), (0.95, 18, 0.94), (0.95, 11, 0.91), (0.95, 8, 0.88), (0.8, 4, 0.8), (0.999, 500, 0.99)],
 )
-def test_so_many_images_show_so_much_acceptance(asked, n, shown):
-    assert shown_acceptance(asked, n) == shown
+def test_so_many_images_show_so_much_acceptance(requested, n, shown):
+    assert shown_acceptance(requested, n) == shown
 
 
 @pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning")
@@ -350,9 +350,9 @@ def test_constant_logits_say_so_and_promise_nothing(rows):
     assert found.config["temperature"]["value"] == 1.0
     assert found.config["bands"]["low"]["threshold"] is None
     assert "cannot be promised" in found.config["bands"]["low"]["reason"]
-    told = decisions(replace(flat, ood_score=np.zeros(len(flat))), found.config)
-    assert told.sets.all()
-    assert told.abstains.all()
+    decided = decisions(replace(flat, ood_score=np.zeros(len(flat))), found.config)
+    assert decided.sets.all()
+    assert decided.abstains.all()
 
 
 def test_a_model_that_looks_at_nothing_is_named(rows):

@@ -64,8 +64,8 @@ def test_from_a_dataset_to_numbers_charts_and_a_page(
     assert f"{numbers['balanced_accuracy']['value']:.3f}" in (out / "cluster_quality.md").read_text()
     points = pq.read_table(out / "points.parquet").to_pydict()
     assert len(points["x"]) == 3 * (report["splits"]["train"]["n"] + report["splits"]["test"]["n"])
-    said = capsys.readouterr().out
-    assert f"balanced accuracy {numbers['balanced_accuracy']['value']:.3f}" in said
+    output = capsys.readouterr().out
+    assert f"balanced accuracy {numbers['balanced_accuracy']['value']:.3f}" in output
     assert not (tmp_path / "map.partial").exists()
 
 

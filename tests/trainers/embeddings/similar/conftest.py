@@ -72,17 +72,17 @@ def classifier(save_classifier: Callable[[dict[str, Any]], Path]) -> Path:
 @pytest.fixture(scope="session")
 def wary_classifier(save_classifier: Callable[[dict[str, Any]], Path]) -> Path:
     """Its gate, by energy, declines every image."""
-    said = {"split": "calibration", "n": 100, "method": "test", "date": "2026-01-01"}
+    fitted_on = {"split": "calibration", "n": 100, "method": "test", "date": "2026-01-01"}
     classes = len(LABELS)
     return save_classifier(
         {
-            "temperature": {"kind": "scalar", "value": 1.5, **said},
-            "prior": {"value": [1 / classes] * classes, **said},
-            "ood": {"detector": "energy", "threshold": -1e9, "settings": {}, "buffers": {}, **said},
-            "conformal": {**said, "method": "lac", "alpha": 0.1, "qhat": [1.0] * classes, "settings": {}},
+            "temperature": {"kind": "scalar", "value": 1.5, **fitted_on},
+            "prior": {"value": [1 / classes] * classes, **fitted_on},
+            "ood": {"detector": "energy", "threshold": -1e9, "settings": {}, "buffers": {}, **fitted_on},
+            "conformal": {**fitted_on, "method": "lac", "alpha": 0.1, "qhat": [1.0] * classes, "settings": {}},
             "bands": {
-                "low": {"threshold": 0.1, "risk": 0.05, "confidence": 0.9, **said},
-                "moderate": {"threshold": 0.2, "risk": 0.2, "confidence": 0.9, **said},
+                "low": {"threshold": 0.1, "risk": 0.05, "confidence": 0.9, **fitted_on},
+                "moderate": {"threshold": 0.2, "risk": 0.2, "confidence": 0.9, **fitted_on},
             },
             "policy": {"max_set_size": 3},
             "fitted_for": {"inference": "plain", "preprocessing": {"do_hair_removal": False}},
