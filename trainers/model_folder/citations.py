@@ -46,7 +46,7 @@ BY_DETECTOR = {
     "nearest_neighbours": "sun2022knn",
     "vim": "wang2022vim",
 }
-# The command that builds a recipe's dataset -> what the ``source`` column of that dataset may say.
+# The command that builds a recipe's dataset -> the values that the ``source`` column of that dataset may have.
 BY_BUILDER: Mapping[str, Collection[str]] = {
     "build_dermx": (ham10000.SOURCE, dermnet.SOURCE),
     "build_ham10000": (ham10000.SOURCE,),

@@ -66,7 +66,7 @@ class Splits:
         config_name: its config.
         left_out: rows of all splits whose class was left out (their ``label`` is 0 and means nothing), or None.
         left_out_classes: the names of these classes.
-        ids: ``column``: what says which images belong together (None: nothing does, each image is a group of its own);
+        ids: ``column``: the column of the groups (None: there is none, each image is a group of its own);
             ``alone``: the groups that are one image without such an id. Empty where nobody looked.
         made: which splits were made here from which, and how; None where all were given.
     """
@@ -97,7 +97,7 @@ class Splits:
 
         Args:
             labels: the same C class names.
-            whose: what has them, for the message.
+            whose: the owner of the labels, for the message.
 
         Raises:
             UserError: other classes.
@@ -256,7 +256,8 @@ def with_labels(rows: datasets.Dataset, labels: list[int], named: datasets.Class
 
 
 def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
-    """The same splits without some classes; their rows go into ``left_out``, for a model that never sees them to meet.
+    """The same splits without some classes; their rows go into ``left_out``, as ood images of a model that was trained
+    without them.
 
     Raises:
         UserError: a class that is not among the labels, or fewer than two left.
@@ -312,10 +313,10 @@ def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:
 
 
 class LesionImages(Dataset):
-    """One split as tensors: what the processor's ``model_input_names`` say, and the label.
+    """One split as tensors: the inputs of the processor's ``model_input_names``, and the label.
 
-    ``{"pixel_values": (3, S, S) float32, "metadata": (M,) float32, "labels": int}``; where a model does not look at
-    pixels, no image is read. Indexed by an int (evaluation: no augmentation) or by ``(index, seed)`` as
+    ``{"pixel_values": (3, S, S) float32, "metadata": (M,) float32, "labels": int}``; where a model has no image
+    input, no image is read. Indexed by an int (evaluation: no augmentation) or by ``(index, seed)`` as
     ``EpochSampler`` yields (training).
 
     Raises:

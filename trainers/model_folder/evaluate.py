@@ -22,7 +22,7 @@ from trainers.evaluation.robustness import robustness_section
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.intervals import bootstrap_weights, can_resample
-from trainers.metrics.predictions import Predictions
+from trainers.metrics.predictions import Predictions, read_predictions
 from trainers.model_folder.citations import trust_citations
 from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
@@ -41,7 +41,7 @@ def evaluate_splits(
     """The ``evaluation`` section; where trust was fitted ``trust_evaluation``, and for an ensemble ``methods``.
 
     Args:
-        predictions: split -> what the model said of it, and its gate.
+        predictions: split -> predictions, with the scores of the gate.
         trust: what was fitted.
         replicates: of the intervals.
         seed: of the resamples.
@@ -133,27 +133,33 @@ def describe(
 
 
 def corrupted_file(folder: Path, split: str) -> Path:
-    """Where a folder keeps what was said of the altered images of a split."""
+    """The file of a folder with the predictions of the corrupted images of a split."""
     return folder / f"predictions_{split}_corrupted.parquet"
 
 
+def read_ood(folder: Path) -> dict[str, Predictions]:
+    """Name -> stored predictions of each set of ood images of a folder."""
+    found = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
+    return {rows.dataset: rows for rows in found}
+
+
 def evaluate_robustness(
-    report: dict[str, Any], predictions: dict[str, Predictions], asked: Predictions, replicates: int
+    report: dict[str, Any], predictions: dict[str, Predictions], corrupted: Predictions, replicates: int
 ) -> dict[str, Any]:
     """The ``robustness`` section.
 
     Args:
         report: with ``trust`` and ``provenance``.
-        predictions: split -> what the model said of the images as they are.
-        asked: what it said of some of them altered; its split is ``<split>_corrupted``.
+        predictions: split -> predictions of the images as they are.
+        corrupted: predictions of some of them corrupted; its split is ``<split>_corrupted``.
         replicates: of the intervals.
     """
-    clean = predictions[asked.split.removesuffix("_corrupted")]
+    clean = predictions[corrupted.split.removesuffix("_corrupted")]
     number = {name: row for row, name in enumerate(clean.image_id.tolist())}
-    images = dict.fromkeys(asked.image_id.tolist())
+    images = dict.fromkeys(corrupted.image_id.tolist())
     rows = np.array([number[name] for name in images])
     seed = report["provenance"]["seed"]
-    return robustness_section(clean.select(rows), asked, report["trust"], replicates=replicates, seed=seed)
+    return robustness_section(clean.select(rows), corrupted, report["trust"], replicates=replicates, seed=seed)
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:

@@ -30,11 +30,11 @@ from trainers.model_folder.predict import predict_split
 from trainers.model_folder.provenance import origin
 from trainers.model_folder.trust import (
     fitted_split,
-    give_trust,
     learn_trust,
     mark_selection,
     nothing_promised,
     predict_left_out,
+    set_trust,
 )
 from trainers.trust.fit import FittedTrust, promised, temperature_alone
 from trainers.trust.options import TrustOptions
@@ -58,7 +58,7 @@ class TrainingOptions(Protocol):
 
 @dataclass
 class Finished:
-    """A trained model and what is known of its run.
+    """A trained model and the description of its run.
 
     Attributes:
         model: with its final weights.
@@ -94,10 +94,10 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     fitted = trust_or_temperature(run, model, processor, predictions, options)
     mark_selection(fitted.config, chosen_on(ReportNode(run.about)))
     promise = promised(predictions[fitted_split(predictions)], fitted.config, options)
-    predictions = give_trust(model, fitted, predictions)
-    foreign = give_trust(model, fitted, predict_left_out(model, processor, run.splits))
+    predictions = set_trust(model, fitted, predictions)
+    ood = set_trust(model, fitted, predict_left_out(model, processor, run.splits))
     write_all(predictions, staging, run.options.keep_features)
-    write_ood(foreign, staging)
+    write_ood(ood, staging)
     write_splits(run.splits, staging)
     save(model, processor, staging, run.options.weights_dtype)
     report = {
@@ -113,17 +113,17 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
             run.options.bootstrap_replicates,
             run.about["provenance"]["seed"],
             samples,
-            foreign,
+            ood,
         ),
     }
-    describe(report, predictions, staging, foreign)
+    describe(report, predictions, staging, ood)
     put_in_place(staging, out)
     shutil.rmtree(run.partial)
     return report
 
 
 def print_finished(out: Path, report: dict[str, Any], done: str = "finished", *, warn: bool = True) -> None:
-    """The last words of a command that writes a model's folder; on stderr where the model promises nothing."""
+    """Print the last lines of a command that writes a model's folder; a warning where the model promises nothing."""
     print(f"{done}: {shown_path(out)} is a complete Hub repo (README.md is its card)", flush=True)
     if warn and (warning := nothing_promised(report["promise"])):
         print(f"warning: {warning}", file=sys.stderr, flush=True)
@@ -145,16 +145,16 @@ def write_all(predictions: dict[str, Predictions], folder: Path, with_features: 
         write_predictions(rows, folder / f"predictions_{split}.parquet", with_features=with_features)
 
 
-def write_ood(foreign: dict[str, Predictions], folder: Path) -> None:
-    """``predictions_ood_<n>.parquet`` of each set of images of none of the classes; its name stands in the file."""
-    for number, (name, rows) in enumerate(foreign.items()):
+def write_ood(ood: dict[str, Predictions], folder: Path) -> None:
+    """``predictions_ood_<n>.parquet`` of each set of images of none of the classes; its name is in the file."""
+    for number, (name, rows) in enumerate(ood.items()):
         write_predictions(
             replace(rows, dataset=name), folder / f"predictions_ood_{number}.parquet", with_features=False
         )
 
 
 def read_of(split: str, purpose: str) -> dict[str, str]:
-    """An entry of the log of reads: when a held-out split was looked at, by which command and what for."""
+    """An entry of the log of reads: when a held-out split was read, by which command and for what purpose."""
     made = origin()
     return {"split": split, "date": made["created"], "command": made["command"], "purpose": purpose}
 
@@ -185,7 +185,7 @@ def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
 
 
 def sample_dropout(model: Any, predictions: dict[str, Predictions], run: Finished, folder: Path) -> np.ndarray | None:
-    """MC dropout on the test split (N, M, S, C), stored beside the predictions; None where there is none to ask for."""
+    """MC dropout on the test split (N, M, S, C), stored beside the predictions; None where it cannot be sampled."""
     test = predictions.get("test")
     if not run.mc_dropout_samples or test is None or test.features is None or not model.can_sample_head():
         return None
@@ -195,7 +195,7 @@ def sample_dropout(model: Any, predictions: dict[str, Predictions], run: Finishe
 
 
 def in_words(backbones: list[str]) -> str:
-    """``resnet50``, ``5 x resnet50``, ``2 x a, 1 x b``; ``none`` where no part looks at pixels."""
+    """``resnet50``, ``5 x resnet50``, ``2 x a, 1 x b``; ``none`` where no part has image input."""
     if len(backbones) < 2:
         return "".join(backbones) or "none"
     return ", ".join(f"{count} x {name}" for name, count in Counter(backbones).items())

@@ -21,11 +21,11 @@ from trainers.model_folder.predict import predict_split
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, origin
 from trainers.model_folder.trust import (
     fitted_split,
-    give_trust,
     learn_trust,
     mark_selection,
     predict_folders,
     predict_left_out,
+    set_trust,
 )
 from trainers.trust.fit import FittedTrust, needed_lesions, promised
 from trainers.trust.options import TrustOptions
@@ -81,7 +81,7 @@ def fit_trust(
     described = about(old, splits, dataset, options.seed)
     if "training" in described and "trained_on" not in described:
         mark_selection(fitted.config, chosen_on(ReportNode(described)))
-    predictions, ood = give_trust(model, fitted, predictions), give_trust(model, fitted, ood)
+    predictions, ood = set_trust(model, fitted, predictions), set_trust(model, fitted, ood)
     samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if unchanged else None
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -157,10 +157,10 @@ def stored_predictions(folder: Path, with_early: bool) -> dict[str, Predictions]
 
 
 def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The sections that say where model and trust come from.
+    """The sections on the origin of model and trust.
 
     ``provenance`` names the dataset that the report's numbers are of. Where the weights were trained on another,
-    ``trained_on`` names that one; of imported weights ``imported`` says what is known.
+    ``trained_on`` names that one; for imported weights ``imported`` holds what is known.
 
     Args:
         old: the model's report.
@@ -184,7 +184,7 @@ def about(old: dict[str, Any], splits: Splits, dataset: dict[str, Any], seed: in
 
 
 def describe_again(model: dict[str, Any], dataset: dict[str, Any]) -> dict[str, Any]:
-    """The ``model`` section with what a fit adds to it: what it cites, and what is to be known of its images."""
+    """The ``model`` section with what a fit adds to it: the notes on its images."""
     return {
         "weights_dtype": "float32",
         **model,

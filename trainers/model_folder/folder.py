@@ -1,4 +1,4 @@
-"""A finished model's folder with all that was said of it, to be measured further and written again."""
+"""A finished model's folder with its predictions and report, to evaluate it further and write it again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from model_cards.manifest import check_manifest
 from trainers.evaluation.figures.charts import FOLDER
 from trainers.metrics.predictions import Predictions, read_predictions
 from trainers.model_folder.data import Splits
-from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe
+from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, read_ood
 from trainers.model_folder.finish import read_of, save
 from trainers.model_folder.output import beside, check_empty, written_whole
 from trainers.model_folder.provenance import describe_dataset
@@ -33,14 +33,14 @@ REBUILT = ("*.py", "__pycache__", ".*", FOLDER)
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished model that is to be measured further.
+    """A finished model that is to be evaluated further.
 
     Attributes:
         folder: its files.
         model: in eval mode.
         processor: its image processor.
         report: its report.
-        predictions: split -> what it said when it was evaluated.
+        predictions: split -> its predictions when it was evaluated.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Finished:
     predictions: dict[str, Predictions]
 
     def evaluated(self, splits: Splits, split: str) -> Predictions:
-        """What the model said of a split, image by image.
+        """The model's predictions of a split, image by image.
 
         Raises:
             UserError: it was evaluated on other images, or not on this split.
@@ -69,7 +69,7 @@ class Finished:
 
 @contextmanager
 def finished_model(source: str, splits: Splits, out: Path) -> Iterator[tuple[Finished, Splits]]:
-    """A model to be measured further, and the dataset with its classes in the model's order; ``out`` is checked first.
+    """A model to be evaluated further, and the dataset with its classes in the model's order; ``out`` is checked first.
 
     Args:
         source: a finished model of ours: a folder, or ``ORG/NAME[@REVISION]``.
@@ -108,11 +108,11 @@ def as_folder(source: str) -> Iterator[Path]:
 
 
 def read_finished(folder: Path, named: str) -> Finished:
-    """Load a finished model with all that was said of it.
+    """Load a finished model with its predictions and report.
 
     Args:
         folder: its files.
-        named: what the caller calls it, for messages.
+        named: its name in messages.
 
     Raises:
         UserError: it is no model of ours, was changed since it was finished, or was never evaluated.
@@ -142,7 +142,7 @@ def rewritten(finished: Finished, out: Path, *, split: str, purpose: str) -> Ite
     Args:
         finished: the model; its report is changed.
         out: absent, or an empty folder.
-        split: that was looked at.
+        split: that was read.
         purpose: what for.
 
     Raises:
@@ -155,9 +155,8 @@ def rewritten(finished: Finished, out: Path, *, split: str, purpose: str) -> Ite
         save(finished.model, finished.processor, partial, report["model"].get("weights_dtype", "float32"))
         if split == "test":
             report["test_reads"] = [*report.get("test_reads", []), read_of(split, purpose)]
-        foreign = [read_predictions(path) for path in sorted(partial.glob("predictions_ood_*.parquet"))]
         try:
-            describe(report, finished.predictions, partial, {rows.dataset: rows for rows in foreign})
+            describe(report, finished.predictions, partial, read_ood(partial))
         except UserError as error:
             raise UserError(f"{error} (python -m trainers.rebuild does)") from error
 
@@ -204,9 +203,9 @@ def load(source: str, weights_dtype: str = "") -> tuple[Any, Any, dict[str, Any]
             check_files(repo, found.revision)
         except UserError as error:
             raise UserError(f"{source}: {error}") from error
-        told = AutoConfig.from_pretrained(repo, **how)
-        if told.model_type not in known:
-            raise UserError(f"{source} is a {told.model_type} model: give one that was trained or imported here")
+        config = AutoConfig.from_pretrained(repo, **how)
+        if config.model_type not in known:
+            raise UserError(f"{source} is a {config.model_type} model: give one that was trained or imported here")
         model = AutoModelForImageClassification.from_pretrained(repo, **how)
         processor = AutoImageProcessor.from_pretrained(repo, **how)
         report = read_report(Path(repo)) if Path(repo).is_dir() else download_report(repo, found.revision)

@@ -114,8 +114,8 @@ def with_every_image(
 ) -> tuple[dict[str, datasets.Dataset], list[str]]:
     """The same splits of class folders, with the images that the loader passed over.
 
-    The loader tells images by the endings of their names. Here their content counts: an image beside others is one of
-    their class and split.
+    The loader recognises images by the endings of their names. Here their content counts: an image beside others is one
+    of their class and split.
 
     Args:
         tables: split -> rows with ``image``, not decoded, and ``label``.

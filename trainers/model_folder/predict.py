@@ -1,6 +1,6 @@
-"""What a finished model says of a split, of altered copies of it, or of a folder of files: plain float32 inference.
+"""Predictions of a finished model for a split, changed copies of it, or a folder of files: plain float32 inference.
 
-Predictions are made after the weights were stored and read back, so that a card speaks of the model a reader downloads
+Predictions are made after the weights were stored and read back, so that a card describes the model a reader downloads
 (rounded to fp16 where it is stored so), not of the one that was in memory.
 """
 
@@ -41,7 +41,7 @@ def predict_split(
     batch_size: int = 64,
     progress: bool = True,
 ) -> Predictions:
-    """Predict one split, or some of its rows, as the images are or altered.
+    """Predict one split, or some of its rows, from the images as they are or changed.
 
     Args:
         model: a model of the suite; moved to no other device, put in eval mode and left so.
@@ -49,15 +49,15 @@ def predict_split(
         splits: the dataset.
         split: which of its splits.
         rows: (K,) indices of the rows to predict; None = all.
-        alter: what is done to each image before the processor sees it.
-        named: what the predictions call their split; empty = ``split``.
+        alter: the change of each image before the processor.
+        named: the name of the split in the predictions; empty = ``split``.
         inference: one of the model's ways of answering; views and samples come out as members.
         batch_size: images a forward pass.
         progress: show a progress bar.
 
     Returns:
-        Raw member logits (N, M, C) and labels in the order of the model's classes, features (N, D), what an early layer
-        sees (N, E), and the subgroup columns.
+        Raw member logits (N, M, C) and labels in the order of the model's classes, features (N, D), statistics of an
+        early layer (N, E), and the subgroup columns.
 
     Raises:
         UserError: there is no image, the dataset has other classes, or the model cannot be run in that way.
@@ -67,7 +67,7 @@ def predict_split(
     table = splits.splits[split]
     chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
     part = replace(splits, splits={split: table if rows is None else table.select(chosen)})
-    images = AlteredImages(part.splits[split], processor, alter, chosen)
+    images = ChangedImages(part.splits[split], processor, alter, chosen)
     loader = DataLoader(images, batch_size=batch_size, collate_fn=collate)
     raw, seen = _run(model, loader, inference, f"predict {named or split}", progress)
     image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
@@ -105,7 +105,7 @@ def predict_ood(
         raise UserError(f"the folder {str(folder)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): give one that does")
     if passed_over:
         print(f"{folder.name}: files that are no images were passed over: {passed_over_text(passed_over)}")
-    loader = DataLoader(PictureFiles(paths, processor), batch_size=batch_size, collate_fn=collate)
+    loader = DataLoader(ImageFiles(paths, processor), batch_size=batch_size, collate_fn=collate)
     raw, seen = _run(model, loader, inference, f"predict {folder.name}", progress)
     ids = np.array([path.relative_to(folder).as_posix() for path in paths], dtype=object)
     return Predictions(
@@ -123,7 +123,7 @@ def predict_ood(
 
 
 def with_ood_scores(model: Any, predictions: Predictions) -> Predictions:
-    """The same predictions with what the model's fitted gate says of each image."""
+    """The same predictions with the score of the model's fitted gate for each image."""
     if predictions.features is None:
         raise UserError(f"the predictions of {predictions.split!r} hold no features: predict them again")
     seen = [predictions.features, predictions.logits, *([] if predictions.early is None else [predictions.early])]
@@ -133,21 +133,21 @@ def with_ood_scores(model: Any, predictions: Predictions) -> Predictions:
     return replace(predictions, ood_score=torch.cat(scores).double().cpu().numpy())
 
 
-class AlteredImages(LesionImages):
-    """The images of a split, each altered before anything else looks at it."""
+class ChangedImages(LesionImages):
+    """The images of a split, each changed before the processor."""
 
     def __init__(self, images: Any, processor: Any, alter: Alter | None, numbers: np.ndarray) -> None:
         super().__init__(images, processor)
         self.alter, self.numbers = alter, numbers
 
     def read(self, index: int) -> Image.Image:
-        """The stored image, decoded and altered."""
+        """The stored image, decoded and changed."""
         image = super().read(index)
         return image if self.alter is None else self.alter(image, int(self.numbers[index]))
 
 
-class PictureFiles(Dataset):
-    """Files as model inputs; what a record would know of them is unknown."""
+class ImageFiles(Dataset):
+    """Files as model inputs; their metadata is unknown."""
 
     def __init__(self, paths: Sequence[Path], processor: Any) -> None:
         self.paths, self.processor = paths, processor
@@ -164,7 +164,7 @@ class PictureFiles(Dataset):
 
 
 def _vocabulary(model: Any) -> dict[str, Any]:
-    """What a model calls its classes, and what they are."""
+    """The class names of a model, and their groups."""
     config = model.config
     names = {"label_names": dict(config.label_names), "label_groups": dict(config.label_groups)}
     return {"labels": list(config.labels), **names}

@@ -100,7 +100,7 @@ def fingerprint(splits: Splits) -> str:
 
 
 def group_ids(splits: Splits) -> dict[str, Any]:
-    """What says which images show one lesion or patient, and how many images of each split lack it."""
+    """The column that holds the lesion or patient of an image, and how many images of each split lack it."""
     alone = splits.ids["alone"]
     missing = {split: sum(group in alone for group in splits.column(split, "group_id")) for split in splits.splits}
     return {"column": splits.ids["column"], "missing": missing}
@@ -122,7 +122,7 @@ def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:
 def audit_leaks(splits: Splits) -> dict[str, Any]:
     """For each held-out split, how many of its images share a lesion or duplicate group with train.
 
-    Without any id of a lesion or patient ``unknown`` says so: counts would be zeros that show nothing.
+    Without any id of a lesion or patient it is ``unknown``: counts would be zeros without meaning.
     """
     if splits.ids and splits.ids["column"] is None:
         return {"unknown": NO_IDS}
@@ -158,17 +158,17 @@ def _without_machine(value: Any) -> Any:
 def _git() -> dict[str, Any]:
     here = Path(__file__).resolve().parent
 
-    def ask(*words: str) -> str | None:
+    def git(*words: str) -> str | None:
         try:
             done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, timeout=20, check=False)
         except (FileNotFoundError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
-    commit = ask("rev-parse", "HEAD")
+    commit = git("rev-parse", "HEAD")
     return {
         "git_commit": commit,
-        "git_dirty": bool(ask("status", "--porcelain", "--untracked-files=no")) if commit else None,
+        "git_dirty": bool(git("status", "--porcelain", "--untracked-files=no")) if commit else None,
     }
 
 

@@ -20,6 +20,7 @@ from trainers.model_folder.evaluate import (
     describe,
     evaluate_robustness,
     evaluate_splits,
+    read_ood,
 )
 from trainers.model_folder.mc_dropout import read_samples, samples_file
 from trainers.model_folder.output import beside, locked
@@ -49,13 +50,12 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
     if not predictions:
         raise UserError(f"{folder} holds no predictions_<split>.parquet: give a finished model folder")
     samples = read_samples(predictions.get("test"), samples_file(folder, "test"))
-    foreign = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
-    ood_sets = {rows.dataset: rows for rows in foreign}
+    ood_sets = read_ood(folder)
     seed = report["provenance"]["seed"]
     report.update(evaluate_splits(predictions, report["trust"], replicates, seed, samples, ood_sets))
     if "robustness" in report:
-        asked = read_predictions(corrupted_file(folder, report["robustness"]["split"]))
-        report["robustness"] = evaluate_robustness(report, predictions, asked, replicates)
+        corrupted = read_predictions(corrupted_file(folder, report["robustness"]["split"]))
+        report["robustness"] = evaluate_robustness(report, predictions, corrupted, replicates)
     if "explanations" in report:
         table = read_table(explanations_file(folder, report["explanations"]["split"]))
         report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)

@@ -1,4 +1,4 @@
-"""Where a model comes from: a folder or a repository, loaded as plain transformers does; and what names its weights."""
+"""Where a model comes from: a folder or a repository, loaded as plain transformers does; and a hash of its weights."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LONGEST_ERROR = 300
 
 
 class ModelError(UserError):
-    """A model that cannot be loaded, or not be asked in this way."""
+    """A model that cannot be loaded, or cannot be used in this way."""
 
 
 @dataclass(frozen=True)
@@ -107,14 +107,14 @@ def fetch(source: Source) -> tuple[Path, str | None]:
     if config is None:
         raise ModelError(f"--model {source.location!r} has no {CONFIG}: give the folder of a finished model")
     try:
-        told = check_json(Path(config))
+        settings = check_json(Path(config))
     except ForeignFileError as error:
         raise ModelError(f"--model {source.title}: {error}") from error
     known = {config_class.model_type for config_class in CLASSIFIERS}
-    if "auto_map" in told and told.get("model_type") not in known and not source.trust_remote_code:
+    if "auto_map" in settings and settings.get("model_type") not in known and not source.trust_remote_code:
         raise ModelError(
             f"--model {source.title} needs code that lies beside its weights (model type "
-            f"{told.get('model_type')!r}): add --trust_remote_code if you trust whoever wrote it"
+            f"{settings.get('model_type')!r}): add --trust_remote_code if you trust whoever wrote it"
         )
     folder = Path(str(config)).parent
     return folder, None if Path(source.location).is_dir() else folder.name
@@ -154,8 +154,7 @@ def load(source: Source, commit: str | None) -> tuple[Any, Any]:
 
 
 def check_files(location: str, revision: str | None) -> None:
-    """Look at a model's files before anything is built from them: what they are, what they ask for, whether they are
-    those of the manifest beside them.
+    """Check a model's files before anything is built from them: their format, their settings, and their manifest.
 
     Args:
         location: a folder, or a repository whose ``config.json`` can be had.
@@ -169,17 +168,17 @@ def check_files(location: str, revision: str | None) -> None:
         try:
             path = cached_file(location, name, revision=revision, _raise_exceptions_for_missing_entries=False)
         except (OSError, ValueError):
-            return None  # transformers says it, where it needs the file
+            return None  # transformers names it, where it needs the file
         return None if path is None else Path(path)
 
     paths = {name: path for name in DECIDING if (path := fetched(name)) is not None}
     if CONFIG not in paths:
         return
-    told = check_json(paths[CONFIG])
+    settings = check_json(paths[CONFIG])
     if PROCESSOR in paths:
         check_json(paths[PROCESSOR])
-    if told.get("model_type") in {config_class.model_type for config_class in CLASSIFIERS}:
-        # Its own constructor knows more, and says it before the manifest speaks of a changed byte.
+    if settings.get("model_type") in {config_class.model_type for config_class in CLASSIFIERS}:
+        # Its own constructor checks more, and its message is better than that of a changed byte.
         try:
             AutoConfig.from_pretrained(location, revision=revision)
         except LOADING_FAILS as error:
@@ -217,7 +216,7 @@ def fingerprint(folder: Path) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, on one line, shortened."""
+    """The message of an error on one line, shortened."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()) or type(error).__name__
     text = printable(text)
     return text if len(text) <= LONGEST_ERROR else text[: LONGEST_ERROR - 3] + "..."

@@ -111,7 +111,7 @@ def _perturbed(image: Image.Image, number: int, *, kind: str, seed: int) -> Imag
 
 
 def mark_selection(config: dict[str, Any], chosen_on: str) -> None:
-    """Write beside each fit whether its split chose the epoch of this very model, where that is known."""
+    """Write beside each fit whether its split chose the epoch of this model, where that is known."""
     if "also_used_for_model_selection" in config:
         config["also_used_for_model_selection"] = config["split"] == chosen_on
     for section in config.values():
@@ -119,7 +119,7 @@ def mark_selection(config: dict[str, Any], chosen_on: str) -> None:
             mark_selection(section, chosen_on)
 
 
-def give_trust(
+def set_trust(
     model: Any,
     fitted: FittedTrust,
     predictions: dict[str, Predictions],
@@ -132,7 +132,7 @@ def give_trust(
 
 
 def predict_left_out(model: Any, processor: Any, splits: Splits, inference: str = "plain") -> dict[str, Predictions]:
-    """Predictions of the images whose class was left out of the dataset, each of none of the model's classes."""
+    """Predictions of the images whose class was left out of the dataset, as ood images."""
     if splits.left_out is None or not len(splits.left_out):
         return {}
     name = f"left out: {', '.join(splits.left_out_classes)}"
