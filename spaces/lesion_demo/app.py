@@ -44,12 +44,12 @@ import tab_similar  # noqa: E402
 from appearance import HEAD, HEADER, THEME, stylesheet  # noqa: E402
 from archives import LARGEST_ARCHIVE  # noqa: E402
 from content_policy import ContentPolicy  # noqa: E402
-from desk import Desk  # noqa: E402
-from example_pictures import OWN, read_examples  # noqa: E402
+from example_images import OWN, read_examples  # noqa: E402
 from html_answer import notice  # noqa: E402
 from model_loading import ModelSettingError, ModelShelf  # noqa: E402
 from queueing import MOST_SESSIONS, MOST_WAITING  # noqa: E402
 from quiet_log import log_no_values  # noqa: E402
+from service import Desk  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from similar import Gallery, GalleryError  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402

@@ -12,7 +12,7 @@ HEADER = (
 )
 _HERE = Path(__file__).parent
 # Run in the browser before anything else; see there. The fixed notice must not hide what has the keyboard's focus.
-SCRIPTS = ("page.js", "page_pictures.js")
+SCRIPTS = ("page.js", "page_images.js")
 HEAD = "<style>html { scroll-padding-bottom: 130px; }</style>" + "".join(
     f"<script>{(_HERE / name).read_text(encoding='utf-8')}</script>" for name in SCRIPTS
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-from foreign_files import read_json
+from model_files import read_json
 
 AT_RISK = ("malignant", "premalignant")
 REPORT = "report.json"

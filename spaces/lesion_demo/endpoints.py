@@ -9,13 +9,13 @@ import tab_about
 import tab_similar
 from answering import Question, QuestionError
 from classifier import Classifier
-from desk import SAID, Desk
 from gradio import FileData
 from html_band import guarantee, rating_in_words
 from many import Row, as_table, look_at
 from model_loading import ModelUnavailableError
-from pictures import data_uri, heat_layer, heat_map
+from page_images import data_uri, heat_layer, heat_map
 from queueing import QUEUED_API, QUEUED_API_BATCH, in_turn
+from service import SAID, Desk
 from similar import Gallery, GalleryError
 from tab_compare import MOST_MODELS, answers_of
 from words import band_title, state, why_declined, why_no_promise

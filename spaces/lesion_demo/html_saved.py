@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from classifier import Classifier
-from pictures import data_uri, shown
+from page_images import data_uri, shown
 from PIL import Image
 from words import NOT_A_DEVICE
 

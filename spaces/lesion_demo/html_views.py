@@ -8,7 +8,7 @@ import numpy as np
 from answering import Looked
 from classifier import Classifier
 from measured import heat_is_worse_than_centre
-from pictures import as_seen, data_uri, heat_layer, heat_map, prepared, shown
+from page_images import as_seen, data_uri, heat_layer, heat_map, prepared, shown
 from PIL import Image
 from words import HEAT_IS_WORSE
 

@@ -13,7 +13,7 @@ from answering import classify_many
 from archives import Entry
 from classifier import Classifier
 from image_files import ImageUnusableError
-from pictures import thumbnail
+from page_images import thumbnail
 from PIL import Image
 from queueing import in_turn
 

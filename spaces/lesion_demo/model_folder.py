@@ -17,9 +17,9 @@ from urllib.parse import unquote
 
 import huggingface_hub
 from classifier import HUB_FAILS, Classifier
-from foreign_files import read_json
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from model_files import read_json
 from model_loading import ModelUnavailableError
 
 MANIFEST, CARD = "manifest.json", ("README.md", "REPORT.md")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 from classifier import COMMIT, Classifier, ModelSource, kind_of
-from foreign_files import ForeignFileError, check_files
 from huggingface_hub import try_to_load_from_cache
+from model_files import ForeignFileError, check_files
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import torch
 from answering import prepare
 from classifier import HUB_FAILS, Classifier, ModelSource
-from foreign_files import read_json
+from model_files import read_json
 from PIL import Image
 
 FORMAT_VERSION = 1

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import gradio as gr
-from desk import Desk
 from html_about import about, report_figures
 from html_answer import message
 from model_folder import Check, card, check, figures, folder_of
 from model_loading import ModelUnavailableError
+from service import Desk
 
 WAITING = '<section class="panel empty small-empty"><p>The model\'s files are being read and compared…</p></section>'
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import gradio as gr
 from answering import Question, look
-from desk import SAID, Desk
 from html_answer import belonging, message, working
 from html_compare import comparison, no_comparison
 from image_files import ImageUnusableError
 from queueing import AT_ONCE, QUEUED, in_turn
+from service import SAID, Desk
 from tab_one import photo_input
 
 MOST_MODELS = 4

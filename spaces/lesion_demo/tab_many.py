@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 from archives import LARGEST_ARCHIVE, MOST_IMAGES
-from desk import SAID, Desk, path_of
 from html_answer import belonging, message, working
 from html_tables import no_files, table
 from image_files import LARGEST_FILE
 from many import Row, as_csv, as_table, look_at
 from queueing import AT_ONCE, MOST_SESSIONS, QUEUED_BATCH
+from service import SAID, Desk, path_of
 
 
 def build(desk: Desk) -> None:

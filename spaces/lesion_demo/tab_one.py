@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 from answering import Question
 from classifier import Classifier
-from desk import SAID, Desk
-from example_pictures import PICK, Example, example_buttons
+from example_images import PICK, Example, example_buttons
 from html_answer import answer_panel, belonging, empty, glossary, message, model_facts, spoken, working
 from html_saved import save_link
 from html_views import views, waiting
 from model_loading import ModelUnavailableError
 from queueing import AT_ONCE, QUEUED, in_turn
+from service import SAID, Desk
 
 LEAST_SHARE, MOST_SHARE, SHARE_STEP = 0.1, 99.9, 0.1  # percent
 UNKNOWN = "unknown"

@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 from answering import Question, look
-from desk import SAID, Desk
 from html_about import licence
 from html_answer import belonging, message, working
 from queueing import AT_ONCE, QUEUED, in_turn
+from service import SAID, Desk
 from similar import Case, Gallery, GalleryError
 from tab_one import photo_input
 from words import DECLINED, why_declined

@@ -56,12 +56,12 @@ class Page:
 PARTS = (
     "classifier",
     "measured",
-    "foreign_files",
+    "model_files",
     "model_loading",
     "image_files",
     "archives",
     "answering",
-    "pictures",
+    "page_images",
     "words",
     "html_band",
     "html_answer",
@@ -75,8 +75,8 @@ PARTS = (
     "similar",
     "settings",
     "temporary_files",
-    "example_pictures",
-    "desk",
+    "example_images",
+    "service",
 )
 
 

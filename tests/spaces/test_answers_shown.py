@@ -170,13 +170,13 @@ def test_metadata_reaches_the_model_that_takes_it(parts: Any, fusion_folder: Pat
 def test_views_show_what_the_model_saw(parts: Any, trusted: Any, sure: Any) -> None:
     image = opened(parts, trusted, "low")
     looked = parts.answering.look(image, sure)
-    seen = parts.pictures.as_seen(looked.inputs, sure)
+    seen = parts.page_images.as_seen(looked.inputs, sure)
     squashed = image.resize((64, 64), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(seen, dtype=int) - np.asarray(squashed, dtype=int)).max() <= 1
-    field = parts.pictures.heat_map(looked.inputs, sure, looked.answer["predicted"])
+    field = parts.page_images.heat_map(looked.inputs, sure, looked.answer["predicted"])
     wanted = sure.model.explain(target=looked.answer["predicted"], **looked.inputs).heat_maps[0].numpy()
     assert np.array_equal(field, wanted)
-    layer = np.asarray(parts.pictures.heat_layer(field, (64, 64)))
+    layer = np.asarray(parts.page_images.heat_layer(field, (64, 64)))
     assert layer.shape == (64, 64, 4)
     assert layer[..., 3].max() == pytest.approx(235 * math.sqrt(field.max()), abs=1)
     assert layer[..., 3][field == 0].max(initial=0) == 0
@@ -306,7 +306,7 @@ def test_a_probability_is_compared_with_the_assumed_rate(parts: Any) -> None:
 
 def test_examples_are_drawings_of_committed_code(parts: Any, tmp_path: Path) -> None:
     """Drawn again they are the same, up to JPEG's rounding; nothing else lies in the folder."""
-    listed = parts.example_pictures.read_examples(FOLDER)
+    listed = parts.example_images.read_examples(FOLDER)
     assert [example.path.name for example in listed] == [name for name, *_ in DRAWINGS]
     assert {path.name for path in FOLDER.iterdir()} == {"examples.json", *(name for name, *_ in DRAWINGS)}
     for (name, label, seed, caption), example in zip(DRAWINGS, listed, strict=True):
@@ -323,7 +323,7 @@ def test_examples_are_drawings_of_committed_code(parts: Any, tmp_path: Path) -> 
         {"file": "no.png", "caption": "x", "attribution": "x"},
     ]  # fmt: skip
     (tmp_path / "examples.json").write_text(json.dumps({"examples": items}))
-    assert [example.caption for example in parts.example_pictures.read_examples(tmp_path)] == ["Mine"]
+    assert [example.caption for example in parts.example_images.read_examples(tmp_path)] == ["Mine"]
 
 
 def test_no_class_name_or_file_name_breaks_the_csv(parts: Any) -> None:

@@ -115,7 +115,7 @@ def test_the_error_of_a_large_file_states_its_size(parts: Any, tmp_path: Path) -
 def test_what_the_page_wrote_itself_is_no_upload_that_is_too_large(parts: Any, tmp_path: Path) -> None:
     """Noise has 21 MB as the PNG that is kept, and an image gets more than one request."""
     files = parts.temporary_files.TemporaryFiles(str(tmp_path))
-    desk = parts.desk.Desk(parts.model_loading.ModelShelf([]), files)
+    desk = parts.service.Desk(parts.model_loading.ModelShelf([]), files)
     noise = np.random.default_rng(0).integers(0, 255, (2600, 2700, 3), dtype=np.uint8)
     upload, copied = files.folder / "phone.jpg", files.folder / "copied.jpg"
     Image.fromarray(noise).save(upload, "JPEG", quality=80)

@@ -375,7 +375,7 @@ def test_facts_are_readable(parts: Any) -> None:
 
 
 def test_each_image_of_a_host_has_its_own_source(parts: Any, tmp_path: Path) -> None:
-    example, buttons = parts.example_pictures.Example, parts.example_pictures.example_buttons
+    example, buttons = parts.example_images.Example, parts.example_images.example_buttons
     one, two = example(tmp_path, "A", "Ann, CC0", "data:,"), example(tmp_path, "B", "Bob, CC BY", "data:,")
     apart, alike = buttons([one, two]), buttons([one, one])
     assert apart.index("Ann, CC0") < apart.index('data-example="1"') < apart.index("Bob, CC BY")

@@ -88,11 +88,11 @@ def test_no_class_is_shown_where_the_model_gives_no_numbers(parts: Any, model_fo
 def test_page_commands_and_models_say_the_same_of_a_file(content: bytes, parts: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
-    assert what_commands_say(path) == what_models_say(path) == parts.foreign_files.what_file_is(path)
+    assert what_commands_say(path) == what_models_say(path) == parts.model_files.what_file_is(path)
 
 
 @pytest.mark.parametrize(
     "name", ["READ_ELSEWHERE", "OPENING", "BACKBONE_NAMES", "BACKBONE_ARGUMENTS", "SIZES", "COUNTS"]
 )
 def test_page_and_commands_refuse_the_same_keys(name: str, parts: Any) -> None:
-    assert getattr(parts.foreign_files, name) == getattr(foreign, name)
+    assert getattr(parts.model_files, name) == getattr(foreign, name)

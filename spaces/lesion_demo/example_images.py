@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from image_files import ImageUnusableError, read_image
-from pictures import thumbnail
+from page_images import thumbnail
 
 OWN = Path(__file__).with_name("examples")
 LIST = "examples.json"
