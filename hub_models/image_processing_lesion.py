@@ -27,7 +27,7 @@ from .checks_lesion import LARGEST_IMAGE, brief, is_number, is_whole
 from .crop_lesion import lesion_box
 from .hair_lesion import remove_hair
 from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
-from .preprocess_lesion import SWITCHES, constant_colour, open_image, require_opencv, to_rgb
+from .preprocess_lesion import SWITCHES, constant_colour, fetch_image, open_image, require_opencv, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,7 +50,7 @@ PIXEL_SETTINGS = (
 PREPARED = dict.fromkeys(SWITCHES, False)
 # Those of them that need OpenCV.
 NEED_OPENCV = ("do_hair_removal", "do_lesion_crop")
-# What loading an image by its address looks like.
+# The beginnings of an image's address.
 REMOTE = ("http://", "https://", "data:image/")
 
 
@@ -267,7 +267,7 @@ class LesionImageProcessor(PilBackend):
         return np.moveaxis(np.asarray(prepared), -1, 0)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open paths as they are (transformers' own loader would clip 16-bit images), let grey arrays (H, W) pass."""
+        """Open paths and addresses (transformers' loader clips 16 bits, takes any format); keep grey arrays (H, W)."""
         images = image_url_or_urls
         if isinstance(images, (list, tuple)):
             # One flat list: transformers looks at the first item alone to tell images from batches.
@@ -275,8 +275,8 @@ class LesionImageProcessor(PilBackend):
             for found in map(self.fetch_images, images):
                 flat.extend(found if isinstance(found, list) or getattr(found, "ndim", 0) == 4 else [found])
             return flat
-        if isinstance(images, os.PathLike) or (isinstance(images, str) and not images.startswith(REMOTE)):
-            return open_image(images)
+        if isinstance(images, (str, os.PathLike)):
+            return fetch_image(images) if str(images).startswith(REMOTE) else open_image(images)
         if getattr(images, "ndim", 0) == 2:
             return to_rgb(images)
         return super().fetch_images(images)

@@ -12,7 +12,7 @@ from classifier import AT_RISK, Classifier
 from image_files import ImageUnusableError
 from PIL import Image
 
-# What only a model of the suite says.
+# The keys that only a model of the suite fills.
 NOT_KNOWN = ("aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
 NO_NUMBERS = "{} gives no numbers for this image, so that it names no class: its weights may be damaged."
 # Kept of the answer at the calibrated prevalence, when another one is assumed.
@@ -20,13 +20,13 @@ AT_CALIBRATION = ("predicted", "probabilities", "p_malignant", "band", "predicti
 NO_PROMISE = "Nothing is known of how far this model can be trusted."
 
 
-class QuestionError(ValueError):
-    """Something beside the image that cannot be asked; the message names the value and what to do."""
+class OptionError(ValueError):
+    """An option that has no such value; the message names the value and what to do."""
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked beside the image.
+class Options:
+    """What a visitor sets beside the image.
 
     Attributes:
         share: of malignant and premalignant lesions where the model is used, in (0, 1); None = as calibrated.
@@ -38,8 +38,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Looked:
-    """An answer with what it was made from, for showing where the model looked.
+class Prediction:
+    """An answer and the inputs that it was made from, which the heat map needs.
 
     Attributes:
         answer: the dictionary of ``classify``.
@@ -50,36 +50,36 @@ class Looked:
     inputs: dict[str, torch.Tensor]
 
 
-def classify(image: Image.Image, classifier: Classifier, question: Question | None = None) -> dict[str, Any]:
-    """Classify one image; :func:`look` describes the answer."""
-    return look(image, classifier, question).answer
+def classify(image: Image.Image, classifier: Classifier, options: Options | None = None) -> dict[str, Any]:
+    """The answer of :func:`predict`."""
+    return predict(image, classifier, options).answer
 
 
-def look(image: Image.Image, classifier: Classifier, question: Question | None = None) -> Looked:
-    """Classify one image.
+def predict(image: Image.Image, classifier: Classifier, options: Options | None = None) -> Prediction:
+    """The answer of a model for one image.
 
     Returns:
         The answer of Lesion Suite's models, with the keys that their cards explain, and ``model`` (its title). Of any
         other model what there is (``predicted``, ``probabilities``, ``p_malignant``, ``predictive_entropy``); the rest
-        None. A model that declines where it was calibrated goes on declining at any prevalence. With another prevalence
+        None. A model that declines at the calibrated prevalence declines at any. With another prevalence
         also ``assumed_share``, and ``at_calibration``: class, set and verdict without that assumption.
 
     Raises:
         ImageUnusableError: an image that the processor refuses, or for which the model gives no numbers.
-        QuestionError: an age, a site or a share that there is not.
+        OptionError: an unknown age, site or share.
     """
-    question = question or Question()
-    inputs = prepare([image], classifier, question.record)
+    options = options or Options()
+    inputs = prepare([image], classifier, options.record)
     answer = _answers(classifier, inputs)[0]
-    if classifier.knows_itself and question.share is not None and not answer.get("abstain"):
+    if classifier.is_lesion_model and options.share is not None and not answer.get("abstain"):
         kept = {name: answer.get(name) for name in AT_CALIBRATION}
-        answer = _answers(classifier, inputs, prior=_prior(classifier, question.share))[0]
-        answer |= {"assumed_share": question.share, "at_calibration": kept}
-    return Looked({**answer, "model": classifier.title}, inputs)
+        answer = _answers(classifier, inputs, prior=_prior(classifier, options.share))[0]
+        answer |= {"assumed_share": options.share, "at_calibration": kept}
+    return Prediction({**answer, "model": classifier.title}, inputs)
 
 
 def classify_many(images: list[Image.Image], classifier: Classifier) -> list[dict[str, Any]]:
-    """Classify several images in one pass, each as :func:`classify` would without a question.
+    """Classify several images in one pass, each as :func:`classify` without options.
 
     Raises:
         ImageUnusableError: one of them is refused.
@@ -92,7 +92,7 @@ def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[s
     """RGB images, and what is known beside them, as the model's inputs on its device.
 
     Raises:
-        ImageUnusableError, QuestionError: the processor refuses an image, or the record.
+        ImageUnusableError, OptionError: the processor refuses an image, or the record.
     """
     known = {name: value for name, value in record.items() if name in classifier.fields and value not in (None, "")}
     given: Any = [{"image": image, **known} for image in images] if classifier.fields else images
@@ -100,8 +100,8 @@ def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[s
         inputs = classifier.processor(images=given, return_tensors="pt")
     except ValueError as error:
         if known and type(error).__name__ == "RecordError":
-            raise QuestionError(str(error)) from error
-        raise ImageUnusableError(f"The model cannot look at this image: {error}") from error
+            raise OptionError(str(error)) from error
+        raise ImageUnusableError(f"The model cannot use this image: {error}") from error
     if any(len(value) != len(images) for value in inputs.values()):
         raise ImageUnusableError(
             f"The model's image processor does not make one input of each image: {len(images)} images gave "
@@ -110,14 +110,16 @@ def prepare(images: list[Image.Image], classifier: Classifier, record: Mapping[s
     return {name: value.to(classifier.model.device) for name, value in inputs.items()}
 
 
-def _answers(classifier: Classifier, inputs: dict[str, torch.Tensor], **asked: Any) -> list[dict[str, Any]]:
+def _answers(classifier: Classifier, inputs: dict[str, torch.Tensor], **options: Any) -> list[dict[str, Any]]:
     """The answers of any model. Where its output is NaN or infinite there is none: an argmax would still name a class.
 
     Raises:
         ImageUnusableError: an answer that is no numbers.
     """
     try:
-        answers = _ask(classifier, inputs, **asked) if classifier.knows_itself else _from_logits(classifier, inputs)
+        answers = (
+            _predict(classifier, inputs, **options) if classifier.is_lesion_model else _from_logits(classifier, inputs)
+        )
     except ValueError as error:
         if type(error).__name__ != "NotFiniteError":  # of the code that lies beside the weights
             raise
@@ -127,26 +129,26 @@ def _answers(classifier: Classifier, inputs: dict[str, torch.Tensor], **asked: A
     return answers
 
 
-def _ask(classifier: Classifier, inputs: dict[str, torch.Tensor], **asked: Any) -> list[dict[str, Any]]:
-    """Ask a model of the suite: with its trust where it was fitted, without where it was not."""
+def _predict(classifier: Classifier, inputs: dict[str, torch.Tensor], **options: Any) -> list[dict[str, Any]]:
+    """The answers of a model of the suite: with its trust where it was fitted, without where it was not."""
     if not hasattr(classifier.model, "check_trust_is_fitted"):
         return classifier.model.predict(**inputs)  # from before there was trust
     if not classifier.trust_is_fitted:
-        return classifier.model.predict(**inputs, trust=False, **asked)
-    return classifier.model.predict(**inputs, prepared_as=classifier.processor.pixel_settings(), **asked)
+        return classifier.model.predict(**inputs, trust=False, **options)
+    return classifier.model.predict(**inputs, prepared_as=classifier.processor.pixel_settings(), **options)
 
 
 def _prior(classifier: Classifier, share: float) -> dict[str, float]:
     """The class frequencies at a share.
 
     Raises:
-        QuestionError: it is no share, or the model cannot be asked so.
+        OptionError: it is no share, or the model has no calibrated one.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0.001 <= share <= 0.999:
-        raise QuestionError(f"The prevalence is {share!r}; give a share from 0.001 to 0.999.")
+        raise OptionError(f"The prevalence is {share!r}; give a share from 0.001 to 0.999.")
     if classifier.calibrated_share is None:
-        raise QuestionError(
-            f"{classifier.title} cannot be asked at another prevalence: how frequent its classes were is not known."
+        raise OptionError(
+            f"{classifier.title} cannot be used at another prevalence: how frequent its classes were is not known."
         )
     return classifier.prior_at(float(share))
 

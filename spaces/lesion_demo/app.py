@@ -46,10 +46,10 @@ from archives import LARGEST_ARCHIVE  # noqa: E402
 from content_policy import ContentPolicy  # noqa: E402
 from example_images import OWN, read_examples  # noqa: E402
 from html_answer import notice  # noqa: E402
-from model_loading import ModelSettingError, ModelShelf  # noqa: E402
+from model_loading import ModelSettingError, ModelStore  # noqa: E402
 from queueing import MOST_SESSIONS, MOST_WAITING  # noqa: E402
 from quiet_log import log_no_values  # noqa: E402
-from service import Desk  # noqa: E402
+from service import Service  # noqa: E402
 from settings import Settings, read_settings  # noqa: E402
 from similar import Gallery, GalleryError  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
@@ -62,8 +62,8 @@ warnings.filterwarnings("ignore")
 log_no_values()
 
 
-def build_page(desk: Desk, settings: Settings) -> gr.Blocks:
-    """The page of a desk; a model that cannot be loaded becomes a message on it."""
+def build_page(service: Service, settings: Settings) -> gr.Blocks:
+    """The page; a model that cannot be loaded becomes a message on it."""
     examples = read_examples(OWN, settings.examples)
     gallery = Gallery(settings.gallery) if settings.gallery else None
     title = gallery.title_among(settings.models) if gallery else None
@@ -71,21 +71,21 @@ def build_page(desk: Desk, settings: Settings) -> gr.Blocks:
         gr.HTML(HEADER)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("One image", id="one"):
-                first = tab_one.build(desk, examples, page)
+                first = tab_one.build(service, examples, page)
             with gr.Tab("Many", id="many"):
-                tab_many.build(desk)
+                tab_many.build(service)
             with gr.Tab("Compare", id="compare") as tab:
-                tab_compare.build(desk, tab, first)
+                tab_compare.build(service, tab, first)
             if gallery is not None and title is not None:
                 with gr.Tab("Similar", id="similar") as tab:
-                    tab_similar.build(desk, gallery, title, tab, first)
+                    tab_similar.build(service, gallery, title, tab, first)
             with gr.Tab("About", id="about") as tab:
-                tab_about.build(desk, tab)
+                tab_about.build(service, tab)
         gr.HTML(notice())
         menus = [block for block in page.blocks.values() if block.elem_id in MENUS]
-        # What a model tells apart is known only once its files are here.
-        page.load(lambda: [gr.update(choices=desk.choices)] * len(menus), None, menus, **HIDDEN)
-        endpoints.build(desk, gallery if title else None, title)
+        # What a model distinguishes is known only once its files are here.
+        page.load(lambda: [gr.update(choices=service.choices)] * len(menus), None, menus, **HIDDEN)
+        endpoints.build(service, gallery if title else None, title)
     return page.queue(max_size=MOST_WAITING, default_concurrency_limit=8)
 
 
@@ -97,15 +97,15 @@ def page_from_environment() -> gr.Blocks:
     """
     try:
         settings = read_settings()
-        shelf = ModelShelf(settings.models, settings.allow_any)
-        page = build_page(Desk(shelf, FILES), settings)
+        store = ModelStore(settings.models, settings.allow_any)
+        page = build_page(Service(store, FILES), settings)
     except (ModelSettingError, GalleryError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    if "SPACE_ID" not in os.environ and (failures := shelf.load_one()):
+    if "SPACE_ID" not in os.environ and (failures := store.load_one()):
         print(f"error: no model of LESION_MODELS can be loaded ({failures})", file=sys.stderr)
         sys.exit(2)
-    shelf.load_ahead()
+    store.load_ahead()
     return page
 
 

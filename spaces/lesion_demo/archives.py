@@ -32,7 +32,7 @@ _DAMAGED = (OSError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.erro
 
 
 class BatchRefusedError(ValueError):
-    """A whole upload that is not looked at; the message is fit for the page."""
+    """A whole upload that is refused; the message is fit for the page."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A loaded model and what can be asked of it. Found out by looking, never by its name: any classifier will do."""
+"""A loaded model and what it can do, by its attributes and never by its name: any image classifier works."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ModelSource:
 
 
 def kind_of(labels: Sequence[str], groups: Mapping[str, str]) -> str:
-    """What a model tells apart: "benign or malignant" of two such classes, else how many diagnoses.
+    """What a model distinguishes: "benign or malignant" of two such classes, else how many diagnoses.
 
     Args:
         labels: its classes.
@@ -90,7 +90,7 @@ class Classifier:
 
     @cached_property
     def long_names(self) -> dict[str, str]:
-        """Short name -> long name; the short one again where the model knows no other."""
+        """Short name -> long name; the short one where the model has no other."""
         known = getattr(self.model.config, "label_names", None) or {}
         return {label: str(known.get(label, label)) for label in self.labels}
 
@@ -107,7 +107,7 @@ class Classifier:
 
     @property
     def kind(self) -> str:
-        """What it tells apart, in words: "7 diagnoses", or "benign or malignant"."""
+        """What it distinguishes, in words: "7 diagnoses", or "benign or malignant"."""
         return kind_of(self.labels, self.groups)
 
     @cached_property
@@ -126,7 +126,7 @@ class Classifier:
 
     @property
     def image_size(self) -> int | None:
-        """Side of the square the model looks at, in pixels; None when it does not say."""
+        """Side of the square input in pixels; None when the config does not name it."""
         size = getattr(self.model.config, "image_size", None)
         return size if isinstance(size, int) else None
 
@@ -136,8 +136,8 @@ class Classifier:
         return self.source.title
 
     @property
-    def knows_itself(self) -> bool:
-        """Whether it answers in words itself, as the models of Lesion Suite do."""
+    def is_lesion_model(self) -> bool:
+        """Whether it has ``predict``, as the models of Lesion Suite do."""
         return hasattr(self.model, "predict")
 
     @property
@@ -147,7 +147,7 @@ class Classifier:
 
     @property
     def trust_is_fitted(self) -> bool:
-        """Whether all of trust was fitted, so that band, set and gate can be asked for."""
+        """Whether all of trust was fitted, so that it has band, set and gate."""
         check = getattr(self.model, "check_trust_is_fitted", None)
         if check is None:
             return False
@@ -163,7 +163,7 @@ class Classifier:
         return tuple(getattr(self.model, "input_names", ("pixel_values",)))
 
     @property
-    def looks_at_pictures(self) -> bool:
+    def reads_images(self) -> bool:
         """Whether the image plays a part; a metadata-only model's answer would be the same without."""
         return "pixel_values" in self.input_names
 
@@ -175,7 +175,7 @@ class Classifier:
 
     @property
     def can_explain(self) -> bool:
-        """Whether it can show where it looked."""
+        """Whether it has heat maps."""
         methods = getattr(self.model, "explanation_methods", None)
         return bool(methods()) if methods is not None else False
 
@@ -183,7 +183,7 @@ class Classifier:
     def calibrated_share(self) -> float | None:
         """Share of malignant and premalignant lesions where it was calibrated; None where that is not known."""
         prior = (self.trust.get("prior") or {}).get("value")
-        if not prior or not self.knows_itself:
+        if not prior or not self.is_lesion_model:
             return None
         share = sum(p for label, p in zip(self.labels, prior, strict=True) if self.groups.get(label) in AT_RISK)
         return share if 0 < share < 1 else None

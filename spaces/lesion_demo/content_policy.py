@@ -1,4 +1,4 @@
-"""What a visitor's browser may load and run on the page: nothing of another server, whatever a model's files say."""
+"""What a visitor's browser may load and run on the page: nothing of another server, whatever a model's files hold."""
 
 from __future__ import annotations
 

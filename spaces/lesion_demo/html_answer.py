@@ -56,8 +56,8 @@ def message(text: str, title: str = "No answer", spoken: bool = True) -> str:
 
 def working() -> str:
     """What stands where an answer will be as soon as its image, or the model, is another."""
-    said = "Working on this image… If no answer comes, choose it again."
-    return f'<div class="panel working" data-state="working" aria-busy="true"><p>{said}</p></div>'
+    text = "Working on this image… If no answer comes, choose it again."
+    return f'<div class="panel working" data-state="working" aria-busy="true"><p>{text}</p></div>'
 
 
 def belonging(content: str, *paths: str | None, model: str | None = None) -> str:
@@ -74,11 +74,11 @@ def answer_panel(answer: Mapping[str, Any], classifier: Classifier) -> str:
     """The whole answer; of a model that declines only that, why, and what to do."""
     name = state(answer)
     if name == "declined":
-        told = advice(answer, classifier.trust, sources(classifier))
+        advised = advice(answer, classifier.trust, sources(classifier))
         return (
             '<section class="panel answer declined" data-state="declined">'
             f"{band(answer, classifier)}<h3>What you can do</h3>"
-            f'<ul class="advice">{"".join(f"<li>{escape(text)}</li>" for text in told)}</ul>'
+            f'<ul class="advice">{"".join(f"<li>{escape(text)}</li>" for text in advised)}</ul>'
             f"{_fold('More numbers', gate(answer, classifier))}</section>"
         )
     if shifted(answer):
@@ -268,7 +268,7 @@ def _meter(share: float, kind: str) -> str:
 
 
 def gate(answer: Mapping[str, Any], classifier: Classifier) -> str:
-    """What the gate says: a bar of unfamiliarity with the limit marked; nothing where there is no gate."""
+    """The gate's score: a bar of unfamiliarity with the limit marked; nothing where there is no gate."""
     if answer.get("is_ood") is None or answer.get("ood_score") is None:
         return ""
     fitted = classifier.trust.get("ood") or {}
@@ -312,9 +312,9 @@ def glossary() -> str:
 
 
 def model_facts(classifier: Classifier) -> str:
-    """Two lines about the model: what it tells apart, whether it can decline, and what it found in testing."""
+    """Two lines about the model: what it distinguishes, whether it can decline, and what it found in testing."""
     can = "may decline to answer" if classifier.trust_is_fitted else "was never tested for trust and cannot decline"
-    blind = "" if classifier.looks_at_pictures else " It uses age, sex and site alone, not the image."
+    blind = "" if classifier.reads_images else " It uses age, sex and site alone, not the image."
     found = recognised(classifier)
     name = escape(classifier.at_risk_name)
     tested = (

@@ -32,7 +32,7 @@ def progress(done: int, total: int) -> str:
     share = 100 * done / total if total else 100
     return (
         f'<div class="progress"><p>{done} of {total} files</p><div class="meter total" role="progressbar" '
-        f'aria-label="Files looked at" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{done}">'
+        f'aria-label="Files done" aria-valuemin="0" aria-valuemax="{total}" aria-valuenow="{done}">'
         f'<span style="width:{share:.1f}%"></span></div></div>'
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 import numpy as np
-from answering import Looked
+from answering import Prediction
 from classifier import Classifier
 from measured import heat_is_worse_than_centre
 from page_images import as_seen, data_uri, heat_layer, heat_map, prepared, shown
@@ -19,28 +19,28 @@ SWITCHES = (
 )
 
 
-def waiting(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
+def waiting(image: Image.Image, prediction: Prediction, classifier: Classifier) -> str:
     """Empty frames of the very size of what comes, with the same words around them, so that nothing jumps."""
     heat = ""
-    if not looked.answer.get("abstain"):
+    if not prediction.answer.get("abstain"):
         heat = _no_heat(classifier)
-        if classifier.can_explain and classifier.looks_at_pictures:
-            heat = _heat_frame(image.size, "", _caption(looked, classifier), waiting=True)
+        if classifier.can_explain and classifier.reads_images:
+            heat = _heat_frame(image.size, "", _caption(prediction, classifier), waiting=True)
     side = classifier.image_size
-    given = _pair(image, "", "", (side, side), classifier) if side and classifier.looks_at_pictures else ""
+    given = _pair(image, "", "", (side, side), classifier) if side and classifier.reads_images else ""
     return f'<section class="panel views waiting" aria-busy="true">{heat}{given}</section>' if heat or given else ""
 
 
-def views(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
+def views(image: Image.Image, prediction: Prediction, classifier: Classifier) -> str:
     """Heat map and preprocessing of an answer; of one that declines the preprocessing alone."""
-    declined = bool(looked.answer.get("abstain"))
-    heat = "" if declined else _heat(image, looked, classifier)
-    return f'<section class="panel views">{heat}{_preprocessing(image, looked, classifier)}</section>'
+    declined = bool(prediction.answer.get("abstain"))
+    heat = "" if declined else _heat(image, prediction, classifier)
+    return f'<section class="panel views">{heat}{_preprocessing(image, prediction, classifier)}</section>'
 
 
-def _heat(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
-    target = _target(looked)
-    field = heat_map(looked.inputs, classifier, target)
+def _heat(image: Image.Image, prediction: Prediction, classifier: Classifier) -> str:
+    target = _target(prediction)
+    field = heat_map(prediction.inputs, classifier, target)
     if field is None:
         return _no_heat(classifier)
     base = shown(prepared(image, classifier))
@@ -51,17 +51,17 @@ def _heat(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
         f'<img class="layer" src="{data_uri(heat_layer(field, base.size), "PNG")}" alt="Heat map for '
         f'{name}" style="opacity:.6">'
     )
-    return _heat_frame(base.size, layers, _caption(looked, classifier) + nothing)
+    return _heat_frame(base.size, layers, _caption(prediction, classifier) + nothing)
 
 
-def _target(looked: Looked) -> str:
+def _target(prediction: Prediction) -> str:
     """The class that the map is about: at another prevalence still the one named without that assumption."""
-    return str((looked.answer.get("at_calibration") or looked.answer)["predicted"])
+    return str((prediction.answer.get("at_calibration") or prediction.answer)["predicted"])
 
 
-def _caption(looked: Looked, classifier: Classifier) -> str:
+def _caption(prediction: Prediction, classifier: Classifier) -> str:
     """What the map shows, and first, where the report measured it, how little that is worth."""
-    name = escape(classifier.long_names[_target(looked)])
+    name = escape(classifier.long_names[_target(prediction)])
     method = str(classifier.model.explanation_methods()[0])
     worse = f"<b>{HEAT_IS_WORSE}</b> " if heat_is_worse_than_centre(classifier, method) else ""
     return f"{worse}Brighter parts counted more for {name}. It is not the outline of the lesion."
@@ -70,7 +70,7 @@ def _caption(looked: Looked, classifier: Classifier) -> str:
 def _no_heat(classifier: Classifier) -> str:
     why = (
         "This model has no heat map."
-        if classifier.looks_at_pictures
+        if classifier.reads_images
         else "This model uses age, sex and site alone; there is no image to show."
     )
     return f'<h3>Heat map</h3><p class="small" id="no-heat">{why}</p>'
@@ -87,8 +87,8 @@ def _heat_frame(size: tuple[int, int], layers: str, words: str, waiting: bool = 
     )
 
 
-def _preprocessing(image: Image.Image, looked: Looked, classifier: Classifier) -> str:
-    seen = as_seen(looked.inputs, classifier)
+def _preprocessing(image: Image.Image, prediction: Prediction, classifier: Classifier) -> str:
+    seen = as_seen(prediction.inputs, classifier)
     if seen is None:
         return ""
     uploaded = f'<img src="{data_uri(shown(image, 420))}" alt="The image as uploaded">'

@@ -59,7 +59,7 @@ _AVIF = (b"avif", b"avis")
 
 
 class ImageUnusableError(ValueError):
-    """An upload that the model cannot look at; the message is fit for the page, and names no file."""
+    """An upload that the model cannot use; the message is fit for the page, and names no file."""
 
 
 def kind_of(head: bytes) -> str | None:

@@ -20,13 +20,13 @@ from queueing import in_turn
 # No key of an answer begins with it, so no class name can make a column that an answer has already.
 PROBABILITY = "prob_"
 AT_ONCE = 8  # images in one pass of the model: enough to keep two cores busy, little memory
-# Larger images than this are looked at one by one, so that no eight of them are in memory together.
+# Larger images than this are classified one by one, so that no eight of them are in memory together.
 LARGE_PIXELS = 6_000_000
 # A batch is worked at for minutes, not hours: 200 photographs of 6 million, or 30 of the largest there may be.
 MOST_PIXELS_TOGETHER = 1_200_000_000
 TOO_MANY_TOGETHER = (
-    f"It was not looked at: the images before it have {MOST_PIXELS_TOGETHER / 1e6:,.0f} million pixels together, and "
-    "no more are taken at a time. Give it again with the next ones."
+    f"It was not classified: the images before it have {MOST_PIXELS_TOGETHER / 1e6:,.0f} million pixels together, and "
+    "no more are taken at a time. Send it with the next ones."
 )
 # A spreadsheet takes a cell that begins with one of these for a formula; the last four are the full-width forms.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
@@ -52,12 +52,12 @@ class Row:
 
 
 @in_turn
-def look_at(
+def classify_files(
     entries: Sequence[Entry], classifier: Classifier, read: Callable[[Entry], Image.Image]
 ) -> Iterator[list[Row]]:
-    """Look at a batch: a few rows at a time, in the order of the entries. A file that cannot be read is a row too.
+    """The rows of a batch, a few at a time, in the order of the entries. A file that cannot be read is a row too.
 
-    Between those few rows others have their turn.
+    Between those few rows other requests have their turn.
 
     Args:
         entries: the files.
@@ -114,23 +114,23 @@ def as_table(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]
     for row in rows:
         answer = row.answer or {}
         declined = bool(answer.get("abstain"))
-        told = {} if declined else answer
-        names = told.get("prediction_set")
+        shown = {} if declined else answer
+        names = shown.get("prediction_set")
         table.append(
             {
                 "image": row.name,
                 "declined": None if row.answer is None or answer.get("abstain") is None else declined,
                 "reason": "unreadable" if row.error else answer.get("reason"),
-                "predicted": told.get("predicted"),
-                "band": told.get("band"),
+                "predicted": shown.get("predicted"),
+                "band": shown.get("band"),
                 "prediction_set": None if names is None else _spaced(names),
-                "p_malignant": told.get("p_malignant"),
-                "predictive_entropy": told.get("predictive_entropy"),
-                "aleatoric": told.get("aleatoric"),
-                "epistemic": told.get("epistemic"),
+                "p_malignant": shown.get("p_malignant"),
+                "predictive_entropy": shown.get("predictive_entropy"),
+                "aleatoric": shown.get("aleatoric"),
+                "epistemic": shown.get("epistemic"),
                 "ood_score": answer.get("ood_score"),
                 "is_ood": answer.get("is_ood"),
-                **{f"{PROBABILITY}{label}": (told.get("probabilities") or {}).get(label) for label in labels},
+                **{f"{PROBABILITY}{label}": (shown.get("probabilities") or {}).get(label) for label in labels},
                 "model": answer.get("model"),
                 "error": row.error,
             }

@@ -30,7 +30,7 @@ class Measured:
 
 
 def measured(classifier: Classifier, band: str) -> Measured | None:
-    """What the report says of a band; None where it says nothing, or is about other bands than the model's."""
+    """What the report measured of a band; None where it did not, or of other bands than the model's."""
     evaluation = _part(classifier.report, "trust_evaluation")
     bands = _part(evaluation, "bands")
     limit = _number(_part(_part(classifier.trust, "bands"), band).get("threshold"))
@@ -121,7 +121,7 @@ def recognised(classifier: Classifier) -> Recognised | None:
 
 
 def heat_is_worse_than_centre(classifier: Classifier, method: str) -> bool:
-    """Whether the report measured this heat map as less accurate than always looking at the centre of the image."""
+    """Whether the report measured this heat map as less accurate than a fixed map of the centre of the image."""
     explanations = _part(classifier.report, "explanations")
     inside = _part(_part(explanations, "overall"), "inside")
     if explanations.get("method") != method:

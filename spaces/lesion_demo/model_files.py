@@ -1,4 +1,4 @@
-"""What a model folder asks for, and whether its files are whole: looked at before anything is built from it.
+"""What a model folder asks for, and whether its files are whole: checked before anything is built from it.
 
 transformers and timm follow what ``config.json`` says: into files, other repositories, and as many layers as it asks
 for. The suite's own commands check the same by ``model_cards/foreign.py``; this page imports none of it.
@@ -35,7 +35,7 @@ READ_ELSEWHERE = ("transformers_weights", "quantization_config", "use_pretrained
 ATTENTION = ("attn_implementation", "_attn_implementation")
 SIZES = ("image_size", "size", "crop_size", "pad_size", "height", "width", "shortest_edge", "longest_edge")
 COUNTS = ("num_labels", "num_classes")
-# Bytes a number, and how numpy reads it; of bfloat16 the exponent alone is looked at.
+# Bytes a number, and how numpy reads it; of bfloat16 the exponent alone is read.
 FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 BYTES_AT_ONCE = 1 << 26
 LONGEST_HEADER = 100_000_000  # of the format itself
@@ -44,7 +44,7 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
 
 
-class ForeignFileError(ValueError):
+class ModelFileError(ValueError):
     """A file of a model folder that asks for more than it may, or is not what its name says."""
 
 
@@ -56,7 +56,7 @@ def check_files(location: str, revision: str | None) -> None:
         revision: of the repository.
 
     Raises:
-        ForeignFileError: names the file, and what is wrong with it.
+        ModelFileError: names the file, and what is wrong with it.
     """
 
     def fetched(name: str) -> Path | None:
@@ -151,14 +151,14 @@ def check_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ForeignFileError: it cannot be read, or asks for more than it may.
+        ModelFileError: it cannot be read, or asks for more than it may.
     """
     try:
         content = read_json(path, finite=False)
-    except ForeignFileError as error:
-        raise ForeignFileError(f"{path.name}: {error}") from error
+    except ModelFileError as error:
+        raise ModelFileError(f"{path.name}: {error}") from error
     for problem in check_config(content, path.name):
-        raise ForeignFileError(problem)
+        raise ModelFileError(problem)
     return content
 
 
@@ -166,18 +166,18 @@ def check_weights(path: Path) -> None:
     """A whole safetensors file, all of whose numbers are finite.
 
     Raises:
-        ForeignFileError: says what it is instead, or names the first tensor with NaN or infinite values.
+        ModelFileError: says what it is instead, or names the first tensor with NaN or infinite values.
     """
     size = path.stat().st_size
     instead = what_file_is(path)
     if instead:
-        raise ForeignFileError(f"{path.name} holds no weights; {instead}")
+        raise ModelFileError(f"{path.name} holds no weights; {instead}")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(min(length, size, LONGEST_HEADER))
         if text.startswith(b"{") and len(text) < length <= LONGEST_HEADER:
-            raise ForeignFileError(
+            raise ModelFileError(
                 f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; "
                 "fetch it again"
             )
@@ -190,18 +190,18 @@ def check_weights(path: Path) -> None:
         end = max(stop for _, _, _, stop in tensors)
         if not all(0 <= start <= stop for _, _, start, stop in tensors):
             raise ValueError("offsets")
-    except ForeignFileError:
+    except ModelFileError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise ForeignFileError(f"{path.name} is no safetensors file ({size:,} bytes): fetch it again") from error
+        raise ModelFileError(f"{path.name} is no safetensors file ({size:,} bytes): fetch it again") from error
     if size != 8 + length + end:
-        raise ForeignFileError(
+        raise ModelFileError(
             f"{path.name} has {size:,} bytes where its header promises {8 + length + end:,}: it was cut short or grew; "
             "fetch it again"
         )
     for name, kind, start, stop in tensors:
         if kind in FLOATS and not _finite(path, 8 + length + start, stop - start, kind):
-            raise ForeignFileError(
+            raise ModelFileError(
                 f"{path.name}: the tensor {name!r} holds NaN or infinite values, so that no answer follows: the "
                 "training diverged or the file is damaged; give other weights"
             )
@@ -226,19 +226,19 @@ def check_unchanged(paths: Mapping[str, Path], manifest: Path) -> None:
     """Compare files with what a manifest lists.
 
     Raises:
-        ForeignFileError: names the file that differs.
+        ModelFileError: names the file that differs.
     """
     try:
         listed = read_json(manifest).get("files")
-    except ForeignFileError as error:
-        raise ForeignFileError(f"{MANIFEST}: {error}") from error
+    except ModelFileError as error:
+        raise ModelFileError(f"{MANIFEST}: {error}") from error
     for name, path in paths.items():
         facts = listed.get(name) if isinstance(listed, dict) else None
         if isinstance(facts, dict):
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != facts.get("sha256"):
-                raise ForeignFileError(f"{name} is not the file that {MANIFEST} lists: it was damaged or changed")
+                raise ModelFileError(f"{name} is not the file that {MANIFEST} lists: it was damaged or changed")
 
 
 def read_json(path: Path, *, finite: bool = True) -> dict[str, Any]:
@@ -250,19 +250,19 @@ def read_json(path: Path, *, finite: bool = True) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ForeignFileError: it is too large, no text, not JSON, nested too deeply, or no object; without the file's name.
+        ModelFileError: it is too large, no text, not JSON, nested too deeply, or no object; without the file's name.
     """
     size = path.stat().st_size
     if size > LARGEST_JSON:
-        raise ForeignFileError(f"it has {size:,} bytes, more than any report or config ({LARGEST_JSON:,})")
+        raise ModelFileError(f"it has {size:,} bytes, more than any report or config ({LARGEST_JSON:,})")
     try:
         content = json.loads(path.read_text("utf-8"), parse_constant=_refuse_constant if finite else None)
     except RecursionError as error:
-        raise ForeignFileError("it is not JSON that can be read: it is nested too deeply") from error
+        raise ModelFileError("it is not JSON that can be read: it is nested too deeply") from error
     except ValueError as error:  # also of bytes that are no UTF-8
-        raise ForeignFileError(what_file_is(path) or f"it is not JSON ({str(error)[:200]})") from error
+        raise ModelFileError(what_file_is(path) or f"it is not JSON ({str(error)[:200]})") from error
     if not isinstance(content, dict):
-        raise ForeignFileError(f"it holds {'null' if content is None else type(content).__name__} and no JSON object")
+        raise ModelFileError(f"it holds {'null' if content is None else type(content).__name__} and no JSON object")
     return content
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from classifier import COMMIT, Classifier, ModelSource, kind_of
 from huggingface_hub import try_to_load_from_cache
-from model_files import ForeignFileError, check_files
+from model_files import ModelFileError, check_files
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -93,7 +93,7 @@ def load(source: ModelSource) -> Classifier:
         model.eval()
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return Classifier(source, model.to(device), processor, _commit_of(source))
-    except ForeignFileError as error:
+    except ModelFileError as error:
         raise ModelUnavailableError(f"The model {source.title} could not be loaded: {error}.") from error
     except _LOADING_FAILS as error:
         raise ModelUnavailableError(
@@ -123,8 +123,8 @@ def _without_paths(text: str) -> str:
     return _PATH.sub(lambda found: found[0].rstrip("/").rpartition("/")[2], text)
 
 
-class ModelShelf:
-    """The models on offer by title, each loaded when it is first asked for and then kept.
+class ModelStore:
+    """The models on offer by title, each loaded at its first use and then kept.
 
     Args:
         sources: what the host offers.
@@ -151,7 +151,7 @@ class ModelShelf:
 
     @property
     def choices(self) -> list[tuple[str, str]]:
-        """Menu entry and title of each model; the entry starts with what it tells apart, as far as that is known yet.
+        """Menu entry and title of each model; the entry starts with what it distinguishes, as far as that is known yet.
 
         On a phone the end of a long entry is cut off.
         """
@@ -173,7 +173,7 @@ class ModelShelf:
             groups = dict(content.get("label_groups") or {})
             return kind_of([str(name) for name in content["id2label"].values()], groups)
         except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
-            return ""  # what is wrong with it is said when it is loaded
+            return ""  # loading it names the error
 
     @property
     def takes_any(self) -> bool:
@@ -214,12 +214,12 @@ class ModelShelf:
         }
         return self._allow_any == "code" or location.split("/")[0] in organisations
 
-    def _known_as(self, asked: str | None) -> str:
-        """The title of the model asked for: by title, or by name or id where that is of one model alone."""
-        if asked is None or asked in self._sources:
-            return asked or self.titles[0]
-        titles = [title for title, source in self._sources.items() if asked in (source.name, source.location)]
-        return titles[0] if len(titles) == 1 else asked
+    def _known_as(self, name: str | None) -> str:
+        """The title of a model by its title, or by name or id where that is of one model alone."""
+        if name is None or name in self._sources:
+            return name or self.titles[0]
+        titles = [title for title, source in self._sources.items() if name in (source.name, source.location)]
+        return titles[0] if len(titles) == 1 else name
 
     def get(self, title: str | None) -> Classifier:
         """The classifier of that title (or of that name or id, where there is one of it), the first one for None.
@@ -268,7 +268,7 @@ class ModelShelf:
         return "; ".join(failures)
 
     def load_ahead(self) -> None:
-        """Load all of the host's models in the background, so that nobody waits for them; failures are said later."""
+        """Load all of the host's models in the background, so that no visitor waits; failures are shown later."""
 
         def work() -> None:
             for title in self.titles:

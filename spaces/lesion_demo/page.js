@@ -108,7 +108,7 @@
 
   // A live region has to be there before its text changes, so the answers' own elements cannot be one. It says what
   // has just changed in the tab in view; what changes elsewhere is not said, neither then nor later.
-  const places = ['#answer', '#facts', '#any-said', '#many', '#comparison', '#cases', '#about', '.image-said'];
+  const places = ['#answer', '#facts', '#any-note', '#many', '#comparison', '#cases', '#about', '.image-note'];
   const speak = () => {
     const live = document.createElement('div');
     live.id = 'live';

@@ -7,10 +7,10 @@
   const asImage = (file) => (isImage(file) ? file : new File([file], 'image.jpg', { type: 'image/jpeg' }));
 
   const say = (block, text) => {
-    let place = block.parentElement.querySelector('.image-said');
+    let place = block.parentElement.querySelector('.image-note');
     if (!place) {
       place = document.createElement('div');
-      place.className = 'image-said';
+      place.className = 'image-note';
       block.after(place);
     }
     place.replaceChildren();

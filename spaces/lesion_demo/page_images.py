@@ -79,7 +79,7 @@ def heat_layer(heat: np.ndarray, size: tuple[int, int]) -> Image.Image:
 
 
 def heat_map(inputs: dict[str, torch.Tensor], classifier: Classifier, target: str) -> np.ndarray | None:
-    """Where the model looked for a class, (H, W) in [0, 1]; None where it cannot say."""
+    """The heat map of a class, (H, W) in [0, 1]; None where the model has none."""
     if not classifier.can_explain or inputs.get("pixel_values") is None:
         return None
     method = classifier.model.explanation_methods()[0]

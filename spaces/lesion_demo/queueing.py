@@ -14,10 +14,10 @@ MOST_WAITING = 40  # requests in the queue; more are refused politely, at once
 # Gradio keeps about 3 MB a visitor, long after they left, and 10,000 of them; nothing of ours is in there.
 MOST_SESSIONS = 64
 # For every event in which a model works: one after the other, across all tabs and endpoints. Batches wait in a line of
-# their own, whose head takes turns with the head of the other (`in_turn`): a question waits for a few of its images.
+# their own, whose head takes turns with the head of the other (`in_turn`): one image waits for a few of theirs.
 QUEUED_API: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 QUEUED_API_BATCH: dict[str, Any] = {"concurrency_id": "batch", "concurrency_limit": 1}
-# `always_last`: of what a visitor asks while the answer before is still to come, only the last is asked. Gradio's other
+# `always_last`: of the requests of a visitor before the answer has come, only the last runs. Gradio's other
 # default, `once`, drops it. No `cancels`: Gradio awaits an event before it cancels others of the same trigger, so that
 # it can cancel the newest; what is late is hidden by page.js instead.
 QUEUED: dict[str, Any] = {**QUEUED_API, "api_visibility": "private", "trigger_mode": "always_last"}
@@ -40,7 +40,7 @@ class Turns:
 
     @contextlib.contextmanager
     def mine(self) -> Iterator[None]:
-        """Wait for one's turn, and have it inside; asking again inside would wait for ever."""
+        """Wait for the turn, and keep it inside; a second wait inside would never end."""
         turn = threading.Event()
         with self._guard:
             self._line.append(turn)

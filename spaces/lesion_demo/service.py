@@ -1,4 +1,4 @@
-"""What stands behind every tab and endpoint: opening uploads safely, and turning what goes wrong into a message."""
+"""What every tab and endpoint uses: models, uploads opened safely, and errors as messages."""
 
 from __future__ import annotations
 
@@ -8,43 +8,43 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from answering import Looked, Question, QuestionError, look
+from answering import OptionError, Options, Prediction, predict
 from archives import BatchRefusedError, Entry, list_entries
 from classifier import Classifier
 from image_files import GIVE, LARGEST_FILE, ImageUnusableError, keep_only_pixels, read_image
-from model_loading import ModelShelf, ModelUnavailableError
+from model_loading import ModelStore, ModelUnavailableError
 from PIL import Image
 from temporary_files import TemporaryFiles
 
-# What is said on the page in place of an answer; anything else is a fault of ours.
-SAID = (ImageUnusableError, QuestionError, ModelUnavailableError, BatchRefusedError)
+# Errors whose message the page shows in place of an answer; any other is a bug.
+REFUSALS = (ImageUnusableError, OptionError, ModelUnavailableError, BatchRefusedError)
 
 
-class Desk:
+class Service:
     """Models and uploads, as the tabs and endpoints use them.
 
     Args:
-        shelf: the models on offer.
+        store: the models on offer.
         files: where uploads lie.
     """
 
-    def __init__(self, shelf: ModelShelf, files: TemporaryFiles) -> None:
-        self.shelf = shelf
+    def __init__(self, store: ModelStore, files: TemporaryFiles) -> None:
+        self.store = store
         self.files = files
 
     @property
     def titles(self) -> list[str]:
         """The models on offer."""
-        return self.shelf.titles
+        return self.store.titles
 
     @property
     def choices(self) -> list[tuple[str, str]]:
         """The models on offer, as the menus show them, and their titles."""
-        return self.shelf.choices
+        return self.store.choices
 
     @contextlib.contextmanager
     def opened(self, upload: Any) -> Iterator[Image.Image]:
-        """The pixels of an upload for as long as it is asked about; whatever comes of that, nothing else of it stays.
+        """The pixels of an upload while the context is open; afterwards nothing else of it is left.
 
         One that is refused is deleted at once.
 
@@ -82,9 +82,9 @@ class Desk:
 
     @contextlib.contextmanager
     def batch(self, files: Any) -> Iterator[list[Entry]]:
-        """The files of a batch for as long as they are asked about; a refused batch is deleted.
+        """The files of a batch while the context is open; a refused batch is deleted.
 
-        Afterwards loose files that nobody came to look at are gone. Archives stay as they are until they are swept.
+        Afterwards the loose files that were not opened are deleted. Archives stay until they are swept.
 
         Raises:
             ImageUnusableError, BatchRefusedError: a file was not uploaded here; the batch is empty, too large, a bomb.
@@ -120,19 +120,19 @@ class Desk:
             if path is not None and not self.files.is_rewritten(path):
                 self.files.delete(path)
 
-    def look(self, image: Image.Image, model: str | None, question: Question) -> tuple[Looked, Classifier]:
-        """Ask a model about an image.
+    def predict(self, image: Image.Image, model: str | None, options: Options) -> tuple[Prediction, Classifier]:
+        """The prediction of a model for an image, and the model.
 
         Raises:
-            ImageUnusableError, QuestionError, ModelUnavailableError: there is no answer; the message says why.
+            ImageUnusableError, OptionError, ModelUnavailableError: there is no answer; the message says why.
         """
-        classifier = self.shelf.get(model)
-        return look(image, classifier, question), classifier
+        classifier = self.store.get(model)
+        return predict(image, classifier, options), classifier
 
     def classifier(self, model: str | None) -> Classifier | str:
         """A model, or why there is none."""
         try:
-            return self.shelf.get(model)
+            return self.store.get(model)
         except ModelUnavailableError as error:
             return str(error)
 

@@ -135,7 +135,7 @@ class Gallery:
             if lesion in lesions or group in own:
                 continue
             lesions.add(lesion)
-            if self._looks_the_same(int(row), query):
+            if self._is_nearly_the_same(int(row), query):
                 own.add(group)
                 continue
             cases.append(self._case(int(row), float(distance[row])))
@@ -143,7 +143,7 @@ class Gallery:
                 break
         return cases
 
-    def _looks_the_same(self, row: int, query: int) -> bool:
+    def _is_nearly_the_same(self, row: int, query: int) -> bool:
         """Whether the thumbnail is the query's image, should the stored hash have been made in another way."""
         with Image.open(io.BytesIO(self.thumbnails[row].as_py()), formats=["JPEG"]) as thumbnail:
             return (dhash(thumbnail.convert("RGB")) ^ query).bit_count() <= NEAR_BITS

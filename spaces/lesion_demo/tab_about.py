@@ -9,52 +9,57 @@ from html_about import about, report_figures
 from html_answer import message
 from model_folder import Check, card, check, figures, folder_of
 from model_loading import ModelUnavailableError
-from service import Desk
+from service import Service
 
 WAITING = '<section class="panel empty small-empty"><p>The model\'s files are being read and compared…</p></section>'
 
 
-def build(desk: Desk, tab: gr.Tab) -> None:
+def build(service: Service, tab: gr.Tab) -> None:
     """Lay the tab out and wire it up; nothing is read before it is opened."""
     model = gr.Dropdown(
-        desk.choices,
-        value=desk.titles[0] if desk.titles else None,
+        service.choices,
+        value=service.titles[0] if service.titles else None,
         label="Model",
-        visible=len(desk.titles) > 1,
+        visible=len(service.titles) > 1,
         elem_id="about-model",
     )
-    told = gr.HTML(WAITING, elem_id="about")
+    text = gr.HTML(WAITING, elem_id="about")
     with gr.Accordion("Its model card, whole", open=False, elem_id="card-frame", visible=False) as fold:
-        text = gr.HTML("", elem_id="card")
+        whole = gr.HTML("", elem_id="card")
     images = gr.HTML("", elem_id="report-figures")
 
     def show(title: str | None) -> tuple[str, Any, str, str]:
         try:
-            classifier = desk.shelf.get(title)
+            classifier = service.store.get(title)
             folder = folder_of(classifier)
         except ModelUnavailableError as error:
             return message(str(error), "No model"), gr.update(visible=False), "", ""
-        told_of_it, written = about(classifier, check(folder)), card(folder)
-        return told_of_it, gr.update(visible=written is not None), written or "", report_figures(figures(folder))
+        written = card(folder)
+        return (
+            about(classifier, check(folder)),
+            gr.update(visible=written is not None),
+            written or "",
+            report_figures(figures(folder)),
+        )
 
     # No model works here, so it does not wait for those that do.
     gr.on(
         [tab.select, model.input],
         show,
         model,
-        [told, fold, text, images],
+        [text, fold, whole, images],
         api_visibility="private",
         show_progress="hidden",
     )
 
 
-def facts(desk: Desk, title: str | None) -> dict[str, Any]:
+def facts(service: Service, title: str | None) -> dict[str, Any]:
     """The same for programs: name, place, commit, and the comparison with the manifest.
 
     Raises:
         ModelUnavailableError: it cannot be loaded, or its files not fetched.
     """
-    classifier = desk.shelf.get(title)
+    classifier = service.store.get(title)
     found: Check = check(folder_of(classifier))
     return {
         "model": classifier.title,

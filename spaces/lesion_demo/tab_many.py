@@ -11,12 +11,12 @@ from archives import LARGEST_ARCHIVE, MOST_IMAGES
 from html_answer import belonging, message, working
 from html_tables import no_files, table
 from image_files import LARGEST_FILE
-from many import Row, as_csv, as_table, look_at
+from many import Row, as_csv, as_table, classify_files
 from queueing import AT_ONCE, MOST_SESSIONS, QUEUED_BATCH
-from service import SAID, Desk, path_of
+from service import REFUSALS, Service, path_of
 
 
-def build(desk: Desk) -> None:
+def build(service: Service) -> None:
     """Lay the tab out and wire it up."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=280):
@@ -32,10 +32,10 @@ def build(desk: Desk) -> None:
             files.preprocess = untouched  # type: ignore[method-assign]
         with gr.Column(scale=5, min_width=280):
             model = gr.Dropdown(
-                desk.choices,
-                value=desk.titles[0] if desk.titles else None,
+                service.choices,
+                value=service.titles[0] if service.titles else None,
                 label="Model",
-                visible=len(desk.titles) > 1,
+                visible=len(service.titles) > 1,
                 elem_id="many-model",
             )
             gr.HTML(
@@ -56,7 +56,7 @@ def build(desk: Desk) -> None:
 
     def show(uploaded: Any, title: str | None, request: gr.Request) -> Iterator[str]:
         paths = [path_of(file) for file in uploaded or []]
-        for step in _look(desk, uploaded, title):
+        for step in _tables(service, uploaded, title):
             if wanted.get(request.session_hash, paths) != paths:
                 return  # the next batch waits for this one, which nobody wants any more
             yield belonging(step, *paths)
@@ -67,21 +67,21 @@ def build(desk: Desk) -> None:
     )
 
 
-def _look(desk: Desk, files: Any, model: str | None) -> Iterator[str]:
+def _tables(service: Service, files: Any, model: str | None) -> Iterator[str]:
     """The table, growing."""
     if not files:
         yield no_files()
         return
     rows: list[Row] = []
     try:
-        with desk.batch(files) as entries:
-            classifier = desk.shelf.get(model)
+        with service.batch(files) as entries:
+            classifier = service.store.get(model)
             yield table(rows, classifier, len(entries))
-            for some in look_at(entries, classifier, desk.open_entry):
+            for some in classify_files(entries, classifier, service.open_entry):
                 rows.extend(some)
                 if len(rows) < len(entries):
                     yield table(rows, classifier, len(entries))
-    except SAID as error:
+    except REFUSALS as error:
         yield message(str(error))
         return
     yield table(rows, classifier, len(entries), as_csv(as_table(rows, classifier.labels)))

@@ -1,4 +1,4 @@
-"""The tab "One image": an image, what is known beside it, and the answer with everything behind it."""
+"""The tab "One image": an image, age, sex and site, and the whole answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from answering import Question
+from answering import Options
 from classifier import Classifier
 from example_images import PICK, Example, example_buttons
 from html_answer import answer_panel, belonging, empty, glossary, message, model_facts, spoken, working
@@ -15,7 +15,7 @@ from html_saved import save_link
 from html_views import views, waiting
 from model_loading import ModelUnavailableError
 from queueing import AT_ONCE, QUEUED, in_turn
-from service import SAID, Desk
+from service import REFUSALS, Service
 
 LEAST_SHARE, MOST_SHARE, SHARE_STEP = 0.1, 99.9, 0.1  # percent
 UNKNOWN = "unknown"
@@ -43,23 +43,23 @@ def photo_input(label: str, elem_id: str, height: int = 340) -> gr.Image:
     return photo
 
 
-def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
+def build(service: Service, examples: list[Example], page: gr.Blocks) -> gr.Image:
     """Lay the tab out and wire it up; its image, for other tabs to start from."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=5, min_width=300):
             photo = photo_input("Image of the lesion", "photo")
             model = gr.Dropdown(
-                desk.choices,
-                value=desk.titles[0] if desk.titles else None,
+                service.choices,
+                value=service.titles[0] if service.titles else None,
                 label="Model",
-                visible=len(desk.titles) > 1 or desk.shelf.takes_any,
+                visible=len(service.titles) > 1 or service.store.takes_any,
                 elem_id="model",
             )
-            with gr.Row(visible=desk.shelf.takes_any, elem_classes="any"):
+            with gr.Row(visible=service.store.takes_any, elem_classes="any"):
                 wanted = gr.Textbox(label="Or any model of the Hub", placeholder="organisation/name", elem_id="any-id")
                 fetch = gr.Button("Load", elem_id="any-load", scale=0, min_width=90)
-            fetched = gr.HTML("", visible=desk.shelf.takes_any, elem_id="any-said")
-            facts = gr.HTML(LOADING if desk.titles else "", elem_id="facts")
+            fetched = gr.HTML("", visible=service.store.takes_any, elem_id="any-note")
+            facts = gr.HTML(LOADING if service.titles else "", elem_id="facts")
             fields = _fields()
             shift = gr.Checkbox(False, label="Assume another prevalence", visible=False, elem_id="shift")
             share = _share()
@@ -68,26 +68,33 @@ def build(desk: Desk, examples: list[Example], page: gr.Blocks) -> gr.Image:
             panel = gr.HTML(empty(), elem_id="answer")
             behind = gr.HTML("", elem_id="behind")
             gr.HTML(glossary())
-    asked = [photo, model, shift, share, *fields]
-    handlers = _Handlers(desk, examples)
-    look: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": panel}
+    controls = [photo, model, shift, share, *fields]
+    handlers = _Handlers(service, examples)
+    run: dict[str, Any] = {**QUEUED, "show_progress": "minimal", "show_progress_on": panel}
     about = [facts, shift, share, *fields]
     shown_examples.click(handlers.pick, None, photo, api_visibility="private", show_progress="hidden")
-    # The model that was chosen, or taken in by name: where that fails it stays as it is, and so does all below.
+    record = gr.State()  # age, sex and site of the answer on the page
+    # A model is chosen, or loaded by its id: where that fails it stays as it is, and so does all below.
     introduced = model.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(
         handlers.introduce, model, about, api_visibility="private", show_progress="hidden", trigger_mode="always_last"
     )
-    introduced.then(handlers.look, asked, [panel, behind], **look)
+    introduced.then(handlers.predict, controls, [panel, behind], **run)
+    introduced.then(lambda: None, None, record, **AT_ONCE)
     model.input(lambda: "", None, fetched, api_visibility="private", show_progress="hidden")
     progress: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": facts}
     gr.on([fetch.click, wanted.submit], handlers.fetch, wanted, [model, fetched], **QUEUED, **progress)
     shift.input(lambda on: gr.update(visible=on), shift, share, api_visibility="private", show_progress="hidden")
-    # Only what a visitor does asks again: a switch of the model sets these too. Of a slider on the move, by mouse, keys
-    # or number, the last place counts, and one request at a time.
-    again = [shift.input, share.input, fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
-    quiet = {**look, "show_progress": "hidden"}
-    gr.on(again, handlers.look_again, asked, [panel, behind], **quiet)
-    photo.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(handlers.look, asked, [panel, behind], **look)
+    # Only events of the visitor: a change of the model sets these controls too. Of a moving slider, by mouse, keys or
+    # number, the last place counts, and one request runs at a time.
+    quiet = {**run, "show_progress": "hidden"}
+    gr.on([shift.input, share.input], handlers.update, controls, [panel, behind], **quiet)
+    described = [fields[0].submit, fields[0].blur, fields[1].input, fields[2].input]
+    gr.on(described, handlers.clear_other, [photo, record, *fields], [panel, behind, record], **AT_ONCE).then(
+        handlers.update, controls, [panel, behind], **run
+    )
+    photo.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(
+        handlers.predict, controls, [panel, behind], **run
+    )
     page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
     return photo
 
@@ -118,10 +125,10 @@ def _fields() -> list[Any]:
 
 
 class _Handlers:
-    """What happens on the tab's events."""
+    """The tab's events."""
 
-    def __init__(self, desk: Desk, examples: list[Example]) -> None:
-        self._desk = desk
+    def __init__(self, service: Service, examples: list[Example]) -> None:
+        self._service = service
         self._examples = examples
 
     def pick(self, event: gr.EventData) -> Any:
@@ -129,17 +136,23 @@ class _Handlers:
         number = event._data.get("number") if isinstance(event._data, dict) else None
         if not isinstance(number, int) or not 0 <= number < len(self._examples):
             return gr.skip()
-        return self._desk.files.copy(self._examples[number].path)
+        return self._service.files.copy(self._examples[number].path)
 
     def clear(self, photo: str | None) -> tuple[str, str]:
-        """What stands there until the answer comes."""
+        """The panels until the answer comes."""
         return (empty() if photo is None else working()), ""
 
+    def clear_other(self, photo: str | None, record: Any, *fields: Any) -> tuple[Any, Any, list[Any]]:
+        """The same where age, sex or site differ from those of the answer on the page; else the panels stay."""
+        same = list(fields) == (record or [None, UNKNOWN, UNKNOWN])
+        panels = (gr.skip(), gr.skip()) if same else self.clear(photo)
+        return (*panels, list(fields))
+
     @in_turn
-    def look(
+    def predict(
         self, photo: str | None, model: str | None, shift: bool, share: Any, age: Any, sex: Any, site: Any
     ) -> Iterator[tuple[Any, Any]]:
-        """The answer first, then what takes longer: the heat map, and what the model was given."""
+        """The answer first, then what takes longer: the heat map and the model's input."""
         if photo is None:
             yield empty(), ""
             return
@@ -147,42 +160,42 @@ class _Handlers:
         def mine(content: str) -> str:
             return belonging(content, photo, model=model)
 
-        assumed = _assumed(share, self._desk.classifier(model)) if shift else None
-        question = Question(assumed, {"age": age, "sex": sex, "localization": site})
+        assumed = _assumed(share, self._service.classifier(model)) if shift else None
+        options = Options(assumed, {"age": age, "sex": sex, "localization": site})
         try:
-            with self._desk.opened(photo) as image:
-                looked, classifier = self._desk.look(image, model, question)
-                panel = answer_panel(looked.answer, classifier)
-                said = f"<p hidden data-spoken>{escape(spoken(looked.answer, classifier))}</p>"
-                shown = panel + save_link(image, panel, classifier) + said
-                yield mine(shown), mine(waiting(image, looked, classifier))
-                yield gr.skip(), mine(views(image, looked, classifier))
-        except SAID as error:
+            with self._service.opened(photo) as image:
+                prediction, classifier = self._service.predict(image, model, options)
+                panel = answer_panel(prediction.answer, classifier)
+                spoken_text = f"<p hidden data-spoken>{escape(spoken(prediction.answer, classifier))}</p>"
+                shown = panel + save_link(image, panel, classifier) + spoken_text
+                yield mine(shown), mine(waiting(image, prediction, classifier))
+                yield gr.skip(), mine(views(image, prediction, classifier))
+        except REFUSALS as error:
             yield mine(message(str(error))), ""
 
-    def look_again(self, *asked: Any) -> Iterator[tuple[Any, Any]]:
+    def update(self, *controls: Any) -> Iterator[tuple[Any, Any]]:
         """The same for the same image, without the waiting frame, so that nothing flickers."""
-        if asked[0] is None:
+        if controls[0] is None:
             yield gr.skip(), gr.skip()
             return
         panel: Any = gr.skip()
         behind: Any = gr.skip()
-        for step in self.look(*asked):
+        for step in self.predict(*controls):
             panel = step[0] if isinstance(step[0], str) else panel
             behind = step[1]
         yield panel, behind
 
     def fetch(self, wanted: str) -> tuple[Any, str]:
-        """Take in a model that the visitor named, and choose it; else say why not, and leave all else as it is."""
+        """Load a model that the visitor named, and choose it; where that fails, the reason, and all else stays."""
         try:
-            title = self._desk.shelf.add(wanted or "")
+            title = self._service.store.add(wanted or "")
         except ModelUnavailableError as error:
             return gr.skip(), message(str(error), "Not loaded")
-        return gr.update(choices=self._desk.choices, value=title), ""
+        return gr.update(choices=self._service.choices, value=title), ""
 
     def introduce(self, model: str | None) -> list[Any]:
         """The line about a model, and the controls that it has."""
-        classifier = self._desk.classifier(model)
+        classifier = self._service.classifier(model)
         if isinstance(classifier, str):
             hidden = [gr.update(visible=False)] * 5
             return [message(classifier, "No model"), *hidden]
@@ -190,7 +203,7 @@ class _Handlers:
 
 
 def _assumed(share: Any, classifier: Classifier | str) -> float | None:
-    """The share that is asked for; None at that of the calibration, where band and set hold."""
+    """The assumed share; None at that of the calibration, where band and set hold."""
     home = None if isinstance(classifier, str) else classifier.calibrated_share
     if home is None or isinstance(share, bool) or not isinstance(share, (int, float)):
         return None
@@ -219,7 +232,7 @@ def _prevalence(classifier: Classifier) -> list[Any]:
 def _records(classifier: Classifier) -> list[Any]:
     """Age, sex and site where the model takes them, all unknown."""
     fields = classifier.fields
-    # No bounds here: the model's own sentence says what is wrong with an age.
+    # No bounds here: the model's own message names what is wrong with an age.
     updates = [gr.update(visible="age" in fields, value=None)]
     for name in ("sex", "localization"):
         values = list((fields.get(name) or {}).get("values", []))

@@ -7,11 +7,11 @@ from html import escape
 from typing import Any
 
 import gradio as gr
-from answering import Question, look
+from answering import Options, predict
 from html_about import licence
 from html_answer import belonging, message, working
 from queueing import AT_ONCE, QUEUED, in_turn
-from service import SAID, Desk
+from service import REFUSALS, Service
 from similar import Case, Gallery, GalleryError
 from tab_one import photo_input
 from words import DECLINED, why_declined
@@ -22,11 +22,11 @@ EMPTY = (
 )
 
 
-def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image) -> None:
+def build(service: Service, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image) -> None:
     """Lay the tab out and wire it up.
 
     Args:
-        desk: models and uploads.
+        service: models and uploads.
         gallery: the known cases.
         title: the model on offer that it was made with.
         tab: this tab.
@@ -50,9 +50,9 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
             yield EMPTY
             return
         try:
-            with desk.opened(upload) as image:
-                yield belonging(_shown(cases_of(desk, gallery, title, image)), upload)
-        except (*SAID, GalleryError) as error:
+            with service.opened(upload) as image:
+                yield belonging(_shown(cases_of(service, gallery, title, image)), upload)
+        except (*REFUSALS, GalleryError) as error:
             yield belonging(message(str(error)), upload)
 
     def clear(upload: str | None) -> str:
@@ -67,13 +67,13 @@ def build(desk: Desk, gallery: Gallery, title: str, tab: gr.Tab, first: gr.Image
     tab.select(take_over, [photo, first], photo, api_visibility="private", show_progress="hidden")
 
 
-def cases_of(desk: Desk, gallery: Gallery, title: str, image: Any) -> list[Case] | str:
+def cases_of(service: Service, gallery: Gallery, title: str, image: Any) -> list[Case] | str:
     """The nearest cases, or, where the model declines, why there are none."""
-    classifier = desk.shelf.get(title)
+    classifier = service.store.get(title)
     why_not = gallery.fits(classifier)
     if why_not:
         raise GalleryError(why_not)
-    answer = look(image, classifier, Question()).answer
+    answer = predict(image, classifier, Options()).answer
     if answer.get("abstain"):
         return why_declined(answer, classifier.groups)
     return gallery.nearest(image, classifier, {})

@@ -119,7 +119,7 @@ class TemporaryFiles:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        self.remove()  # first, for whoever asked may soon be impatient
+        self.remove()  # first, so that the visitor does not wait for the rest
         signal.default_int_handler(number, frame)
 
     def _sweep_for_ever(self) -> None:

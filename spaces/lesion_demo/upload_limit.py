@@ -8,16 +8,17 @@ from typing import Any
 
 from gradio import route_utils
 from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 from temporary_files import TemporaryFiles
 
 UPLOAD_ROUTE = "/gradio_api/upload"  # the only one that takes files
 LARGEST_UPLOAD = 600_000_000  # bytes of all files of a request
-LARGEST_QUESTION = 1_000_000  # bytes of any other request
+LARGEST_REQUEST = 1_000_000  # bytes of any other request
 LONGEST_SILENCE_S = 20.0  # a body of which nothing arrives for so long is refused
 GRACE_S = 30.0  # a body may take so long,
 LEAST_RATE = 10_000  # and a second more for each so many bytes that arrived
-MEASURED_EVERY = 16_000_000  # bytes of all uploads between two looks at the folder
+MEASURED_EVERY = 16_000_000  # bytes of all uploads between two measurements of the folder
 
 
 class UploadLimit:
@@ -64,7 +65,7 @@ class _Request:
     def __init__(self, limit: UploadLimit, scope: Any, receive: Any, send: Any) -> None:
         self._limit, self._scope, self._receive, self._send = limit, scope, receive, send
         self._is_upload = scope["method"] == "POST" and _route(scope) == UPLOAD_ROUTE
-        self._most = LARGEST_UPLOAD if self._is_upload else LARGEST_QUESTION
+        self._most = LARGEST_UPLOAD if self._is_upload else LARGEST_REQUEST
         self._arrived = 0
         self._waited_s = 0.0
         self._ended = False
@@ -83,7 +84,7 @@ class _Request:
         else:
             try:
                 await app(self._scope, self._next, self._answer)
-            except Exception:
+            except (MultiPartException, ClientDisconnect):  # what a refused body ends in
                 if self._refusal is None:
                     raise
         if self._refusal is not None and not self._started:

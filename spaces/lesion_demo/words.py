@@ -41,7 +41,7 @@ NOT_MEASURED_SENTENCE = "How often such answers are wrong was not measured."
 ALREADY_FAMILIAR = (
     "The image looked familiar to the model, so a sharper or closer one of the same kind may not help. Do not try "
     "images or crops until one is answered.",
-    "Decide as if this page had not been asked.",
+    "Decide as if there were no answer.",
 )
 SAYS_NOTHING = "Not answering says nothing about the lesion: neither that it is harmless nor that it is not."
 # The card says it in the same words (model_cards/templates/explanations.md.j2).

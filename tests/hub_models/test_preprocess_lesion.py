@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,17 @@ import pytest
 from PIL import Image
 
 from datasets_scripts.phantom import draw
-from hub_models import preprocess_lesion
+from hub_models import LesionImageProcessor, preprocess_lesion
 from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import hair_mask, remove_hair
-from hub_models.preprocess_lesion import PixelValueError, UnreadableImageError, constant_colour, open_image, to_rgb
+from hub_models.preprocess_lesion import (
+    PixelValueError,
+    UnreadableImageError,
+    constant_colour,
+    fetch_image,
+    open_image,
+    to_rgb,
+)
 
 Colour = tuple[int, int, int]
 
@@ -365,6 +374,28 @@ def test_a_very_large_jpeg_is_decoded_smaller_and_another_format_is_refused(
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(UnreadableImageError, match="decompression bomb"):
         open_image(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "PCX"])
+def test_an_address_is_read_in_the_same_formats_as_a_path(kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(file, kind)
+    address = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    processor = LesionImageProcessor(size={"height": 8, "width": 8}, do_normalize=False, do_rescale=False)
+    if kind == "PNG":
+        assert fetch_image(address).getpixel((0, 0)) == (255, 0, 0)
+        assert processor(address, return_tensors="np")["pixel_values"][0, :, 0, 0].tolist() == [255, 0, 0]
+        return
+    with pytest.raises(UnreadableImageError, match=r"^data:image/png;base64,.{0,95}\.\.\. cannot be opened"):
+        processor(address, return_tensors="np")
+
+
+def test_an_address_at_which_nothing_answers_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, but not listening
+        address = f"http://127.0.0.1:{unused.getsockname()[1]}/a.png"
+        with pytest.raises(UnreadableImageError, match=f"{address} cannot be opened"):
+            fetch_image(address)
 
 
 def test_an_exif_block_that_cannot_be_decoded_harms_no_pixel() -> None:

@@ -125,7 +125,7 @@ class Trusted:
     """
 
     folder: Path
-    pictures: dict[str, Path]
+    images: dict[str, Path]
 
 
 @pytest.fixture(scope="session")
@@ -247,7 +247,7 @@ def dhash_by_hand(image: Image.Image) -> str:
 def gallery(parts: Any, trusted: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, list[Any]]:
     """Twelve drawn cases of ten lesions, with the trusted model's features; the first is the query itself."""
     classifier = parts.model_loading.load(parts.classifier.ModelSource(str(trusted.folder)))
-    query = parts.image_files.read_image(trusted.pictures["low"])
+    query = parts.image_files.read_image(trusted.images["low"])
     cases = [
         (query, "L0"),
         (draw("nv", 77).image, "L0"),

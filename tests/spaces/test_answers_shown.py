@@ -43,11 +43,11 @@ def said_of(trusted: Any, state: str, **asked: Any) -> dict[str, Any]:
     """What the model itself says, in plain Python."""
     model = EnsembleForLesionClassification.from_pretrained(trusted.folder).eval()
     processor = LesionImageProcessor.from_pretrained(trusted.folder)
-    return model.predict(**processor(images=trusted.pictures[state], return_tensors="pt"), **asked)[0]
+    return model.predict(**processor(images=trusted.images[state], return_tensors="pt"), **asked)[0]
 
 
 def opened(parts: Any, trusted: Any, state: str) -> Image.Image:
-    return parts.image_files.read_image(trusted.pictures[state])
+    return parts.image_files.read_image(trusted.images[state])
 
 
 def test_answer_is_the_models(parts: Any, model_folder: Path, photo: Path, expected: dict[str, Any]) -> None:
@@ -66,8 +66,8 @@ def test_answer_is_the_models(parts: Any, model_folder: Path, photo: Path, expec
             assert mine[key] == pytest.approx(expected[key], abs=1e-6)
     assert not plain.can_explain
     assert plain.calibrated_share is None
-    with pytest.raises(parts.answering.QuestionError, match="another prevalence"):
-        parts.answering.classify(image, classifier, parts.answering.Question(share=0.2))
+    with pytest.raises(parts.answering.OptionError, match="another prevalence"):
+        parts.answering.classify(image, classifier, parts.answering.Options(share=0.2))
 
 
 def test_four_states(parts: Any, trusted: Any, sure: Any) -> None:
@@ -105,15 +105,15 @@ def test_promise_is_stated_in_the_models_own_numbers(parts: Any, trusted: Any, s
 def test_of_a_declined_image_no_class_is_seen(parts: Any, trusted: Any, sure: Any, state: str) -> None:
     """In no panel, no view, no table, no CSV, no comparison, no sentence for screen readers."""
     image = opened(parts, trusted, state)
-    looked = parts.answering.look(image, sure)
-    row = parts.many.Row("a.png", looked.answer)
+    prediction = parts.answering.predict(image, sure)
+    row = parts.many.Row("a.png", prediction.answer)
     table = parts.many.as_table([row], sure.labels)
     texts = [
-        parts.html_answer.answer_panel(looked.answer, sure),
-        parts.html_answer.spoken(looked.answer, sure),
-        parts.html_views.views(image, looked, sure),
+        parts.html_answer.answer_panel(prediction.answer, sure),
+        parts.html_answer.spoken(prediction.answer, sure),
+        parts.html_views.views(image, prediction, sure),
         parts.html_tables.table([row], sure, 1, "image"),
-        parts.html_compare.comparison([(sure, looked.answer, sure.title)]),
+        parts.html_compare.comparison([(sure, prediction.answer, sure.title)]),
     ]
     for text in texts:
         assert "not answer" in text.lower() or "views" in text
@@ -126,7 +126,7 @@ def test_of_a_declined_image_no_class_is_seen(parts: Any, trusted: Any, sure: An
 
 
 def test_prevalence_reweighs_and_withdraws(parts: Any, trusted: Any, sure: Any) -> None:
-    question = parts.answering.Question(share=0.9)
+    question = parts.answering.Options(share=0.9)
     prior = sure.prior_at(0.9)
     at_risk = [label for label, group in sure.groups.items() if group != "benign"]
     assert sum(prior[label] for label in at_risk) == pytest.approx(0.9)
@@ -147,8 +147,8 @@ def test_prevalence_reweighs_and_withdraws(parts: Any, trusted: Any, sure: Any) 
     for state in ("high", "strange"):
         assert parts.answering.classify(opened(parts, trusted, state), sure, question)["abstain"] is True
     for wrong in (0.0, 1.0, math.nan, True, "x"):
-        with pytest.raises(parts.answering.QuestionError, match=r"share from 0\.001 to 0\.999"):
-            parts.answering.classify(opened(parts, trusted, "low"), sure, parts.answering.Question(share=wrong))
+        with pytest.raises(parts.answering.OptionError, match=r"share from 0\.001 to 0\.999"):
+            parts.answering.classify(opened(parts, trusted, "low"), sure, parts.answering.Options(share=wrong))
 
 
 def test_metadata_reaches_the_model_that_takes_it(parts: Any, fusion_folder: Path, sure: Any, photo: Path) -> None:
@@ -157,43 +157,43 @@ def test_metadata_reaches_the_model_that_takes_it(parts: Any, fusion_folder: Pat
     assert sure.fields == {}
     ask = parts.answering.classify
     record = {"age": 80, "sex": "male", "localization": "back"}
-    known = ask(image, fusion, parts.answering.Question(record=record))
+    known = ask(image, fusion, parts.answering.Options(record=record))
     processor = LesionImageProcessor.from_pretrained(fusion_folder)
     inputs = processor({"image": image, **record}, return_tensors="pt")
     assert known["probabilities"] == pytest.approx(fusion.model.predict(**inputs, trust=False)[0]["probabilities"])
     assert known["probabilities"] != ask(image, fusion)["probabilities"]
-    with pytest.raises(parts.answering.QuestionError, match="age is 900"):
-        ask(image, fusion, parts.answering.Question(record={"age": 900}))
-    assert ask(image, sure, parts.answering.Question(record=record)) == ask(image, sure), "not for others"
+    with pytest.raises(parts.answering.OptionError, match="age is 900"):
+        ask(image, fusion, parts.answering.Options(record={"age": 900}))
+    assert ask(image, sure, parts.answering.Options(record=record)) == ask(image, sure), "not for others"
 
 
 def test_views_show_what_the_model_saw(parts: Any, trusted: Any, sure: Any) -> None:
     image = opened(parts, trusted, "low")
-    looked = parts.answering.look(image, sure)
-    seen = parts.page_images.as_seen(looked.inputs, sure)
+    prediction = parts.answering.predict(image, sure)
+    seen = parts.page_images.as_seen(prediction.inputs, sure)
     squashed = image.resize((64, 64), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(seen, dtype=int) - np.asarray(squashed, dtype=int)).max() <= 1
-    field = parts.page_images.heat_map(looked.inputs, sure, looked.answer["predicted"])
-    wanted = sure.model.explain(target=looked.answer["predicted"], **looked.inputs).heat_maps[0].numpy()
+    field = parts.page_images.heat_map(prediction.inputs, sure, prediction.answer["predicted"])
+    wanted = sure.model.explain(target=prediction.answer["predicted"], **prediction.inputs).heat_maps[0].numpy()
     assert np.array_equal(field, wanted)
     layer = np.asarray(parts.page_images.heat_layer(field, (64, 64)))
     assert layer.shape == (64, 64, 4)
     assert layer[..., 3].max() == pytest.approx(235 * math.sqrt(field.max()), abs=1)
     assert layer[..., 3][field == 0].max(initial=0) == 0
-    shown = parts.html_views.views(image, looked, sure)
+    shown = parts.html_views.views(image, prediction, sure)
     assert "data-opacity" in shown
     assert "Uploaded, 200 × 150 pixels" in shown
     assert "resized to 64 × 64 pixels; no hair removal" in shown
 
 
 def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path) -> None:
-    names = list(trusted.pictures)
-    paths = [trusted.pictures[name] for name in names]
+    names = list(trusted.images)
+    paths = [trusted.images[name] for name in names]
     broken = tmp_path / "=cmd|calc.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n")
     entries = parts.archives.list_entries([*paths[:2], broken, *paths[2:]])
     read: Any = lambda entry: parts.image_files.read_image(entry.source)  # noqa: E731
-    rows = [row for some in parts.many.look_at(entries, sure, read) for row in some]
+    rows = [row for some in parts.many.classify_files(entries, sure, read) for row in some]
     assert [row.name for row in rows] == ["low.png", "moderate.png", "=cmd|calc.png", "high.png", "strange.png"]
     assert "may be damaged" in rows[2].error
     for row, state in zip([rows[0], rows[1], rows[3], rows[4]], names, strict=True):

@@ -142,7 +142,7 @@ def test_a_card_names_nothing_to_load(
 
 
 def test_the_policy_alone_lets_nothing_out(browser: Any, page: Any, foreign: Any) -> None:
-    """The same put straight into the page, as if no code of ours looked at it, and what scripts can do."""
+    """The same put straight into the page, as if no code of ours prediction at it, and what scripts can do."""
     foreign.asked.clear()
     context = browser.new_context()
     tab = context.new_page()

@@ -48,12 +48,12 @@ def test_predict(client: Client, trusted: Any, model_folder: Path, photo: Path, 
     assert answer["reason"] == "trust_not_asked"  # this model was never fitted
     for key in ("probabilities", "p_malignant", "predictive_entropy"):
         assert answer[key] == pytest.approx(expected[key], abs=1e-5)
-    first = client.predict(handle_file(trusted.pictures["low"]), None, api_name="/predict")
+    first = client.predict(handle_file(trusted.images["low"]), None, api_name="/predict")
     assert (first["model"], first["band"]) == (trusted.folder.name, "low")
-    assert client.predict(handle_file(trusted.pictures["low"]), api_name="/predict") == first
-    shifted = client.predict(handle_file(trusted.pictures["low"]), prevalence=0.9, api_name="/predict")
+    assert client.predict(handle_file(trusted.images["low"]), api_name="/predict") == first
+    shifted = client.predict(handle_file(trusted.images["low"]), prevalence=0.9, api_name="/predict")
     assert (shifted["band"], shifted["reason"]) == (None, "other_prior")
-    assert client.predict(handle_file(trusted.pictures["high"]), api_name="/predict")["abstain"] is True
+    assert client.predict(handle_file(trusted.images["high"]), api_name="/predict")["abstain"] is True
     record = {"age": 70, "sex": "male", "localization": "back"}
     fused = client.predict(handle_file(photo), "tiny-fusion", **record, api_name="/predict")
     assert (
@@ -67,7 +67,7 @@ def test_predict(client: Client, trusted: Any, model_folder: Path, photo: Path, 
 
 
 def test_the_other_endpoints(client: Client, trusted: Any, photo: Path) -> None:
-    low, high = (handle_file(trusted.pictures[state]) for state in ("low", "high"))
+    low, high = (handle_file(trusted.images[state]) for state in ("low", "high"))
     told = client.predict(low, api_name="/explain")
     assert (told["state"], told["title"]) == ("low", "Answered")
     assert "At most 5 %" in told["words"]
@@ -143,13 +143,13 @@ def test_uploads_leave_nothing_but_pixels(client: Client, page: Any, tmp_path: P
     """EXIF is gone from the disk after the answer; a refused file is gone altogether; a turned photo is turned."""
     secret = "48.2082 N 16.3738 E"
     turned = tmp_path / "turned.png"
-    with Image.open(trusted.pictures["low"]) as image:
+    with Image.open(trusted.images["low"]) as image:
         exif = Image.Exif()
         exif[0x0112], exif[0x010E] = 6, secret  # to be shown turned by a quarter clockwise
         image.transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     assert secret.encode() in turned.read_bytes()
     upright = client.predict(handle_file(turned), api_name="/predict")
-    straight = client.predict(handle_file(trusted.pictures["low"]), api_name="/predict")
+    straight = client.predict(handle_file(trusted.images["low"]), api_name="/predict")
     assert upright["probabilities"] == pytest.approx(straight["probabilities"], abs=1e-5)
     refused = tmp_path / "refused.png"
     refused.write_text(f"<svg>{secret}</svg>")
@@ -169,7 +169,7 @@ def test_a_question_without_an_answer_leaves_nothing_either(
 
     def told(name: str) -> tuple[bytes, Any]:
         secret = f"48.2082 N {name}"
-        with Image.open(trusted.pictures["low"]) as image:
+        with Image.open(trusted.images["low"]) as image:
             exif = Image.Exif()
             exif[0x010E] = secret
             image.save(tmp_path / f"{name}.jpg", exif=exif)

@@ -115,22 +115,22 @@ def test_the_error_of_a_large_file_states_its_size(parts: Any, tmp_path: Path) -
 def test_what_the_page_wrote_itself_is_no_upload_that_is_too_large(parts: Any, tmp_path: Path) -> None:
     """Noise has 21 MB as the PNG that is kept, and an image gets more than one request."""
     files = parts.temporary_files.TemporaryFiles(str(tmp_path))
-    desk = parts.service.Desk(parts.model_loading.ModelShelf([]), files)
+    service = parts.service.Service(parts.model_loading.ModelStore([]), files)
     noise = np.random.default_rng(0).integers(0, 255, (2600, 2700, 3), dtype=np.uint8)
     upload, copied = files.folder / "phone.jpg", files.folder / "copied.jpg"
     Image.fromarray(noise).save(upload, "JPEG", quality=80)
-    with desk.opened(upload) as first:
+    with service.opened(upload) as first:
         assert upload.stat().st_size < parts.image_files.LARGEST_FILE
     assert upload.stat().st_size > parts.image_files.LARGEST_FILE
     copied.write_bytes(upload.read_bytes())  # Gradio copies a file whose content is new
     for path in (upload, copied):
-        with desk.opened(path) as again:
+        with service.opened(path) as again:
             assert again.tobytes() == first.tobytes()
     entry = parts.archives.list_entries([upload])[0]
-    assert desk.open_entry(entry).size == (2700, 2600)
+    assert service.open_entry(entry).size == (2700, 2600)
     # A visitor's own file of that size is refused as before, and deleted.
     upload.write_bytes(upload.read_bytes() + b"x")
-    with pytest.raises(parts.image_files.ImageUnusableError, match="at most 20 MB"), desk.opened(upload):
+    with pytest.raises(parts.image_files.ImageUnusableError, match="at most 20 MB"), service.opened(upload):
         pass
     assert not upload.exists()
     files.remove()

@@ -67,7 +67,7 @@ def slow_page(
 def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: Any, trusted: Any, tab_name: str) -> None:
     """Once changed while the answer is there, once while it is still being made."""
     block, states, answered, declined = TABS[tab_name]
-    low, strange = trusted.pictures["low"], trusted.pictures["strange"]
+    low, strange = trusted.images["low"], trusted.images["strange"]
     with opened(browser, slow_page.url) as tab:
         tab.get_by_role("tab", name=tab_name).click()
         tab.evaluate(RECORD, [block, states])
@@ -116,7 +116,7 @@ def test_an_answer_is_seen_beside_its_own_model_only(
           };
           look();
         }""")
-        tab.set_input_files("#photo input[type=file]", str(trusted.pictures["low"]))
+        tab.set_input_files("#photo input[type=file]", str(trusted.images["low"]))
         tab.wait_for_selector("#photo img")
         for title in (second, first, second):
             choose(tab, "#model", title)

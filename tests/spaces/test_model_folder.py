@@ -63,7 +63,7 @@ def test_nearest_cases(parts: Any, gallery: Any, trusted: Any) -> None:
     folder, classifier, rows = gallery
     known = parts.similar.Gallery(str(folder))
     assert known.fits(classifier) is None
-    image = parts.image_files.read_image(trusted.pictures["low"])
+    image = parts.image_files.read_image(trusted.images["low"])
     unit = parts.similar.features_of(image, classifier, {})
     assert float(np.linalg.norm(unit)) == pytest.approx(1.0, abs=1e-6)
     cases = known.nearest(image, classifier, {})

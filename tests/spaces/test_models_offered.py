@@ -72,11 +72,11 @@ def test_of_several_models_the_first_that_can_be_loaded_is_enough(
         return source
 
     monkeypatch.setattr(parts.model_loading, "load", load)
-    shelf = parts.model_loading.ModelShelf(parts.model_loading.parse_models("/nope,org/one"))
-    assert shelf.load_one() == ""
-    assert shelf.get("one").location == "org/one"
+    store = parts.model_loading.ModelStore(parts.model_loading.parse_models("/nope,org/one"))
+    assert store.load_one() == ""
+    assert store.get("one").location == "org/one"
     assert capsys.readouterr().err.count("/nope") == 1
-    assert "/nope" in parts.model_loading.ModelShelf(parts.model_loading.parse_models("/nope")).load_one()
+    assert "/nope" in parts.model_loading.ModelStore(parts.model_loading.parse_models("/nope")).load_one()
 
 
 def test_models_that_cannot_be_loaded_say_why(
@@ -87,21 +87,21 @@ def test_models_that_cannot_be_loaded_say_why(
     unknown.mkdir()
     empty.mkdir()
     (unknown / "config.json").write_text(json.dumps({"model_type": "no_such_type"}))
-    shelf = parts.model_loading.ModelShelf(
+    store = parts.model_loading.ModelStore(
         parts.model_loading.parse_models(f"{unknown},{empty},{tmp_path}/gone,nobody/nothing")
     )
-    for title in shelf.titles:
+    for title in store.titles:
         with pytest.raises(parts.model_loading.ModelUnavailableError) as failure:
-            shelf.get(title)
+            store.get(title)
         assert str(failure.value).startswith(f"The model {title} could not be loaded: ")
         assert str(tmp_path) not in str(failure.value), "where the host keeps its models is nobody's business"
         assert tmp_path.name not in str(failure.value)
     said = capsys.readouterr().err
     assert f"{tmp_path}/gone" in said, "the host's log says it"
     with pytest.raises(parts.model_loading.ModelUnavailableError, match="known models: unknown, empty, gone, nothing"):
-        shelf.get("other")
+        store.get("other")
     with pytest.raises(parts.model_loading.ModelUnavailableError, match="Start the page with LESION_MODELS="):
-        parts.model_loading.ModelShelf([]).get(None)
+        parts.model_loading.ModelStore([]).get(None)
 
 
 def test_of_paths_visitors_read_the_last_part_alone(parts: Any) -> None:
@@ -116,7 +116,7 @@ def test_same_names_are_distinguished(parts: Any, tmp_path: Path) -> None:
     for parent in ("a", "b"):
         (tmp_path / parent / "model").mkdir(parents=True)
     setting = f"{tmp_path}/a/model,{tmp_path}/b/model"
-    titles = parts.model_loading.ModelShelf(parts.model_loading.parse_models(setting)).titles
+    titles = parts.model_loading.ModelStore(parts.model_loading.parse_models(setting)).titles
     assert titles == ["model", "model (2)"]
 
 
@@ -129,21 +129,21 @@ def test_visitors_models_are_loaded_only_where_the_host_lets_them(
     hosts = parts.model_loading.parse_models("ours/model")
     refused = parts.model_loading.ModelUnavailableError
     with pytest.raises(refused, match="its host only"):
-        parts.model_loading.ModelShelf(hosts).add("org/name")
-    shelf = parts.model_loading.ModelShelf(hosts, "plain")
+        parts.model_loading.ModelStore(hosts).add("org/name")
+    store = parts.model_loading.ModelStore(hosts, "plain")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "model").mkdir(parents=True)
     for wrong in ("outputs/model", "/etc/passwd", "../../x", "name", "org/name/more", "a/b@../x", ""):
         with pytest.raises(refused, match="is no id of the Hub"):
-            shelf.add(wrong)
-    assert shelf.add(" org/name@v1 ") == "org/name@v1"
-    shelf.add("ours/other")
-    shelf.add("third/model")
+            store.add(wrong)
+    assert store.add(" org/name@v1 ") == "org/name@v1"
+    store.add("ours/other")
+    store.add("third/model")
     assert [(s.location, s.revision, s.runs_code) for s in asked] == [
         ("org/name", "v1", False), ("ours/other", None, True), ("third/model", None, False),
     ]  # fmt: skip
-    assert shelf.titles == ["model", "ours/other", "third/model"]
-    parts.model_loading.ModelShelf(hosts, "code").add("org/name")
+    assert store.titles == ["model", "ours/other", "third/model"]
+    parts.model_loading.ModelStore(hosts, "code").add("org/name")
     assert asked[-1].runs_code
 
 

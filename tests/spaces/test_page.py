@@ -46,7 +46,7 @@ def said(trusted: Any) -> Callable[..., dict[str, Any]]:
     processor = LesionImageProcessor.from_pretrained(trusted.folder)
 
     def ask(state: str) -> dict[str, Any]:
-        return model.predict(**processor(images=trusted.pictures[state], return_tensors="pt"))[0]
+        return model.predict(**processor(images=trusted.images[state], return_tensors="pt"))[0]
 
     return ask
 
@@ -55,7 +55,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
     """Band first, the promise behind it, the class; heat map with its slider; prevalence withdraws the promise."""
     with opened(browser, page.url) as tab:
         assert_notice_in_view(tab)
-        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        upload(tab, trusted.images["low"], then="[data-state=low]")
         assert_shows(tab, said("low"))
         band, headline = tab.locator("#band").bounding_box(), tab.locator("#predicted").bounding_box()
         assert 0 < band["y"] < headline["y"]
@@ -127,10 +127,10 @@ def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None
     names = list(long_names(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")).values())
     with opened(browser, page.url) as tab:
         for state, why in (("strange", "unlike the images"), ("high", "too unsure of this lesion")):
-            upload(tab, trusted.pictures["low"], then="[data-state=low]")
+            upload(tab, trusted.images["low"], then="[data-state=low]")
             tab.wait_for_selector("#heat")
             clear(tab)
-            upload(tab, trusted.pictures[state], then="[data-state=declined]")
+            upload(tab, trusted.images[state], then="[data-state=declined]")
             assert tab.inner_text("#declined") == "Not answered"
             assert why in tab.inner_text("#band")
             tab.wait_for_selector("#preprocessing")
@@ -150,7 +150,7 @@ def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None
 def test_errors_are_shown_on_the_page(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
     """Damaged, renamed and huge files; a model that is gone, and back; an age that there is not."""
     broken, html = tmp_path / "broken.png", tmp_path / "page.png"
-    broken.write_bytes(trusted.pictures["low"].read_bytes()[:9000])
+    broken.write_bytes(trusted.images["low"].read_bytes()[:9000])
     html.write_text("<!doctype html><script>document.title = 'owned'</script>")
     earlier = len(page.log.read_text(errors="replace"))
     with opened(browser, page.url) as tab:
@@ -159,7 +159,7 @@ def test_errors_are_shown_on_the_page(browser: Any, page: Any, trusted: Any, tmp
             assert why in tab.inner_text("#answer")
             tab.wait_for_function("document.querySelector('#live').textContent.startsWith('No answer.')")
             clear(tab)
-        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        upload(tab, trusted.images["low"], then="[data-state=low]")
         choose(tab, "#model", "gone")
         tab.wait_for_selector("#answer .panel.message")
         assert "its folder is not there" in tab.inner_text("#answer")
@@ -177,7 +177,7 @@ def test_errors_are_shown_on_the_page(browser: Any, page: Any, trusted: Any, tmp
     log = page.log.read_text(errors="replace")
     assert "Traceback" not in log
     assert "A request failed" not in log[earlier:]
-    assert not any(path.name in log for path in (broken, html, *trusted.pictures.values())), "names are not logged"
+    assert not any(path.name in log for path in (broken, html, *trusted.images.values())), "names are not logged"
 
 
 def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
@@ -185,11 +185,11 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
     archive, broken = tmp_path / "some.zip", tmp_path / "broken.jpg"
     with zipfile.ZipFile(archive, "w") as zipped:
         for state in ("low", "high", "strange"):
-            zipped.write(trusted.pictures[state], f"folder/{state}.png")
+            zipped.write(trusted.images[state], f"folder/{state}.png")
     broken.write_bytes(b"no image")
     with opened(browser, page.url) as tab:
         tab.get_by_role("tab", name="Many").click()
-        files = [str(path) for path in (archive, broken, trusted.pictures["moderate"])]
+        files = [str(path) for path in (archive, broken, trusted.images["moderate"])]
         tab.set_input_files("#files input[type=file]", files)
         tab.wait_for_selector("#many [data-done=true]")
         assert "1 answered, 1 uncertain, 2 not answered, 1 not readable" in tab.inner_text("#many .summary")
@@ -222,7 +222,7 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
 def test_models_side_by_side_and_about(browser: Any, page: Any, trusted: Any) -> None:
     """The image of the first tab is taken over; a model that is gone says so among the others."""
     with opened(browser, page.url) as tab:
-        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        upload(tab, trusted.images["low"], then="[data-state=low]")
         tab.get_by_role("tab", name="Compare").click()
         tab.wait_for_selector(".cards")
         states = tab.eval_on_selector_all(".cards .card", "cards => cards.map(c => c.dataset.state)")

@@ -37,7 +37,7 @@ def test_every_column_sorts_with_gaps_last(browser: Any, page: Any, trusted: Any
         tab.evaluate(LISTEN)
         tab.get_by_role("tab", name="Many").click()
         states = ("strange", "moderate", "high", "low")
-        tab.set_input_files("#files input[type=file]", [str(trusted.pictures[s]) for s in states] + [str(broken)])
+        tab.set_input_files("#files input[type=file]", [str(trusted.images[s]) for s in states] + [str(broken)])
         tab.wait_for_selector("#many [data-done=true]")
         tab.wait_for_timeout(500)
         assert tab.evaluate("window.heard") == ["1 answered, 1 uncertain, 2 not answered, 1 not readable."], (
@@ -67,7 +67,7 @@ def test_every_column_sorts_with_gaps_last(browser: Any, page: Any, trusted: Any
 def test_a_change_in_view_is_announced_once(browser: Any, page: Any, trusted: Any) -> None:
     with opened(browser, page.url) as tab:
         tab.evaluate(LISTEN)
-        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        upload(tab, trusted.images["low"], then="[data-state=low]")
         tab.wait_for_selector("#heat")
         assert [text.partition(".")[0] for text in tab.evaluate("window.heard")] == ["Answered"]
         tab.get_by_role("tab", name="Compare").click()
@@ -78,7 +78,7 @@ def test_a_change_in_view_is_announced_once(browser: Any, page: Any, trusted: An
         assert "Answered" not in heard[1]
         tab.get_by_role("tab", name="One image").click()
         clear(tab)
-        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        upload(tab, trusted.images["low"], then="[data-state=low]")
         tab.wait_for_selector("#heat")
         assert tab.evaluate("window.heard").count(heard[0]) == 2, "the same answer again is announced again"
 
@@ -87,19 +87,19 @@ def test_a_change_in_view_is_announced_once(browser: Any, page: Any, trusted: An
 def test_pasting_and_odd_files(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> None:
     """Ctrl+V anywhere, a clipboard that may not be read, TIFF that browsers do not show, PDF, no suffix."""
     tiff, pdf, bare = tmp_path / "lesion.tif", tmp_path / "paper.pdf", tmp_path / "lesion"
-    with Image.open(trusted.pictures["low"]) as image:
+    with Image.open(trusted.images["low"]) as image:
         image.save(tiff)
     pdf.write_bytes(b"%PDF-1.7 nothing")
-    bare.write_bytes(trusted.pictures["low"].read_bytes())
+    bare.write_bytes(trusted.images["low"].read_bytes())
     with opened(browser, page.url) as tab:
         tab.click("#photo button[aria-label='Paste from clipboard']")
-        tab.wait_for_selector("#photo + .image-said p")
-        assert "Press Ctrl+V" in tab.inner_text(".image-said")
-        data = base64.b64encode(trusted.pictures["moderate"].read_bytes()).decode()
+        tab.wait_for_selector("#photo + .image-note p")
+        assert "Press Ctrl+V" in tab.inner_text(".image-note")
+        data = base64.b64encode(trusted.images["moderate"].read_bytes()).decode()
         tab.evaluate(PASTE, data)
         tab.wait_for_selector("#answer [data-state=moderate]")
-        assert tab.locator(".image-said p").count() == 0
-        tab.evaluate(PASTE, base64.b64encode(trusted.pictures["low"].read_bytes()).decode())
+        assert tab.locator(".image-note p").count() == 0
+        tab.evaluate(PASTE, base64.b64encode(trusted.images["low"].read_bytes()).decode())
         tab.wait_for_selector("#answer [data-state=low]")
         clear(tab)
         upload(tab, pdf, then=".panel.message")
@@ -123,7 +123,7 @@ def test_phone_stays_where_it_is(browser: Any, page: Any, trusted: Any) -> None:
             """() => { window.heights = []; const behind = document.querySelector('#behind');
             new ResizeObserver(() => window.heights.push(behind.offsetHeight)).observe(behind); }"""
         )
-        upload(tab, trusted.pictures["low"], then="[data-state=low]")
+        upload(tab, trusted.images["low"], then="[data-state=low]")
         tab.wait_for_selector("#heat")
         tab.wait_for_timeout(500)
         heights = [height for height in tab.evaluate("window.heights") if height > 60]
@@ -175,7 +175,7 @@ def test_a_model_that_cannot_be_loaded_is_shown_with_its_error(parts: Any) -> No
     def add(wanted: str) -> str:
         raise parts.model_loading.ModelUnavailableError(f"There is no {wanted}.")
 
-    handlers = importlib.import_module("tab_one")._Handlers(SimpleNamespace(shelf=SimpleNamespace(add=add)), [])
+    handlers = importlib.import_module("tab_one")._Handlers(SimpleNamespace(store=SimpleNamespace(add=add)), [])
     chosen, said = handlers.fetch("a/b")
     assert "value" not in chosen, "the model stays as it is"
     assert "There is no a/b." in said

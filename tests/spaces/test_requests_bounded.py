@@ -136,7 +136,7 @@ def test_a_batch_has_an_end(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None
         return Image.new("RGB", (100, 60))
 
     entries = [parts.archives.Entry(name) for name in "abcd"]
-    rows = [row for some in parts.many.look_at(entries, SimpleNamespace(), opened) for row in some]
+    rows = [row for some in parts.many.classify_files(entries, SimpleNamespace(), opened) for row in some]
     assert read == ["a", "b"]
     assert [row.error is None for row in rows] == [True, True, False, False]
     assert "the images before it have" in rows[2].error
@@ -147,7 +147,7 @@ def limited(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Send requests to an application behind the limits, sizes and times being a fraction of what they are."""
     module = importlib.import_module("upload_limit")
     monkeypatch.setattr(module, "LARGEST_UPLOAD", 600_000)
-    monkeypatch.setattr(module, "LARGEST_QUESTION", 1_000)
+    monkeypatch.setattr(module, "LARGEST_REQUEST", 1_000)
     monkeypatch.setattr(module, "LONGEST_SILENCE_S", 0.3)
     monkeypatch.setattr(module, "GRACE_S", 0.5)
     monkeypatch.setattr(module, "LEAST_RATE", 100_000)

@@ -111,8 +111,8 @@ def test_no_probability_is_surer_than_the_surest_answers_were_right(parts: Any, 
 def test_with_another_prevalence_the_headline_is_the_risk_and_no_class(parts: Any, trusted: Any) -> None:
     sure = loaded(parts, trusted.folder)
     image = opened(parts, trusted, "low")
-    looked = parts.answering.look(image, sure, parts.answering.Question(share=0.02))
-    answer = {**looked.answer, "p_malignant": 0.19}
+    prediction = parts.answering.predict(image, sure, parts.answering.Options(share=0.02))
+    answer = {**prediction.answer, "p_malignant": 0.19}
     panel = parts.html_answer.answer_panel(answer, sure)
     assert '<span id="assumed-risk">19 %</span>' in panel
     assert "More than nine times the assumed rate of 2 in 100" in panel
@@ -124,7 +124,9 @@ def test_with_another_prevalence_the_headline_is_the_risk_and_no_class(parts: An
     assert f"Without this assumption: Answered. {sure.long_names[home['predicted']]}" in panel
     assert "nine times the assumed rate" in parts.html_answer.spoken(answer, sure)
     named = sure.long_names[home["predicted"]]
-    assert f"counted more for {named}" in parts.html_views.views(image, looked, sure), "the map is not of another class"
+    assert f"counted more for {named}" in parts.html_views.views(image, prediction, sure), (
+        "the map is not of another class"
+    )
 
 
 def test_a_benign_class_has_no_chip_and_a_malignant_one_in_the_set_is_named(parts: Any, trusted: Any) -> None:
@@ -202,11 +204,11 @@ def test_the_quality_of_heat_maps_is_stated_where_it_was_measured(parts: Any, tr
     def caption(found: Any) -> str:
         model = with_report(found)
         assert model.model.explanation_methods()[0] == "grad_cam"
-        return parts.html_views.views(image, parts.answering.look(image, model), model)
+        return parts.html_views.views(image, parts.answering.predict(image, model), model)
 
     worse = "less accurate than always looking at the centre"
     assert worse in caption(report)
-    assert "Where the model looked" not in caption(report)
+    assert "Where the model prediction" not in caption(report)
     better = json.loads(json.dumps(report))
     better["explanations"]["overall"]["inside"]["pointing"]["minus_blob"]["high"] = 0.1
     other_method = {**report, "explanations": {**report["explanations"], "method": "another"}}
