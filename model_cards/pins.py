@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from datasets_scripts.command import UserError
 from datasets_scripts.command import read_json as read_json_file
-from model_cards.foreign import check_config
 from model_cards.hub import check_repo_id, one_sentence
 from model_cards.imports import parse, siblings, third_party
 from model_cards.manifest import MANIFEST, file_facts, parse_manifest
+from model_cards.model_files import check_config
 
 CONFIG = "config.json"
 PROCESSOR = "preprocessor_config.json"

@@ -10,9 +10,9 @@ from typing import Any
 
 from datasets_scripts.command import OneLineParser, UserError, fail, run
 from model_cards.card import CARD, CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
-from model_cards.foreign import PROCESSOR, WEIGHTS, ForeignFileError, check_json, check_weights
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files
+from model_cards.model_files import PROCESSOR, WEIGHTS, ModelFileError, check_json, check_weights
 
 CONFIG = "config.json"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
@@ -65,7 +65,7 @@ def verify_folder(folder: Path) -> list[str]:
     if (folder / WEIGHTS).is_file() and not any(problem.startswith(f"{WEIGHTS} ") for problem in problems):
         try:
             check_weights(folder / WEIGHTS)
-        except ForeignFileError as error:
+        except ModelFileError as error:
             problems.append(str(error))
     return problems + check_card(folder, report) + check_config(folder, report)
 

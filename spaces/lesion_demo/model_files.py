@@ -1,7 +1,7 @@
-"""What a model folder asks for, and whether its files are whole: checked before anything is built from it.
+"""Checks of a model folder's files before anything is built from them: are they whole, and what would they load.
 
 transformers and timm follow what ``config.json`` says: into files, other repositories, and as many layers as it asks
-for. The suite's own commands check the same by ``model_cards/foreign.py``; this page imports none of it.
+for. The suite's own commands check the same by ``model_cards/model_files.py``; this page imports none of it.
 """
 
 from __future__ import annotations

@@ -16,17 +16,17 @@ from transformers.utils import cached_file, logging
 
 from datasets_scripts.command import UserError
 from hub_models import CLASSIFIERS
-from model_cards.foreign import (
+from model_cards.manifest import MANIFEST, file_facts
+from model_cards.model_files import (
     CONFIG,
     DECIDING,
     PROCESSOR,
     WEIGHTS,
-    ForeignFileError,
+    ModelFileError,
     check_json,
     check_unchanged,
     check_weights,
 )
-from model_cards.manifest import MANIFEST, file_facts
 
 # What a folder or repository that is no usable model makes transformers, timm, torch or its own code raise.
 LOADING_FAILS = (
@@ -108,7 +108,7 @@ def fetch(source: Source) -> tuple[Path, str | None]:
         raise ModelError(f"--model {source.location!r} has no {CONFIG}: give the folder of a finished model")
     try:
         settings = check_json(Path(config))
-    except ForeignFileError as error:
+    except ModelFileError as error:
         raise ModelError(f"--model {source.title}: {error}") from error
     known = {config_class.model_type for config_class in CLASSIFIERS}
     if "auto_map" in settings and settings.get("model_type") not in known and not source.trust_remote_code:

@@ -42,7 +42,7 @@ BYTES_AT_ONCE = 1 << 26
 LONGEST_HEADER = 100_000_000  # of the format itself
 
 
-class ForeignFileError(UserError):
+class ModelFileError(UserError):
     """A file of a model folder that requests more than is allowed, or is not what its name says."""
 
 
@@ -120,14 +120,14 @@ def check_json(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is none.
-        ForeignFileError: it cannot be read, or requests more than is allowed.
+        ModelFileError: it cannot be read, or requests more than is allowed.
     """
     try:
         content = read_json(path, finite=False)
     except UserError as error:
-        raise ForeignFileError(f"{path.name}: {error}") from error
+        raise ModelFileError(f"{path.name}: {error}") from error
     for problem in check_config(content, path.name):
-        raise ForeignFileError(problem)
+        raise ModelFileError(problem)
     return content
 
 
@@ -135,18 +135,18 @@ def check_weights(path: Path) -> None:
     """A whole safetensors file, all of whose numbers are finite.
 
     Raises:
-        ForeignFileError: says what it is instead, or names the first tensor with NaN or infinite values.
+        ModelFileError: says what it is instead, or names the first tensor with NaN or infinite values.
     """
     size = path.stat().st_size
     instead = what_file_is(path)
     if instead:
-        raise ForeignFileError(f"{path.name} holds no weights; {instead}")
+        raise ModelFileError(f"{path.name} holds no weights; {instead}")
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             text = file.read(min(length, size, LONGEST_HEADER))
         if text.startswith(b"{") and len(text) < length <= LONGEST_HEADER:
-            raise ForeignFileError(
+            raise ModelFileError(
                 f"{path.name} has {size:,} bytes where its header promises more than {length:,}: it was cut short; "
                 "fetch it again"
             )
@@ -159,18 +159,18 @@ def check_weights(path: Path) -> None:
         end = max(stop for _, _, _, stop in tensors)
         if not all(0 <= start <= stop for _, _, start, stop in tensors):
             raise ValueError("offsets")
-    except ForeignFileError:
+    except ModelFileError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        raise ForeignFileError(f"{path.name} is no safetensors file ({size:,} bytes): fetch it again") from error
+        raise ModelFileError(f"{path.name} is no safetensors file ({size:,} bytes): fetch it again") from error
     if size != 8 + length + end:
-        raise ForeignFileError(
+        raise ModelFileError(
             f"{path.name} has {size:,} bytes where its header promises {8 + length + end:,}: it was cut short or grew; "
             "fetch it again"
         )
     for name, kind, start, stop in tensors:
         if kind in FLOATS and not _finite(path, 8 + length + start, stop - start, kind):
-            raise ForeignFileError(
+            raise ModelFileError(
                 f"{path.name}: the tensor {name!r} holds NaN or infinite values, so that no answer follows: the "
                 "training diverged or the file is damaged; give other weights"
             )
@@ -199,7 +199,7 @@ def check_unchanged(paths: Mapping[str, Path], manifest: Path | None) -> None:
         manifest: ``manifest.json``, or None.
 
     Raises:
-        ForeignFileError: names the file that differs.
+        ModelFileError: names the file that differs.
         ManifestError: the manifest cannot be used.
     """
     if manifest is None:
@@ -207,13 +207,13 @@ def check_unchanged(paths: Mapping[str, Path], manifest: Path | None) -> None:
     try:
         listed = parse_manifest(read_json(manifest), manifest.name)
     except UserError as error:
-        raise ForeignFileError(f"{MANIFEST}: {error}") from error
+        raise ModelFileError(f"{MANIFEST}: {error}") from error
     for name, path in paths.items():
         if name in listed:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if digest != listed[name].get("sha256"):
-                raise ForeignFileError(
+                raise ModelFileError(
                     f"{name} is not the file that {MANIFEST} lists (sha256 {digest[:12]}, listed "
                     f"{str(listed[name].get('sha256'))[:12]}): it was damaged or changed; fetch it again, or build the "
                     "folder again if you changed it"
