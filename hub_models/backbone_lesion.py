@@ -114,7 +114,7 @@ def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
     """Of each CNN of timm the stage that works at an eighth of the image's size; none of what names no stages.
 
     Early enough to know colours and textures, late enough to know more than single pixels: of MobileNetV2's stages the
-    one that best told perturbed calibration images from unruined ones, for two models.
+    one that best separated perturbed calibration images from unperturbed ones, for two models.
     """
     found = []
     for backbone in backbones:
@@ -251,10 +251,10 @@ def classifier_prefixes(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Check that a file exists and is a whole safetensors file: a length, a JSON header, as many bytes as it says.
+    """Check that a file exists and is a whole safetensors file: length, JSON header, as many bytes as it states.
 
     Raises:
-        BackboneWeightsError: says what is wrong with it.
+        BackboneWeightsError: names the fault.
     """
     if not path.is_file():
         raise BackboneWeightsError(f'{path}: no such file. Give a .safetensors file, "timm" to download, or None.')

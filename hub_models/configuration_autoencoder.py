@@ -1,4 +1,4 @@
-"""Configuration of the autoencoder: images of lesions pressed into a few numbers, and drawn again from them.
+"""Configuration of the autoencoder: images of lesions encoded as a few numbers, and decoded from them.
 
 Its defaults are the larger shape that the published one's author proposed: deeper filters, a linear bottleneck, ten
 times the parameters, upsampling in place of transpose convolutions. :data:`PUBLISHED_SHAPE` are the published values.
@@ -16,7 +16,7 @@ from .checks_lesion import DTYPES, LARGEST_IMAGE, brief, is_dtype, is_number, is
 BLOCKS = ("residual", "plain")
 BOTTLENECKS = ("linear", "map")
 UPSAMPLINGS = ("resize", "transpose")
-# Limits of a config that somebody else wrote: what is built from it must fit into time and memory.
+# Limits of a config from elsewhere: the model must fit into time and memory.
 MOST_STAGES = 12
 LARGEST_WIDTH = 8192
 LARGEST_CODE = 1_000_000

@@ -11,7 +11,7 @@ from .metadata_lesion import STANDARD_FIELDS, resolve_fields
 
 
 class FusionLesionConfig(LesionConfig):
-    """EfficientNetV2-S and an MLP on age, sex and site, joined before the head; any CNN of timm may look at the image.
+    """EfficientNetV2-S and an MLP on age, sex and site, joined before the head; any CNN of timm may read the image.
 
     Args:
         metadata_fields: as in the metadata-only classifier: names of standard fields, or name -> vocabulary.

@@ -1,4 +1,4 @@
-"""Configuration of the metadata-only classifier: an MLP on age, sex and site, which looks at no image."""
+"""Configuration of the metadata-only classifier: an MLP on age, sex and site, without an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class MetadataLesionConfig(LesionConfig):
     """A small MLP on what is known beside the image.
 
     Args:
-        metadata_fields: the fields it looks at: names of standard ones (``["age"]``), or name -> vocabulary; always
+        metadata_fields: the fields it reads: names of standard ones (``["age"]``), or name -> vocabulary; always
             written out in full.
         hidden_sizes: widths of the hidden layers, at least one; the last is the width D of the features.
         metadata_dropout: probability in [0, 1) of taking a field for unknown while training, so that the model also
@@ -34,7 +34,7 @@ class MetadataLesionConfig(LesionConfig):
 
     @property
     def backbones(self) -> list[str]:
-        """None: no part looks at pixels."""
+        """None: no part reads pixels."""
         return []
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ from .configuration_lesion import LesionConfig, LesionConfigError
 # (width, layers) -> the name that the paper gives this size.
 SIZES = {(192, 12): "tiny", (384, 12): "small", (768, 12): "base", (1024, 24): "large", (1280, 32): "huge"}
 # What describes the transformer; each is a field of transformers' ViTConfig under the same name.
-# Of each number the largest that a config may ask for; ViT-G of Zhai et al. 2022 has 1664, 48, 16 and 8192.
+# The largest value of each number in a config; ViT-G of Zhai et al. 2022 has 1664, 48, 16 and 8192.
 LARGEST = {
     "patch_size": 512,
     "hidden_size": 4096,
@@ -99,7 +99,7 @@ class ViTLesionConfig(LesionConfig):
         """Take over the architecture of a ViT, but for its image size.
 
         Raises:
-            LesionConfigError: its patches are not square, or it does not look at three channels.
+            LesionConfigError: its patches are not square, or it does not read three channels.
         """
         fields = {name: getattr(vit, name) for name in ARCHITECTURE}
         side = fields["patch_size"]
@@ -108,14 +108,14 @@ class ViTLesionConfig(LesionConfig):
                 raise LesionConfigError(f"its patch_size is {list(side)}; give a ViT with square patches.")
             fields["patch_size"] = int(side[0])
         if vit.num_channels != 3:
-            raise LesionConfigError(f"its num_channels is {vit.num_channels}; give a ViT that looks at RGB images.")
+            raise LesionConfigError(f"its num_channels is {vit.num_channels}; give a ViT that reads RGB images.")
         for name, value in fields.items():
             setattr(self, name, value)
         self.backbone = self.architecture_name
         self.check()
 
     def check_grid(self) -> None:
-        """Check that patches tile the image; asked by the model, since a checkpoint may still bring another patch size.
+        """Check that patches tile the image; called by the model, since a checkpoint may bring another patch size.
 
         Raises:
             LesionConfigError: ``image_size`` is no multiple of ``patch_size``.

@@ -2,7 +2,7 @@
 
 A model has three hooks for them, of which a CNN of timm overrides none: ``explained_layers`` (the input of such a
 layer is explained), ``as_maps`` (that activation as channels of a small image) and ``attentions`` (the query
-and key layers of a transformer). A heat map says what the model used, not where the lesion is.
+and key layers of a transformer). A heat map shows what the model used, not where the lesion is.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def explain(
     """
     methods = explanation_methods(model)
     if method not in methods:
-        what = f"choose one of {', '.join(methods)}" if methods else "it looks at no image and has none"
+        what = f"choose one of {', '.join(methods)}" if methods else "it reads no image and has none"
         raise ExplanationError(f"method is {method!r}, which {type(model).__name__} does not have: {what}.")
     received = check_inputs({**named(features), **inputs})
     # The caller may be in inference mode, which records no gradient, nor takes one of a tensor that was made there.
@@ -194,7 +194,7 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
         inputs: ``forward``'s.
 
     Returns:
-        The output, and what each of ``explained_layers`` received: leaves that ask for a gradient, so that it does not
+        The output, and what each of ``explained_layers`` received: leaves that require a gradient, so that it does not
         matter which weights are frozen.
     """
     layers, thread = model.explained_layers(), threading.get_ident()
@@ -208,7 +208,7 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
     def keep(number: int) -> Any:
         def hook(module: nn.Module, received: Any) -> Any:
             if threading.get_ident() != thread:
-                return None  # somebody else's image on its way through the same model
+                return None  # another thread's image in the same model
             seen[number] = received[0].detach().requires_grad_()
             torch.set_grad_enabled(True)
             return (seen[number], *received[1:])

@@ -161,7 +161,7 @@ def views(model: Any, inputs: Mapping[str, torch.Tensor], plain: torch.Tensor) -
     """
     pixels = inputs.get("pixel_values")
     if pixels is None or "pixel_values" not in model.input_names:
-        raise InferenceError("inference is 'tta', but this model looks at no image; choose 'plain'.")
+        raise InferenceError("inference is 'tta', but this model reads no image; choose 'plain'.")
     square = pixels.shape[-1] == pixels.shape[-2]
     turned = [torch.rot90(pixels, turns, (2, 3)) for turns in ((0, 1, 2, 3) if square else (0, 2))]
     images = [view for image in turned for view in (image, image.flip(3))]

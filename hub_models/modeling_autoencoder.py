@@ -1,4 +1,4 @@
-"""The autoencoder: an image -> D codes -> the image again.
+"""The autoencoder: image -> D codes -> image.
 
 ``model.encode(pixel_values)`` gives the codes (N, D), ``model.decode(codes)`` draws the images (N, 3, S, S), and
 ``model.to_images`` turns what the network works with into pixels in [0, 1].
@@ -148,7 +148,7 @@ class AutoencoderLesionModel(LesionPreTrainedModel):
     """A convolutional autoencoder of lesion images: (N, 3, S, S) -> codes (N, D) -> (N, 3, S, S).
 
     Args:
-        config: an :class:`AutoencoderLesionConfig`; it says the shape.
+        config: an :class:`AutoencoderLesionConfig`; it names the shape.
     """
 
     config_class = AutoencoderLesionConfig
@@ -179,7 +179,7 @@ class AutoencoderLesionModel(LesionPreTrainedModel):
     def forward(
         self, pixel_values: torch.Tensor, target: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> AutoencoderOutput | tuple[torch.Tensor, ...]:
-        """Press a batch into codes and draw it again.
+        """Encode a batch and decode it.
 
         Args:
             pixel_values: (N, 3, S, S), as the image processor returns them.
@@ -234,7 +234,7 @@ class AutoencoderLesionModel(LesionPreTrainedModel):
         """Check shape (N, 3, S, S) and values, and bring the pixels to the weights' floating type.
 
         Raises:
-            AutoencoderInputError: says the shape received, or that there are NaN or infinite pixels.
+            AutoencoderInputError: names the shape received, or that there are NaN or infinite pixels.
         """
         side = self.config.image_size
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != (3, side, side):
@@ -295,7 +295,7 @@ def finite(name: str, values: torch.Tensor) -> torch.Tensor:
     """``values`` themselves, if every one is a finite number.
 
     Raises:
-        AutoencoderInputError: says how many are not.
+        AutoencoderInputError: names how many are not.
     """
     if not torch.compiler.is_compiling() and not bool(torch.isfinite(values).all()):
         wrong = int((~torch.isfinite(values)).sum())

@@ -75,7 +75,7 @@ def read_trained(source: Source, kind: str, part: str) -> TrainedModel:
 
     Args:
         source: a folder, or a repo id.
-        kind: what is looked for, for the message.
+        kind: of model, for the message.
         part: what it must have.
 
     Raises:
@@ -171,7 +171,7 @@ class FusionForLesionClassification(LesionForImageClassification):
         rows = self.metadata_encoder.rows(metadata, pixel_values)
         if self.training and self.config.metadata_dropout:
             rows = self.metadata_encoder.hide(rows, self.config.metadata_dropout)
-        # Frozen weights ask for no gradient, so that none is recorded on the way through them.
+        # Frozen weights require no gradient, so none is recorded.
         return torch.cat([self.backbone(pixel_values), self.metadata_encoder(rows)], dim=1)
 
     @classmethod
@@ -193,7 +193,7 @@ class FusionForLesionClassification(LesionForImageClassification):
 
         Raises:
             BackboneWeightsError: a model cannot be found or read, or is of another architecture, other labels or
-                another image size than ``config`` says.
+                another image size than ``config``.
         """
         backbone_alone = weights is None or str(weights) == "timm" or str(weights).endswith(".safetensors")
         image = None
@@ -213,16 +213,16 @@ class FusionForLesionClassification(LesionForImageClassification):
             adopt(config, "metadata_fields", metadata, "metadata_fields")
             adopt(config, "metadata_hidden_sizes", metadata, "hidden_sizes")
         model = super().from_backbone(config, weights if backbone_alone else None, **parts)
-        said = [f"image: {model.config.initialised_from}", "metadata: random"]
+        sources = [f"image: {model.config.initialised_from}", "metadata: random"]
         if image is not None:
             image.fill(model.backbone, "backbone")
             model.pixel_settings = image.preprocessor
-            said[0] = f"image: {image.name} (sha256 {image.sha256})"
+            sources[0] = f"image: {image.name} (sha256 {image.sha256})"
         if metadata is not None:
             metadata.fill(model.metadata_encoder, "metadata_encoder")
-            said[1] = f"metadata: {metadata.name} (sha256 {metadata.sha256})"
+            sources[1] = f"metadata: {metadata.name} (sha256 {metadata.sha256})"
         if weights is not None or metadata is not None:
-            model.config.initialised_from = "; ".join(said)
+            model.config.initialised_from = "; ".join(sources)
         return model
 
     @torch.no_grad()

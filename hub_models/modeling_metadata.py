@@ -1,4 +1,4 @@
-"""The metadata-only classifier: what age, sex and site say of a lesion without a look at it."""
+"""The metadata-only classifier: age, sex and site without the image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class MetadataEncoder(nn.Module):
     """Encoded records (N, M) -> features (N, D): linear layers with ReLU, and dropout between them.
 
     Args:
-        fields: the metadata fields, written out in full; they say M.
+        fields: the metadata fields, written out in full; they fix M.
         hidden_sizes: widths of the layers; the last is D.
         dropout: probability of dropping a value between layers.
     """
@@ -58,10 +58,10 @@ class MetadataEncoder(nn.Module):
 
         Args:
             metadata: as the image processor returns it, or None.
-            like: the other input (N, ...); says N and the device where there is no metadata.
+            like: the other input (N, ...), for N and the device where there is no metadata.
 
         Raises:
-            MetadataShapeError: says the shape received.
+            MetadataShapeError: names the shape received.
             NotFiniteError: a value is NaN or infinite.
         """
         # The replicas of DataParallel have no parameters to list: they take the values as they are.
@@ -111,7 +111,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         return []
 
     def early_layers(self) -> list[nn.Module]:
-        """None: it looks at no image."""
+        """None: it reads no image."""
         return []
 
     def hidden_layers(self) -> list[nn.Module]:
@@ -123,7 +123,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         return
 
     def explained_layers(self) -> list[nn.Module]:
-        """None: it looks at no image."""
+        """None: it reads no image."""
         return []
 
     def frozen_parts(self) -> list[nn.Module]:
@@ -141,7 +141,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
         )
 
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
-        """ImageNet's; nothing looks at pixels."""
+        """ImageNet's; nothing reads pixels."""
         return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
 
     def forward(  # type: ignore[override]
@@ -158,7 +158,7 @@ class MetadataForLesionClassification(LesionForImageClassification):
             metadata: (N, M), as the image processor returns it.
             labels: (N,) class indices, or (N, C) class probabilities; adds the loss.
             return_dict: False returns a tuple of the fields that are not None.
-            pixel_values: (N, ...), not looked at; without metadata, they say how many rows are unknown altogether.
+            pixel_values: (N, ...), not read; without metadata, their N is the number of unknown rows.
             output_hidden_states: add ``hidden_states``; None = as the config says.
 
         Raises:

@@ -32,7 +32,7 @@ class ViTForLesionClassification(LesionForImageClassification):
     """A Vision Transformer: (N, 3, S, S) -> (N, C) logits, the arithmetic of transformers' ViTForImageClassification.
 
     The features are the class token after the last layer norm, (N, hidden_size). Attention runs by SDPA; ``explain``
-    rolls it out with any kernel. For single attention maps load with ``attn_implementation="eager"`` and ask
+    rolls it out with any kernel. For single attention maps load with ``attn_implementation="eager"`` and call
     ``model.backbone(pixels, output_attentions=True)``.
     Images of another size than the config's are answered with interpolated position embeddings.
     """
@@ -94,7 +94,7 @@ class ViTForLesionClassification(LesionForImageClassification):
         return backbone.layernorm, "output"
 
     def explained_layers(self) -> list[nn.Module]:
-        """The last attention: behind it, only the class token is looked at, and the patches have no say any more."""
+        """The last attention: behind it, only the class token counts, and no patch."""
         layers: Any = self.backbone.layers
         return [layers[-1].attention]
 
@@ -125,7 +125,7 @@ class ViTForLesionClassification(LesionForImageClassification):
         return [*groups, [name for name in names if name not in grouped]]
 
     def get_input_embeddings(self) -> nn.Module:
-        """The patch projection; whoever splits a model among GPUs (FSDP) asks for it."""
+        """The patch projection; FSDP calls it to split a model among GPUs."""
         backbone: Any = self.backbone
         return backbone.get_input_embeddings()
 
@@ -184,15 +184,15 @@ class ViTForLesionClassification(LesionForImageClassification):
         grid = ours.image_size // ours.patch_size
         state["embeddings.position_embeddings"] = resample_positions(positions, grid)
         model.backbone.load_state_dict(state)
-        said = [source]
+        notes = [source]
         if keep_head:
             model.head.load_state_dict(vit.classifier.state_dict())
         elif theirs:
-            said.append(f"its {theirs}-class head replaced by {wanted} classes")
+            notes.append(f"its {theirs}-class head replaced by {wanted} classes")
         if positions.shape[1] != 1 + grid * grid:
             was = round((positions.shape[1] - 1) ** 0.5) * ours.patch_size
-            said.append(f"position embeddings interpolated from {was} to {ours.image_size} px")
-        ours.initialised_from = ", ".join(said)
+            notes.append(f"position embeddings interpolated from {was} to {ours.image_size} px")
+        ours.initialised_from = ", ".join(notes)
         return model
 
     def to_vit(self) -> ViTForImageClassification:
@@ -260,25 +260,25 @@ def read_vit(weights: str | os.PathLike[str]) -> ViTForImageClassification:
             f'"timm" has no ViT for this classifier: give a Hub repo or folder of transformers, e.g. {EXAMPLE}.'
         )
     try:
-        told, _ = PreTrainedConfig.get_config_dict(weights)
+        stored_config, _ = PreTrainedConfig.get_config_dict(weights)
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise BackboneWeightsError(
             f"{weights}: no ViT checkpoint can be read there: {first_line(error)} Give a folder with config.json and "
             f"model.safetensors, or a Hub repo that can be reached, e.g. {EXAMPLE}."
         ) from error
-    if told.get("model_type") != "vit":
+    if stored_config.get("model_type") != "vit":
         raise BackboneWeightsError(
-            f"{weights}: its model_type is {told.get('model_type')!r}, not 'vit'; give a ViT checkpoint of "
+            f"{weights}: its model_type is {stored_config.get('model_type')!r}, not 'vit'; give a ViT checkpoint of "
             f"transformers, e.g. {EXAMPLE}."
         )
     limits = {**LARGEST, "num_labels": MOST_CLASSES, "image_size": LARGEST_IMAGE, "num_channels": MOST_CLASSES}
     for name, most in limits.items():
-        value = told.get(name, 1)
+        value = stored_config.get(name, 1)
         if isinstance(value, (list, tuple)) and name in ("patch_size", "image_size"):
             value = max(value, default=0)
         if not is_whole(value, 1, most):
             raise BackboneWeightsError(f"{weights}: its {name} is {brief(value)}; give a ViT of at most {most}.")
-    if told.get("transformers_weights") or "/" in str(told.get("_attn_implementation")):
+    if stored_config.get("transformers_weights") or "/" in str(stored_config.get("_attn_implementation")):
         raise BackboneWeightsError(f"{weights}: its config names files or code of another place; give another ViT.")
     stored = Path(weights) / "model.safetensors"
     if stored.is_file():
@@ -321,12 +321,12 @@ def read_pixel_statistics(weights: str | os.PathLike[str]) -> tuple[list[float],
         BackboneWeightsError: they are not three numbers, or a deviation is not positive.
     """
     try:
-        told, _ = ImageProcessingMixin.get_image_processor_dict(weights)
+        stored_config, _ = ImageProcessingMixin.get_image_processor_dict(weights)
     except (OSError, ValueError):
         return HALF, HALF
-    if told.get("do_normalize") is False:
+    if stored_config.get("do_normalize") is False:
         return [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]
-    mean, std = (told.get(name, HALF) for name in ("image_mean", "image_std"))
+    mean, std = (stored_config.get(name, HALF) for name in ("image_mean", "image_std"))
     mean, std = ([value] * 3 if isinstance(value, float) else value for value in (mean, std))
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
         raise BackboneWeightsError(

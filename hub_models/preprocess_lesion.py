@@ -20,7 +20,7 @@ from PIL import Image
 
 from .checks_lesion import what_file_is
 
-try:  # Optional: only the two switches need it, so that nobody else has to install it.
+try:  # Only the two switches need it.
     import cv2
 except ImportError:
     cv2 = None  # type: ignore[assignment]
@@ -189,7 +189,7 @@ def upright(image: Image.Image) -> Image.Image:
     if turn is None:
         return image
     turned = image.transpose(turn)
-    for key in EXIF_KEYS:  # otherwise the next reader would turn it again
+    for key in EXIF_KEYS:  # otherwise the next reader would turn it once more
         turned.info.pop(key, None)
     return turned
 

@@ -30,7 +30,7 @@ class LesionPreTrainedModel(PreTrainedModel):
             save_directory: the folder.
             *args: of transformers.
             weights_dtype: None = as they are; ``"float16"`` rounds the parameters, while buffers (statistics of batch
-                normalisation, trust) and ``float32_prefixes`` keep float32. The config says float32 all the same, so
+                normalisation, trust) and ``float32_prefixes`` keep float32. The config names float32 all the same, so
                 that the model loads and runs as float32: half the file, the same code path.
             **kwargs: of transformers.
 

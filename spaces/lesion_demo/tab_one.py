@@ -78,7 +78,7 @@ def build(service: Service, examples: list[Example], page: gr.Blocks) -> gr.Imag
     introduced = model.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(
         handlers.introduce, model, about, api_visibility="private", show_progress="hidden", trigger_mode="always_last"
     )
-    introduced.then(handlers.predict, controls, [panel, behind], **run)
+    introduced.then(handlers.answer, controls, [panel, behind], **run)
     introduced.then(lambda: None, None, record, **AT_ONCE)
     model.input(lambda: "", None, fetched, api_visibility="private", show_progress="hidden")
     progress: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": facts}
@@ -93,7 +93,7 @@ def build(service: Service, examples: list[Example], page: gr.Blocks) -> gr.Imag
         handlers.update, controls, [panel, behind], **run
     )
     photo.change(handlers.clear, photo, [panel, behind], **AT_ONCE).then(
-        handlers.predict, controls, [panel, behind], **run
+        handlers.answer, controls, [panel, behind], **run
     )
     page.load(handlers.introduce, model, about, api_visibility="private", show_progress="hidden")
     return photo
@@ -149,7 +149,7 @@ class _Handlers:
         return (*panels, list(fields))
 
     @in_turn
-    def predict(
+    def answer(
         self, photo: str | None, model: str | None, shift: bool, share: Any, age: Any, sex: Any, site: Any
     ) -> Iterator[tuple[Any, Any]]:
         """The answer first, then what takes longer: the heat map and the model's input."""
@@ -180,7 +180,7 @@ class _Handlers:
             return
         panel: Any = gr.skip()
         behind: Any = gr.skip()
-        for step in self.predict(*controls):
+        for step in self.answer(*controls):
             panel = step[0] if isinstance(step[0], str) else panel
             behind = step[1]
         yield panel, behind

@@ -37,11 +37,11 @@ class ExplainTester:
     members: ClassVar[int | None]
     model: Any
     inputs: Any
-    # What the model offers; none where it looks at no image.
+    # What the model offers; none where it reads no image.
     explanations: ClassVar[tuple[str, ...]] = ("grad_cam", "hires_cam")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Of a model that looks at no image only what it offers is tested: the rest are no tests of it."""
+        """Of a model that reads no image only what it offers is tested: the rest are no tests of it."""
         super().__init_subclass__(**kwargs)
         if not cls.explanations:
             for name in vars(ExplainTester):
@@ -51,7 +51,7 @@ class ExplainTester:
     def test_it_offers_what_it_has(self) -> None:
         model = self.model()
         assert tuple(model.explanation_methods()) == self.explanations
-        having = f"choose one of {', '.join(self.explanations)}." if self.explanations else "it looks at no image"
+        having = f"choose one of {', '.join(self.explanations)}." if self.explanations else "it reads no image"
         for missing in {"lime", "attention_rollout", *(() if self.explanations else ("grad_cam",))}:
             if missing not in self.explanations:
                 with pytest.raises(ExplanationError, match=f"method is '{missing}'.*{re.escape(having)}"):

@@ -186,7 +186,7 @@ def test_an_image_only_model_takes_the_same_form_and_checks_it() -> None:
 
 @pytest.mark.parametrize("processor", [LesionImageProcessor(size=32), both()], ids=["image", "both"])
 def test_a_missing_image_is_named_where_one_is_needed(processor: LesionImageProcessor) -> None:
-    with pytest.raises(RecordError, match=r"record 1 has no image; this model looks at one: give it under 'image'"):
+    with pytest.raises(RecordError, match=r"record 1 has no image; this model reads one: give it under 'image'"):
         processor([{"image": picture(0)}, {"age": 45}])
 
 

@@ -171,7 +171,7 @@ class TrustTester:
     def test_views_are_flips_and_quarter_turns(self) -> None:
         model, inputs = fitted(self.model(), inference="tta"), self.inputs(2)
         if "pixel_values" not in model.input_names:
-            with pytest.raises(InferenceError, match="looks at no image"):
+            with pytest.raises(InferenceError, match="reads no image"):
                 model.predict(**inputs, inference="tta")
             return
         pixels = inputs["pixel_values"]

@@ -14,7 +14,7 @@ from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.predictions import NO_LABEL, Predictions
 
 LABELS = ["nv", "mel", "bcc"]
-# lesion, label, probabilities of nv, mel, bcc, strangeness; then what follows from TRUST: predicted, band, set, reason.
+# lesion, label, probabilities of nv, mel, bcc, ood_score; then what follows from TRUST: predicted, band, set, reason.
 IMAGES = [
     ("a", 0, (0.95, 0.04, 0.01), 0.2, "low", {"nv"}, "answered"),
     ("a", 0, (0.20, 0.75, 0.05), 0.3, "moderate", {"mel"}, "answered"),
