@@ -33,7 +33,7 @@ SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
 CARD_LAYOUT = 7
 # Groups that need a doctor, in the order in which they are named.
-AT_RISK = ("malignant", "premalignant")
+MALIGNANT_GROUPS = ("malignant", "premalignant")
 IMAGE = "takes one image of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
@@ -106,9 +106,10 @@ def render(report: dict[str, Any], files: Sequence[str]) -> dict[str, str]:
         "inputs": input_names(node),
         "reads": READS[tuple(input_names(node))],
         "steps": steps_before(node),
-        "malignant": [row["name"] for row in label_rows(node) if row["group"] in AT_RISK],
+        "malignant": [row["name"] for row in label_rows(node) if row["group"] in MALIGNANT_GROUPS],
         "at_risk": " or ".join(
-            [name for name in AT_RISK if name in {row["group"] for row in label_rows(node)}] or AT_RISK
+            [name for name in MALIGNANT_GROUPS if name in {row["group"] for row in label_rows(node)}]
+            or MALIGNANT_GROUPS
         ),
     }
     if only_imported(node):

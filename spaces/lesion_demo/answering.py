@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from classifier import AT_RISK, Classifier
+from classifier import MALIGNANT_GROUPS, Classifier
 from image_files import ImageUnusableError
 from PIL import Image
 
@@ -160,7 +160,7 @@ def _from_logits(classifier: Classifier, inputs: dict[str, torch.Tensor]) -> lis
     answers = []
     for row in probs:
         probabilities = dict(zip(classifier.labels, row.tolist(), strict=True))
-        at_risk = [p for label, p in probabilities.items() if classifier.groups.get(label) in AT_RISK]
+        at_risk = [p for label, p in probabilities.items() if classifier.groups.get(label) in MALIGNANT_GROUPS]
         answers.append(
             {
                 "predicted": classifier.labels[int(row.argmax())],

@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 from model_files import read_json
 
-AT_RISK = ("malignant", "premalignant")
+MALIGNANT_GROUPS = ("malignant", "premalignant")
 REPORT = "report.json"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What the Hub's client raises where a file cannot be had, or an answer has another form than it expects.
@@ -102,8 +102,8 @@ class Classifier:
     @property
     def at_risk_name(self) -> str:
         """What its classes at risk are called together: "malignant or premalignant", or the one group that it knows."""
-        known = [group for group in AT_RISK if group in self.groups.values()]
-        return " or ".join(known or AT_RISK)
+        known = [group for group in MALIGNANT_GROUPS if group in self.groups.values()]
+        return " or ".join(known or MALIGNANT_GROUPS)
 
     @property
     def kind(self) -> str:
@@ -185,7 +185,9 @@ class Classifier:
         prior = (self.trust.get("prior") or {}).get("value")
         if not prior or not self.is_lesion_model:
             return None
-        share = sum(p for label, p in zip(self.labels, prior, strict=True) if self.groups.get(label) in AT_RISK)
+        share = sum(
+            p for label, p in zip(self.labels, prior, strict=True) if self.groups.get(label) in MALIGNANT_GROUPS
+        )
         return share if 0 < share < 1 else None
 
     def prior_at(self, share: float) -> dict[str, float]:
@@ -199,6 +201,6 @@ class Classifier:
             raise ValueError(f"how frequent the classes are is not known of {self.title}")
         prior = {}
         for label, p in zip(self.labels, self.trust["prior"]["value"], strict=True):
-            prior[label] = p * (share / was if self.groups.get(label) in AT_RISK else (1 - share) / (1 - was))
+            prior[label] = p * (share / was if self.groups.get(label) in MALIGNANT_GROUPS else (1 - share) / (1 - was))
         total = sum(prior.values())
         return {label: p / total for label, p in prior.items()}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from answering import entropy_share
-from classifier import AT_RISK, Classifier
+from classifier import MALIGNANT_GROUPS, Classifier
 from html_band import band, clash_box, rating_in_words, shape
 from measured import least_percent, recognised, sources
 from words import (
@@ -118,7 +118,7 @@ def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
     if box:
         return f"{box}{_risk(answer, classifier)}"
     group = classifier.groups.get(label)
-    chip = f'<span class="chip {group}">{group}</span>' if group in AT_RISK and group != label else ""
+    chip = f'<span class="chip {group}">{group}</span>' if group in MALIGNANT_GROUPS and group != label else ""
     others = still_possible(answer, classifier)
     loud = f'<p class="possible">{escape(others)}</p>' if others else ""
     return (
@@ -131,9 +131,9 @@ def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
 def still_possible(answer: Mapping[str, Any], classifier: Classifier) -> str:
     """ "Melanoma cannot be ruled out." for the classes at risk in the set of another class; "" where there are none."""
     label, names = str(answer["predicted"]), answer.get("prediction_set") or []
-    if classifier.groups.get(label) in AT_RISK or label not in names:
+    if classifier.groups.get(label) in MALIGNANT_GROUPS or label not in names:
         return ""
-    risky = [name for name in names if classifier.groups.get(name) in AT_RISK]
+    risky = [name for name in names if classifier.groups.get(name) in MALIGNANT_GROUPS]
     if not risky:
         return ""
     ordered = at_risk_first(risky, answer, classifier.groups)
@@ -144,7 +144,7 @@ def _risk(answer: Mapping[str, Any], classifier: Classifier) -> str:
     at_risk = answer.get("p_malignant")
     if at_risk is None:
         return ""
-    several = sum(group in AT_RISK for group in classifier.groups.values()) > 1
+    several = sum(group in MALIGNANT_GROUPS for group in classifier.groups.values()) > 1
     name = classifier.at_risk_name
     together = f"All {name.replace(' or ', ' and ')} classes together" if several else f"Probability that it is {name}"
     shown = chance(at_risk, least_percent(classifier))
@@ -214,7 +214,7 @@ def prediction_set(answer: Mapping[str, Any], classifier: Classifier) -> str:
         return ""
     chips = ""
     for label in at_risk_first(names, answer, classifier.groups):
-        risky = ' class="risky"' if classifier.groups.get(label) in AT_RISK else ""
+        risky = ' class="risky"' if classifier.groups.get(label) in MALIGNANT_GROUPS else ""
         chips += f"<li{risky}>{escape(classifier.long_names[label])}</li>"
     alpha = (classifier.trust.get("conformal") or {}).get("alpha")
     # A list of one class reads as if all others were ruled out.

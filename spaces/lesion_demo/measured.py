@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from classifier import AT_RISK, Classifier
+from classifier import MALIGNANT_GROUPS, Classifier
 
 MOST_PERCENT = 10  # of a model that is wrong more often than this, smaller probabilities still rank the classes
 
@@ -97,7 +97,7 @@ def recognised(classifier: Classifier) -> Recognised | None:
     matrix: Any = shown.get("confusion_matrix")
     listed = _part(classifier.report, "model").get("labels")
     names = [label.get("name") for label in listed if isinstance(label, dict)] if isinstance(listed, list) else []
-    risky = [classifier.groups.get(str(name)) in AT_RISK for name in names]
+    risky = [classifier.groups.get(str(name)) in MALIGNANT_GROUPS for name in names]
     if sorted(map(str, names)) != sorted(classifier.labels) or not _is_matrix(matrix, len(names)):
         return None
     if all(risky) or not any(risky):

@@ -15,8 +15,11 @@ import pytest
 import torch
 from PIL import Image
 
+import hub_models
 from datasets_scripts.command import what_file_is as what_commands_say
 from hub_models.checks_lesion import what_file_is as what_models_say
+from model_cards import card
+from trainers.metrics import predictions
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4651630\n"
 
@@ -111,3 +114,9 @@ def test_page_and_commands_check_the_same(repo_root: Path) -> None:
     del commands["check_unchanged"]  # the page reads the manifest without the parser of the commands
     assert commands == {name: page.get(name) for name in commands}
     assert len(commands) > 15
+
+
+def test_all_sum_the_same_groups(parts: Any) -> None:
+    """Three folders import none of the others: each has its own copy."""
+    assert hub_models.MALIGNANT_GROUPS == predictions.MALIGNANT_GROUPS == card.MALIGNANT_GROUPS
+    assert hub_models.MALIGNANT_GROUPS == parts.classifier.MALIGNANT_GROUPS

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from trainers.metrics.predictions import MALIGNANT_GROUPS
+
 COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#1F2933")
 COMMON = "#9AA5B1"
 # Matplotlib's names; the page draws the same.
 SHAPES = ("o", "s", "^", "D", "v", "P", "X")
-AT_RISK = ("malignant", "premalignant")
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class ClassLook:
     @property
     def starred(self) -> str:
         """The short name, with a star where the class is malignant or premalignant."""
-        return f"{self.name} *" if self.group in AT_RISK else self.name
+        return f"{self.name} *" if self.group in MALIGNANT_GROUPS else self.name
 
 
 def class_looks(

@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from trainers.embeddings.cases import Cases
-from trainers.embeddings.class_colours import AT_RISK, ClassLook
+from trainers.embeddings.class_colours import ClassLook
 from trainers.embeddings.map_figures import TITLES, Panel, lesion_lines
 from trainers.metrics.number import Number
+from trainers.metrics.predictions import MALIGNANT_GROUPS
 
 TEMPLATE = Path(__file__).with_name("page.html")
 DIGITS = 4
@@ -56,7 +57,7 @@ def render_page(splits: Mapping[str, PageSplit], looks: Sequence[ClassLook], tit
                 "long": look.long_name,
                 "colour": look.colour,
                 "shape": look.shape,
-                "risk": look.group in AT_RISK,
+                "risk": look.group in MALIGNANT_GROUPS,
             }
             for look in looks
         ],

@@ -32,6 +32,8 @@ METADATA_KEY = b"lesion_suite"
 NO_LABEL = -1
 # The two classes that all models with malignancy groups share.
 MALIGNANCY = ("benign", "malignant")
+# The groups that p_malignant sums.
+MALIGNANT_GROUPS = ("malignant", "premalignant")
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
 # The corruption of the image, as ``kind severity``: no dataset has such a column.
 CORRUPTION = "corruption"
@@ -117,7 +119,7 @@ class Predictions:
     def malignant_columns(self) -> np.ndarray:
         """Column indices of the malignant and premalignant classes."""
         groups = [self.label_groups.get(name) for name in self.labels]
-        return np.array([i for i, group in enumerate(groups) if group in ("malignant", "premalignant")], dtype=int)
+        return np.array([i for i, group in enumerate(groups) if group in MALIGNANT_GROUPS], dtype=int)
 
     def has_malignancy(self) -> bool:
         """Whether every class has a malignancy group, with at least one benign and one malignant or premalignant."""

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 
 from hub_models.trust_lesion import RAPS_SETTINGS, conformal_scores
+from trainers.metrics.predictions import MALIGNANT_GROUPS
 from trainers.metrics.weighting import as_labels
 
 ALL_CLASSES = "all classes"
-MALIGNANT = ("malignant", "premalignant")
 FINEST = 10**9
 
 
@@ -172,7 +172,7 @@ def fit_conformal(
         groups=dict(zip(label_names, groups, strict=True)),
         n=n,
         without_own_promise=without,
-        malignant_without_own_promise=[name for name in without if label_groups.get(name) in MALIGNANT],
+        malignant_without_own_promise=[name for name in without if label_groups.get(name) in MALIGNANT_GROUPS],
     )
 
 
