@@ -103,8 +103,8 @@ def shift(probs: np.ndarray, from_prior: np.ndarray, to_prior: np.ndarray) -> np
     """
     probs = _checked(probs)
     ratio = _shares(to_prior, probs, "to_prior") / _shares(from_prior, probs, "from_prior")
-    shifted = probs * ratio
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    reweighted = probs * ratio
+    return reweighted / reweighted.sum(axis=1, keepdims=True)
 
 
 def estimate_prior(
@@ -129,7 +129,7 @@ def estimate_prior(
         tolerance: largest change of a share that counts as none.
 
     Returns:
-        The estimate. A class that no image supports keeps a share of 1e-9, so that it can be shifted to.
+        The estimate. A class that no image supports keeps a share of 1e-9, so that another prior can raise it.
 
     Raises:
         UserError: no images, probabilities or a prior that are none (NaN, negative, another sum), fewer than one

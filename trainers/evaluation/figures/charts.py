@@ -1,8 +1,8 @@
 """The charts of a report: confusion matrix, reliability diagram, training curves.
 
 Drawn from numbers only, so no chart can show a patient's image. The same report gives the same bytes with the same
-matplotlib: no clock, no random number, no font but the one that matplotlib brings. Colours are Okabe and Ito's, told
-apart with any colour vision, and never the only sign: malignant classes carry a star, curves their own marker.
+matplotlib: no clock, no random number, no font but the one that matplotlib brings. Colours are Okabe and Ito's,
+which differ for any colour vision, and never the only sign: malignant classes carry a star, curves their own marker.
 """
 
 from __future__ import annotations
