@@ -7,10 +7,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from model_cards.facts import chosen_on, groups_known
+from model_cards.facts import all_drawn, any_drawn, chosen_on, groups_known, known_limits
 from model_cards.front_matter import dataset_type, license_values, trained_on
 from model_cards.report_view import ReportNode, given, num, number, optional
-from model_cards.sources import all_drawn, any_drawn, known_limits
 
 TASK = "reconstruction"
 TAGS = ["medical", "dermatology", "skin-lesion", "autoencoder", "research-only", "lesion-suite"]
@@ -22,7 +21,7 @@ def is_autoencoder(report: ReportNode) -> bool:
 
 
 def autoencoder_values(report: ReportNode, files: Sequence[str]) -> dict[str, Any]:
-    """What the template needs beside the report itself.
+    """What the templates read beside the report itself.
 
     Raises:
         MissingNumberError: a value that the card shows is missing.

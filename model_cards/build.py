@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser, run
-from model_cards.card import CARD, DETAILS, REPORT, ReportError, read_report, render, report_kind
+from datasets_scripts.command import OneLineParser, UserError, run
+from model_cards.card import CARD, DETAILS, REPORT, read_report, render, report_kind
 from model_cards.hub import check_repo_id
 from model_cards.manifest import MANIFEST, list_files, write_manifest, write_text
 
@@ -25,18 +25,17 @@ def build_card(folder: Path, repo_id: str | None = None) -> dict[str, str]:
         File name -> text of what was written.
 
     Raises:
-        ReportError: no report, one that cannot be read, is of no single model, or names an absent figure.
+        UserError: no report, one that cannot be read, is of no single model, or names an absent figure.
         MissingNumberError: a number that the card shows is missing from the report.
-        ManifestError: a link in the folder leads out of it.
-        RepoIdError: ``repo_id`` is no name of a repository.
+        UserError: a link in the folder leads out of it; ``repo_id`` is no name of a repository.
     """
     folder = Path(folder)
     if not (folder / REPORT).is_file() and (folder / "audit.json").is_file():
-        raise ReportError(f"{folder} is a dataset folder: the command that built it wrote its card and manifest")
+        raise UserError(f"{folder} is a dataset folder: the command that built it wrote its card and manifest")
     report = read_report(folder)
     if (kind := report_kind(report)) != "model":
         named = kind.replace("_", " ")
-        raise ReportError(f"{folder} holds a {named}, not one model: the command that made it wrote its {CARD}")
+        raise UserError(f"{folder} holds a {named}, not one model: the command that made it wrote its {CARD}")
     files, _ = list_files(folder)
     texts = {}
     if repo_id is not None:

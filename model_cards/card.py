@@ -18,21 +18,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from datasets_scripts.command import UserError, read_json
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
-from model_cards.facts import counted_as_one, facts_of, is_fitted, only_imported, sources_of
+from model_cards.facts import counted_as_one, facts_of, is_fitted, known_limits, only_imported, sources_of
 from model_cards.front_matter import front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
-from model_cards.sources import known_limits
 
 CARD = "README.md"
 DETAILS = "REPORT.md"
 REPORT = "report.json"
 REPORT_VERSION = 1
-# What a report may be of, beside one model: its folds pooled, or images that a model only scored.
+# What a report may be of, beside one model: its pooled folds, or images that a model has scored.
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
 CARD_LAYOUT = 7
-# Groups that need a doctor, in the order in which they are named.
+# Groups that a doctor should see, in the order in which they are named.
 MALIGNANT_GROUPS = ("malignant", "premalignant")
 IMAGE = "takes one image of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
@@ -41,7 +40,7 @@ READS = {
     ("metadata",): f"takes no image, only {KNOWN},",
     ("pixel_values", "metadata"): f"{IMAGE}, and {KNOWN},",
 }
-# What an image processor may do before the resize, by the switch that the report knows it by.
+# What an image processor may do before the resize, by its setting in the report.
 STEPS = {
     "do_hair_removal": "hair removal",
     "do_lesion_crop": "lesion crop",
@@ -51,26 +50,22 @@ AUTOENCODER = {CARD: "autoencoder.md.j2", DETAILS: "autoencoder_details.md.j2"}
 TEMPLATES = Path(__file__).parent / "templates"
 
 
-class ReportError(UserError):
-    """A report that is absent, cannot be read, or names a file that is not there."""
-
-
 def read_report(folder: Path) -> dict[str, Any]:
     """The parsed ``report.json`` of a folder.
 
     Raises:
-        ReportError: absent, not JSON, or of a newer layout.
+        UserError: absent, not JSON, or of a newer layout.
     """
     path = Path(folder) / REPORT
     try:
         report = read_json(path)
     except FileNotFoundError as error:
-        raise ReportError(f"{folder} has no {REPORT}: give the folder of a trained and evaluated model") from error
+        raise UserError(f"{folder} has no {REPORT}: give the folder of a trained and evaluated model") from error
     except UserError as error:
-        raise ReportError(f"{path}: {error}; evaluate the model again") from error
+        raise UserError(f"{path}: {error}; evaluate the model again") from error
     version = report.get("schema_version", 0)
     if not isinstance(version, int) or version > REPORT_VERSION:
-        raise ReportError(f"{path} has layout {version!r}, this reads up to {REPORT_VERSION}: update lesion-suite")
+        raise UserError(f"{path} has layout {version!r}, this reads up to {REPORT_VERSION}: update lesion-suite")
     return report
 
 
@@ -92,7 +87,7 @@ def render(report: dict[str, Any], files: Sequence[str]) -> dict[str, str]:
 
     Raises:
         MissingNumberError: a value that the texts show is missing; the message names its path.
-        ReportError: the report names a figure that is not in the folder.
+        UserError: the report names a figure that is not in the folder.
     """
     node = ReportNode(report)
     if is_autoencoder(node):
@@ -190,7 +185,7 @@ def label_rows(report: ReportNode) -> list[dict[str, str]]:
 def steps_before(report: ReportNode) -> str:
     """Which steps the image processor takes before the resize, ``hair removal off, ...``; empty where it is not known.
 
-    Trust holds for one preprocessing alone, so a report with fitted trust knows it; a switch that it lacks is off.
+    Trust holds for one preprocessing only, so a report with fitted trust has its settings; a missing setting is off.
     """
     settings = raw(optional(report["trust"]["fitted_for"], "preprocessing")) if is_fitted(report) else {}
     if "do_resize" not in settings:
@@ -202,13 +197,13 @@ def check_figures(report: ReportNode, files: Sequence[str]) -> list[dict[str, st
     """File, caption and alternative text of each figure of the report, or of a section of it.
 
     Raises:
-        ReportError: a figure is not among the files.
+        UserError: a figure is not among the files.
     """
     figures = []
     for figure in report["figures"]:
         file, caption = str(figure["file"]), str(figure["caption"])
         if file not in files:
-            raise ReportError(f"report.json names {file}, which is not in the folder: draw the figures again")
+            raise UserError(f"report.json names {file}, which is not in the folder: draw the figures again")
         alt = PurePosixPath(file).stem.replace("_", " ")
         figures.append({"file": file, "caption": caption.replace("*", "\\*"), "alt": alt})
     return figures
@@ -222,7 +217,6 @@ __all__ = [
     "REPORT",
     "SCORING",
     "MissingNumberError",
-    "ReportError",
     "read_report",
     "render",
     "report_kind",

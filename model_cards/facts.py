@@ -1,7 +1,7 @@
-"""What kind of model a report speaks of: ours or of others, tested or not, with fitted trust or without.
+"""What kind of model a report describes: trained here or imported, tested or not, with fitted trust or without.
 
-The card's words follow from it, so that it never says of an imported model that it was trained here, or of a model
-without a test split that it was tested.
+The words of the card follow from it: it never states that an imported model was trained here, or that a model without
+a test split was tested.
 """
 
 from __future__ import annotations
@@ -10,9 +10,29 @@ import re
 from typing import Any
 
 from model_cards.report_view import MissingNumberError, ReportNode, given, raw
-from model_cards.sources import BUILT, all_drawn, any_drawn, known_limits
 
-# What the fit of prediction sets calls the threshold that is nobody's own.
+# Keyed by the lower-case name that a dataset's ``source`` column and the report's ``sources`` carry.
+SOURCE_LIMITS = {
+    "ham10000": (
+        "HAM10000 was collected at two places, a university clinic in Vienna (Austria) and a skin cancer practice in "
+        "Queensland (Australia). Skin tone was not recorded, and both places see mostly people with light skin. More "
+        "than half of the lesions were confirmed by histology; the others by follow-up, expert consensus or confocal "
+        "microscopy. The images were chosen and cropped by hand: sharper, better centred "
+        "and with far more disease in them than everyday practice has."
+    ),
+    "dermnet": (
+        "The DermNet images are close-up photographs and not dermoscopy, and one class comes from them alone. A "
+        "model can tell that class by the kind of image. Evaluate it by the results without that source."
+    ),
+    "phantom": (
+        "The phantom images are drawn by a program. They contain no skin and no disease. Nothing measured on them "
+        "says anything about a person."
+    ),
+}
+DRAWN = "phantom"
+# Sources of the suite's builders, which look for near-duplicates, and give them one ``group_id``.
+BUILT = ("class folders", "dermnet", "ham10000", "isic 2017 challenge", "isic archive", DRAWN)
+# The name of the threshold that classes without one of their own share.
 ALL_CLASSES = "all classes"
 MEMBERS = re.compile(r"(\d+) x ")
 
@@ -23,12 +43,12 @@ def only_imported(report: ReportNode) -> bool:
 
 
 def is_fitted(report: ReportNode) -> bool:
-    """Whether the model can say how far an answer of it can be trusted."""
+    """Whether trust was fitted: the model has gate, sets and bands."""
     return "trust" in report and "conformal" in report["trust"]
 
 
 def facts_of(report: ReportNode) -> dict[str, Any]:
-    """Facts about a report by which the templates choose their words.
+    """What the templates choose their words by.
 
     Returns:
         - ``split``: whose numbers the card shows: ``test``, or the first that there is; ``tested``: it is ``test``;
@@ -79,23 +99,24 @@ def chosen_on(report: ReportNode) -> str:
 
 
 def groups_known(report: ReportNode) -> dict[str, Any]:
-    """What says which images show one lesion.
+    """How images of one lesion are known.
 
     Returns:
-        - ``no_ids``: nothing does, so that each image counts as a lesion of its own (older reports do not say: False);
+        - ``no_ids``: they are not, so that each image counts as a lesion of its own (False where an older report does
+          not state it);
         - ``without_id``: split -> images that lack such an id where others have one, only where there are some;
-        - ``id_column``: the column, ``""`` where nothing or nobody says.
+        - ``id_column``: the column, ``""`` where there is none or it is not stated.
     """
     dataset = report["provenance"]["dataset"] if "provenance" in report else report
-    unsaid: dict[str, Any] = {"column": "group_id", "missing": {}}
-    found: dict[str, Any] = raw(dataset["group_ids"]) if "group_ids" in dataset else unsaid
+    not_given: dict[str, Any] = {"column": "group_id", "missing": {}}
+    found: dict[str, Any] = raw(dataset["group_ids"]) if "group_ids" in dataset else not_given
     missing = {split: n for split, n in found["missing"].items() if n}
     no_ids = found["column"] is None
     return {"no_ids": no_ids, "without_id": {} if no_ids else missing, "id_column": found["column"] or ""}
 
 
 def counted_as_one(dataset: ReportNode) -> str:
-    """One sentence on which images count as one lesion, as far as a dataset's section says it."""
+    """One sentence on which images count as one lesion, as far as the dataset's section states it."""
     found = groups_known(dataset)
     if found["no_ids"]:
         return (
@@ -114,7 +135,7 @@ def counted_as_one(dataset: ReportNode) -> str:
 
 
 def count_members(report: ReportNode) -> int:
-    """Members of an ensemble, 0 for a single model; of an imported one its backbones say it: ``5 x resnet50``."""
+    """Members of an ensemble, 0 for a single model; of an imported one from its backbones: ``5 x resnet50``."""
     if "imported" in report:
         return sum(int(amount) for amount in MEMBERS.findall(str(report["model"]["backbone"])))
     training = report["training"]
@@ -154,3 +175,18 @@ def shared_sources(report: ReportNode) -> list[str]:
     evaluated = [str(name) for name in report["provenance"]["dataset"]["sources"]]
     trained = [name for key in ("trained_on", "imported") if key in report for name in raw(report[key]["sources"])]
     return [name for name in evaluated if name.lower() in {str(other).lower() for other in trained}]
+
+
+def known_limits(sources: list[str]) -> list[str]:
+    """One paragraph for each of the named sources that we know something about."""
+    return [SOURCE_LIMITS[name.lower()] for name in sources if name.lower() in SOURCE_LIMITS]
+
+
+def any_drawn(sources: list[str]) -> bool:
+    """Whether some of the images were drawn by a program."""
+    return any(name.lower() == DRAWN for name in sources)
+
+
+def all_drawn(sources: list[str]) -> bool:
+    """Whether every image was drawn by a program."""
+    return bool(sources) and all(name.lower() == DRAWN for name in sources)

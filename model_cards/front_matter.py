@@ -36,7 +36,7 @@ HUB_LICENSES = frozenset(
     for version in versions
 ) | {"mit", "odbl", "odc-by", "openrail", "unlicense", "other", "unknown"}
 TAGS = ["medical", "dermatology", "skin-lesion", "calibration", "uncertainty", "research-only", "lesion-suite"]
-# Of a model whose trust was fitted: what somebody looks for who wants one that knows when not to answer.
+# Of a model with fitted trust.
 TRUST_TAGS = ["conformal-prediction", "out-of-distribution-detection", "selective-classification"]
 METRICS = ["accuracy", "balanced_accuracy", "f1", "roc_auc", "brier_score"]
 

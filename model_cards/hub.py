@@ -34,15 +34,11 @@ class HubProblem(UserError):
         self.status = status
 
 
-class RepoIdError(UserError):
-    """Not the name of a repository."""
-
-
 def split_revision(target: str) -> tuple[str, str | None]:
     """``ORG/NAME@REVISION`` -> (``ORG/NAME``, ``REVISION``); without ``@`` the revision is None.
 
     Raises:
-        RepoIdError: not a folder, and not the name of a repository either.
+        UserError: not a folder, and not the name of a repository either.
     """
     repo_id, _, revision = target.partition("@")
     check_repo_id(repo_id, "neither a folder nor a repository")
@@ -53,14 +49,14 @@ def check_repo_id(repo_id: str, what: str = "not a repository") -> None:
     """Refuse what cannot name a repository.
 
     Raises:
-        RepoIdError: with the rule that it breaks.
+        UserError: with the rule that it breaks.
     """
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise RepoIdError(f"{repo_id!r} is {what} ({error}): give ORG/NAME") from error
+        raise UserError(f"{repo_id!r} is {what} ({error}): give ORG/NAME") from error
     if repo_id.count("/") != 1:
-        raise RepoIdError(f"{repo_id!r} is {what}: give ORG/NAME")
+        raise UserError(f"{repo_id!r} is {what}: give ORG/NAME")
 
 
 def client() -> HfApi:
@@ -97,35 +93,35 @@ def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int |
         return f"no request was sent to the Hub for {about}: unset HF_HUB_OFFLINE", None
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
-        said = (error.response.headers.get("X-Error-Message") or str(error.server_message or "")).strip()
+        reason = (error.response.headers.get("X-Error-Message") or str(error.server_message or "")).strip()
         if isinstance(error, GatedRepoError):
             return (
-                f"{about} on {endpoint} is gated ({said}): ask for access on its page, with this token's user",
+                f"{about} on {endpoint} is gated ({reason}): ask for access on its page, with this token's user",
                 status,
             )
         if status == 401 and isinstance(error, RepositoryNotFoundError):
             return f"{endpoint} has no {about}, or it is private: check the name, or set HF_TOKEN", status
         if status == 401:
             advice = "set HF_TOKEN to a valid token, or run hf auth login"
-            return f"{endpoint} refused the token, or wants one for {about} ({said}): {advice}", status
+            return f"{endpoint} refused the token, or wants one for {about} ({reason}): {advice}", status
         if status == 403:
-            return f"{endpoint} does not let this token write to {about} ({said}): use a token that may", status
+            return f"{endpoint} does not let this token write to {about} ({reason}): use a token that may", status
         if isinstance(error, RevisionNotFoundError):
-            return f"{about} has no such revision on {endpoint} ({said})", status
+            return f"{about} has no such revision on {endpoint} ({reason})", status
         if isinstance(error, RepositoryNotFoundError):
             return f"{endpoint} has no {about}, or this token may not see it", status
         if status == 412:
             return f"somebody committed to {about} meanwhile: run the command again", status
-        return f"{endpoint} answered {status} on {about}: {said or 'no reason given'}", status
+        return f"{endpoint} answered {status} on {about}: {reason or 'no reason given'}", status
     if isinstance(error, HTTPError | ConnectionError):
         kind = type(error).__name__
         return f"{endpoint} cannot be reached ({kind}): check the network and HF_ENDPOINT", None
-    said = " ".join(str(error).split())
+    reason = " ".join(str(error).split())
     if isinstance(error, OSError) or type(error) in (RuntimeError, ValueError):
-        return f"{about} on {endpoint}: {said}", None
+        return f"{about} on {endpoint}: {reason}", None
     return (
-        f"{endpoint} answered something on {about} that is not the Hub's form ({type(error).__name__}: {said[:200]}): "
-        "check HF_ENDPOINT and the network, then run the same command again",
+        f"{endpoint} answered something on {about} that is not the Hub's form ({type(error).__name__}: "
+        f"{reason[:200]}): check HF_ENDPOINT and the network, then run the same command again",
         None,
     )
 

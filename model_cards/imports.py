@@ -19,21 +19,17 @@ from datasets_scripts.command import UserError
 OF_THE_IMAGE = frozenset({"datasets", "gradio", "huggingface-hub", "requests", "spaces"})
 
 
-class PythonFileError(UserError):
-    """A file that is no Python."""
-
-
 def parse(path: Path, name: str) -> ast.Module:
     """The syntax tree of a file; ``name`` is what an error calls it.
 
     Raises:
-        PythonFileError: with the line that is wrong.
+        UserError: with the line that is wrong.
     """
     try:
         return ast.parse(path.read_bytes())
     except (SyntaxError, ValueError) as error:
         where = f"line {error.lineno}: {error.msg}" if isinstance(error, SyntaxError) else str(error)
-        raise PythonFileError(f"{name} is no Python ({where}): fix it, or leave it out of the folder") from error
+        raise UserError(f"{name} is no Python ({where}): fix it, or leave it out of the folder") from error
 
 
 def third_party(tree: ast.Module) -> list[tuple[int, str]]:

@@ -24,10 +24,6 @@ NOT_LISTED = {MANIFEST, ".gitattributes"}
 NOT_ENTERED = {".git", ".cache", "__pycache__"}
 
 
-class ManifestError(UserError):
-    """A manifest that is absent, cannot be read, or cannot be written for this folder."""
-
-
 def write_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """Hash every file of a folder and write ``manifest.json``; the file appears whole or not at all.
 
@@ -35,14 +31,14 @@ def write_manifest(folder: Path) -> dict[str, dict[str, Any]]:
         The ``files`` map that was written.
 
     Raises:
-        ManifestError: the folder is absent or empty, or a link in it leads out of it.
+        UserError: the folder is absent or empty, or a link in it leads out of it.
     """
     folder = Path(folder)
     paths, outside = list_files(folder)
     if outside:
-        raise ManifestError(outside[0])
+        raise UserError(outside[0])
     if not paths:
-        raise ManifestError(f"{folder} holds no file: give the folder of a finished model or dataset")
+        raise UserError(f"{folder} holds no file: give the folder of a finished model or dataset")
     facts = {path: file_facts(folder / path) for path in _progress(paths, folder)}
     write_text(folder / MANIFEST, manifest_text(facts))
     return facts
@@ -61,7 +57,7 @@ def check_manifest(folder: Path) -> list[str]:
         out of the folder. Empty when the folder is exactly what the manifest says.
 
     Raises:
-        ManifestError: there is no manifest, or it cannot be read.
+        UserError: there is no manifest, or it cannot be read.
     """
     folder = Path(folder)
     listed = read_manifest(folder)
@@ -85,17 +81,15 @@ def read_manifest(folder: Path) -> dict[str, dict[str, Any]]:
     """The ``files`` map of a folder's manifest.
 
     Raises:
-        ManifestError: absent, not JSON, of a newer layout, or listing a path outside the folder.
+        UserError: absent, not JSON, of a newer layout, or listing a path outside the folder.
     """
     path = Path(folder) / MANIFEST
     try:
         content = read_json(path)
     except FileNotFoundError as error:
-        raise ManifestError(
-            f"{folder} has no {MANIFEST}: build it with python -m model_cards.build {folder}"
-        ) from error
+        raise UserError(f"{folder} has no {MANIFEST}: build it with python -m model_cards.build {folder}") from error
     except UserError as error:
-        raise ManifestError(f"{path}: {error}; build the folder again") from error
+        raise UserError(f"{path}: {error}; build the folder again") from error
     return parse_manifest(content, str(path))
 
 
@@ -103,19 +97,19 @@ def parse_manifest(content: Any, name: str) -> dict[str, dict[str, Any]]:
     """The ``files`` map of a parsed manifest; ``name`` is what an error calls it.
 
     Raises:
-        ManifestError: of a newer layout, malformed, or listing a path outside the folder.
+        UserError: of a newer layout, malformed, or listing a path outside the folder.
     """
     files = content.get("files") if isinstance(content, dict) else None
     if not isinstance(files, dict) or not all(isinstance(facts, dict) for facts in files.values()):
-        raise ManifestError(f"{name} has no map 'files' of path -> sha256 and size: build the folder again")
+        raise UserError(f"{name} has no map 'files' of path -> sha256 and size: build the folder again")
     version = content.get("schema_version", 0)
     if isinstance(version, bool) or not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise ManifestError(
+        raise UserError(
             f"{name} has layout {version!r}, this version reads up to {SCHEMA_VERSION}: update lesion-suite"
         )
     for path in files:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
-            raise ManifestError(f"{name} lists {path!r}, which is outside its folder: do not trust this folder")
+            raise UserError(f"{name} lists {path!r}, which is outside its folder: do not trust this folder")
     return files
 
 
@@ -127,7 +121,7 @@ def list_files(folder: Path) -> tuple[list[str], list[str]]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ManifestError(f"{folder} is not a folder: give the folder of a finished model or dataset")
+        raise UserError(f"{folder} is not a folder: give the folder of a finished model or dataset")
     root = folder.resolve()
     paths, refused = [], []
     for parent, folders, names in os.walk(folder):

@@ -1,7 +1,7 @@
-"""Checks the files of a model folder of another author before anything is built from it.
+"""Checks of a model folder by other people, on its files alone, before anything is built from them.
 
-transformers and timm follow what ``config.json`` says: into files, other repositories, and as many layers as it asks
-for. Here the config is a JSON object and nothing more; whatever reaches further than its own folder is named.
+transformers and timm do what ``config.json`` says: open files and other repositories, and build as many layers as it
+names. Here the config is a JSON object and nothing more; whatever reaches further than its own folder is named.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ LONGEST_HEADER = 100_000_000  # of the format itself
 
 
 class ModelFileError(UserError):
-    """A file of a model folder that requests more than is allowed, or is not what its name says."""
+    """A file of a model folder that refers to what it must not, or is not of the type of its name."""
 
 
 def check_config(config: Mapping[str, Any], name: str = CONFIG) -> Iterator[str]:
@@ -116,11 +116,11 @@ def _too_large(value: Any, most: float) -> bool:
 
 
 def check_json(path: Path) -> dict[str, Any]:
-    """A config, or an image processor's, that reaches nowhere.
+    """A config, or an image processor's, that refers to nothing outside the folder.
 
     Raises:
         FileNotFoundError: there is none.
-        ModelFileError: it cannot be read, or requests more than is allowed.
+        ModelFileError: it cannot be read, or refers to what it must not.
     """
     try:
         content = read_json(path, finite=False)
@@ -200,7 +200,7 @@ def check_unchanged(paths: Mapping[str, Path], manifest: Path | None) -> None:
 
     Raises:
         ModelFileError: names the file that differs.
-        ManifestError: the manifest cannot be used.
+        UserError: the manifest cannot be used.
     """
     if manifest is None:
         return

@@ -1,4 +1,4 @@
-"""A repository's revision, resolved to its full commit and checked there: is it what it says, can a Space load it?"""
+"""A repository's revision, resolved to its full commit and compared with its manifest and what a Space needs."""
 
 from __future__ import annotations
 
@@ -29,10 +29,6 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 Remote = dict[str, RepoFile]
 
 
-class PinError(UserError):
-    """A model or dataset that a Space cannot be deployed with."""
-
-
 @dataclass(frozen=True)
 class Pin:
     """A model or dataset at one commit, which no later push can change.
@@ -40,14 +36,14 @@ class Pin:
     Attributes:
         repo_id: ``ORG/NAME``.
         commit: the full hash, 40 hexadecimal digits.
-        asked: the requested revision.
+        revision: the branch, tag or commit that was given.
         checked: what was compared there, for a reader.
         locked: ``private``, ``gated`` or empty: whether a Space needs a token to read it.
     """
 
     repo_id: str
     commit: str
-    asked: str
+    revision: str
     checked: str
     locked: str
 
@@ -61,17 +57,16 @@ def split_targets(setting: str, option: str) -> list[tuple[str, str | None]]:
     """``REPO[@REVISION],...`` -> (repository, revision or None).
 
     Raises:
-        PinError: an empty entry or revision, or a folder of this machine.
-        RepoIdError: not the name of a repository.
+        UserError: an empty entry or revision, or a folder of this machine; not the name of a repository.
     """
     found = []
     for entry in (part.strip() for part in setting.split(",")):
         repo_id, at, revision = entry.partition("@")
         if not entry or (at and not revision):
             what = f"the entry {entry!r} without a revision" if entry else "an empty entry"
-            raise PinError(f"{option} {setting!r} has {what}: give ORG/NAME or ORG/NAME@REVISION, commas between them")
+            raise UserError(f"{option} {setting!r} has {what}: give ORG/NAME or ORG/NAME@REVISION, commas between them")
         if (Path(entry) / CONFIG).is_file():
-            raise PinError(
+            raise UserError(
                 f"{option} names the folder {entry}, which a Space on the Hub cannot read: publish it first (python -m "
                 f"model_cards.publish {entry} --repo-id ORG/NAME) and give its ORG/NAME"
             )
@@ -81,7 +76,7 @@ def split_targets(setting: str, option: str) -> list[tuple[str, str | None]]:
 
 
 def pin_model(api: HfApi, repo_id: str, revision: str | None, has: Callable[[str], bool]) -> Pin:
-    """Resolve a model's revision, compare its files with its manifest, and look whether a Space can load it.
+    """Resolve a model's revision, compare its files with its manifest, and check that a Space can load it.
 
     Large files are compared by the sha256 that the Hub states, small ones are downloaded. A model without a manifest
     is only looked at for what loading needs.
@@ -94,7 +89,7 @@ def pin_model(api: HfApi, repo_id: str, revision: str | None, has: Callable[[str
 
     Raises:
         HubProblem: there is no such model or revision, or it cannot be read.
-        PinError: it is not what its manifest says, or the Space could not load it.
+        UserError: it differs from its manifest, or the Space could not load it.
     """
     pin, remote = resolve(api, repo_id, revision, "model")
     with tempfile.TemporaryDirectory(prefix="pin-") as name:
@@ -103,11 +98,11 @@ def pin_model(api: HfApi, repo_id: str, revision: str | None, has: Callable[[str
         checked = check_files(pin, remote, folder)
         check_weights(pin, remote, folder)
         check_loadable(pin, folder, has)
-    return Pin(pin.repo_id, pin.commit, pin.asked, checked, pin.locked)
+    return Pin(pin.repo_id, pin.commit, pin.revision, checked, pin.locked)
 
 
 def pin_gallery(api: HfApi, repo_id: str, revision: str | None, models: list[Pin]) -> Pin:
-    """Resolve the revision of a gallery, compare its files with its manifest, and look whose features it holds.
+    """Resolve the revision of a gallery, compare its files with its manifest, and check whose features it has.
 
     Args:
         api: the Hub's client.
@@ -117,12 +112,12 @@ def pin_gallery(api: HfApi, repo_id: str, revision: str | None, models: list[Pin
 
     Raises:
         HubProblem: there is no such dataset or revision, or it cannot be read.
-        PinError: it is not what its manifest says, is no gallery, or was made with none of the models.
+        UserError: it differs from its manifest, is no gallery, or was made with none of the models.
     """
     pin, remote = resolve(api, repo_id, revision, "dataset")
     absent = [name for name in (GALLERY_FACTS, GALLERY_ROWS) if name not in remote]
     if absent:
-        raise PinError(f"dataset {pin.setting} has no {absent[0]}: a gallery holds {GALLERY_FACTS} and {GALLERY_ROWS}")
+        raise UserError(f"dataset {pin.setting} has no {absent[0]}: a gallery holds {GALLERY_FACTS} and {GALLERY_ROWS}")
     with tempfile.TemporaryDirectory(prefix="pin-") as name:
         fetch_small(api, pin, remote, Path(name), "dataset")
         checked = check_files(pin, remote, Path(name))
@@ -131,22 +126,22 @@ def pin_gallery(api: HfApi, repo_id: str, revision: str | None, models: list[Pin
     commits = [other.commit for other in models if other.repo_id.split("/")[1] == model.get("name")]
     if not commits or model.get("commit") not in (None, *commits):
         version = f" at commit {model['commit']}" if model.get("commit") else ""
-        raise PinError(
+        raise UserError(
             f"gallery {pin.setting} was made with the model {model.get('name')!r}{version}, which is not among those "
             "deployed: distances of another model's features mean nothing"
         )
-    return Pin(pin.repo_id, pin.commit, pin.asked, checked, pin.locked)
+    return Pin(pin.repo_id, pin.commit, pin.revision, checked, pin.locked)
 
 
 def resolve(api: HfApi, repo_id: str, revision: str | None, repo_type: str) -> tuple[Pin, Remote]:
-    """The commit that a revision stands for now, and the files there."""
+    """The commit of a revision now, and the files there."""
     about = f"{repo_type} {repo_id}" + (f"@{revision}" if revision else "")
     with one_sentence(api, about):
         info = api.repo_info(repo_id, repo_type=repo_type, revision=revision)
         assert isinstance(info, ModelInfo | DatasetInfo)
         commit = str(info.sha)
         if info.disabled or not COMMIT.fullmatch(commit):
-            raise PinError(f"{about} is disabled on {api.endpoint}, or has no commit: choose another")
+            raise UserError(f"{about} is disabled on {api.endpoint}, or has no commit: choose another")
         tree = api.list_repo_tree(repo_id, recursive=True, revision=commit, repo_type=repo_type)
         remote = {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
     locked = "private" if info.private else "gated" if info.gated else ""
@@ -168,14 +163,14 @@ def check_files(pin: Pin, remote: Remote, folder: Path) -> str:
     """Compare a repository with its own manifest, and say what was compared.
 
     Raises:
-        PinError: a file is missing, was changed, or is not listed.
+        UserError: a file is missing, was changed, or is not listed.
     """
     if MANIFEST not in remote:
         return "has no manifest: not compared"
     try:
         content = read_json_file(folder / MANIFEST)
     except UserError as error:
-        raise PinError(f"{pin.setting} does not verify: {MANIFEST}: {error}") from error
+        raise UserError(f"{pin.setting} does not verify: {MANIFEST}: {error}") from error
     listed = parse_manifest(content, f"{pin.setting}/{MANIFEST}")
     problems = [f"{path} is missing" for path in listed if path not in remote]
     problems += [f"{path} is not in {MANIFEST}" for path in remote if path not in {*listed, MANIFEST, ".gitattributes"}]
@@ -186,7 +181,7 @@ def check_files(pin: Pin, remote: Remote, folder: Path) -> str:
             problems.append(f"{path} was changed")
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise PinError(
+        raise UserError(
             f"{pin.setting} does not verify: {problems[0]}{more}; publish it again, or pin a revision that does"
         )
     return f"{len(listed)} files match its manifest"
@@ -196,17 +191,17 @@ def check_weights(pin: Pin, remote: Remote, folder: Path) -> None:
     """Refuse a model whose weights are absent, incomplete, or a pickle (which may run code when it is read).
 
     Raises:
-        PinError: names the file.
+        UserError: names the file.
     """
     if WEIGHTS in remote:
         return
     if INDEX not in remote:
-        raise PinError(f"model {pin.setting} has no weights ({WEIGHTS}): name a repository that holds a trained model")
+        raise UserError(f"model {pin.setting} has no weights ({WEIGHTS}): name a repository that holds a trained model")
     shards = read_json(pin, folder, INDEX).get("weight_map")
     names = sorted(set(shards.values())) if isinstance(shards, dict) else []
     missing = [name for name in names if name not in remote]
     if missing or not names:
-        raise PinError(f"model {pin.setting} lacks a part of its weights ({', '.join(missing[:3]) or INDEX})")
+        raise UserError(f"model {pin.setting} lacks a part of its weights ({', '.join(missing[:3]) or INDEX})")
 
 
 def check_loadable(pin: Pin, folder: Path, has: Callable[[str], bool]) -> None:
@@ -216,25 +211,25 @@ def check_loadable(pin: Pin, folder: Path, has: Callable[[str], bool]) -> None:
     whatever the model is pinned to.
 
     Raises:
-        PinError: says what is missing.
+        UserError: says what is missing.
     """
     config = read_json(pin, folder, CONFIG)
     for name in (CONFIG, PROCESSOR):
         # Code of another repository is refused below, with its own advice.
-        told = read_json(pin, folder, name) if (folder / name).is_file() else {}
-        for problem in check_config({key: value for key, value in told.items() if key != "auto_map"}, name):
-            raise PinError(f"model {pin.setting}: {problem}")
+        content = read_json(pin, folder, name) if (folder / name).is_file() else {}
+        for problem in check_config({key: value for key, value in content.items() if key != "auto_map"}, name):
+            raise UserError(f"model {pin.setting}: {problem}")
     own = config.get("auto_map") or {}
     references = [(CONFIG, own.get(key)) for key in ("AutoConfig", "AutoModelForImageClassification") if own]
     if any(reference is None for _, reference in references):
-        raise PinError(
+        raise UserError(
             f"model {pin.setting} is no image classifier: auto_map of its {CONFIG} lacks "
             "AutoModelForImageClassification or AutoConfig"
         )
     if not own and "pretrained_cfg" in config:
-        return  # timm's own layout, which transformers loads: config.json stands for the processor too
+        return  # timm's own layout, which transformers loads: config.json describes the processor too
     if not own and config.get("model_type") not in known_model_types():
-        raise PinError(
+        raise UserError(
             f"model {pin.setting} is no image classifier that a Space can load: its {CONFIG} has no auto_map, and "
             f"transformers has no image classifier of model_type {config.get('model_type')!r}"
         )
@@ -247,10 +242,10 @@ def code_file(pin: Pin, name: str, reference: str) -> str:
     """The module of an ``auto_map`` entry, ``modeling_x.ClassName`` -> ``modeling_x``.
 
     Raises:
-        PinError: it lies in another repository, which the pin does not hold.
+        UserError: it lies in another repository, which the pin does not hold.
     """
     if "--" in reference:
-        raise PinError(
+        raise UserError(
             f"model {pin.setting} takes its code from another repository ({name}: {reference}), which a pin does not "
             "hold: publish the model with its code beside it"
         )
@@ -261,18 +256,18 @@ def check_own_code(pin: Pin, folder: Path, modules: set[str], has: Callable[[str
     """Follow a model's code from module to module.
 
     Raises:
-        PinError: a file is missing, or imports what the Space's machine does not have.
+        UserError: a file is missing, or imports what the Space's machine does not have.
     """
     waiting, seen = sorted(modules), set(modules)
     while waiting:
         module = waiting.pop()
         path = folder / f"{module}.py"
         if not path.is_file():
-            raise PinError(f"model {pin.setting} has no {module}.py, which its code needs: publish it again")
+            raise UserError(f"model {pin.setting} has no {module}.py, which its code needs: publish it again")
         tree = parse(path, f"{module}.py of model {pin.setting}")
         for line, name in third_party(tree):
             if not has(name):
-                raise PinError(
+                raise UserError(
                     f"{module}.py line {line} of model {pin.setting} imports {name}, which the Space's "
                     "requirements.txt does not name: add it"
                 )
@@ -285,15 +280,15 @@ def read_json(pin: Pin, folder: Path, name: str, repo_type: str = "model") -> di
     """A JSON mapping of a model or dataset.
 
     Raises:
-        PinError: absent or broken.
+        UserError: absent or broken.
     """
     about = f"{repo_type} {pin.setting}"
     try:
         return read_json_file(folder / name, finite=False)
     except FileNotFoundError as error:
-        raise PinError(f"{about} has no {name}: name a repository that holds a finished {repo_type}") from error
+        raise UserError(f"{about} has no {name}: name a repository that holds a finished {repo_type}") from error
     except UserError as error:
-        raise PinError(f"{name} of {about}: {error}") from error
+        raise UserError(f"{name} of {about}: {error}") from error
 
 
 def known_model_types() -> set[str]:

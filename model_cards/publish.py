@@ -10,25 +10,24 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.utils import disable_progress_bars
 
-from datasets_scripts.command import OneLineParser, run
+from datasets_scripts.command import OneLineParser, UserError, run
 from model_cards.card import REPORT, read_report, render, report_kind
 from model_cards.hub import check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, bytes_facts, file_facts, list_files, manifest_text, read_manifest
 from model_cards.publish_space import MODELS, deploy, describe_space, space_plan, variable_rows, would_change
 from model_cards.report_view import size_text
 from model_cards.space_folder import is_space
-from model_cards.upload import Plan, Published, PublishError, publish
+from model_cards.upload import Plan, Published, publish
 from model_cards.verify import folder_type, verify_folder
 
-__all__ = ["Plan", "PublishError", "Published", "plan", "publish"]
+__all__ = ["Plan", "Published", "plan", "publish"]
 
 
 def plan(folder: Path, repo_id: str, repo_type: str | None = None, dataset: str | None = None) -> Plan:
-    """Check the folder and the repository's name, without a request to a server.
+    """Check the folder and the repository's name; sends no request.
 
     Raises:
-        RepoIdError: not ``ORG/NAME``.
-        PublishError: the folder does not verify, is not of the given type, or holds no single model.
+        UserError: not ``ORG/NAME``; the folder does not verify, is not of the given type, or holds no single model.
     """
     folder = Path(folder)
     check_repo_id(repo_id)
@@ -36,16 +35,16 @@ def plan(folder: Path, repo_id: str, repo_type: str | None = None, dataset: str 
         check_repo_id(dataset, "not a dataset repository")
     found = folder_type(folder)
     if repo_type not in (None, found):
-        raise PublishError(f"--repo-type {repo_type}, but {folder} holds a {found}: leave the option out")
+        raise UserError(f"--repo-type {repo_type}, but {folder} holds a {found}: leave the option out")
     if found == "model" and (kind := report_kind(read_report(folder))) != "model":
         named = kind.replace("_", " ")
-        raise PublishError(f"{folder} holds a {named}, and a repository holds one model: publish a model's folder")
+        raise UserError(f"{folder} holds a {named}, and a repository holds one model: publish a model's folder")
     problems = verify_folder(folder)
     if problems:
         more = f" (and {len(problems) - 1} more: python -m model_cards.verify {folder})" if len(problems) > 1 else ""
-        raise PublishError(f"{folder} is not published, since it does not verify: {problems[0]}{more}")
+        raise UserError(f"{folder} is not published, since it does not verify: {problems[0]}{more}")
     if dataset is not None and (found == "dataset" or "imported" in read_report(folder)):
-        raise PublishError(f"--dataset is for a model that was trained here, which {folder} is not: leave it out")
+        raise UserError(f"--dataset is for a model that was trained here, which {folder} is not: leave it out")
     if found == "dataset":
         return Plan(folder, repo_id, found, {**read_manifest(folder), MANIFEST: file_facts(folder / MANIFEST)})
     rewritten = named_for(folder, repo_id, dataset)
@@ -67,7 +66,7 @@ def named_for(folder: Path, repo_id: str, dataset: str | None) -> dict[str, byte
     try:
         texts = {REPORT: json.dumps(report, indent=1, allow_nan=False) + "\n", **render(report, files)}
     except ValueError as error:
-        raise PublishError(f"{folder / REPORT} cannot be written for {repo_id} ({error}): evaluate again") from error
+        raise UserError(f"{folder / REPORT} cannot be written for {repo_id} ({error}): evaluate again") from error
     rewritten = {path: text.encode("utf-8") for path, text in texts.items()}
     facts = {**read_manifest(folder), **{path: bytes_facts(content) for path, content in rewritten.items()}}
     return {**rewritten, MANIFEST: manifest_text(facts).encode("utf-8")}
@@ -85,7 +84,7 @@ def main() -> None:
     args = parse_arguments()
     how = ", ".join([args.private * "private", args.create_pr * "as a pull request"]).strip(", ") or "public"
     of_a_space = [option for option in ("models", "gallery") if getattr(args, option) is not None]
-    space = is_space(args.folder, asked=args.repo_type == "space" or bool(of_a_space))
+    space = is_space(args.folder, given=args.repo_type == "space" or bool(of_a_space))
     if space or not sys.stderr.isatty():
         disable_progress_bars()  # a Space's files are small
     if space:
@@ -93,7 +92,7 @@ def main() -> None:
         return
     if of_a_space:
         kind = folder_type(args.folder)
-        raise PublishError(f"--{of_a_space[0]} is for a Space, but {args.folder} holds a {kind}: leave it out")
+        raise UserError(f"--{of_a_space[0]} is for a Space, but {args.folder} holds a {kind}: leave it out")
     work = plan(args.folder, args.repo_id, args.repo_type, args.dataset)
     print(describe(work, constants.ENDPOINT, how))
     if args.dry_run:
@@ -149,21 +148,21 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def client_with_token() -> HfApi:
-    """A client that may write, as far as one can tell here.
+    """A client that may write, if a token is set.
 
     Raises:
-        PublishError: there is no token.
+        UserError: there is no token.
     """
     api = client()
     if not api.token:
-        raise PublishError("there is no token: set HF_TOKEN, or run hf auth login")
+        raise UserError("there is no token: set HF_TOKEN, or run hf auth login")
     return api
 
 
 def publish_space(args: argparse.Namespace, how: str) -> None:
-    """Deploy a Space, or say what deploying it would change."""
+    """Deploy a Space, or print what deploying it would change."""
     if args.repo_type not in (None, "space"):
-        raise PublishError(f"--repo-type {args.repo_type}, but {args.folder} holds a space: leave the option out")
+        raise UserError(f"--repo-type {args.repo_type}, but {args.folder} holds a space: leave the option out")
     api = client() if args.dry_run else client_with_token()
     with space_plan(args.folder, args.repo_id, api, models=args.models, gallery=args.gallery) as work:
         print(describe_space(work, str(api.endpoint), how))

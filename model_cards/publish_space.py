@@ -16,21 +16,14 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, metadata_save
 
+from datasets_scripts.command import UserError
 from model_cards.hub import HubProblem, check_repo_id, one_sentence
 from model_cards.imports import covered
 from model_cards.manifest import MANIFEST, file_facts, write_manifest
-from model_cards.pins import Pin, PinError, pin_gallery, pin_model, split_targets
+from model_cards.pins import Pin, pin_gallery, pin_model, split_targets
 from model_cards.report_view import size_text
-from model_cards.space_folder import (
-    CONSTRAINTS,
-    README,
-    REQUIREMENTS,
-    SpaceError,
-    SpaceFolder,
-    pinned_requirements,
-    read_space,
-)
-from model_cards.upload import Plan, Published, ReadBackError, changes, publish, standing
+from model_cards.space_folder import CONSTRAINTS, README, REQUIREMENTS, SpaceFolder, pinned_requirements, read_space
+from model_cards.upload import Plan, Published, changes, publish, repo_state
 
 MODELS = "LESION_MODELS"
 GALLERY = "LESION_GALLERY"
@@ -78,7 +71,7 @@ class Deployed:
 def space_plan(
     folder: Path, repo_id: str, api: HfApi, *, models: str | None = None, gallery: str | None = None
 ) -> Iterator[SpacePlan]:
-    """Check a Space's folder, resolve what it shows to full commits, and lay a copy of it ready; writes nothing else.
+    """Check a Space's folder, resolve its models to full commits, and prepare a copy; writes nothing else.
 
     Args:
         folder: the Space.
@@ -88,23 +81,23 @@ def space_plan(
         gallery: ``REPO[@REVISION]`` of a dataset, or None.
 
     Raises:
-        RepoIdError, SpaceError, PythonFileError, PinError, HubProblem: what is wrong first.
+        UserError, HubProblem: what is wrong first.
     """
     check_repo_id(repo_id)
     space = read_space(Path(folder))
     for variable, wanted in ((MODELS, True), (GALLERY, gallery is not None)):
         if wanted and variable not in space.reads:
-            raise SpaceError(f"no file of {folder} reads {variable}: the page would not heed what it is deployed with")
+            raise UserError(f"no file of {folder} reads {variable}: the page would ignore what it is deployed with")
     pinned = pin_models(api, space, models)
     shown = None
     if gallery is not None:
         targets = split_targets(gallery, "--gallery")
         if len(targets) != 1:
-            raise PinError(f"--gallery {gallery!r} names {len(targets)} datasets: give one")
+            raise UserError(f"--gallery {gallery!r} names {len(targets)} datasets: give one")
         shown = pin_gallery(api, *targets[0], pinned)
     with tempfile.TemporaryDirectory(prefix="space-") as place:
         copy = Path(place) / space.folder.resolve().name
-        lay_ready(space, copy, pinned, shown)
+        prepare_copy(space, copy, pinned, shown)
         files = {**write_manifest(copy), MANIFEST: file_facts(copy / MANIFEST)}
         settings = [pin.setting for pin in [*pinned, *([shown] if shown else [])]]
         yield SpacePlan(Plan(copy, repo_id, "space", files, "\n".join(["Shows:", *settings])), space, pinned, shown)
@@ -114,25 +107,25 @@ def pin_models(api: HfApi, space: SpaceFolder, models: str | None) -> list[Pin]:
     """The models of a Space at their commits, in order.
 
     Raises:
-        PinError: none is named, or one twice.
+        UserError: none is named, or one twice.
     """
     option = "--models"
     if models is None:
         option = f"models: of {README}"
         models = ",".join(str(name) for name in space.card.get("models") or [])
     if not models.strip():
-        raise PinError(f"no model is named: give --models ORG/NAME[@REVISION],..., or list models: in the {README}")
+        raise UserError(f"no model is named: give --models ORG/NAME[@REVISION],..., or list models: in the {README}")
     own = {name.split("/")[0].removesuffix(".py") for name in space.files}
     pinned: list[Pin] = []
     for repo_id, revision in split_targets(models, option):
         pin = pin_model(api, repo_id, revision, lambda module: module in own or covered(module, space.provided))
         if pin.setting in (other.setting for other in pinned):
-            raise PinError(f"{option} names {repo_id} twice at {pin.commit}: leave one out")
+            raise UserError(f"{option} names {repo_id} twice at {pin.commit}: leave one out")
         pinned.append(pin)
     return pinned
 
 
-def lay_ready(space: SpaceFolder, copy: Path, models: list[Pin], gallery: Pin | None) -> None:
+def prepare_copy(space: SpaceFolder, copy: Path, models: list[Pin], gallery: Pin | None) -> None:
     """Copy what is uploaded; the copy names the models and the gallery's dataset, and its libraries' versions."""
     for name in space.files:
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +150,7 @@ def deploy(work: SpacePlan, api: HfApi, *, private: bool = False, create_pr: boo
         create_pr: propose the files as a pull request.
 
     Raises:
-        HubProblem, PublishError, ReadBackError: as ``upload.publish``; also when a variable cannot be set, after the
+        HubProblem, UserError: as ``upload.publish``; also when a variable cannot be set, after the
             files were committed, which the message says.
     """
     done = publish(work.upload, api, private=private, create_pr=create_pr)
@@ -186,7 +179,7 @@ def set_variables(api: HfApi, work: SpacePlan) -> dict[str, tuple[str | None, st
         left = pending(work, current_variables(api, repo_id)) if changed else {}
     if left:
         name, (found, value) = next(iter(left.items()))
-        raise ReadBackError(f"{name} of space {repo_id} was set to {value}, but reads back as {found}")
+        raise UserError(f"{name} of space {repo_id} was set to {value}, but reads back as {found}")
     return changed
 
 
@@ -204,12 +197,12 @@ def would_change(work: SpacePlan, api: HfApi, *, private: bool = False) -> list[
     """What deploying would change, one line each; writes nothing.
 
     Raises:
-        HubProblem, PublishError: deploying would be refused for the same reason.
+        HubProblem, UserError: deploying would be refused for the same reason.
     """
     about = work.upload.about
     try:
         with one_sentence(api, about):
-            rows = changes(work.upload, standing(api, work.upload, private))
+            rows = changes(work.upload, repo_state(api, work.upload, private))
     except HubProblem as error:
         if error.status not in (401, 404):
             raise
@@ -238,7 +231,7 @@ def describe_space(work: SpacePlan, endpoint: str, how: str) -> str:
     if work.source.left_out:
         lines.append(f"  left out: {', '.join(work.source.left_out)}")
     for kind, pin in [*(("model", pin) for pin in work.models), *([("gallery", work.gallery)] if work.gallery else [])]:
-        lines.append(f"  {kind} {pin.repo_id}, {pin.asked} = {pin.commit}: {pin.checked}")
+        lines.append(f"  {kind} {pin.repo_id}, {pin.revision} = {pin.commit}: {pin.checked}")
         if pin.locked:
             lines.append(f"    it is {pin.locked}: give the Space a secret HF_TOKEN that may read it")
     lines += [f"  {name}={value}" for name, value in work.variables.items() if value]

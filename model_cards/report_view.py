@@ -17,7 +17,7 @@ class MissingNumberError(UserError):
     """A value that the card shows is missing from report.json.
 
     Attributes:
-        path: where it should stand, e.g. ``evaluation.test.calibration.after.ece``.
+        path: where it belongs, e.g. ``evaluation.test.calibration.after.ece``.
     """
 
     def __init__(self, path: str, problem: str = "is missing") -> None:
@@ -68,7 +68,7 @@ def raw(node: ReportNode) -> Any:
 
 
 def path_of(node: ReportNode) -> str:
-    """Where the value stands in the report."""
+    """The value's place in the report."""
     return node._path
 
 
@@ -220,7 +220,7 @@ def size_text(amount: float) -> str:
 
 
 def short(node: ReportNode, digits: int = 12) -> str:
-    """The first digits of a hash; the whole one stands in the report."""
+    """The first digits of a hash; the report has the whole one."""
     return str(node)[:digits]
 
 

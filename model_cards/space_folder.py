@@ -1,4 +1,4 @@
-"""Checks of a Space's folder before any request to a server: its files, its front matter, its requirements."""
+"""A Space's folder, checked before any request to a server: its files, its front matter, its requirements."""
 
 from __future__ import annotations
 
@@ -38,13 +38,9 @@ SECRET_TEXT = re.compile(
 )
 
 
-class SpaceError(UserError):
-    """A Space's folder that must not be deployed."""
-
-
 @dataclass(frozen=True)
 class SpaceFolder:
-    """A Space that may be deployed as far as its folder can tell.
+    """A Space whose folder passed all checks.
 
     Attributes:
         folder: where it lies.
@@ -63,27 +59,26 @@ class SpaceFolder:
     reads: frozenset[str]
 
 
-def is_space(folder: Path, asked: bool = False) -> bool:
+def is_space(folder: Path, given: bool = False) -> bool:
     """Whether a folder is meant as a Space: its README has an ``sdk``, or it has an ``app.py``.
 
     Args:
         folder: any path.
-        asked: the caller states that it is one; then it is, unless it is a finished model or dataset.
+        given: the caller requests a Space; then it is one, unless it is a finished model or dataset.
     """
     folder = Path(folder)
     if not folder.is_dir() or any((folder / name).is_file() for name in (REPORT, "audit.json")):
         return False
     readme = folder / README
     has_sdk = readme.is_file() and re.search(rb"^sdk\s*:", readme.read_bytes(), re.MULTILINE) is not None
-    return asked or has_sdk or (folder / "app.py").is_file()
+    return given or has_sdk or (folder / "app.py").is_file()
 
 
 def read_space(folder: Path) -> SpaceFolder:
     """Read and check a Space's folder.
 
     Raises:
-        SpaceError: what is wrong first, with what to do.
-        PythonFileError: one of its ``.py`` files does not parse.
+        UserError: what is wrong first, with what to do; one of its ``.py`` files does not parse.
     """
     folder = Path(folder)
     card = front_matter(folder)
@@ -99,17 +94,17 @@ def front_matter(folder: Path) -> dict[str, Any]:
     """The YAML on top of the README.
 
     Raises:
-        SpaceError: there is none, or it is no YAML.
+        UserError: there is none, or it is no YAML.
     """
     path = folder / README
     if not path.is_file():
-        raise SpaceError(f"{folder} has no {README}: a Space begins with one whose front matter says sdk: gradio")
+        raise UserError(f"{folder} has no {README}: a Space begins with one whose front matter says sdk: gradio")
     try:
         data = metadata_load(path)
     except (yaml.YAMLError, ValueError) as error:
-        raise SpaceError(f"the front matter of {path} is no YAML mapping ({' '.join(str(error).split())})") from error
+        raise UserError(f"the front matter of {path} is no YAML mapping ({' '.join(str(error).split())})") from error
     if not data:
-        raise SpaceError(f"{path} has no front matter: begin it with lines between --- and ---, sdk: gradio among them")
+        raise UserError(f"{path} has no front matter: begin it with lines between --- and ---, sdk: gradio among them")
     return dict(data)
 
 
@@ -117,11 +112,11 @@ def check_front_matter(card: dict[str, Any], files: list[str]) -> None:
     """Refuse front matter that the Hub refuses, or with which the page does not start.
 
     Raises:
-        SpaceError: names the key and its value.
+        UserError: names the key and its value.
     """
 
-    def wrong(key: str, advice: str) -> SpaceError:
-        return SpaceError(f"{README} has {key}: {card.get(key)!r} in its front matter: {advice}")
+    def wrong(key: str, advice: str) -> UserError:
+        return UserError(f"{README} has {key}: {card.get(key)!r} in its front matter: {advice}")
 
     if card.get("sdk") != "gradio":
         raise wrong("sdk", "only gradio Spaces are deployed, write sdk: gradio")
@@ -147,7 +142,7 @@ def space_files(folder: Path) -> tuple[list[str], list[str]]:
         (files, left out), relative posix paths in order; a folder that is left out ends with a slash.
 
     Raises:
-        SpaceError: a link that leads out of what is uploaded, or a file that looks like a secret.
+        UserError: a link that leads out of what is uploaded, or a file that looks like a secret.
     """
     files: list[str] = []
     left_out: list[str] = []
@@ -155,25 +150,25 @@ def space_files(folder: Path) -> tuple[list[str], list[str]]:
         kept = []
         for name in sorted(folders):
             path = Path(parent) / name
-            if stays_here(path, folder):
+            if is_left_out(path, folder):
                 left_out.append(path.relative_to(folder).as_posix() + "/")
             elif path.is_symlink():
-                raise SpaceError(f"{path} is a link to {os.readlink(path)}: put the folder itself there")
+                raise UserError(f"{path} is a link to {os.readlink(path)}: put the folder itself there")
             else:
                 kept.append(name)
         folders[:] = kept
         for name in sorted(names):
             path = Path(parent) / name
-            (left_out if stays_here(path, folder) else files).append(path.relative_to(folder).as_posix())
+            (left_out if is_left_out(path, folder) else files).append(path.relative_to(folder).as_posix())
     inside = {(folder / name).resolve() for name in files if not (folder / name).is_symlink()}
     for path in (folder / name for name in files):
         if path.resolve() not in inside:
-            raise SpaceError(f"{path} is a link to {os.readlink(path)}: put the file itself there")
+            raise UserError(f"{path} is a link to {os.readlink(path)}: put the file itself there")
         check_no_secret(path)
     return sorted(files), sorted(left_out)
 
 
-def stays_here(path: Path, folder: Path) -> bool:
+def is_left_out(path: Path, folder: Path) -> bool:
     """Whether a file or folder of a Space is not for the Hub."""
     name = path.name
     if path.is_dir():
@@ -183,63 +178,63 @@ def stays_here(path: Path, folder: Path) -> bool:
 
 
 def check_no_secret(path: Path) -> None:
-    """Refuse a file that is called like a secret, or in which the text of one stands; the text is not shown.
+    """Refuse a file that is named like a secret, or that holds the text of one; the text is not shown.
 
     Raises:
-        SpaceError: names the file, and the line.
+        UserError: names the file, and the line.
     """
     if SECRET_NAME.search(path.name) and path.suffix not in CODE:
-        raise SpaceError(f"{path} is called like a secret: delete it, or rename it if it is none")
+        raise UserError(f"{path} is called like a secret: delete it, or rename it if it is none")
     content = path.read_bytes()
     found = SECRET_TEXT.search(content)
     if found:
         line = content.count(b"\n", 0, found.start()) + 1
-        raise SpaceError(f"{path} line {line} holds what looks like a secret: make it a secret of the Space instead")
+        raise UserError(f"{path} line {line} holds what looks like a secret: make it a secret of the Space instead")
 
 
 def read_requirements(path: Path) -> dict[str, Requirement]:
     """``requirements.txt`` by canonical name; options of pip (``--extra-index-url``) are passed over.
 
     Raises:
-        SpaceError: absent, a line that is no requirement, or a line that refers to another file.
+        UserError: absent, a line that is no requirement, or a line that refers to another file.
     """
     if not path.is_file():
-        raise SpaceError(f"{path.parent} has no {REQUIREMENTS}: name there what the page imports")
+        raise UserError(f"{path.parent} has no {REQUIREMENTS}: name there what the page imports")
     found: dict[str, Requirement] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         text = re.sub(r"(^|\s)#.*", "", line).strip()
         if re.match(r"-r|-c|--requirement|--constraint", text):
-            raise SpaceError(f"{path} line {number} refers to another file ({text!r}): write the requirements out")
+            raise UserError(f"{path} line {number} refers to another file ({text!r}): write the requirements out")
         if not text or text.startswith("-"):
             continue
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise SpaceError(f"{path} line {number} is no requirement: {text!r}") from error
+            raise UserError(f"{path} line {number} is no requirement: {text!r}") from error
         found[canonicalize_name(requirement.name)] = requirement
     return found
 
 
 def check_versions(folder: Path, sdk_version: str, requirements: dict[str, Requirement]) -> None:
-    """Refuse a Space with different versions of gradio, or which requires other versions than were tested.
+    """Refuse a Space whose gradio is not one and the same, or which requires other versions than were tested.
 
     The Hub installs gradio in the front matter's ``sdk_version``. ``requirements.txt`` must allow it, and it must be
     the version of ``constraints.txt``, where the checkout has one. Every other requirement must allow its version too.
 
     Raises:
-        SpaceError: names both versions.
+        UserError: names both versions.
     """
     gradio = requirements.get("gradio")
     if gradio is not None and not gradio.specifier.contains(sdk_version, prereleases=True):
-        raise SpaceError(f"{README} says sdk_version: {sdk_version}, {REQUIREMENTS} says {gradio}: make them agree")
+        raise UserError(f"{README} says sdk_version: {sdk_version}, {REQUIREMENTS} says {gradio}: make them agree")
     pins = tested_versions(folder)
     if pins.get("gradio", sdk_version) != sdk_version:
-        raise SpaceError(
+        raise UserError(
             f"{README} says sdk_version: {sdk_version}, {CONSTRAINTS} says gradio=={pins['gradio']}: make them agree"
         )
     for name, requirement in requirements.items():
         if name in pins and not requirement.specifier.contains(pins[name], prereleases=True):
-            raise SpaceError(
+            raise UserError(
                 f"{REQUIREMENTS} says {requirement}, {CONSTRAINTS} says {name}=={pins[name]}: make them agree"
             )
 
@@ -284,8 +279,7 @@ def check_code(folder: Path, files: list[str], provided: frozenset[str]) -> froz
         The ``LESION_...`` variables that the files name.
 
     Raises:
-        SpaceError: an import that nothing brings.
-        PythonFileError: a file does not parse.
+        UserError: an import that nothing brings; a file does not parse.
     """
     own = {name.split("/")[0].removesuffix(".py") for name in files}
     reads: set[str] = set()
@@ -296,5 +290,5 @@ def check_code(folder: Path, files: list[str], provided: frozenset[str]) -> froz
         reads |= {text for text in texts(tree) if re.fullmatch(r"LESION_[A-Z_]+", text)}
         for line, module in third_party(tree):
             if module not in own and not covered(module, provided):
-                raise SpaceError(f"{name} line {line} imports {module}, which {REQUIREMENTS} does not name: add it")
+                raise UserError(f"{name} line {line} imports {module}, which {REQUIREMENTS} does not name: add it")
     return frozenset(reads)

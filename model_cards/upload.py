@@ -26,14 +26,6 @@ OF_THE_HUB = {".gitattributes"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-class PublishError(UserError):
-    """A folder that must not be published, or a repository that must not be published to."""
-
-
-class ReadBackError(UserError):
-    """What the Hub holds after the commit is not what was sent."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is to be uploaded: the folder, where to, and the facts of each file (the manifest's own included).
@@ -66,8 +58,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Standing:
-    """How a repository stands before anything is uploaded: its head, its files, and those that the commit removes."""
+class RepoState:
+    """A repository before the upload: its head, its files, and those that the commit removes."""
 
     head: str
     remote: dict[str, RepoFile]
@@ -97,14 +89,14 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
 
     Raises:
         HubProblem: unreachable, refused, or interrupted; says whether anything was committed.
-        PublishError: the repository holds files of others, or is public where a private one was requested.
-        ReadBackError: the Hub holds something else than was sent.
+        UserError: the repository holds files that were not published from here, or is public where a private one was
+            asked for; or the Hub holds something else than was sent.
     """
     sdk = "gradio" if work.repo_type == "space" else None
     with one_sentence(api, work.about):
         api.whoami()  # a wrong token is distinguished from a missing repository here, before anything is made
         api.create_repo(work.repo_id, repo_type=work.repo_type, private=private or None, exist_ok=True, space_sdk=sdk)
-        found = standing(api, work, private)
+        found = repo_state(api, work, private)
         if not differences(api, work, found.head, found.remote):
             return Published(found.head, commit_url(api, work, found.head), new=False)
     done = commit(api, work, found.head, found.stale, create_pr)
@@ -120,22 +112,22 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
         ) from error
     if wrong:
         differing = "; ".join(wrong)
-        raise ReadBackError(f"{work.about} was committed as {done.oid[:12]}, but read back it differs: {differing}")
+        raise UserError(f"{work.about} was committed as {done.oid[:12]}, but read back it differs: {differing}")
     return Published(done.oid, done.pr_url or done.commit_url, new=True)
 
 
-def standing(api: HfApi, work: Plan, private: bool) -> Standing:
+def repo_state(api: HfApi, work: Plan, private: bool) -> RepoState:
     """Look at the repository, and refuse one that must not be published to.
 
     Raises:
-        PublishError: it holds files of others, or is public where a private one was requested.
+        UserError: it holds files that were not published from here, or is public where private was requested.
     """
     info = api.repo_info(work.repo_id, repo_type=work.repo_type)
     if private and not info.private:
-        raise PublishError(f"{work.about} exists and is public, but --private was given: change it on the Hub first")
+        raise UserError(f"{work.about} exists and is public, but --private was given: change it on the Hub first")
     head = str(info.sha)
     remote = remote_files(api, work, head)
-    return Standing(head, remote, stale_files(api, work, head, remote))
+    return RepoState(head, remote, stale_files(api, work, head, remote))
 
 
 def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool) -> CommitInfo:
@@ -232,7 +224,7 @@ def differences(api: HfApi, work: Plan, revision: str, remote: dict[str, RepoFil
     return wrong
 
 
-def changes(work: Plan, found: Standing) -> list[str]:
+def changes(work: Plan, found: RepoState) -> list[str]:
     """What a commit would do, one mark and path a file: ``+`` new, ``~`` changed, ``-`` removed; nothing is fetched."""
     rows = [(path, "-") for path in found.stale]
     for path, facts in work.files.items():
@@ -259,7 +251,7 @@ def stale_files(api: HfApi, work: Plan, head: str, remote: dict[str, RepoFile]) 
     """Files of an earlier publication that the folder no longer has; the commit removes them.
 
     Raises:
-        PublishError: the repository holds files that no manifest of ours lists.
+        UserError: the repository holds files that no manifest of ours lists.
     """
     extra = sorted(set(remote) - set(work.files))
     if not extra:
@@ -271,11 +263,11 @@ def stale_files(api: HfApi, work: Plan, head: str, remote: dict[str, RepoFile]) 
                 work.repo_id, MANIFEST, repo_type=work.repo_type, revision=head, local_dir=folder
             )
             ours = parse_manifest(json.loads(Path(local).read_text("utf-8")), f"{work.repo_id}/{MANIFEST}")
-    foreign = [path for path in extra if path not in ours]
-    if foreign:
-        raise PublishError(
-            f"{work.about} holds {len(foreign)} file(s) that were not published from here "
-            f"({', '.join(foreign[:3])}): publish to a new name, or delete them on the Hub first"
+    unknown = [path for path in extra if path not in ours]
+    if unknown:
+        raise UserError(
+            f"{work.about} holds {len(unknown)} file(s) that were not published from here "
+            f"({', '.join(unknown[:3])}): publish to a new name, or delete them on the Hub first"
         )
     return extra
 

@@ -1,4 +1,4 @@
-"""Check that a finished folder or repository is what it says: ``python -m model_cards.verify DIR_OR_REPO``."""
+"""Compare a finished folder with its manifest and its report: ``python -m model_cards.verify DIR_OR_REPO``."""
 
 from __future__ import annotations
 
@@ -20,28 +20,24 @@ LONGEST = 120
 LAYOUT = re.compile(r"<!-- Card layout (\d+)\.")
 
 
-class FolderError(UserError):
-    """A folder that is neither a finished model nor a dataset."""
-
-
 def folder_type(folder: Path) -> str:
     """``model`` or ``dataset``.
 
     Raises:
-        FolderError: not a folder, or it has neither ``report.json`` nor ``audit.json``.
+        UserError: not a folder, or it has neither ``report.json`` nor ``audit.json``.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise FolderError(f"{folder} is not a folder: give the folder of a finished model or dataset")
+        raise UserError(f"{folder} is not a folder: give the folder of a finished model or dataset")
     if (folder / REPORT).is_file():
         return "model"
     if (folder / "audit.json").is_file():
         return "dataset"
-    raise FolderError(f"{folder} has neither {REPORT} (a model) nor audit.json (a dataset): is it finished?")
+    raise UserError(f"{folder} has neither {REPORT} (a model) nor audit.json (a dataset): is it finished?")
 
 
 def verify_folder(folder: Path) -> list[str]:
-    """Everything that is wrong with a folder, one sentence each; empty when it is what it says.
+    """Everything that is wrong with a folder, one sentence each; empty when nothing is.
 
     Every folder is compared with its manifest. A model folder also: its card and the full report beside it with
     ``report.json``, number by number, and its config with it; its weights hold finite numbers, and its config names
@@ -49,8 +45,8 @@ def verify_folder(folder: Path) -> list[str]:
     Of a cross-validation that is done for each of its folds, which are model folders.
 
     Raises:
-        FolderError: neither a model nor a dataset folder.
-        ManifestError, ReportError, MissingNumberError: nothing can be compared.
+        UserError: neither a model nor a dataset folder.
+        UserError, MissingNumberError: nothing can be compared.
     """
     folder = Path(folder)
     if folder_type(folder) == "dataset":
@@ -58,7 +54,7 @@ def verify_folder(folder: Path) -> list[str]:
     report = read_report(folder)
     kind = report_kind(report)
     if kind == SCORING:
-        raise FolderError(f"{folder} holds a model's answers to some images: give the folder of a model or dataset")
+        raise UserError(f"{folder} holds a model's answers to some images: give the folder of a model or dataset")
     problems = check_manifest(folder)
     if kind == CROSS_VALIDATION:
         return problems + check_folds(folder, report, {problem.split(" ", 1)[0] for problem in problems})
@@ -76,7 +72,7 @@ def check_folds(folder: Path, report: dict[str, Any], named: set[str]) -> list[s
     Args:
         folder: of the cross-validation.
         report: of it.
-        named: files that are already reported.
+        named: files that a problem names already.
     """
     problems = []
     for fold in report.get("folds", []):
@@ -224,7 +220,7 @@ def verify(target: str, repo_type: str | None = None) -> list[str]:
         What is wrong, one sentence each.
 
     Raises:
-        RepoIdError, HubProblem: neither a folder nor a repository that can be had.
+        UserError, HubProblem: neither a folder nor a repository that can be had.
     """
     if Path(target).is_dir():
         return verify_folder(Path(target))

@@ -14,10 +14,10 @@ from safetensors.numpy import save_file
 
 from datasets_scripts.command import UserError
 from model_cards.build import build_card
-from model_cards.card import CARD_LAYOUT, MissingNumberError, ReportError
+from model_cards.card import CARD_LAYOUT, MissingNumberError
 from model_cards.manifest import write_manifest
-from model_cards.publish import PublishError, plan
-from model_cards.verify import FolderError, compare_lines, folder_type, verify_folder
+from model_cards.publish import plan
+from model_cards.verify import compare_lines, folder_type, verify_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -241,16 +241,16 @@ def test_a_fold_that_is_gone_or_named_outside_the_folder_is_named(cross_validati
 
 
 def test_only_one_model_gets_a_card_and_a_repository(cross_validation: Path, model_folder: Path) -> None:
-    with pytest.raises(ReportError, match="holds a cross validation, not one model"):
+    with pytest.raises(UserError, match="holds a cross validation, not one model"):
         build_card(cross_validation)
-    with pytest.raises(PublishError, match=r"holds a cross validation, and a repository holds one model"):
+    with pytest.raises(UserError, match=r"holds a cross validation, and a repository holds one model"):
         plan(cross_validation, "org/folds")
     assert plan(cross_validation / "fold0", "org/fold0").repo_type == "model"
     report = json.loads((model_folder / "report.json").read_text())
     (model_folder / "report.json").write_text(json.dumps({**report, "scored": {"images": 3}}))
-    with pytest.raises(ReportError, match="holds a scoring, not one model"):
+    with pytest.raises(UserError, match="holds a scoring, not one model"):
         build_card(model_folder)
-    with pytest.raises(FolderError, match="holds a model's answers to some images"):
+    with pytest.raises(UserError, match="holds a model's answers to some images"):
         verify_folder(model_folder)
 
 
@@ -262,11 +262,11 @@ def test_a_dataset_folder_is_compared_with_its_manifest(dataset_folder: Path) ->
 
 
 def test_other_folders_are_refused(tmp_path: Path, dataset_folder: Path) -> None:
-    with pytest.raises(FolderError, match=r"neither report\.json"):
+    with pytest.raises(UserError, match=r"neither report\.json"):
         folder_type(tmp_path)
-    with pytest.raises(FolderError, match="is not a folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         folder_type(tmp_path / "absent")
-    with pytest.raises(ReportError, match="is a dataset folder"):
+    with pytest.raises(UserError, match="is a dataset folder"):
         build_card(dataset_folder)
 
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from card_text import card_text
 
-from model_cards.card import CARD_LAYOUT, MissingNumberError, ReportError, read_report, render
+from datasets_scripts.command import UserError
+from model_cards.card import CARD_LAYOUT, MissingNumberError, read_report, render
 from model_cards.front_matter import slug
 from model_cards.report_view import ReportNode, count, duration, num, percent, size
 
@@ -195,7 +196,7 @@ def test_a_pipe_in_a_text_does_not_break_a_table(report: dict[str, Any]) -> None
 
 
 def test_a_figure_that_is_not_in_the_folder_is_an_error(report: dict[str, Any]) -> None:
-    with pytest.raises(ReportError, match=r"names figures/confusion_matrix_test\.png"):
+    with pytest.raises(UserError, match=r"names figures/confusion_matrix_test\.png"):
         card_text(report, [])
 
 
@@ -214,12 +215,12 @@ def test_every_table_names_its_place_in_the_report(report: dict[str, Any]) -> No
 )
 def test_a_report_that_cannot_be_read_is_an_error(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "report.json").write_text(content)
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(UserError, match=message):
         read_report(tmp_path)
 
 
 def test_a_folder_without_a_report_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ReportError, match=r"has no report\.json"):
+    with pytest.raises(UserError, match=r"has no report\.json"):
         read_report(tmp_path)
 
 

@@ -13,8 +13,9 @@ import pytest
 from card_text import card_text
 from invented_trust import measured, undefined
 
+from datasets_scripts.command import UserError
 from model_cards.build import build_card
-from model_cards.card import MissingNumberError, ReportError
+from model_cards.card import MissingNumberError
 from model_cards.verify import verify_folder
 
 FILES = ["figures/confusion_matrix_test.png", "figures/heat_on_lesion_test.png"]
@@ -194,7 +195,7 @@ def test_every_shown_value_that_is_missing_is_named_by_its_path(explained: dict[
 
 
 def test_a_figure_that_is_not_there_stops_the_card(explained: dict[str, Any]) -> None:
-    with pytest.raises(ReportError, match=r"names figures/heat_on_lesion_test\.png, which is not in the folder"):
+    with pytest.raises(UserError, match=r"names figures/heat_on_lesion_test\.png, which is not in the folder"):
         card_text(explained, FILES[:1])
 
 

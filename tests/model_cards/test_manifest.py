@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from model_cards.manifest import ManifestError, check_manifest, write_manifest
+from datasets_scripts.command import UserError
+from model_cards.manifest import check_manifest, write_manifest
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> No
     problems = check_manifest(folder)
     assert len(problems) == 1
     assert problems[0].startswith("link.txt is a link to ")
-    with pytest.raises(ManifestError, match=r"link\.txt is a link"):
+    with pytest.raises(UserError, match=r"link\.txt is a link"):
         write_manifest(folder)
 
 
@@ -93,14 +94,14 @@ def test_a_link_to_a_folder_is_refused_but_one_to_a_sibling_is_hashed(folder: Pa
 )
 def test_a_manifest_that_cannot_be_used_is_an_error(folder: Path, content: str, message: str) -> None:
     (folder / "manifest.json").write_text(content)
-    with pytest.raises(ManifestError, match=message):
+    with pytest.raises(UserError, match=message):
         check_manifest(folder)
 
 
 def test_no_manifest_no_folder_and_no_file_are_errors(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match=r"has no manifest\.json"):
+    with pytest.raises(UserError, match=r"has no manifest\.json"):
         check_manifest(tmp_path)
-    with pytest.raises(ManifestError, match="holds no file"):
+    with pytest.raises(UserError, match="holds no file"):
         write_manifest(tmp_path)
-    with pytest.raises(ManifestError, match="is not a folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         write_manifest(tmp_path / "absent")

@@ -305,7 +305,7 @@ def test_pins_that_the_page_would_not_read_are_refused(
     for variable, words in (("LESION_GALLERY", ["--gallery", "org/cases"]), ("LESION_MODELS", [])):
         change(space / "app.py", variable, "OTHER")
         err = command(space, "--models", MODEL, *words)[2]
-        assert f"reads {variable}: the page would not heed what it is deployed with" in err
+        assert f"reads {variable}: the page would ignore what it is deployed with" in err
 
 
 def test_the_real_space_with_a_released_model_comes_back_whole(

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from space_fixture import FRONT, change, write_space
 
+from datasets_scripts.command import UserError
 from model_cards.imports import gradio_image, third_party
-from model_cards.space_folder import SpaceError, is_space, read_space, space_files
+from model_cards.space_folder import is_space, read_space, space_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +38,7 @@ def space(tmp_path: Path) -> Path:
 def test_front_matter_that_the_hub_would_refuse_is_refused_here(space: Path, old: str, new: str, message: str) -> None:
     change(space / "README.md", old, new)
     assert is_space(space)
-    with pytest.raises(SpaceError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         read_space(space)
 
 
@@ -57,7 +58,7 @@ def test_one_version_of_gradio(space: Path, requirement: str, message: str) -> N
     if not message:
         assert "gradio" in read_space(space).provided
         return
-    with pytest.raises(SpaceError, match=re.escape(message)):
+    with pytest.raises(UserError, match=re.escape(message)):
         read_space(space)
 
 
@@ -66,16 +67,16 @@ def test_versions_agree_with_those_that_were_tested(space: Path, tmp_path: Path)
     constraints.write_text("gradio==6.31.0\ntorch==2.14.0\ntransformers==5.23.0\n")
     assert read_space(space).card["sdk_version"] == "6.31.0"
     constraints.write_text("gradio==6.29.1\n")
-    with pytest.raises(SpaceError, match=re.escape("sdk_version: 6.31.0, constraints.txt says gradio==6.29.1")):
+    with pytest.raises(UserError, match=re.escape("sdk_version: 6.31.0, constraints.txt says gradio==6.29.1")):
         read_space(space)
     constraints.write_text("torch==2.10.0\n")
-    with pytest.raises(SpaceError, match=re.escape("says torch>=2.11, constraints.txt says torch==2.10.0")):
+    with pytest.raises(UserError, match=re.escape("says torch>=2.11, constraints.txt says torch==2.10.0")):
         read_space(space)
 
 
 def test_an_import_that_nothing_brings_is_refused(space: Path) -> None:
     change(space / "requirements.txt", "torch>=2.11  # CPU\n", "")
-    with pytest.raises(SpaceError, match=r"shelf.py line 1 imports torch, which requirements.txt does not name"):
+    with pytest.raises(UserError, match=r"shelf.py line 1 imports torch, which requirements.txt does not name"):
         read_space(space)
     assert third_party(
         ast.parse("import a.b\nfrom c import d\nfrom .e import f\nimport os\ntry:\n import g\nexcept: 1")
@@ -97,7 +98,7 @@ def test_secrets_and_links_that_lead_away_stay_here(space: Path, tmp_path: Path)
     ):
         before = (space / name).read_text() if (space / name).exists() else None
         (space / name).write_text(content)
-        with pytest.raises(SpaceError, match=re.escape(message)) as caught:
+        with pytest.raises(UserError, match=re.escape(message)) as caught:
             space_files(space)
         assert secret not in str(caught.value)
         (space / name).unlink()
@@ -106,7 +107,7 @@ def test_secrets_and_links_that_lead_away_stay_here(space: Path, tmp_path: Path)
     (tmp_path / "outside.txt").write_text("mine")
     for target in (tmp_path / "outside.txt", space / ".env", tmp_path):
         (space / "link.txt").symlink_to(target)
-        with pytest.raises(SpaceError, match=r"link\.txt is a link to .*: put the (file|folder) itself there"):
+        with pytest.raises(UserError, match=r"link\.txt is a link to .*: put the (file|folder) itself there"):
             space_files(space)
         (space / "link.txt").unlink()
     (space / "link.css").symlink_to("style.css")

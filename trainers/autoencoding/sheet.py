@@ -16,7 +16,7 @@ from matplotlib import style
 
 from datasets_scripts.command import OneLineParser, UserError, run
 from datasets_scripts.output import whole_file
-from model_cards.card import ReportError, read_report
+from model_cards.card import read_report
 from trainers.evaluation.figures.charts import LOOK
 from trainers.model_folder.output import check_new_file
 
@@ -39,10 +39,13 @@ def load(path: Path) -> tuple[str, Any, Any]:
 
     try:
         report = read_report(path)
+    except UserError as error:
+        raise UserError(f"{str(path)!r} cannot be loaded: {error}") from error
+    try:
         check_files(str(path), None)
         model = AutoModel.from_pretrained(path)
         processor = AutoImageProcessor.from_pretrained(path)
-    except (ReportError, OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{str(path)!r} cannot be loaded: {error}") from error
     if not isinstance(model, AutoencoderLesionModel):
         raise UserError(f"{str(path)!r} holds a {type(model).__name__}: give the folder of a trained autoencoder")
