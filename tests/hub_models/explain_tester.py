@@ -64,22 +64,22 @@ class ExplainTester:
             predicted = model(**inputs).logits.argmax(1)
         lit = 0
         for method in self.explanations:
-            said = model.explain(**inputs, method=method)
-            assert said.method == method
-            assert torch.equal(said.target, predicted)
-            assert said.heat_maps.shape == (batch, self.image_size, self.image_size)
-            assert said.heat_maps.dtype == torch.float32
-            assert said.heat_maps.min() >= 0
-            assert said.heat_maps.max() <= 1
-            assert not said.heat_maps.requires_grad
-            lit += int(said.heat_maps.any())
+            explanation = model.explain(**inputs, method=method)
+            assert explanation.method == method
+            assert torch.equal(explanation.target, predicted)
+            assert explanation.heat_maps.shape == (batch, self.image_size, self.image_size)
+            assert explanation.heat_maps.dtype == torch.float32
+            assert explanation.heat_maps.min() >= 0
+            assert explanation.heat_maps.max() <= 1
+            assert not explanation.heat_maps.requires_grad
+            lit += int(explanation.heat_maps.any())
             if self.members is None:
-                assert said.spread is None
-                assert set(said.heat_maps.amax((1, 2)).tolist()) <= {0.0, 1.0}
+                assert explanation.spread is None
+                assert set(explanation.heat_maps.amax((1, 2)).tolist()) <= {0.0, 1.0}
             else:
-                assert said.spread.shape == said.heat_maps.shape
-                assert said.spread.max() <= 0.5
-                assert said.spread.any() == (self.members > 1)
+                assert explanation.spread.shape == explanation.heat_maps.shape
+                assert explanation.spread.max() <= 0.5
+                assert explanation.spread.any() == (self.members > 1)
         assert lit, "not one map shows anything"
 
     def test_each_image_and_each_class_is_explained_by_itself(self) -> None:
@@ -89,8 +89,8 @@ class ExplainTester:
             assert together.target.tolist() == [1, 0, 3]
             for row, target in enumerate((1, "mel", torch.tensor([3]))):
                 alone = {name: value[row : row + 1] for name, value in inputs.items()}
-                said = model.explain(**alone, method=method, target=target)
-                torch.testing.assert_close(said.heat_maps[0], together.heat_maps[row], rtol=1e-3, atol=1e-4)
+                explanation = model.explain(**alone, method=method, target=target)
+                torch.testing.assert_close(explanation.heat_maps[0], together.heat_maps[row], rtol=1e-3, atol=1e-4)
         method = self.explanations[0]
         maps = torch.stack([model.explain(**inputs, method=method, target=c).heat_maps for c in range(4)])
         assert not torch.allclose(maps[0], maps[1:].mean(0), atol=0.05), "no class differs from the others"
@@ -204,8 +204,8 @@ class ExplainTester:
             rf"pixel_values has {2 * 3 * pixels.shape[-2]} values that are no finite number": torn,
         }
         for method in self.explanations:
-            for said, value in wrong.items():
-                with pytest.raises(ExplanationError, match=said):
+            for explanation, value in wrong.items():
+                with pytest.raises(ExplanationError, match=explanation):
                     model.explain(**{**inputs, "pixel_values": value}, method=method)
 
     def test_images_with_nothing_in_them_and_small_ones(self) -> None:

@@ -40,7 +40,7 @@ def run_clean(script: Path, *arguments: object, folder: Path, timeout: float = 3
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def picture(seed: int, width: int = 90, height: int = 70) -> Image.Image:
+def sample_image(seed: int, width: int = 90, height: int = 70) -> Image.Image:
     """A small colourful RGB image, the same for the same seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -132,10 +132,10 @@ class ShippingTester:
         """In a clean process without our packages and without OpenCV: model, processor, pipelines, saved again."""
         folder = tmp_path / "model"
         model, processor = self.saved(folder)
-        pictures = [picture(seed) for seed in range(2)]
-        for number, image in enumerate(pictures):
+        sample_images = [sample_image(seed) for seed in range(2)]
+        for number, image in enumerate(sample_images):
             image.save(tmp_path / f"{number}.png")
-        inputs = {**self.inputs(2), **processor(pictures, return_tensors="pt")}
+        inputs = {**self.inputs(2), **processor(sample_images, return_tensors="pt")}
         with torch.no_grad():
             logits = model(**inputs).logits
             of_features = model(**inputs).features.numpy()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lesion_shipping_tester import picture, run_clean
+from lesion_shipping_tester import run_clean, sample_image
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
@@ -47,7 +47,7 @@ def small(**changes: Any) -> AutoencoderLesionModel:
     return AutoencoderLesionModel(config).eval()
 
 
-def pictures(n: int, side: int = 32) -> torch.Tensor:
+def sample_images(n: int, side: int = 32) -> torch.Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
@@ -88,7 +88,7 @@ def test_the_proposed_shape_is_ten_times_larger_at_the_same_bottleneck() -> None
     ids=lambda changes: ",".join(changes) or "default",
 )
 def test_codes_and_images_have_their_shapes(changes: dict[str, Any]) -> None:
-    model, pixels = small(**changes), pictures(3)
+    model, pixels = small(**changes), sample_images(3)
     with torch.no_grad():
         output = model(pixels)
         codes = model.encode(pixels)
@@ -103,7 +103,7 @@ def test_codes_and_images_have_their_shapes(changes: dict[str, Any]) -> None:
 
 
 def test_the_loss_is_the_squared_error_of_pixels_from_0_to_1() -> None:
-    model, pixels, target = small(), pictures(2), pictures(2).flip(0)
+    model, pixels, target = small(), sample_images(2), sample_images(2).flip(0)
     with torch.no_grad():
         output = model(pixels, target=target)
     expected = ((output.reconstruction - target) / 2).square().mean()
@@ -171,12 +171,12 @@ def test_images_of_another_shape_are_refused(shape: tuple[int, ...], named: str)
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_values_that_are_no_numbers_are_refused(value: float) -> None:
-    model, pixels = small(), pictures(2)
+    model, pixels = small(), sample_images(2)
     pixels[1, 2, 3, 4] = value
     with pytest.raises(AutoencoderInputError, match="pixel_values: 1 of 6144 values are NaN or infinite"):
         model.encode(pixels)
     with pytest.raises(AutoencoderInputError, match="pixel_values: 1 of 6144"):
-        model(pictures(2), target=pixels)
+        model(sample_images(2), target=pixels)
     codes = torch.zeros(1, 12)
     codes[0, 5] = value
     with pytest.raises(AutoencoderInputError, match="codes: 1 of 12 values"):
@@ -212,7 +212,7 @@ def test_first_values_keep_the_signal_alive() -> None:
     residual = AutoencoderLesionModel(AutoencoderLesionConfig(image_size=32, code_size=8)).eval()
     assert residual.encoder[2][0].weight.std().item() == pytest.approx(math.sqrt(1 / (64 * 9)), rel=0.02)
     assert all(stage[1].conv2.weight.abs().max() == 0 for stage in residual.encoder)
-    pixels = pictures(4)
+    pixels = sample_images(4)
     with torch.no_grad():
         output = residual(pixels)
         # Blocks that do nothing yet leave a network that is linear up to the codes.
@@ -272,7 +272,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path, repo_root: Path) -> Non
     assert type(AutoImageProcessor.from_pretrained(tmp_path)) is LesionImageProcessor
     assert again.dtype == torch.float32
     with torch.no_grad():
-        torch.testing.assert_close(again(pictures(2)).reconstruction, model(pictures(2)).reconstruction)
+        torch.testing.assert_close(again(sample_images(2)).reconstruction, model(sample_images(2)).reconstruction)
 
 
 def test_the_published_shape_loads_again(tmp_path: Path) -> None:
@@ -281,14 +281,14 @@ def test_the_published_shape_loads_again(tmp_path: Path) -> None:
     again = AutoModel.from_pretrained(tmp_path)
     assert again.config.code_size == 32
     with torch.no_grad():
-        torch.testing.assert_close(again.encode(pictures(2, 64)), model.encode(pictures(2, 64)))
+        torch.testing.assert_close(again.encode(sample_images(2, 64)), model.encode(sample_images(2, 64)))
 
 
 def test_a_user_without_this_repository_can_load_it(tmp_path: Path, repo_root: Path) -> None:
     """In a clean process without our packages: model, processor, stock pipeline, saved and loaded again."""
     folder = tmp_path / "model"
     model, processor = saved(folder)
-    seen = [picture(seed) for seed in range(2)]
+    seen = [sample_image(seed) for seed in range(2)]
     for number, image in enumerate(seen):
         image.save(tmp_path / f"{number}.png")
     pixels = processor(seen, return_tensors="pt")["pixel_values"]

@@ -41,11 +41,11 @@ def built(model_class: Any, config_class: Any, **values: Any) -> Any:
     model = model_class(config).train()
     with torch.no_grad():
         for seed in range(3):
-            model(pictures(seed=seed))
+            model(sample_images(seed=seed))
     return model.eval()
 
 
-def pictures(batch: int = 3, size: tuple[int, int] = (64, 64), seed: int = 0) -> torch.Tensor:
+def sample_images(batch: int = 3, size: tuple[int, int] = (64, 64), seed: int = 0) -> torch.Tensor:
     return torch.randn(batch, 3, *size, generator=torch.Generator().manual_seed(seed))
 
 
@@ -93,7 +93,7 @@ def assert_equals_theirs(ours: torch.Tensor, expected: np.ndarray) -> None:
 @pytest.mark.parametrize("method", THEIRS)
 @pytest.mark.parametrize("size", [(64, 64), (96, 128)])
 def test_a_cnn_against_pytorch_grad_cam(method: str, size: tuple[int, int]) -> None:
-    model, pixels = a_resnet(), pictures(size=size)
+    model, pixels = a_resnet(), sample_images(size=size)
     ours = model.explain(pixel_values=pixels, target=TARGETS, method=method).heat_maps
     assert_equals_theirs(ours, theirs(method, model, model.backbone.layer4, pixels))
 
@@ -101,7 +101,7 @@ def test_a_cnn_against_pytorch_grad_cam(method: str, size: tuple[int, int]) -> N
 @pytest.mark.parametrize("method", THEIRS)
 def test_a_fusion_against_pytorch_grad_cam(method: str) -> None:
     model = built(FusionForLesionClassification, FusionLesionConfig, backbone="mobilenetv2_035", backbone_kwargs={})
-    pixels, width = pictures(), len(model.metadata_encoder.unknown)
+    pixels, width = sample_images(), len(model.metadata_encoder.unknown)
     metadata = torch.randn(3, width, generator=torch.Generator().manual_seed(1))
     ours = model.explain(pixel_values=pixels, metadata=metadata, target=TARGETS, method=method).heat_maps
     assert_equals_theirs(ours, theirs(method, model, model.backbone.bn2, pixels, metadata=metadata))
@@ -109,7 +109,7 @@ def test_a_fusion_against_pytorch_grad_cam(method: str) -> None:
 
 @pytest.mark.parametrize("method", THEIRS)
 def test_tokens_against_pytorch_grad_cam(method: str) -> None:
-    model, pixels = a_vit(), pictures(size=(64, 96))
+    model, pixels = a_vit(), sample_images(size=(64, 96))
 
     def reshape(tokens: torch.Tensor) -> torch.Tensor:
         return tokens[:, 1:].reshape(len(tokens), 4, 6, -1).permute(0, 3, 1, 2)
@@ -124,7 +124,7 @@ def test_members_against_pytorch_grad_cam(method: str) -> None:
         {"backbone": name, "backbone_kwargs": {}, "dropout": 0.1}
         for name in ("mobilenetv2_035", "tf_efficientnet_lite0")
     ]
-    model, pixels = built(EnsembleForLesionClassification, EnsembleLesionConfig, members=members), pictures()
+    model, pixels = built(EnsembleForLesionClassification, EnsembleLesionConfig, members=members), sample_images()
     explanation = model.explain(pixel_values=pixels, target=TARGETS, method=method)
     alone = []
     for number, member in enumerate(model.members):
@@ -223,7 +223,7 @@ def test_roll_out_by_hand() -> None:
 
 def test_behind_mean_pooling_and_one_layer_both_methods_agree_and_add_up() -> None:
     """Draelos and Carin 2020: then the maps of all places sum to the logit without its bias."""
-    model, pixels = a_resnet(hidden_sizes=[]), pictures(1)
+    model, pixels = a_resnet(hidden_sizes=[]), sample_images(1)
     maps = [model.explain(pixel_values=pixels, target=3, method=method).heat_maps for method in THEIRS]
     torch.testing.assert_close(maps[0], maps[1], rtol=0, atol=1e-5)
     with torch.no_grad():
@@ -239,7 +239,7 @@ def test_behind_mean_pooling_and_one_layer_both_methods_agree_and_add_up() -> No
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 96)])
 def test_roll_out_against_transformers_own_attention(size: tuple[int, int]) -> None:
-    model, pixels = a_vit(), pictures(size=size)
+    model, pixels = a_vit(), sample_images(size=size)
     assert model.config._attn_implementation == "sdpa"
     explanation = model.explain(pixel_values=pixels, method="attention_rollout", target=TARGETS)
     assert explanation.target.tolist() == TARGETS
@@ -259,7 +259,7 @@ def test_roll_out_against_transformers_own_attention(size: tuple[int, int]) -> N
 
 
 def test_roll_out_is_the_same_for_every_class_and_every_kernel() -> None:
-    model, pixels = a_vit(), pictures()
+    model, pixels = a_vit(), sample_images()
     maps = [model.explain(pixel_values=pixels, method="attention_rollout", target=c).heat_maps for c in (None, 0, 3)]
     model.set_attn_implementation("eager")
     maps.append(model.explain(pixel_values=pixels, method="attention_rollout").heat_maps)
@@ -273,7 +273,7 @@ def test_roll_out_is_the_same_for_every_class_and_every_kernel() -> None:
 def test_no_graph_is_kept_in_front_of_the_explained_layers() -> None:
     """What a forward pass saves for its gradients: of a ResNet, all backbones together, no more than a head's worth."""
     members = [{"backbone": "resnet10t", "backbone_kwargs": {}, "dropout": 0.1}] * 3
-    model, pixels = built(EnsembleForLesionClassification, EnsembleLesionConfig, members=members), pictures(2)
+    model, pixels = built(EnsembleForLesionClassification, EnsembleLesionConfig, members=members), sample_images(2)
     saved: list[int] = []
 
     def keep(value: torch.Tensor) -> torch.Tensor:
@@ -296,8 +296,8 @@ def test_families_of_timm_are_explained_before_their_pooling(name: str) -> None:
     received: list[torch.Tensor] = []
     layer.register_forward_pre_hook(lambda module, inputs: received.append(inputs[0]))
     with torch.no_grad():
-        backbone(pictures(2))
-        expected = backbone.forward_features(pictures(2))
+        backbone(sample_images(2))
+        expected = backbone.forward_features(sample_images(2))
     assert received[0].shape == (2, backbone.num_features, 2, 2)
     assert torch.equal(received[0], expected)
 

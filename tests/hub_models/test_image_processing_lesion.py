@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lesion_shipping_tester import picture
+from lesion_shipping_tester import sample_image
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -44,7 +44,7 @@ def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def test_values_are_those_of_a_resize_and_normalise_by_hand() -> None:
-    image = picture(0)
+    image = sample_image(0)
     output = processor()(image, return_tensors="pt")
     assert set(output) == {"pixel_values"}
     assert output.pixel_values.dtype == torch.float32
@@ -64,7 +64,7 @@ def test_the_resize_squashes_and_keeps_no_aspect_ratio() -> None:
 
 @pytest.mark.parametrize("number", [1, 3])
 def test_lists_of_any_sizes_make_a_batch(number: int) -> None:
-    images = [picture(seed, width=40 + 10 * seed) for seed in range(number)]
+    images = [sample_image(seed, width=40 + 10 * seed) for seed in range(number)]
     together = pixels(images)
     assert together.shape == (number, 3, SIZE, SIZE)
     for row, image in zip(together, images, strict=True):
@@ -72,7 +72,7 @@ def test_lists_of_any_sizes_make_a_batch(number: int) -> None:
 
 
 def test_a_list_of_images_and_batches_is_one_batch() -> None:
-    batch = np.stack([np.asarray(picture(seed)) for seed in range(3)])
+    batch = np.stack([np.asarray(sample_image(seed)) for seed in range(3)])
     one_by_one = LesionImageProcessor(size=32)(list(batch), return_tensors="pt")["pixel_values"]
     for mixed in ([batch[:2], batch[2]], [batch[0], batch[1:]], [[batch[0]], (batch[1], batch[2])]):
         found = LesionImageProcessor(size=32)(mixed, return_tensors="pt")["pixel_values"]
@@ -80,7 +80,7 @@ def test_a_list_of_images_and_batches_is_one_batch() -> None:
 
 
 def test_every_form_of_the_same_image_gives_the_same_pixels(tmp_path: Path) -> None:
-    image = picture(1)
+    image = sample_image(1)
     array = np.asarray(image)
     path = tmp_path / "image.png"
     image.save(path)
@@ -109,15 +109,15 @@ def test_the_channel_axis_can_be_given_where_the_shape_is_ambiguous() -> None:
     "mode", ["1", "L", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "LA", "PA", "RGBa"]
 )
 def test_every_pil_mode_becomes_rgb(mode: str) -> None:
-    image = Image.new("LAB", (30, 20), (120, 130, 140)) if mode == "LAB" else picture(2).convert(mode)
+    image = Image.new("LAB", (30, 20), (120, 130, 140)) if mode == "LAB" else sample_image(2).convert(mode)
     got = to_rgb(image)
     assert got.mode == "RGB"
     assert got.size == image.size
     assert pixels(image).shape == (1, 3, SIZE, SIZE)
     if mode in ("RGB", "RGBA", "RGBX", "CMYK", "RGBa"):
-        assert np.array_equal(np.asarray(got), np.asarray(picture(2)))
+        assert np.array_equal(np.asarray(got), np.asarray(sample_image(2)))
     if mode in ("L", "LA"):
-        assert np.array_equal(np.asarray(got)[..., 1], np.asarray(picture(2).convert("L")))
+        assert np.array_equal(np.asarray(got)[..., 1], np.asarray(sample_image(2).convert("L")))
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
@@ -158,7 +158,7 @@ def test_transparency_is_laid_on_white() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_rotation_is_applied(orientation: int) -> None:
-    upright = picture(3, width=40, height=24)
+    upright = sample_image(3, width=40, height=24)
     undo = {
         1: None,
         2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -191,7 +191,7 @@ def test_one_pixel_is_an_image(mode: str) -> None:
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF"])
 def test_a_truncated_file_is_named(form: str, tmp_path: Path) -> None:
-    data = encoded(picture(4, 300, 200), form)
+    data = encoded(sample_image(4, 300, 200), form)
     path = tmp_path / f"cut.{form.lower()}"
     path.write_bytes(data[: len(data) // 2])
     lazy = Image.open(path)
@@ -233,7 +233,7 @@ def test_an_empty_image_is_named() -> None:
 
 def test_an_unknown_switch_is_refused() -> None:
     with pytest.raises(TypeError, match="do_hair"):
-        processor()(picture(0), do_hair=True)
+        processor()(sample_image(0), do_hair=True)
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_steps_run_on_as_many_threads_as_torch_does(threads: int, monkeypatch: A
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     steps = {"do_hair_removal": True, "do_lesion_crop": True, "do_colour_constancy": True}
     built = processor(**steps)
-    pictures = [haired_lesion(), *(picture(number) for number in range(7))]
+    batch = [haired_lesion(), *(sample_image(number) for number in range(7))]
     used: set[int] = set()
     together = threading.Barrier(threads)
 
@@ -270,11 +270,11 @@ def test_steps_run_on_as_many_threads_as_torch_does(threads: int, monkeypatch: A
         return LesionImageProcessor.prepare(built, image, **switches)
 
     monkeypatch.setattr(built, "prepare", prepare)
-    got = built(pictures, return_tensors="np")["pixel_values"]
+    got = built(batch, return_tensors="np")["pixel_values"]
     assert len(used) == threads
     monkeypatch.undo()
-    assert np.array_equal(got, np.concatenate([built(one, return_tensors="np")["pixel_values"] for one in pictures]))
-    assert np.array_equal(got[1:], built(pictures[1:], return_tensors="np")["pixel_values"]), "in the order given"
+    assert np.array_equal(got, np.concatenate([built(one, return_tensors="np")["pixel_values"] for one in batch]))
+    assert np.array_equal(got[1:], built(batch[1:], return_tensors="np")["pixel_values"]), "in the order given"
 
 
 # -------------------------------------------------- saving, and the switches
@@ -306,7 +306,7 @@ def test_saved_values_come_back(tmp_path: Path) -> None:
     }
     for loaded in (LesionImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
         assert loaded.to_dict() == {**given.to_dict(), "auto_map": said["auto_map"]}
-        assert np.array_equal(loaded(picture(5))["pixel_values"], given(picture(5))["pixel_values"])
+        assert np.array_equal(loaded(sample_image(5))["pixel_values"], given(sample_image(5))["pixel_values"])
 
 
 @pytest.mark.parametrize("switch", ["do_hair_removal", "do_lesion_crop"])
@@ -316,10 +316,10 @@ def test_without_opencv_a_switch_raises_and_never_skips(switch: str, monkeypatch
     with pytest.raises(MissingOpenCVError, match=f"{switch} is switched on .* pip install opencv-python-headless"):
         processor(**{switch: True})
     with pytest.raises(MissingOpenCVError, match=switch):
-        pixels(picture(0), **{switch: True})
+        pixels(sample_image(0), **{switch: True})
     with pytest.raises(MissingOpenCVError, match=switch):
-        built_before(picture(0))
-    assert pixels(picture(0)).shape == (1, 3, SIZE, SIZE)
+        built_before(sample_image(0))
+    assert pixels(sample_image(0)).shape == (1, 3, SIZE, SIZE)
 
 
 def test_prepare_then_switches_off_is_the_whole_processor() -> None:
@@ -367,7 +367,7 @@ def test_a_processor_saved_before_the_switch_means_off(tmp_path: Path) -> None:
     old = LesionImageProcessor.from_pretrained(tmp_path)
     assert old.do_colour_constancy is False
     assert old.pixel_settings()["do_colour_constancy"] is False
-    assert np.array_equal(old(picture(6))["pixel_values"], pixels(picture(6)))
+    assert np.array_equal(old(sample_image(6))["pixel_values"], pixels(sample_image(6)))
 
 
 def haired_lesion() -> np.ndarray:

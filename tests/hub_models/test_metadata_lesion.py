@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from lesion_shipping_tester import picture
+from lesion_shipping_tester import sample_image
 
 from hub_models import (
     STANDARD_FIELDS,
@@ -151,35 +151,38 @@ def both(**changes: Any) -> LesionImageProcessor:
 
 
 def test_a_record_is_its_image_and_its_metadata(tmp_path: Path) -> None:
-    picture(0).save(tmp_path / "0.png")
+    sample_image(0).save(tmp_path / "0.png")
     given = [
-        {"image": picture(0), "age": 75, "sex": "male"},
-        {"image": np.asarray(picture(1))},
+        {"image": sample_image(0), "age": 75, "sex": "male"},
+        {"image": np.asarray(sample_image(1))},
         {"image": tmp_path / "0.png", "age": 50},
-        picture(1),
+        sample_image(1),
     ]
     inputs = both()(given, return_tensors="pt")
     assert inputs["metadata"].dtype == inputs["pixel_values"].dtype == torch.float32
     assert inputs["metadata"].tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 1], [0, 1, 0, 0, 1]]
-    plain = LesionImageProcessor(size=32)([picture(0), picture(1)] * 2, return_tensors="pt")
+    plain = LesionImageProcessor(size=32)([sample_image(0), sample_image(1)] * 2, return_tensors="pt")
     assert list(plain) == ["pixel_values"]
     assert torch.equal(inputs["pixel_values"], plain["pixel_values"])
 
 
 def test_one_record_and_one_image_are_batches_of_one() -> None:
-    of_record, of_picture = both()({"image": picture(0)}, return_tensors="np"), both()(picture(0), return_tensors="np")
+    of_record, of_image = (
+        both()({"image": sample_image(0)}, return_tensors="np"),
+        both()(sample_image(0), return_tensors="np"),
+    )
     assert of_record["pixel_values"].shape == (1, 3, 32, 32)
     assert isinstance(of_record["metadata"], np.ndarray)
-    assert of_record["metadata"].tolist() == of_picture["metadata"].tolist() == [[0, 1, 0, 0, 1]]
-    np.testing.assert_array_equal(of_record["pixel_values"], of_picture["pixel_values"])
+    assert of_record["metadata"].tolist() == of_image["metadata"].tolist() == [[0, 1, 0, 0, 1]]
+    np.testing.assert_array_equal(of_record["pixel_values"], of_image["pixel_values"])
 
 
 def test_an_image_only_model_takes_the_same_form_and_checks_it() -> None:
     processor = LesionImageProcessor(size=32)
-    record = {"image": picture(0), "age": 45, "sex": "female", "localization": "back"}
+    record = {"image": sample_image(0), "age": 45, "sex": "female", "localization": "back"}
     inputs = processor([record, record], return_tensors="pt")
     assert list(inputs) == ["pixel_values"]
-    assert torch.equal(inputs["pixel_values"], processor([picture(0)] * 2, return_tensors="pt")["pixel_values"])
+    assert torch.equal(inputs["pixel_values"], processor([sample_image(0)] * 2, return_tensors="pt")["pixel_values"])
     with pytest.raises(RecordError, match="record 1: age is 900"):
         processor([record, {**record, "age": 900}])
 
@@ -187,7 +190,7 @@ def test_an_image_only_model_takes_the_same_form_and_checks_it() -> None:
 @pytest.mark.parametrize("processor", [LesionImageProcessor(size=32), both()], ids=["image", "both"])
 def test_a_missing_image_is_named_where_one_is_needed(processor: LesionImageProcessor) -> None:
     with pytest.raises(RecordError, match=r"record 1 has no image; this model reads one: give it under 'image'"):
-        processor([{"image": picture(0)}, {"age": 45}])
+        processor([{"image": sample_image(0)}, {"age": 45}])
 
 
 def test_the_vocabulary_is_saved_with_the_processor(tmp_path: Path) -> None:
@@ -196,7 +199,7 @@ def test_the_vocabulary_is_saved_with_the_processor(tmp_path: Path) -> None:
     assert saved["model_input_names"] == ["pixel_values", "metadata"]
     assert saved["metadata_fields"]["localization"] == {"values": ["head", "torso", "unknown"]}
     loaded = LesionImageProcessor.from_pretrained(tmp_path)
-    inputs = loaded({"image": picture(0), "localization": "torso", "sex": "female"}, return_tensors="pt")
+    inputs = loaded({"image": sample_image(0), "localization": "torso", "sex": "female"}, return_tensors="pt")
     assert inputs["metadata"].tolist() == [[0, 1, 0, 1, 0, 0]]
     LesionImageProcessor().save_pretrained(tmp_path)
     assert "metadata_fields" not in json.loads((tmp_path / "preprocessor_config.json").read_text())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lesion_model_tester import ClassifierTester
-from lesion_shipping_tester import picture
+from lesion_shipping_tester import sample_image
 
 from hub_models import (
     BackboneWeightsError,
@@ -123,8 +123,8 @@ def test_records_need_no_image() -> None:
     assert inputs["metadata"].shape == (2, WIDTH)
     nothing = torch.tensor(encode_record({}, FIELDS))
     assert torch.equal(inputs["metadata"][1], nothing)
-    assert torch.equal(processor([picture(0)] * 3, return_tensors="pt")["metadata"], nothing.expand(3, -1))
-    assert torch.equal(processor(picture(0), return_tensors="pt")["metadata"], nothing[None])
+    assert torch.equal(processor([sample_image(0)] * 3, return_tensors="pt")["metadata"], nothing.expand(3, -1))
+    assert torch.equal(processor(sample_image(0), return_tensors="pt")["metadata"], nothing[None])
 
 
 def test_hidden_fields_become_unknown_as_a_whole() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from lesion_shipping_tester import picture
+from lesion_shipping_tester import sample_image
 from lesion_trust_tester import fitted
 from torch.utils.data import Dataset
 from transformers import pipeline
@@ -69,9 +69,9 @@ def probabilities(rows: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 RECORDS = [
-    {"image": picture(0), "age": 45, "sex": "female", "localization": "back"},
-    {"image": picture(0), "age": 80, "sex": None, "localization": "face"},
-    {"image": picture(1)},
+    {"image": sample_image(0), "age": 45, "sex": "female", "localization": "back"},
+    {"image": sample_image(0), "age": 80, "sex": None, "localization": "face"},
+    {"image": sample_image(1)},
 ]
 
 
@@ -110,12 +110,12 @@ def test_who_looks_at_what(
 def test_images_paths_and_streams_are_taken(fused: LesionClassificationPipeline, tmp_path: Path) -> None:
     paths = [tmp_path / f"{seed}.png" for seed in range(2)]
     for seed, path in enumerate(paths):
-        picture(seed).save(path)
+        sample_image(seed).save(path)
 
     def stream() -> Iterator[dict[str, Any]]:
         yield from ({"image": path} for path in paths)
 
-    expected = probabilities([fused(picture(seed)) for seed in range(2)])
+    expected = probabilities([fused(sample_image(seed)) for seed in range(2)])
     given: list[Any] = [[str(path) for path in paths], [{"image": str(path)} for path in paths], list(paths), stream()]
     for inputs in given:
         assert [row["probabilities"] for row in fused(inputs)] == expected
@@ -123,7 +123,7 @@ def test_images_paths_and_streams_are_taken(fused: LesionClassificationPipeline,
 
 def several(folder: Path) -> dict[str, Any]:
     """Each way to give the images 0, 1 and 2 at once, by name."""
-    images = [picture(seed) for seed in range(3)]
+    images = [sample_image(seed) for seed in range(3)]
     arrays = np.stack([np.asarray(image) for image in images])
     paths = [folder / f"{seed}.png" for seed in range(3)]
     for image, path in zip(images, paths, strict=True):
@@ -159,7 +159,7 @@ def test_n_images_give_n_answers(
     image_only: LesionClassificationPipeline, fused: LesionClassificationPipeline, tmp_path: Path, batch_size: int
 ) -> None:
     for pipe in (image_only, fused):
-        expected = probabilities([pipe(picture(seed)) for seed in range(3)])
+        expected = probabilities([pipe(sample_image(seed)) for seed in range(3)])
         for name, inputs in several(tmp_path).items():
             answers = pipe(inputs, batch_size=batch_size)
             assert not isinstance(answers, dict), name
@@ -167,11 +167,11 @@ def test_n_images_give_n_answers(
 
 
 def test_one_image_gives_one_answer(image_only: LesionClassificationPipeline, tmp_path: Path) -> None:
-    picture(0).save(tmp_path / "0.png")
-    array = np.array(picture(0))
+    sample_image(0).save(tmp_path / "0.png")
+    array = np.array(sample_image(0))
     for one in (array, torch.from_numpy(array), tmp_path / "0.png", {"image": array[None]}):
-        assert [image_only(one)["probabilities"]] == probabilities([image_only(picture(0))])
-    assert [row["probabilities"] for row in image_only(array[None])] == probabilities([image_only(picture(0))])
+        assert [image_only(one)["probabilities"]] == probabilities([image_only(sample_image(0))])
+    assert [row["probabilities"] for row in image_only(array[None])] == probabilities([image_only(sample_image(0))])
 
 
 def test_no_image_gives_no_answer(image_only: LesionClassificationPipeline) -> None:
@@ -182,7 +182,7 @@ def test_no_image_gives_no_answer(image_only: LesionClassificationPipeline) -> N
 def test_images_within_one_another_give_as_many_answers(
     image_only: LesionClassificationPipeline, fused: LesionClassificationPipeline
 ) -> None:
-    one, two = picture(0), picture(1)
+    one, two = sample_image(0), sample_image(1)
     both = np.stack([np.asarray(one), np.asarray(two)])
     nested: list[Any] = [
         [[one, two]],
@@ -215,7 +215,7 @@ def test_images_within_one_another_give_as_many_answers(
 def test_several_images_in_one_item_of_a_dataset_or_a_record_of_the_processor_are_refused(
     image_only: LesionClassificationPipeline, fused: LesionClassificationPipeline
 ) -> None:
-    one, two = picture(0), picture(1)
+    one, two = sample_image(0), sample_image(1)
     both = np.stack([np.asarray(one), np.asarray(two)])
 
     class Pairs(Dataset):
@@ -234,7 +234,7 @@ def test_several_images_in_one_item_of_a_dataset_or_a_record_of_the_processor_ar
 
 
 def test_the_content_of_a_file_is_refused_as_such(image_only: LesionClassificationPipeline, tmp_path: Path) -> None:
-    picture(0).save(tmp_path / "0.png")
+    sample_image(0).save(tmp_path / "0.png")
     with pytest.raises(ImageCountError, match="content of a file"):
         image_only((tmp_path / "0.png").read_bytes())
     with (tmp_path / "0.png").open("rb") as file, pytest.raises(ImageCountError, match="content of a file"):
@@ -279,5 +279,5 @@ def test_a_saved_folder_names_its_pipeline(image_only: LesionClassificationPipel
 
 def test_the_stock_task_still_gives_labels_and_scores(fused: LesionClassificationPipeline) -> None:
     stock = pipeline("image-classification", model=fused.model, image_processor=fused.image_processor, device=-1)
-    scores = {row["label"]: row["score"] for row in stock(picture(0))}
-    assert scores == pytest.approx(fused(picture(0))["probabilities"], abs=1e-5)
+    scores = {row["label"]: row["score"] for row in stock(sample_image(0))}
+    assert scores == pytest.approx(fused(sample_image(0))["probabilities"], abs=1e-5)

@@ -37,7 +37,7 @@ def fitted(model: Any, *, ood_threshold: float = 1e9, low: float | None = 0.99, 
     """The model with all of trust, as a fit leaves it: a gate with matrices, sets that never hold the last class."""
     classes = len(model.config.labels)
     bias, prior = ([0.3, -0.1, 0.0, -0.2][:classes], [0.1, 0.6, 0.1, 0.2] if classes == C else [1 / classes] * classes)
-    said = {"split": "calibration", "n": 100, "method": "test", "date": "2026-01-01"}
+    fitted_on = {"split": "calibration", "n": 100, "method": "test", "date": "2026-01-01"}
     generator = torch.Generator().manual_seed(5)
     buffers = {
         "mean": torch.randn(model.feature_dim, generator=generator),
@@ -45,25 +45,25 @@ def fitted(model: Any, *, ood_threshold: float = 1e9, low: float | None = 0.99, 
         "class_means": torch.randn(classes, 3, generator=generator),
     }
     trust = {
-        "temperature": {"kind": "bias_corrected", "value": 1.7, "bias": bias, **said},
-        "prior": {"value": prior, **said},
+        "temperature": {"kind": "bias_corrected", "value": 1.7, "bias": bias, **fitted_on},
+        "prior": {"value": prior, **fitted_on},
         "ood": {
             "detector": "mahalanobis",
             "threshold": ood_threshold,
             "settings": {},
             "buffers": {name: list(value.shape) for name, value in buffers.items()},
-            **said,
+            **fitted_on,
         },
         "conformal": {
-            **said,
+            **fitted_on,
             "method": "lac",
             "alpha": 0.1,
             "qhat": [1.0, None, *[1.0] * (classes - 3), -1.0],
             "settings": {},
         },
         "bands": {
-            "low": {"threshold": low, "risk": 0.05, "confidence": 0.9, **said},
-            "moderate": {"threshold": None if low is None else 1.0, "risk": 0.2, "confidence": 0.9, **said},
+            "low": {"threshold": low, "risk": 0.05, "confidence": 0.9, **fitted_on},
+            "moderate": {"threshold": None if low is None else 1.0, "risk": 0.2, "confidence": 0.9, **fitted_on},
         },
         "policy": {"max_set_size": 3},
         "fitted_for": {"inference": inference, "preprocessing": {"do_hair_removal": False}},

@@ -39,11 +39,11 @@ def sure(parts: Any, trusted: Any) -> Any:
     return loaded(parts, trusted.folder)
 
 
-def said_of(trusted: Any, state: str, **asked: Any) -> dict[str, Any]:
+def answer_to(trusted: Any, state: str, **given: Any) -> dict[str, Any]:
     """What the model itself says, in plain Python."""
     model = EnsembleForLesionClassification.from_pretrained(trusted.folder).eval()
     processor = LesionImageProcessor.from_pretrained(trusted.folder)
-    return model.predict(**processor(images=trusted.images[state], return_tensors="pt"), **asked)[0]
+    return model.predict(**processor(images=trusted.images[state], return_tensors="pt"), **given)[0]
 
 
 def opened(parts: Any, trusted: Any, state: str) -> Image.Image:
@@ -73,7 +73,7 @@ def test_answer_is_the_models(parts: Any, model_folder: Path, photo: Path, expec
 def test_four_states(parts: Any, trusted: Any, sure: Any) -> None:
     for state, reason in (("low", "answered"), ("moderate", "answered"), ("high", "high_uncertainty")):
         answer = parts.answering.classify(opened(parts, trusted, state), sure)
-        assert {**answer, "model": None} == {**said_of(trusted, state), "model": None}
+        assert {**answer, "model": None} == {**answer_to(trusted, state), "model": None}
         assert (answer["band"], answer["reason"]) == (state, reason)
         assert parts.words.state(answer) == ("declined" if state == "high" else state)
     assert parts.answering.classify(opened(parts, trusted, "strange"), sure)["reason"] == "out_of_distribution"
@@ -98,7 +98,7 @@ def test_promise_is_stated_in_the_models_own_numbers(parts: Any, trusted: Any, s
     assert "At most 20 % of “answered” and “uncertain” answers together" in read_aloud(panel)
     for part in ("aleatoric", "epistemic"):
         nats = float(re.search(rf'data-part="{part}" data-nats="([\d.]+)"', panel)[1])  # type: ignore[index]
-        assert nats == pytest.approx(said_of(trusted, "moderate")[part], abs=1e-6)
+        assert nats == pytest.approx(answer_to(trusted, "moderate")[part], abs=1e-6)
 
 
 @pytest.mark.parametrize("state", ["high", "strange"])
@@ -120,8 +120,8 @@ def test_of_a_declined_image_no_class_is_seen(parts: Any, trusted: Any, sure: An
         assert not any(name in text for name in sure.long_names.values())
         assert not any(mark in text for mark in ('class="bar', 'id="heat"', "Most likely class: ", "data-probability"))
     assert table[0]["declined"] is True
-    told = [table[0][key] for key in table[0] if key.startswith(("p_", "pred")) or key in ("band", "aleatoric")]
-    assert told == [None] * len(told)
+    numbers = [table[0][key] for key in table[0] if key.startswith(("p_", "pred")) or key in ("band", "aleatoric")]
+    assert numbers == [None] * len(numbers)
     assert all(table[0][f"prob_{label}"] is None for label in sure.labels)
 
 
@@ -133,7 +133,7 @@ def test_prevalence_reweighs_and_withdraws(parts: Any, trusted: Any, sure: Any) 
     assert sum(prior.values()) == pytest.approx(1.0)
     home = dict(zip(sure.labels, sure.trust["prior"]["value"], strict=True))
     assert prior["nv"] / prior["bkl"] == pytest.approx(home["nv"] / home["bkl"]), "within the benign as it was"
-    before = said_of(trusted, "low")
+    before = answer_to(trusted, "low")
     after = parts.answering.classify(opened(parts, trusted, "low"), sure, question)
     odds = {label: p * prior[label] / home[label] for label, p in before["probabilities"].items()}
     wanted = {label: value / sum(odds.values()) for label, value in odds.items()}
@@ -155,16 +155,16 @@ def test_metadata_reaches_the_model_that_takes_it(parts: Any, fusion_folder: Pat
     fusion, image = loaded(parts, fusion_folder), parts.image_files.read_image(photo)
     assert sorted(fusion.fields) == ["age", "localization", "sex"]
     assert sure.fields == {}
-    ask = parts.answering.classify
+    classify = parts.answering.classify
     record = {"age": 80, "sex": "male", "localization": "back"}
-    known = ask(image, fusion, parts.answering.Options(record=record))
+    known = classify(image, fusion, parts.answering.Options(record=record))
     processor = LesionImageProcessor.from_pretrained(fusion_folder)
     inputs = processor({"image": image, **record}, return_tensors="pt")
     assert known["probabilities"] == pytest.approx(fusion.model.predict(**inputs, trust=False)[0]["probabilities"])
-    assert known["probabilities"] != ask(image, fusion)["probabilities"]
+    assert known["probabilities"] != classify(image, fusion)["probabilities"]
     with pytest.raises(parts.answering.OptionError, match="age is 900"):
-        ask(image, fusion, parts.answering.Options(record={"age": 900}))
-    assert ask(image, sure, parts.answering.Options(record=record)) == ask(image, sure), "not for others"
+        classify(image, fusion, parts.answering.Options(record={"age": 900}))
+    assert classify(image, sure, parts.answering.Options(record=record)) == classify(image, sure), "not for others"
 
 
 def test_views_show_what_the_model_saw(parts: Any, trusted: Any, sure: Any) -> None:
@@ -197,7 +197,7 @@ def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path)
     assert [row.name for row in rows] == ["low.png", "moderate.png", "=cmd|calc.png", "high.png", "strange.png"]
     assert "may be damaged" in rows[2].error
     for row, state in zip([rows[0], rows[1], rows[3], rows[4]], names, strict=True):
-        assert row.answer["probabilities"] == pytest.approx(said_of(trusted, state)["probabilities"], abs=1e-5)
+        assert row.answer["probabilities"] == pytest.approx(answer_to(trusted, state)["probabilities"], abs=1e-5)
     table = parts.many.as_table(rows, sure.labels)
     read = list(csv.DictReader(io.StringIO(parts.many.as_csv(table))))
     assert [row["reason"] for row in read] == [
@@ -213,12 +213,12 @@ def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path)
 
 
 def test_agreement_is_stated_in_a_sentence(parts: Any) -> None:
-    def told(label: str, abstain: bool = False, labels: str = "ab") -> dict[str, Any]:
+    def answer(label: str, abstain: bool = False, labels: str = "ab") -> dict[str, Any]:
         return {"predicted": label, "abstain": abstain, "probabilities": dict.fromkeys(labels, 0.5)}
 
     say = parts.html_compare.agreement
-    a, b, other = told("a"), told("b"), told("x", labels="xyz")
-    declined = told("a", abstain=True)
+    a, b, other = answer("a"), answer("b"), answer("x", labels="xyz")
+    declined = answer("a", abstain=True)
     assert say([("m", a), ("n", a)], "mn") == "They name the same class, which does not make it right."
     assert say([("m", a), ("n", b)], "mn").startswith("They name different classes")
     assert say([("m", a), ("n", other)], "mn").endswith("different classes; compare nothing but whether they answer.")
@@ -261,15 +261,15 @@ def test_text_from_outside_cannot_break_the_page(parts: Any) -> None:
 
 
 def test_percentages_do_not_round_to_certainty(parts: Any) -> None:
-    said = {p: parts.words.percent(p) for p in (0.0, 0.0004, 0.0312, 0.5, 0.9996, 1.0)}
-    assert said == {
+    written = {p: parts.words.percent(p) for p in (0.0, 0.0004, 0.0312, 0.5, 0.9996, 1.0)}
+    assert written == {
         0.0: "0.0 %", 0.0004: "< 0.1 %", 0.0312: "3.1 %", 0.5: "50.0 %", 0.9996: "> 99.9 %", 1.0: "100.0 %",
     }  # fmt: skip
 
 
 def test_a_probability_is_no_surer_than_was_measured(parts: Any) -> None:
-    said = {p: parts.words.chance(p, 6) for p in (0.0, 0.0004, 0.0599, 0.06, 0.131, 0.94, 0.9401, 1.0)}
-    assert list(said.values()) == [
+    written = {p: parts.words.chance(p, 6) for p in (0.0, 0.0004, 0.0599, 0.06, 0.131, 0.94, 0.9401, 1.0)}
+    assert list(written.values()) == [
         "under 6 %",
         "under 6 %",
         "under 6 %",

@@ -51,8 +51,8 @@ def test_predict(client: Client, trusted: Any, model_folder: Path, photo: Path, 
     first = client.predict(handle_file(trusted.images["low"]), None, api_name="/predict")
     assert (first["model"], first["band"]) == (trusted.folder.name, "low")
     assert client.predict(handle_file(trusted.images["low"]), api_name="/predict") == first
-    shifted = client.predict(handle_file(trusted.images["low"]), prevalence=0.9, api_name="/predict")
-    assert (shifted["band"], shifted["reason"]) == (None, "other_prior")
+    reweighted = client.predict(handle_file(trusted.images["low"]), prevalence=0.9, api_name="/predict")
+    assert (reweighted["band"], reweighted["reason"]) == (None, "other_prior")
     assert client.predict(handle_file(trusted.images["high"]), api_name="/predict")["abstain"] is True
     record = {"age": 70, "sex": "male", "localization": "back"}
     fused = client.predict(handle_file(photo), "tiny-fusion", **record, api_name="/predict")
@@ -68,12 +68,12 @@ def test_predict(client: Client, trusted: Any, model_folder: Path, photo: Path, 
 
 def test_the_other_endpoints(client: Client, trusted: Any, photo: Path) -> None:
     low, high = (handle_file(trusted.images[state]) for state in ("low", "high"))
-    told = client.predict(low, api_name="/explain")
-    assert (told["state"], told["title"]) == ("low", "Answered")
-    assert "At most 5 %" in told["words"]
-    assert told["heat_map"].startswith("data:image/png;base64,")
-    told = client.predict(high, api_name="/explain")
-    assert (told["state"], told["explained"], told["heat_map"]) == ("declined", None, None)
+    shown = client.predict(low, api_name="/explain")
+    assert (shown["state"], shown["title"]) == ("low", "Answered")
+    assert "At most 5 %" in shown["words"]
+    assert shown["heat_map"].startswith("data:image/png;base64,")
+    shown = client.predict(high, api_name="/explain")
+    assert (shown["state"], shown["explained"], shown["heat_map"]) == ("declined", None, None)
     rows = client.predict([low, high, handle_file(__file__)], api_name="/predict_many")["rows"]
     assert [row["reason"] for row in rows] == ["answered", "high_uncertainty", "unreadable"]
     assert rows[1]["predicted"] is None
@@ -111,21 +111,21 @@ def test_files_of_the_machine_are_not_looked_at(client: Client, page: Any, trust
 def test_wrong_requests_get_an_error_in_words(client: Client, trusted: Any, photo: Path) -> None:
     """None of these may end in a bare "internal error", or in a stream that breaks and leaves the client waiting."""
 
-    def told(*asked: Any, name: str, **more: Any) -> str:
-        answer = client.submit(*asked, api_name=name, **more).result(timeout=240)
+    def error_text(*requested: Any, name: str, **more: Any) -> str:
+        answer = client.submit(*requested, api_name=name, **more).result(timeout=240)
         assert set(answer) == {"error"}, answer
         return str(answer["error"])
 
-    picture = handle_file(photo)
+    drawn = handle_file(photo)
     for name in ("/predict", "/explain", "/compare"):
-        assert told(None, name=name).startswith("No image was given.")
-    for name, given in (("/predict", picture), ("/explain", picture), ("/predict_many", [picture])):
-        assert told(given, ["tiny-derm-x"], name=name) == "model is ['tiny-derm-x']; give one name, not list."
+        assert error_text(None, name=name).startswith("No image was given.")
+    for name, given in (("/predict", drawn), ("/explain", drawn), ("/predict_many", [drawn])):
+        assert error_text(given, ["tiny-derm-x"], name=name) == "model is ['tiny-derm-x']; give one name, not list."
     for models in ([None], [5], "tiny-derm-x", {"a": 1}):
-        assert told(picture, models, name="/compare") == f"models is {models!r}; give a list of names of /models."
-    assert told(picture, ["tiny-derm-x"] * 5, name="/compare").startswith("models has 5 names; at most 4")
-    assert told(model=["gone"], name="/about").startswith("model is ['gone']; give one name")
-    assert set(client.predict(picture, api_name="/compare")) == {
+        assert error_text(drawn, models, name="/compare") == f"models is {models!r}; give a list of names of /models."
+    assert error_text(drawn, ["tiny-derm-x"] * 5, name="/compare").startswith("models has 5 names; at most 4")
+    assert error_text(model=["gone"], name="/about").startswith("model is ['gone']; give one name")
+    assert set(client.predict(drawn, api_name="/compare")) == {
         trusted.folder.name,
         "tiny-derm-x",
         "tiny-fusion",
@@ -167,7 +167,7 @@ def test_a_question_without_an_answer_leaves_nothing_either(
 ) -> None:
     """Whatever is wrong with the question: no file keeps its EXIF, and a refused batch is gone altogether."""
 
-    def told(name: str) -> tuple[bytes, Any]:
+    def upload(name: str) -> tuple[bytes, Any]:
         secret = f"48.2082 N {name}"
         with Image.open(trusted.images["low"]) as image:
             exif = Image.Exif()
@@ -182,19 +182,19 @@ def test_a_question_without_an_answer_leaves_nothing_either(
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("48.2082 N bomb.png", b"\0" * 9_000_000)
     fused = {"model": "tiny-fusion"}
-    asked: list[tuple[str, dict[str, Any]]] = [
+    requested: list[tuple[str, dict[str, Any]]] = [
         ("/predict", {"model": "nope"}), ("/predict", {"model": "gone"}), ("/predict", {"prevalence": 5}),
         ("/predict", {**fused, "age": 900}), ("/explain", {"model": "nope"}), ("/compare", {"models": ["nope"]}),
         ("/compare", {"models": [5]}),
     ]  # fmt: skip
-    for number, (endpoint, more) in enumerate(asked):
-        secret, picture = told(f"{number}")
-        answer = client.predict(picture, api_name=endpoint, **more)
+    for number, (endpoint, more) in enumerate(requested):
+        secret, drawn = upload(f"{number}")
+        answer = client.predict(drawn, api_name=endpoint, **more)
         assert "error" in (answer.get("nope") or answer), (endpoint, more)
         assert not any(secret in content for content in left()), (endpoint, more)
     for model, more_files in (("nope", []), ("gone", []), (None, [handle_file(bomb)])):
-        secret, picture = told(f"batch {model}")
-        assert "error" in client.predict([picture, *more_files], model, api_name="/predict_many")
+        secret, drawn = upload(f"batch {model}")
+        assert "error" in client.predict([drawn, *more_files], model, api_name="/predict_many")
         assert not any(secret in content for content in left()), model
     assert not any(b"48.2082 N bomb" in content for content in left())
 
@@ -278,8 +278,8 @@ def test_models_of_the_hub_say_their_commit(
     with start_page(f"org/pinned@{commits['org/pinned']},org/moving", **environment) as running:
         client = Client(running.url, verbose=False, download_files=str(tmp_path))
         assert client.predict(api_name="/models") == [f"pinned @ {commits['org/pinned'][:8]}", "moving"]
-        told = {name: client.predict(handle_file(photo), name, api_name="/predict") for name in commits}
-        assert [answer["model"] for answer in told.values()] == client.predict(api_name="/models")
+        answers = {name: client.predict(handle_file(photo), name, api_name="/predict") for name in commits}
+        assert [answer["model"] for answer in answers.values()] == client.predict(api_name="/models")
         api.upload_file(repo_id="org/moving", path_in_repo="LATER.md", path_or_fileobj=b"later")
         for name, commit in commits.items():
             about = client.predict(name.split("/")[1], api_name="/about")

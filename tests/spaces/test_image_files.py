@@ -25,9 +25,9 @@ SECRET = b"taken at 48.2082 N 16.3738 E"
 
 def encoded(kind: str, size: tuple[int, int] = (48, 40), mode: str = "RGB", **options: Any) -> bytes:
     rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
+    photo = Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)).convert(mode)
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    photo.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
@@ -54,7 +54,7 @@ def test_five_kinds_are_read_by_content(parts: Any, tmp_path: Path, kind: str) -
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "is empty"),
         (b"no image", "no image that is known"),
@@ -79,8 +79,8 @@ def test_five_kinds_are_read_by_content(parts: Any, tmp_path: Path, kind: str) -
     ],
     ids=range(20),
 )  # fmt: skip
-def test_everything_else_is_refused_in_words(parts: Any, content: bytes, said: str) -> None:
-    with pytest.raises(parts.image_files.ImageUnusableError, match=re.escape(said)):
+def test_everything_else_is_refused_in_words(parts: Any, content: bytes, message: str) -> None:
+    with pytest.raises(parts.image_files.ImageUnusableError, match=re.escape(message)):
         parts.image_files.read_image(content)
 
 
@@ -187,14 +187,14 @@ def zipped(path: Path, files: dict[str, bytes], kind: int = zipfile.ZIP_STORED) 
 
 
 def test_archives_are_read_where_they_lie(parts: Any, tmp_path: Path) -> None:
-    picture = encoded("PNG")
+    photo = encoded("PNG")
     inner = {
-        "../../etc/evil.png": picture, "/root/a.png": picture, "c:\\x\\b.png": picture, "sub/.hidden.png": picture,
+        "../../etc/evil.png": photo, "/root/a.png": photo, "c:\\x\\b.png": photo, "sub/.hidden.png": photo,
         "__MACOSX/a.png": b"x", "text.txt": b"no image",
     }  # fmt: skip
     entries = parts.archives.list_entries([zipped(tmp_path / "some.zip", inner)])
     assert sorted(entry.name for entry in entries) == ["etc/evil.png", "root/a.png", "text.txt", "x/b.png"]
-    assert [entry.read() == picture for entry in entries].count(True) == 3
+    assert [entry.read() == photo for entry in entries].count(True) == 3
     assert [path.name for path in tmp_path.iterdir()] == ["some.zip"], "nothing was unpacked"
 
 

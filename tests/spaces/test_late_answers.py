@@ -67,7 +67,7 @@ def slow_page(
 def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: Any, trusted: Any, tab_name: str) -> None:
     """Once changed while the answer is there, once while it is still being made."""
     block, states, answered, declined = TABS[tab_name]
-    low, strange = trusted.images["low"], trusted.images["strange"]
+    low, ood = trusted.images["low"], trusted.images["strange"]
     with opened(browser, slow_page.url) as tab:
         tab.get_by_role("tab", name=tab_name).click()
         tab.evaluate(RECORD, [block, states])
@@ -85,13 +85,13 @@ def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: An
 
         give(low)
         wait(low, answered)
-        give(strange)
-        wait(strange, declined)
+        give(ood)
+        wait(ood, declined)
         tab.evaluate("window.frames_seen.clear()")
         give(low)
         tab.wait_for_timeout(1000 * SLOW_S / 2)
-        give(strange)
-        wait(strange, declined)
+        give(ood)
+        wait(ood, declined)
         tab.wait_for_timeout(2000 * SLOW_S)
         seen = set(tab.evaluate("[...window.frames_seen]"))
         own = {f"low.png {answered}", f"strange.png {declined}"}

@@ -45,10 +45,10 @@ def said(trusted: Any) -> Callable[..., dict[str, Any]]:
     model = EnsembleForLesionClassification.from_pretrained(trusted.folder).eval()
     processor = LesionImageProcessor.from_pretrained(trusted.folder)
 
-    def ask(state: str) -> dict[str, Any]:
+    def request(state: str) -> dict[str, Any]:
         return model.predict(**processor(images=trusted.images[state], return_tensors="pt"))[0]
 
-    return ask
+    return request
 
 
 def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., Any]) -> None:

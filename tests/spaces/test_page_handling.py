@@ -176,7 +176,7 @@ def test_a_model_that_cannot_be_loaded_is_shown_with_its_error(parts: Any) -> No
         raise parts.model_loading.ModelUnavailableError(f"There is no {wanted}.")
 
     handlers = importlib.import_module("tab_one")._Handlers(SimpleNamespace(store=SimpleNamespace(add=add)), [])
-    chosen, said = handlers.fetch("a/b")
+    chosen, message = handlers.fetch("a/b")
     assert "value" not in chosen, "the model stays as it is"
-    assert "There is no a/b." in said
-    assert "Not loaded" in said
+    assert "There is no a/b." in message
+    assert "Not loaded" in message

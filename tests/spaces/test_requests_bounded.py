@@ -59,14 +59,14 @@ def test_no_log_says_what_an_exception_says(repo_root: Path, tmp_path: Path) -> 
     environment = {"PYTHONPATH": str(repo_root / "spaces" / "lesion_demo"), "PATH": ""}
     done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for said in (
+    for message in (
         "Exception in ASGI application",
         "Exception in callback",
         "A thread failed",
         "A request failed",
         "It f",
     ):
-        assert said in done.stderr
+        assert message in done.stderr
     assert done.stderr.splitlines().count("ValueError") == 24, "each on a line of its own, also from threads at once"
     shown = [line for line in done.stderr.splitlines() if "SECRET" in line and "raise ValueError" not in line]
     assert shown == [], "the program's own lines are no values"
@@ -74,13 +74,13 @@ def test_no_log_says_what_an_exception_says(repo_root: Path, tmp_path: Path) -> 
 
 def test_a_question_waits_for_a_part_of_a_batch_only(parts: Any) -> None:
     queueing, done = importlib.import_module("queueing"), []
-    started, asked = threading.Event(), threading.Event()
+    started, released = threading.Event(), threading.Event()
 
     @queueing.in_turn
     def batch() -> Any:
         for number in (1, 2):
             started.set()
-            asked.wait(60)
+            released.wait(60)
             done.append(f"part {number}")
             yield number
 
@@ -95,7 +95,7 @@ def test_a_question_waits_for_a_part_of_a_batch_only(parts: Any) -> None:
     asking.start()
     while len(queueing.TURNS._line) < 2:
         time.sleep(0.01)
-    asked.set()
+    released.set()
     working.join(60)
     asking.join(60)
     assert done == ["part 1", "question", "part 2"]
@@ -170,11 +170,11 @@ def limited(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     limit = module.UploadLimit(application, files)
 
     def ask(content: Any, path: str = "/gradio_api/upload", method: str = "POST", **headers: str) -> tuple[int, str]:
-        async def asked() -> httpx.Response:
+        async def sent() -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(limit), base_url="http://page") as client:
                 return await client.request(method, path, content=content, headers=headers)
 
-        answer = asyncio.run(asked())
+        answer = asyncio.run(sent())
         return answer.status_code, answer.text
 
     yield SimpleNamespace(ask=ask, files=files, handed=handed)

@@ -104,10 +104,8 @@ def test_the_examples_are_the_first_answered_and_the_first_declined_image(rows):
     assert [set(row["prediction_set"]) for row in found] == [image[5] for image in expected]
     assert [row["abstain"] for row in found] == [False, True]
     assert found[0]["message"].startswith(f"{found[0]['predicted'].upper()} (")
-    strange = example_answers(rows.select(np.array([5])), TRUST, labels)
-    assert [(row["reason"], row["band"], row["prediction_set"]) for row in strange] == [
-        ("out_of_distribution", None, None)
-    ]
+    ood = example_answers(rows.select(np.array([5])), TRUST, labels)
+    assert [(row["reason"], row["band"], row["prediction_set"]) for row in ood] == [("out_of_distribution", None, None)]
 
 
 def test_a_bias_and_a_scale_are_applied(rows):
@@ -124,9 +122,9 @@ def test_members_answer_together(rows):
 
 
 def test_verdicts_by_hand(section):
-    told = section["verdicts"]["test"]
-    assert told["n"] == 9
-    assert told["by_reason"] == {
+    facts = section["verdicts"]["test"]
+    assert facts["n"] == 9
+    assert facts["by_reason"] == {
         "answered": 5,
         "high_uncertainty": 1,
         "set_too_large": 1,
@@ -134,17 +132,17 @@ def test_verdicts_by_hand(section):
         "out_of_distribution": 1,
     }
     # Lesions a, b, d and f of eight are answered; a is half wrong, b and f wholly.
-    assert told["answered"]["value"] == 0.5
-    assert told["error_answered"]["value"] == pytest.approx(2.5 / 4)
-    assert told["error_answered"]["low"] == pytest.approx(beta.ppf(0.025, 2.5, 2.5), abs=1e-6)
-    assert told["error_answered"]["high"] == pytest.approx(beta.ppf(0.975, 3.5, 1.5), abs=1e-6)
-    assert told["error_declined"]["value"] == 0.5  # c and h, not e and g
+    assert facts["answered"]["value"] == 0.5
+    assert facts["error_answered"]["value"] == pytest.approx(2.5 / 4)
+    assert facts["error_answered"]["low"] == pytest.approx(beta.ppf(0.025, 2.5, 2.5), abs=1e-6)
+    assert facts["error_answered"]["high"] == pytest.approx(beta.ppf(0.975, 3.5, 1.5), abs=1e-6)
+    assert facts["error_declined"]["value"] == 0.5  # c and h, not e and g
 
 
 def test_ood_images_are_declined_by_gate_set_or_band(section):
-    told = section["verdicts"]["clothes"]
-    assert (told["n"], told["declined"]["value"]) == (3, pytest.approx(2 / 3))
-    assert told["by_reason"]["out_of_distribution"] == told["by_reason"]["set_too_large"] == 1
+    facts = section["verdicts"]["clothes"]
+    assert (facts["n"], facts["declined"]["value"]) == (3, pytest.approx(2 / 3))
+    assert facts["by_reason"]["out_of_distribution"] == facts["by_reason"]["set_too_large"] == 1
     [clothes] = section["gate"]["sets"]
     assert (clothes["name"], clothes["n"], clothes["declined"]["value"]) == ("clothes", 3, pytest.approx(1 / 3))
 
@@ -225,9 +223,9 @@ def test_bands_of_which_nothing_is_promised_decline(rows):
 
 def test_predictions_that_no_gate_has_seen_are_named(rows, ood_sets):
     blind = replace(rows, ood_score=None)
-    for ask in (lambda: gate_scores(blind), lambda: trust_section(blind, TRUST, {}, replicates=5)):
+    for request in (lambda: gate_scores(blind), lambda: trust_section(blind, TRUST, {}, replicates=5)):
         with pytest.raises(ValueError, match="'test' have no ood_score: fit trust first"):
-            ask()
+            request()
     clothes = {"clothes": replace(ood_sets["clothes"], ood_score=None)}
     with pytest.raises(ValueError, match="'ood_clothes' have no ood_score"):
         trust_section(rows, TRUST, clothes, replicates=5)
