@@ -38,7 +38,7 @@ def conventions(replicates: int, *, all_swaps: bool) -> dict[str, str]:
         "AUROC exchanges ranks (Bandos et al. 2005).",
         "ece": "Chance lifts the ECE of a finite sample, most where the model is well calibrated, and so pulls "
         "differences and relative changes towards 0; 'debiased' takes part of that away (Kumar et al. 2019).",
-        "mcnemar": "Exact, on one image a lesion (the first by its id), so that the images are independent.",
+        "mcnemar": "Exact, on one image per lesion (the first by its id), so that the images are independent.",
         "share_of_gain": "(partial - A) / (B - A), within each resample; not defined where the gain's interval "
         "contains 0.",
     }
@@ -102,7 +102,7 @@ def _comparison(result: dict[str, Any], comparison: dict[str, Any]) -> Iterator[
         found = comparison["mcnemar"]
         yield ""
         yield (
-            f"McNemar on one image a lesion (n = {found['n']:,}): only {a} right {found['only_a']}, only {b} right "
+            f"McNemar on one image per lesion (n = {found['n']:,}): only {a} right {found['only_a']}, only {b} right "
             f"{found['only_b']}, exact p = {p_value(found['p'])}."
         )
 

@@ -1,6 +1,6 @@
 """Whether sets and bands kept their promises on a split that they were not fitted on.
 
-Sets and bands are calibrated on one image a lesion, so a lesion counts once here too, whatever its number of images:
+Sets and bands are calibrated on one image per lesion, so a lesion counts once here too, whatever its number of images:
 each image weighs 1 / (images of its lesion), which is what drawing one image of each would give on average.
 
 A set's promise is an average over calibrations. The coverage of one fit with n lesions follows Beta(k, n + 1 - k),
@@ -40,7 +40,7 @@ def expected_coverage(
     covered), thresholds fitted on different lesions are independent, so their sum is distributed as the convolution.
 
     Args:
-        parts: one pair a threshold: n lesions of the calibration, m of the test split.
+        parts: one pair per threshold: n lesions of the calibration, m of the test split.
         alpha: in (0, 1).
         level: least share of test splits within the interval.
 
@@ -154,7 +154,7 @@ def bands_section(
     if not len(predictions) or bands.shape != (len(predictions),) or probs.shape[:1] != bands.shape:
         raise ValueError(
             f"{bands.shape} bands and {probs.shape} probabilities for {len(predictions)} images: "
-            "give one of each an image, and at least one image"
+            "give one of each per image, and at least one image"
         )
     weights = group_weights(predictions.group_id)
     predicted = probs.argmax(axis=1)

@@ -1,6 +1,6 @@
 """The explanations file: the seam between a model's heat maps and everything that evaluates them.
 
-One Parquet file a split, one row an image: ``image_id``, ``group_id`` (string), ``label``, ``predicted`` (int32; the
+One Parquet file per split, one row per image: ``image_id``, ``group_id`` (string), ``label``, ``predicted`` (int32; the
 predicted class is the one that is explained), ``abstain`` (bool, null where no trust was fitted), ``mask`` (string, one
 of ``MASKS``), the columns of ``NUMBERS`` (double, null where not measured) and of ``CURVES`` (list<double>, K + 1
 values from 0 % to 100 % of the pixels, null where not measured). Settings and label names stand as JSON in the file's

@@ -56,7 +56,7 @@ def write_challenge(
 
 
 def results_csv(ids: Sequence[str], scores: np.ndarray) -> str:
-    """The challenge's submission: one line an image, task_1 = p(melanoma), task_2 = p(seborrheic keratosis).
+    """The challenge's submission: one line per image, task_1 = p(melanoma), task_2 = p(seborrheic keratosis).
 
     Args:
         ids: N image ids.

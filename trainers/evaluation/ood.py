@@ -186,7 +186,7 @@ def _share(hits: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
 def _checked(name: str, scores: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     scores, groups = np.asarray(scores, dtype=np.float64), np.asarray(groups).astype(str)
     if scores.ndim != 1 or scores.shape != groups.shape:
-        raise ValueError(f"{name}: {scores.shape} scores and {groups.shape} groups: give one group id a score")
+        raise ValueError(f"{name}: {scores.shape} scores and {groups.shape} groups: give one group id per score")
     if not np.isfinite(scores).all():
         bad = int((~np.isfinite(scores)).sum())
         raise ValueError(f"{name}: {bad} of {len(scores)} scores are NaN or infinite: predict them again")

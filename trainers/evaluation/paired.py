@@ -263,7 +263,7 @@ def stacked(first: Sample, second: Sample) -> Sample:
 
 
 def one_per_lesion(groups: np.ndarray, image_ids: np.ndarray) -> np.ndarray:
-    """Indices of one image a lesion, the first by its id: (G,) int."""
+    """Indices of one image per lesion, the first by its id: (G,) int."""
     order = np.argsort(np.asarray(image_ids).astype(str), kind="stable")
     _, first = np.unique(np.asarray(groups).astype(str)[order], return_index=True)
     return np.sort(order[first])
@@ -275,7 +275,7 @@ def mcnemar(correct_a: np.ndarray, correct_b: np.ndarray) -> dict[str, Any]:
     Of the images on which just one of the two is right, half would go to each were they equally good.
 
     Args:
-        correct_a: (N,) bool; the images must be independent, so one a lesion.
+        correct_a: (N,) bool; the images must be independent, so one per lesion.
         correct_b: (N,) bool.
 
     Returns:

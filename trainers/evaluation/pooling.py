@@ -249,7 +249,7 @@ def metric_table(report: dict[str, Any]) -> list[str]:
 
 
 def fold_table(folds: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a fold: lines of Markdown."""
+    """One line per fold: lines of Markdown."""
     lines = [
         "| fold | test images | lesions | T | accuracy | balanced accuracy | macro F1 | NLL |",
         "|---|" + "---:|" * 7,

@@ -54,11 +54,12 @@ def robustness_section(
         seed: of the resamples.
 
     Returns:
-        JSON-ready: ``split``, ``n``, ``n_groups``, ``kinds``, ``severities``, ``clean``, ``conditions`` (one a kind and
-        severity) and ``by_severity`` (all kinds together), each with the metrics of ``PLAIN`` and, where a gate scored
-        the images, of ``TRUSTED``, with the number of lesions that a share is ``among``; and ``drop``, the accuracy
-        lost against clean. All kinds together is the mean of accuracy, AUROC and calibration, and the pooled share of
-        what is counted among answers: a kind that leaves two answers does not weigh as much as one that leaves all.
+        JSON-ready: ``split``, ``n``, ``n_groups``, ``kinds``, ``severities``, ``clean``, ``conditions`` (one per kind
+        and severity) and ``by_severity`` (all kinds together), each with the metrics of ``PLAIN`` and, where a gate
+        scored the images, of ``TRUSTED``, with the number of lesions that a share is ``among``; and ``drop``, the
+        accuracy lost against clean. All kinds together is the mean of accuracy, AUROC and calibration, and the pooled
+        share of what is counted among answers: a kind that leaves two answers does not weigh as much as one that leaves
+        all.
 
     Raises:
         ValueError: a condition holds other images than ``clean``, or there is none.

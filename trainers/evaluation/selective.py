@@ -64,7 +64,7 @@ def risk_coverage(uncertainty: np.ndarray, wrong: np.ndarray, weights: np.ndarra
     """
     uncertainty, wrong = np.asarray(uncertainty, dtype=np.float64), np.asarray(wrong, dtype=bool)
     if uncertainty.shape != wrong.shape or uncertainty.ndim != 1:
-        raise ValueError(f"{uncertainty.shape} uncertainties and {wrong.shape} outcomes: give one each an image")
+        raise ValueError(f"{uncertainty.shape} uncertainties and {wrong.shape} outcomes: give one each per image")
     if not len(wrong) or np.isnan(uncertainty).any():
         raise ValueError(
             f"{len(wrong)} images, {int(np.isnan(uncertainty).sum())} with an uncertainty that is NaN: "

@@ -36,7 +36,7 @@ def write_tables(split: dict[str, Any], folder: Path, *, title: str = "", suffix
 
 
 def per_class_csv(split: dict[str, Any]) -> str:
-    """One line a class: each measure with its 95 % interval, support in images and lesions, and what is not defined.
+    """One line per class: each measure with its 95 % interval, support in images and lesions, and what is not defined.
 
     Columns: class, precision, precision_low, precision_high, (recall, f1, auroc alike), support, lesions, note. A value
     or a bound that does not exist is an empty cell, and the note has the reason.

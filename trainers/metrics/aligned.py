@@ -104,7 +104,7 @@ def _ids(name: str, predictions: Predictions) -> dict[str, int]:
     rows: dict[str, int] = {}
     for row, image in enumerate(predictions.image_id.tolist()):
         if image in rows:
-            raise UserError(f"{name} holds image {image!r} twice: give predictions with one row an image")
+            raise UserError(f"{name} holds image {image!r} twice: give predictions with one row per image")
         rows[image] = row
     return rows
 

@@ -42,7 +42,7 @@ class ReliabilityBins:
 
 
 def nll(log_probs: np.ndarray, labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean negative log-likelihood of the true class, in nats an image.
+    """Mean negative log-likelihood of the true class, in nats per image.
 
     Args:
         log_probs: (N, C) natural logs of probabilities; logs, because a probability can round to 0.
@@ -197,7 +197,7 @@ def ece_classwise(
     labels = as_labels(labels, *probs.shape)
     weights = as_weights(weights, len(labels))
     outcomes = np.eye(probs.shape[1])[labels]
-    # One column a bin of each class, (N, C * B): all resamples in one matrix product.
+    # One column per bin of each class, (N, C * B): all resamples in one matrix product.
     gaps = [_members(probs[:, c], n_bins) * (outcomes - probs)[:, [c]] for c in range(probs.shape[1])]
     summed = np.abs(weights @ np.concatenate(gaps, axis=1)).sum(axis=-1)
     return divide_or_nan(summed, weights.sum(axis=-1) * probs.shape[1])
@@ -230,10 +230,10 @@ def simulated_ece(confidence: np.ndarray, draws: int, seed: int, n_bins: int = N
 
 
 def _paired(confidence: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as float64, one an image."""
+    """Both as float64, one per image."""
     confidence, correct = np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)
     if confidence.shape != correct.shape:
-        raise ValueError(f"{confidence.shape} confidences and {correct.shape} outcomes: give one outcome an image")
+        raise ValueError(f"{confidence.shape} confidences and {correct.shape} outcomes: give one outcome per image")
     _check_range(confidence)
     return confidence, correct
 

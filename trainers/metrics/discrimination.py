@@ -152,7 +152,7 @@ def by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | Non
     positive, scores = np.asarray(positive, dtype=bool), np.asarray(scores)
     weights = as_weights(weights, len(scores))
     if positive.shape != scores.shape:
-        raise ValueError(f"{positive.shape} labels and {scores.shape} scores: give one score a label")
+        raise ValueError(f"{positive.shape} labels and {scores.shape} scores: give one score per label")
     order = np.argsort(scores, kind="stable")
     ranked = scores[order]
     if not len(ranked):

@@ -28,7 +28,7 @@ def group_strata(groups: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np
     """
     groups, labels = np.asarray(groups).astype(str), np.asarray(labels)
     if groups.shape != labels.shape:
-        raise ValueError(f"{groups.shape} group ids and {labels.shape} labels: give one group id an image")
+        raise ValueError(f"{groups.shape} group ids and {labels.shape} labels: give one group id per image")
     _, index = np.unique(groups, return_inverse=True)
     if not len(labels):
         return index, np.zeros(0, dtype=int)

@@ -85,13 +85,13 @@ class Predictions:
         if self.logits.ndim != 3 or self.logits.shape[0] != n or self.logits.shape[2] != c:
             raise UserError(
                 f"logits have shape {self.logits.shape}; expected (N={n}, members, C={c}): "
-                "give one row an image and one column a class"
+                "give one row per image and one column per class"
             )
         parts = {"lesion_id": self.lesion_id, "group_id": self.group_id, "label": self.label, **self.columns}
         wide = {"features": self.features, "early": self.early, "ood_score": self.ood_score}
         for name, values in (parts | wide).items():
             if values is not None and len(values) != n:
-                raise UserError(f"{name} holds {len(values)} values for {n} images: give one an image")
+                raise UserError(f"{name} holds {len(values)} values for {n} images: give one per image")
         if not np.isfinite(self.logits).all():
             row = int(np.argwhere(~np.isfinite(self.logits))[0][0])
             raise UserError(

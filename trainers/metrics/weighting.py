@@ -16,7 +16,7 @@ def as_labels(labels: np.ndarray, n: int, n_classes: int | None = None) -> np.nd
     """
     labels = np.asarray(labels)
     if labels.shape != (n,):
-        raise ValueError(f"labels have shape {labels.shape} for {n} images: give one label an image")
+        raise ValueError(f"labels have shape {labels.shape} for {n} images: give one label per image")
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"labels are of type {labels.dtype}: give class indices as integers")
     most = np.inf if n_classes is None else n_classes - 1
@@ -62,7 +62,7 @@ def as_weights(weights: np.ndarray | None, n: int) -> np.ndarray:
         return np.ones(n)
     weights = np.asarray(weights, dtype=np.float64)
     if weights.shape[-1:] != (n,):
-        raise ValueError(f"weights have shape {weights.shape}; expected (..., {n}): give one weight an image")
+        raise ValueError(f"weights have shape {weights.shape}; expected (..., {n}): give one weight per image")
     return weights
 
 

@@ -15,7 +15,7 @@ fails for want of lesions, and then nothing is promised. In simulation (545 lesi
 acceptable at 5 %) that start leaves 3 % of the fits without a band, and accepts 59 % on average; starting at the 60
 surest leaves 22 % and accepts 45 %.
 
-The rows are one image a lesion, drawn by the caller: images of one lesion are not independent trials. Halves dealt by
+The rows are one image per lesion, drawn by the caller: images of one lesion are not independent trials. Halves dealt by
 class vary a little less than the binomial, which errs on the safe side.
 """
 
@@ -97,9 +97,9 @@ def fit_bands(
     the reason. Raising it to the low threshold instead would claim what its own test did not show.
 
     Args:
-        first_uncertainty: (n1,) of the first half, one image a lesion.
+        first_uncertainty: (n1,) of the first half, one image per lesion.
         first_wrong: (n1,) bool, whether the answer is wrong.
-        second_uncertainty: (n2,) of the second half, one image a lesion.
+        second_uncertainty: (n2,) of the second half, one image per lesion.
         second_wrong: (n2,) bool.
         low_risk: bound of the low band.
         moderate_risk: bound of low and moderate together, at least ``low_risk``.

@@ -1,4 +1,4 @@
-"""Fitting conformal sets: one threshold a class, so that the set misses the true class in at most a share alpha.
+"""Fitting conformal sets: one threshold per class, so that the set misses the true class in at most a share alpha.
 
 Split conformal prediction (Vovk, Gammerman, Shafer 2005; Lei, G'Sell, Rinaldo, Tibshirani, Wasserman 2018): with n
 exchangeable images, the k-th smallest of their true classes' scores with k = ceil((n + 1)(1 - alpha)) covers the next
@@ -126,7 +126,7 @@ def fit_conformal(
 ) -> ConformalFit:
     """Fit the thresholds of prediction sets.
 
-    The caller draws one image a lesion first (``halves.one_per_group``) from a half that nothing else was fitted on:
+    The caller draws one image per lesion first (``halves.one_per_group``) from a half that nothing else was fitted on:
     the law wants exchangeable rows, and images of one lesion are none. Settings of ``raps`` must come from elsewhere
     too: the fixed defaults, or a choice made on the first half.
 
@@ -140,7 +140,7 @@ def fit_conformal(
         label_names: C short names.
         label_groups: short name -> ``benign`` | ``premalignant`` | ``malignant``.
         method: ``lac``, ``aps`` or ``raps``; see ``hub_models.trust_lesion``.
-        class_conditional: one threshold a class; False takes one for all, which promises the average only.
+        class_conditional: one threshold per class; False takes one for all, which promises the average only.
         alpha: in (0, 1).
         settings: of ``raps``; the defaults where missing.
 

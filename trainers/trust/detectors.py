@@ -100,7 +100,7 @@ def check(
             f"features have shape {features.shape} and logits {logits.shape}: give (N, D) and (N, C) or (N, M, C)"
         )
     if labels is not None and np.shape(labels) != (len(features),):
-        raise OODFitError(f"labels have shape {np.shape(labels)}, features {features.shape}: give one label an image")
+        raise OODFitError(f"labels have shape {np.shape(labels)}, features {features.shape}: give one label per image")
     if len(features) < 2:
         raise OODFitError(f"{len(features)} images: an out-of-distribution detector needs at least two")
     try:

@@ -2,7 +2,7 @@
 
 The split is halved by lesion group. The first half gives the temperature, the class frequencies, the gate and the grid
 of the bands; the second half, which none of these saw, gives the quantiles of the sets and the tests of the bands, on
-the images that the gate accepts, one image a lesion. Nothing here reads the test split.
+the images that the gate accepts, one image per lesion. Nothing here reads the test split.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def needed_lesions(options: TrustOptions, classes: int) -> int:
 
 
 def first_half(rows: Predictions, options: TrustOptions) -> np.ndarray:
-    """Indices of up to ``shifted_images`` images of the first half, one a lesion, drawn by the seed."""
+    """Indices of up to ``shifted_images`` images of the first half, one per lesion, drawn by the seed."""
     first, _ = halve(rows.label, rows.group_id, options.seed)
     inside = np.flatnonzero(first)
     drawn = inside[one_per_group(rows.group_id[inside], options.seed)]
@@ -249,7 +249,7 @@ def _unfitted_gate(one: Predictions, temperature: float, acceptance: float, seed
 
 
 def _accepted(part: Predictions, gate: GateFit, seed: int) -> Predictions:
-    """The images of a half that the gate accepts, one a lesion."""
+    """The images of a half that the gate accepts, one per lesion."""
     inside = part.select(gate.accepts(*_gate_inputs(part)))
     if not len(inside):
         raise ValueError(
@@ -276,7 +276,7 @@ def _features(rows: Predictions) -> np.ndarray:
 def _promises(
     one: Predictions, two: Predictions, calibration: CalibrationFit, options: TrustOptions, facts: dict[str, Any]
 ) -> dict[str, Any]:
-    """Sets and bands, from the accepted images of both halves, one a lesion."""
+    """Sets and bands, from the accepted images of both halves, one per lesion."""
     probs_one, probs_two = (np.exp(calibration.log_probs(part.logits)) for part in (one, two))
     wrong = probs_two.argmax(axis=1) != two.label
     sets = fit_conformal(

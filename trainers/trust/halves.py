@@ -3,7 +3,7 @@
 A threshold that was chosen on the very images it is tested on promises more than it keeps. The first half fits what
 needs no promise (temperature, prior, OOD statistics, the grid of the bands); the second half, unseen by all of that,
 carries the conformal quantiles and the bands' tests. Images of one group (a lesion with its near-duplicates) are never
-independent, so no group is divided, and promises are made from one image a group.
+independent, so no group is divided, and promises are made from one image per group.
 """
 
 from __future__ import annotations

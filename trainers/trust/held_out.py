@@ -27,7 +27,7 @@ class CrossFit:
     Attributes:
         detector: its name.
         fold: (N,) fold of each image, the same for the images of a group.
-        fits: one a fold, on the images of all others.
+        fits: one per fold, on the images of all others.
         temperature: T > 0.
     """
 

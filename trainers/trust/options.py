@@ -30,7 +30,7 @@ class TrustOptions:
     temperature: str = field(
         default="scalar",
         metadata={
-            "help": "scalar (one T), bias_corrected (T and a bias a class) or vector (a scale and a bias a class)."
+            "help": "scalar (one T), bias_corrected (T and a bias per class) or vector (a scale and a bias per class)."
         },
     )
     detector: str = field(

@@ -142,7 +142,7 @@ def estimate_prior(
     if max_iterations < 1:
         raise UserError(f"{max_iterations} iterations: give at least 1")
     if groups is not None and np.shape(groups) != (len(probs),):
-        raise UserError(f"{np.shape(groups)} group ids for {len(probs)} images: give one group id an image")
+        raise UserError(f"{np.shape(groups)} group ids for {len(probs)} images: give one group id per image")
     weights = np.ones(len(probs)) if groups is None else group_weights(groups)
     weights = weights / weights.sum()
     evidence = probs / start

@@ -5,10 +5,10 @@ Three kinds, from few numbers to many:
 * ``scalar``: ``softmax(logits / T)``, one temperature T > 0 (Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern
   Neural Networks", ICML 2017, equation 9). T > 1 softens an overconfident model, T < 1 sharpens an underconfident
   one. A single model's answers stay as they are.
-* ``bias_corrected``: ``softmax(logits / T + b)``, a bias a class beside it (BCTS: Alexandari, Kundaje, Shrikumar,
+* ``bias_corrected``: ``softmax(logits / T + b)``, a bias per class beside it (BCTS: Alexandari, Kundaje, Shrikumar,
   "Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label Shift Adaptation", ICML 2020). What
   oversampling in training did to the prior is a bias, which no scalar can undo.
-* ``vector``: ``softmax(scale * logits + b)``, a scale a class too (Guo et al. 2017, section 4.2).
+* ``vector``: ``softmax(scale * logits + b)``, a scale per class too (Guo et al. 2017, section 4.2).
 
 For an ensemble of M members one set of numbers is shared and the likelihood is that of the mean of the members'
 probabilities, which is what the model answers with.
@@ -61,7 +61,7 @@ class CalibrationFit:
 
     Attributes:
         value: T > 0, without unit; with ``vector`` the geometric mean of 1 / scale, for information only.
-        nll_before: mean negative log-likelihood at T = 1 without bias, in nats an image.
+        nll_before: mean negative log-likelihood at T = 1 without bias, in nats per image.
         nll_after: the same as fitted; never above ``nll_before``.
         n: number of images it was fitted on.
         kind: ``scalar``, ``vector`` or ``bias_corrected``.
@@ -203,7 +203,7 @@ def _weights(groups: np.ndarray | None, n: int) -> np.ndarray:
     if groups is None:
         return np.ones(n)
     if np.shape(groups) != (n,):
-        raise ValueError(f"group ids have shape {np.shape(groups)} for {n} images: give one group id an image")
+        raise ValueError(f"group ids have shape {np.shape(groups)} for {n} images: give one group id per image")
     return group_weights(groups)
 
 
@@ -227,7 +227,7 @@ def _search_temperature(logits: np.ndarray, labels: np.ndarray, weights: np.ndar
 
 
 def _search_bias(logits: np.ndarray, labels: np.ndarray, weights: np.ndarray, start: CalibrationFit) -> CalibrationFit:
-    """Biases, and one scale or one a class, from a temperature on; no worse than it on these images."""
+    """Biases, and one scale or one per class, from a temperature on; no worse than it on these images."""
     n_classes = logits.shape[-1]
     n_scales = n_classes if start.kind == "vector" else 1
 

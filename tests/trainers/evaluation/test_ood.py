@@ -157,7 +157,7 @@ def test_the_bootstrap_covers():
     [
         (np.zeros(0), np.zeros(0), {}, "the split holds no image"),
         (np.array([1.0, np.nan]), np.array(["a", "b"]), {}, "the split: 1 of 2 scores are NaN or infinite"),
-        (np.zeros(3), np.array(["a", "b"]), {}, "give one group id a score"),
+        (np.zeros(3), np.array(["a", "b"]), {}, "give one group id per score"),
         (np.zeros(1), np.array(["a"]), {"cloth": np.array([np.inf])}, "cloth: 1 of 1 scores"),
     ],
 )

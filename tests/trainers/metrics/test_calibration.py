@@ -128,7 +128,7 @@ def test_floor_repeats_with_its_seed():
 def test_a_confidence_that_is_no_probability_is_named():
     with pytest.raises(ValueError, match=r"confidences span 0\.5\.\.1\.2"):
         cal.reliability_bins(np.array([0.5, 1.2]), np.array([True, False]))
-    with pytest.raises(ValueError, match="one outcome an image"):
+    with pytest.raises(ValueError, match="one outcome per image"):
         cal.reliability_bins(np.array([0.5, 0.6]), np.array([True]))
 
 
@@ -222,7 +222,7 @@ def test_what_is_no_probability_is_named_by_the_other_eces():
         cal.ece_adaptive(np.array([0.5, np.nan]), np.array([True, False]))
     with pytest.raises(ValueError, match=r"confidences span 2\.0\.\.2\.0"):
         cal.ece_classwise(np.array([[2.0, -1.0]]), np.array([0]))
-    with pytest.raises(ValueError, match="one label an image"):
+    with pytest.raises(ValueError, match="one label per image"):
         cal.ece_classwise(PROBS, np.array([0]))
 
 

@@ -154,9 +154,9 @@ def test_bad_input_is_named():
         dis.confusion_matrix(np.array([0, 3]), np.array([0, 1]), 3)
     with pytest.raises(ValueError, match="one prediction a label"):
         dis.confusion_matrix(np.array([0, 1]), np.array([0]), 3)
-    with pytest.raises(ValueError, match="one weight an image"):
+    with pytest.raises(ValueError, match="one weight per image"):
         dis.confusion_matrix(np.array([0, 1]), np.array([0, 1]), 3, np.ones(3))
-    with pytest.raises(ValueError, match="one score a label"):
+    with pytest.raises(ValueError, match="one score per label"):
         dis.auroc(np.array([0, 1]), np.array([0.5]))
     with pytest.raises(ValueError, match=r"specificity 1\.5"):
         dis.sensitivity_at_specificity(np.array([0, 1]), np.array([0.5, 1.0]), 1.5)

@@ -181,7 +181,7 @@ def test_features_that_never_vary_are_named(name):
         (np.full((3, 4), np.nan), np.zeros((3, 2)), [0, 0, 0], "3 of 3 images have a feature that is NaN"),
         (np.zeros((3, 4)), np.array([[0, 1], [np.inf, 0], [0, 0]]), [0, 0, 0], "1 of 3 images have a logit"),
         (np.zeros((3, 4)), np.zeros((2, 2)), [0, 0, 0], r"features have shape \(3, 4\) and logits \(2, 2\)"),
-        (np.zeros((3, 4)), np.zeros((3, 2)), [0, 0], "give one label an image"),
+        (np.zeros((3, 4)), np.zeros((3, 2)), [0, 0], "give one label per image"),
     ],
 )
 def test_what_cannot_be_fitted_is_named(name, features, logits, labels, message):

@@ -55,7 +55,7 @@ def test_class_prior_of_single_images_is_their_share():
     ("labels", "groups", "message"),
     [
         (np.zeros(0, dtype=int), np.zeros(0), "0 images: a prior needs at least one"),
-        (np.array([0, 1]), np.array(["a"]), "give one label an image"),
+        (np.array([0, 1]), np.array(["a"]), "give one label per image"),
         (np.array([0, 3]), np.array(["a", "b"]), r"labels span 0\.\.3; expected 0\.\.2"),
         (np.array([0.0, 1.0]), np.array(["a", "b"]), "labels are of type float64"),
     ],
@@ -177,7 +177,7 @@ def test_settings_that_cannot_be_are_named():
     probs = np.array([[0.5, 0.5]])
     with pytest.raises(UserError, match="0 iterations: give at least 1"):
         estimate_prior(probs, np.array([0.5, 0.5]), max_iterations=0)
-    with pytest.raises(UserError, match="give one group id an image"):
+    with pytest.raises(UserError, match="give one group id per image"):
         estimate_prior(probs, np.array([0.5, 0.5]), groups=np.array(["a", "b"]))
 
 

@@ -101,7 +101,7 @@ def test_one_image_and_float32_are_enough():
         (np.eye(3), np.array([0, 1, 3]), r"labels span 0\.\.3; expected 0\.\.2"),
         (np.eye(3), np.array([0, -1, 2]), r"labels span -1\.\.2; expected 0\.\.2"),
         (np.eye(3), np.array([0.0, 1.0, 2.0]), "labels are of type float64"),
-        (np.eye(3), np.array([0, 1]), "give one label an image"),
+        (np.eye(3), np.array([0, 1]), "give one label per image"),
         (np.zeros(3), np.array([0, 1, 2]), r"logits have shape \(3,\)"),
     ],
 )

@@ -300,9 +300,9 @@ def _in_words(temperature: Calibration) -> str:
     """``T = 1.234``, with what else was fitted; empty where nothing changes."""
     fitted = temperature if isinstance(temperature, Mapping) else {"value": temperature}
     if fitted.get("scale"):
-        return "a scale and a bias a class"
+        return "a scale and a bias per class"
     found = f"T = {float(fitted['value']):.3f}"
-    return f"{found} and a bias a class" if fitted.get("bias") else found if float(fitted["value"]) != 1.0 else ""
+    return f"{found} and a bias per class" if fitted.get("bias") else found if float(fitted["value"]) != 1.0 else ""
 
 
 def _reliability_caption(split: str, temperature: Calibration) -> str:
