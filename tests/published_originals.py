@@ -14,8 +14,8 @@ from torch import nn
 from torchvision import models
 from transformers import AutoModelForImageClassification, ViTConfig, ViTForImageClassification
 
-from trainers.import_published import import_published
 from trainers.published import find_system
+from trainers.published.convert import import_published
 
 SIZE = 64
 DERM_X = ["nv", "mel", "bkl", "bcc", "akiec", "vasc", "df", "acne"]

@@ -14,7 +14,7 @@ from hub_models import MobileNetForLesionClassification, MobileNetLesionConfig
 from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import remove_hair
 from hub_models.preprocess_lesion import constant_colour
-from trainers.measure_preprocessing import with_drawn_hair
+from trainers.evaluation.preprocessing import with_drawn_hair
 
 
 def seconds(work: Callable[[], object], times: int = 3) -> float:

@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from datasets_scripts.command import run as run_command
 from trainers import compare as command
+from trainers.evaluation.comparison import load
 from trainers.evaluation.comparison_tables import p_value, title
 from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions, write_predictions
@@ -60,7 +61,7 @@ def test_what_is_fitted_a_class_is_in_the_logits_before_classes_are_put_in_anoth
     report = json.loads((biased / "report.json").read_text())
     report["trust"]["temperature"] |= {"kind": "bias_corrected", "bias": [0.5, -0.25, -0.25]}
     (biased / "report.json").write_text(json.dumps(report))
-    loaded, plain = command.load(biased), command.load(two[1])
+    loaded, plain = load(biased), load(two[1])
     assert (loaded.temperature, plain.temperature) == (1.0, 0.8)
     assert "with a bias a class, in the logits already" in loaded.temperature_from
     expected = plain.predictions.logits / 0.8 + np.array([0.5, -0.25, -0.25])

@@ -18,8 +18,8 @@ from scipy.special import softmax
 from datasets_scripts.command import UserError
 from model_cards.manifest import check_manifest
 from model_cards.verify import verify_folder
-from trainers.compare import load
 from trainers.cross_validate import find_script, make_plan
+from trainers.evaluation.comparison import load
 from trainers.evaluation.pooling import Fold, check_alike, fold_values, over_folds, pool, pooled_report
 from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions, read_predictions

@@ -29,7 +29,7 @@ from hub_models import LesionImageProcessor, MobileNetForLesionClassification, M
 from model_cards.manifest import write_manifest
 from trainers import export_published as exporting
 from trainers import import_published as importing
-from trainers.export_published import export_published
+from trainers.published.convert import export_published
 from trainers.published.state import read_state
 
 

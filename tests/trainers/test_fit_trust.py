@@ -24,13 +24,13 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 from hub_models.trust_lesion import PriorError
 from model_cards.verify import verify_folder
 from trainers.evaluation.decisions import decisions
-from trainers.import_published import import_published
 from trainers.metrics.predictions import NO_LABEL, read_predictions
 from trainers.model_folder.data import LesionImages, collate, load_splits
 from trainers.model_folder.fit_trust import about, can_reuse, fit_trust, stored_predictions
 from trainers.model_folder.rebuild import rebuild
 from trainers.model_folder.trust import predict_left_out
 from trainers.published import find_system
+from trainers.published.convert import import_published
 from trainers.trust.options import TrustOptions
 
 KEYS = [

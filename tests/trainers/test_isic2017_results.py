@@ -12,7 +12,7 @@ from sklearn import metrics as sk
 
 from datasets_scripts.command import run
 from trainers import isic2017_results
-from trainers.isic2017_results import pair, plain_id, results
+from trainers.evaluation.isic2017_submission import pair, plain_id, results
 
 TRUTH = """image_id,melanoma,seborrheic_keratosis
 ISIC_0012258,1.0,0.0

@@ -27,10 +27,10 @@ from trainers import measure_explanations as command
 from trainers.evaluation.decisions import decisions
 from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.explaining import examples as example_pictures
+from trainers.explaining.folder import check_method, measure_explanations, subject_of
 from trainers.explaining.maps import energy_inside
 from trainers.explaining.masks import Masks
 from trainers.explaining.measure import Options, measure, neighbours, one_of_each
-from trainers.measure_explanations import measure_explanations, subject_of
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import LesionImages, Splits, collate, load_splits
 from trainers.model_folder.fit_trust import fit_trust
@@ -356,4 +356,4 @@ def test_a_model_that_reads_no_image_has_no_heat_map(splits: Splits) -> None:
 
     model = MetadataForLesionClassification(MetadataLesionConfig(id2label={0: "mel", 1: "nv"}))
     with pytest.raises(UserError, match="a MetadataForLesionClassification looks at no image and has no heat map"):
-        command.check_method(model, "grad_cam")
+        check_method(model, "grad_cam")

@@ -13,6 +13,7 @@ from PIL import Image
 from datasets_scripts.command import run as run_command
 from datasets_scripts.phantom import draw
 from trainers import measure_preprocessing as command
+from trainers.evaluation import preprocessing
 
 
 @pytest.fixture
@@ -20,13 +21,13 @@ def ham10000(tmp_path: Path) -> Path:
     """Six phantoms as images and masks; one mask is empty."""
     folder = tmp_path / "ham"
     (folder / "HAM10000_images_part_1").mkdir(parents=True)
-    (folder / command.MASKS).mkdir()
+    (folder / preprocessing.MASKS).mkdir()
     for number in range(6):
         phantom = draw("nv", number, with_hairs=False)
         name = f"ISIC_{number:07d}"
         phantom.image.save(folder / "HAM10000_images_part_1" / f"{name}.jpg", quality=95)
         mask = phantom.lesion_mask & (number != 5)
-        Image.fromarray(mask).save(folder / command.MASKS / f"{name}_segmentation.png")
+        Image.fromarray(mask).save(folder / preprocessing.MASKS / f"{name}_segmentation.png")
     return folder
 
 
@@ -38,10 +39,10 @@ def run(monkeypatch: Any, *words: object) -> None:
 def test_boxes_and_their_overlap_by_hand() -> None:
     mask = np.zeros((10, 20), bool)
     mask[2, 3] = mask[6, 9] = True
-    assert command.box_of(mask) == (3, 2, 10, 7)
-    assert command.overlap((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
-    assert command.overlap((0, 0, 4, 4), (4, 0, 6, 4)) == 0
-    assert command.overlap((1, 1, 3, 3), (1, 1, 3, 3)) == 1
+    assert preprocessing.box_of(mask) == (3, 2, 10, 7)
+    assert preprocessing.overlap((0, 0, 4, 4), (2, 0, 6, 4)) == pytest.approx(8 / 24)
+    assert preprocessing.overlap((0, 0, 4, 4), (4, 0, 6, 4)) == 0
+    assert preprocessing.overlap((1, 1, 3, 3), (1, 1, 3, 3)) == 1
 
 
 def test_psnr_by_hand() -> None:
@@ -49,9 +50,9 @@ def test_psnr_by_hand() -> None:
     image = reference.copy()
     image[0] = 110
     mask = np.array([[True, True], [False, False]])
-    assert command.psnr(image, reference, mask) == pytest.approx(10 * np.log10(255**2 / 100))
-    assert command.psnr(image, reference, np.ones((2, 2), bool)) == pytest.approx(10 * np.log10(255**2 / 50))
-    assert command.psnr(image, reference, ~mask) == 100
+    assert preprocessing.psnr(image, reference, mask) == pytest.approx(10 * np.log10(255**2 / 100))
+    assert preprocessing.psnr(image, reference, np.ones((2, 2), bool)) == pytest.approx(10 * np.log10(255**2 / 50))
+    assert preprocessing.psnr(image, reference, ~mask) == 100
 
 
 def test_f1_counts_pixels_of_all_images(monkeypatch: Any) -> None:
@@ -59,8 +60,8 @@ def test_f1_counts_pixels_of_all_images(monkeypatch: Any) -> None:
     found = np.zeros((2, 3), np.uint8)
     found[0] = 255
     truth = np.array([[True, True, False], [True, True, False]])
-    monkeypatch.setattr("hub_models.hair_lesion.hair_mask", lambda image: found)
-    score = command.HairScore()
+    monkeypatch.setattr("trainers.evaluation.preprocessing.hair_mask", lambda image: found)
+    score = preprocessing.HairScore()
     bare = np.zeros((2, 3, 3), np.uint8)
     score.add(bare + np.uint8(40), bare, truth, found_on_bare=np.zeros((2, 3), np.uint8))
     score.add(bare, bare, np.zeros((2, 3), bool), found_on_bare=found)
@@ -74,16 +75,16 @@ def test_f1_counts_pixels_of_all_images(monkeypatch: Any) -> None:
 
 def test_drawn_hair_is_where_the_mask_says() -> None:
     image = np.asarray(draw("nv", 1, with_hairs=False).image)
-    haired, truth = command.with_drawn_hair(image, 0)
+    haired, truth = preprocessing.with_drawn_hair(image, 0)
     assert truth.any()
     assert np.array_equal(truth, (haired != image).any(axis=-1))
-    assert np.array_equal(haired, command.with_drawn_hair(image, 0)[0])
-    assert not np.array_equal(haired, command.with_drawn_hair(image, 4)[0])
+    assert np.array_equal(haired, preprocessing.with_drawn_hair(image, 0)[0])
+    assert not np.array_equal(haired, preprocessing.with_drawn_hair(image, 4)[0])
 
 
 def test_the_command_writes_every_number(ham10000: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(command, "PHANTOM_SIZES", ((64, 48),))
-    monkeypatch.setattr(command, "TIMED_SIZES", ((64, 48), (96, 72)))
+    monkeypatch.setattr(preprocessing, "PHANTOM_SIZES", ((64, 48),))
+    monkeypatch.setattr(preprocessing, "TIMED_SIZES", ((64, 48), (96, 72)))
     out = tmp_path / "numbers.json"
     run(monkeypatch, "--ham10000", ham10000, "--out", out)
     said = json.loads(out.read_text())
@@ -102,15 +103,15 @@ def test_the_command_writes_every_number(ham10000: Path, tmp_path: Path, monkeyp
 
 
 def test_limit_spreads_over_the_whole(ham10000: Path) -> None:
-    names = [photo.stem[-1] for photo, _ in command.ham10000_pairs(ham10000, 3)]
+    names = [photo.stem[-1] for photo, _ in preprocessing.ham10000_pairs(ham10000, 3)]
     assert names == ["0", "2", "5"]
-    assert len(command.ham10000_pairs(ham10000, 99)) == 6
+    assert len(preprocessing.ham10000_pairs(ham10000, 99)) == 6
 
 
 @pytest.mark.parametrize("fault", ["no masks", "no image", "sizes", "broken", "there", "nowhere"])
 def test_a_mistake_is_one_line(fault: str, ham10000: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     out, photo = tmp_path / "numbers.json", ham10000 / "HAM10000_images_part_1" / "ISIC_0000000.jpg"
-    monkeypatch.setattr(command, "PHANTOM_SIZES", ((64, 48),))
+    monkeypatch.setattr(preprocessing, "PHANTOM_SIZES", ((64, 48),))
     expected = {
         "no masks": "holds no HAM10000_segmentations_lesion_tschandl",
         "no image": "holds no image ISIC_0000000.jpg",
@@ -120,7 +121,7 @@ def test_a_mistake_is_one_line(fault: str, ham10000: Path, tmp_path: Path, monke
         "nowhere": "cannot be written (No such file or directory): choose another --out",
     }[fault]
     if fault == "no masks":
-        (ham10000 / command.MASKS).rename(tmp_path / "elsewhere")
+        (ham10000 / preprocessing.MASKS).rename(tmp_path / "elsewhere")
     elif fault == "no image":
         photo.unlink()
     elif fault == "sizes":

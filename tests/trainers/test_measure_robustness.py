@@ -16,11 +16,11 @@ from datasets_scripts.command import run
 from model_cards.verify import verify_folder
 from trainers import measure_robustness as command
 from trainers.evaluation.decisions import decisions
-from trainers.measure_robustness import altered, drawn, measure_robustness
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import Splits, load_splits
 from trainers.model_folder.evaluate import corrupted_file
 from trainers.model_folder.rebuild import rebuild
+from trainers.model_folder.robustness import altered, drawn, measure_robustness
 
 REPLICATES = 50  # as the model was trained with, so that evaluating again changes nothing
 pytestmark = [

@@ -18,10 +18,11 @@ from model_cards.build import build_card
 from model_cards.verify import verify_folder
 from trainers import release as command
 from trainers.evaluation.explanation_table import explanations_file, read_table
+from trainers.explaining.folder import measure_explanations
 from trainers.explaining.measure import Options
-from trainers.measure_explanations import measure_explanations
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import load_splits
+from trainers.model_folder.release import without_places
 
 REPLICATES = 50
 pytestmark = [
@@ -114,7 +115,7 @@ def test_places_of_this_machine_do_not_leave_it(tmp_path: Path, monkeypatch: pyt
     data = tmp_path.parent / "archive"
     content = {"a": [f"--source {data}/ham", "../archive/ham", "data/ham10000"]}
     monkeypatch.setenv("LESION_DATA_DIR", str(data))
-    cleaned = command.without_places(content, "it")
+    cleaned = without_places(content, "it")
     assert cleaned == {"a": ["--source $LESION_DATA_DIR/ham", "$LESION_DATA_DIR/ham", "data/ham10000"]}
     with pytest.raises(UserError, match=r"it names a place of this machine .*outputs/x\): set LESION_DATA_DIR"):
-        command.without_places({"a": f"--output_dir {tmp_path}/outputs/x"}, "it")
+        without_places({"a": f"--output_dir {tmp_path}/outputs/x"}, "it")

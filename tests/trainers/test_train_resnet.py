@@ -17,7 +17,7 @@ from transformers import AutoModelForImageClassification
 from datasets_scripts.build_phantom import main as build_phantom
 from hub_models import ResNetForLesionClassification, ResNetLesionConfig
 from model_cards.verify import verify_folder
-from trainers.isic2017_results import pair, score
+from trainers.evaluation.isic2017_submission import pair, score
 from trainers.metrics.predictions import read_predictions
 from trainers.training.arguments import RECIPES
 

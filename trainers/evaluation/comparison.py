@@ -1,38 +1,39 @@
-"""Compare models on the same images: differences with intervals, and tests that keep the images of a lesion together.
-
-``python -m trainers.compare A B [C ...]`` sets each of the others against the first. A model is a finished folder (its
-``predictions_test.parquet`` at its own temperature), a folder of ``trainers.cross_validate``, or a predictions file.
-Models of different classes are compared on benign against malignant (``p_malignant``), where the malignancy group of
-every class is known. ``--a DIR DIR --b DIR DIR`` compares two recipes, each by the mean over its seeds. Seconds, no
-model, no accelerator.
-"""
+"""Differences between models on the same images, with intervals, and tests that keep a lesion's images together."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser, UserError, read_json, run
-from model_cards.manifest import write_text
-from trainers.model_folder.output import check_file
-
-if TYPE_CHECKING:
-    from trainers.evaluation.paired import Drawn
-    from trainers.evaluation.sample import Sample
-    from trainers.metrics.predictions import Predictions
-
+from datasets_scripts.command import UserError, read_json
+from trainers.evaluation.comparison_tables import PARTIAL, conventions
+from trainers.evaluation.paired import (
+    RELATIVE,
+    Drawn,
+    described,
+    difference,
+    draw,
+    lesion_swaps,
+    mcnemar,
+    one_per_lesion,
+    relative_change,
+    share_of_gain,
+    swap_test,
+)
+from trainers.evaluation.sample import Sample
+from trainers.metrics.aligned import align
+from trainers.metrics.intervals import bootstrap_weights, can_resample
+from trainers.metrics.predictions import Predictions, read_predictions
+from trainers.trust.temperature import calibrated
 
 SCHEMA_VERSION = 1
 FILE = "predictions_test.parquet"
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,6 @@ def load(path: Path) -> Model:
     if not file.is_file():
         what = f"holds no {FILE}" if path.is_dir() else "does not exist"
         raise UserError(f"{path.as_posix()!r} {what}: give a finished model's folder or its {FILE}")
-    from trainers.metrics.predictions import read_predictions
-    from trainers.trust.temperature import calibrated
-
     predictions = read_predictions(file)
     fitted, found_in = stored_temperature(file.parent)
     if fitted.get("scale") or fitted.get("bias"):
@@ -132,10 +130,6 @@ def compare(
     samples, first = lay_out(sides, shared)
     columns = class_columns(classes, first.labels)
     base, groups = next(iter(sides)), next(iter(samples.values()))[0].groups
-    from trainers.evaluation.comparison_tables import PARTIAL, conventions
-    from trainers.evaluation.paired import described, draw, lesion_swaps, one_per_lesion, share_of_gain, swap_test
-    from trainers.metrics.intervals import bootstrap_weights, can_resample
-
     weights = bootstrap_weights(groups, first.label, replicates, seed) if can_resample(groups, first.label) else None
     swaps = lesion_swaps(groups, replicates, seed)
     with tqdm(total=2 * len(sides) - 1, desc="resampling", disable=None if progress else True, leave=False) as bar:
@@ -189,8 +183,6 @@ def on_shared_classes(sides: dict[str, list[Model]]) -> tuple[dict[str, list[Mod
 
 
 def _on_malignancy(model: Model) -> Model:
-    from trainers.trust.temperature import calibrated
-
     rows = replace(model.predictions, logits=calibrated(model.predictions.logits, model.temperature))
     stated = f"{model.temperature:.3f}, {model.temperature_from}; in the logits already"
     return Model(model.name, rows.on_malignancy(), 1.0, stated)
@@ -203,9 +195,6 @@ def lay_out(sides: dict[str, list[Model]], shared: bool) -> tuple[dict[str, list
         UserError: other images, classes or labels.
     """
     models = [model for members in sides.values() for model in members]
-    from trainers.evaluation.sample import Sample
-    from trainers.metrics.aligned import align
-
     aligned = align([(model.name, model.predictions) for model in models], shared=shared)
     samples = iter([Sample.at(rows, model.temperature) for model, rows in zip(models, aligned, strict=True)])
     return {name: [next(samples) for _ in members] for name, members in sides.items()}, aligned[0]
@@ -239,8 +228,6 @@ def about(first: Predictions, groups: np.ndarray, shared: bool, replicates: int,
 
 
 def _changes(a: dict[str, Drawn], b: dict[str, Drawn], p_values: dict[str, float | None]) -> dict[str, Any]:
-    from trainers.evaluation.paired import RELATIVE, difference, relative_change
-
     return {
         "differences": {name: {**difference(a[name], b[name]), "p": p_values[name]} for name in a},
         "relative_change": {name: relative_change(a[name], b[name]) for name in RELATIVE},
@@ -251,90 +238,4 @@ def _mcnemar(samples: dict[str, list[Sample]], a: str, b: str, rows: np.ndarray)
     """The exact test where each side is one model: with several seeds there are no single answers to count."""
     if len(samples[a]) > 1 or len(samples[b]) > 1:
         return {}
-    from trainers.evaluation.paired import mcnemar
-
     return {"mcnemar": mcnemar(samples[a][0].correct[rows], samples[b][0].correct[rows])}
-
-
-def main() -> None:
-    """Parse the command line, compare, print the tables."""
-    arguments = make_parser().parse_args()
-    sides = {name: [load(path) for path in paths] for name, paths in chosen_sides(arguments).items()}
-    if arguments.out is not None:
-        check_file(arguments.out, "compared.json")
-    result = compare(
-        sides,
-        classes=arguments.classes,
-        shared=arguments.shared,
-        replicates=arguments.replicates,
-        seed=arguments.seed,
-        progress=True,
-    )
-    if arguments.out is not None:
-        write_text(arguments.out, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    from trainers.evaluation.comparison_tables import markdown
-
-    print(markdown(result), end="")
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = OneLineParser(
-        prog="python -m trainers.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("models", nargs="*", type=Path, metavar="MODEL", help="two or more models; each is set against the first")
-    seeds = "seeds of one recipe, their metrics averaged"
-    add("--a", nargs="+", type=Path, default=[], metavar="DIR", help=f"first side: a model, or {seeds}")
-    add("--b", nargs="+", type=Path, default=[], metavar="DIR", help=f"second side: a model, or {seeds}")
-    add(
-        "--partial",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="DIR",
-        help="a third side between --a and --b, e.g. image and age between image and all metadata: gives the share of "
-        "the gain of --b over --a that it carries",
-    )
-    add("--classes", nargs="+", default=[], metavar="NAME", help="classes whose recall is compared too, e.g. mel df")
-    add("--shared", action="store_true", help="compare on the images that all models have (default: refuse others)")
-    add("--out", type=Path, metavar="FILE.json", help="write every number as JSON (default: print the tables only)")
-    add(
-        "--replicates",
-        type=int,
-        default=2000,
-        help="bootstrap resamples of lesions, and exchanges behind each p value (default: %(default)s)",
-    )
-    add("--seed", type=int, default=0, help="of the resamples and exchanges, 0 or more (default: %(default)s)")
-    return parser
-
-
-def chosen_sides(arguments: argparse.Namespace) -> dict[str, list[Path]]:
-    """Side -> paths: ``A, B, ...`` of the models that were listed, or of ``--a``, ``--b`` and ``--partial``.
-
-    Raises:
-        UserError: too few or contradicting models, or a number out of range.
-    """
-    if arguments.replicates < 100:
-        raise UserError(f"--replicates {arguments.replicates}: give at least 100, for a 95 % interval")
-    if arguments.seed < 0:
-        raise UserError(f"--seed {arguments.seed}: give 0 or more")
-    from trainers.evaluation.comparison_tables import PARTIAL
-
-    sides = {"A": arguments.a, "B": arguments.b, PARTIAL: arguments.partial}
-    if not arguments.models:
-        missing = [option for option, name in (("--a", "A"), ("--b", "B")) if not sides[name]]
-        if missing:
-            raise UserError(f"nothing was given for {missing[0]}: give two models, or --a DIR... and --b DIR...")
-        return {name: paths for name, paths in sides.items() if paths}
-    if any(sides.values()):
-        raise UserError(
-            f"{arguments.models[0]} stands before the options and --a, --b or --partial was given too: use one form"
-        )
-    if not 2 <= len(arguments.models) <= len(LETTERS):
-        raise UserError(f"{len(arguments.models)} model was given: give 2 to {len(LETTERS)}, the first to compare with")
-    return dict(zip(LETTERS, ([path] for path in arguments.models), strict=False))
-
-
-if __name__ == "__main__":
-    run(main)

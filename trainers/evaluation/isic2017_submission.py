@@ -1,13 +1,7 @@
-"""Score any submission to the ISIC 2017 challenge's part 3: ROC curves, confusion matrices, and the three AUCs.
-
-``python -m trainers.isic2017_results PREDICTIONS.csv GROUND_TRUTH.csv`` reads ``Id, task_1, task_2`` (or the
-challenge's own ``image_id, melanoma, seborrheic_keratosis``) from both; task 1 is melanoma against the rest, task 2
-seborrheic keratosis against the rest. Of an id such as ``data/test/melanoma/ISIC_0012258.jpg`` the file name counts.
-"""
+"""Any submission to part 3 of the ISIC 2017 challenge: two tables, their curves, matrices and three AUCs."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import re
@@ -16,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from datasets_scripts.command import OneLineParser, UserError, run
+from datasets_scripts.command import UserError
 from datasets_scripts.output import locked
-from trainers.evaluation.isic2017 import AUCS
+from datasets_scripts.sources.tables import MetadataError, read_file, read_table
+from trainers.evaluation.isic2017 import AUCS, measure
+from trainers.evaluation.isic2017_files import draw_decisions, draw_roc, png, two_by_two, write_whole
+from trainers.metrics.intervals import bootstrap_weights, can_resample
 
 ID_COLUMNS = ("id", "image_id", "image")
 TASK_COLUMNS = (("task_1", "melanoma"), ("task_2", "seborrheic_keratosis"))
@@ -37,8 +34,6 @@ def read_tasks(path: Path) -> dict[str, tuple[float, float]]:
     Raises:
         SubmissionError: no such table or column, an id that stands twice, or a value outside [0, 1].
     """
-    from datasets_scripts.sources.tables import MetadataError, read_file, read_table
-
     try:
         columns, rows = read_table(read_file(path), path.name)
     except OSError as error:
@@ -108,10 +103,6 @@ def score(
 ) -> dict[str, Any]:
     """The challenge's numbers of a pair, with intervals that take images for independent."""
     groups, strata = np.array(ids), positive @ np.array([1, 2])
-    from trainers.evaluation.isic2017 import measure
-    from trainers.evaluation.isic2017_files import two_by_two
-    from trainers.metrics.intervals import bootstrap_weights, can_resample
-
     resamples = bootstrap_weights(groups, strata, replicates) if can_resample(groups, strata) else None
     numbers = measure(positive, scores, groups, resamples, threshold)
     counts = {
@@ -130,8 +121,6 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
     """
     positive, scores, ids = pair(predictions, truth)
     numbers = score(positive, scores, ids, threshold, replicates)
-    from trainers.evaluation.isic2017_files import draw_decisions, draw_roc, png, write_whole
-
     files = {
         "roc.png": png(draw_roc(positive, scores, numbers, NAMES)),
         "confusion_matrix.png": png(draw_decisions(positive, scores, threshold, NAMES)),
@@ -155,50 +144,3 @@ def _share(text: str, where: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise SubmissionError(f"{where} is {text!r}: give a number from 0 to 1")
     return value
-
-
-def _threshold(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a probability above 0, at most 1")
-    return value
-
-
-def main() -> None:
-    """Parse the command line, score, print."""
-    parser = OneLineParser(
-        prog="python -m trainers.isic2017_results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.csv", help="probabilities, one line an image")
-    parser.add_argument("truth", type=Path, metavar="GROUND_TRUTH.csv", help="0 or 1 for each task, the same images")
-    parser.add_argument(
-        "--out", type=Path, default=Path("isic2017_results"), help="folder for charts and scores (default %(default)s)"
-    )
-    from trainers.evaluation.isic2017 import THRESHOLD
-    from trainers.metrics.number import Number
-
-    parser.add_argument(
-        "--threshold",
-        type=_threshold,
-        default=THRESHOLD,
-        help="probability at or above which a class is called (default %(default)s, the challenge's)",
-    )
-    parser.add_argument(
-        "--bootstrap_replicates", type=int, default=1000, help="resamples of the intervals (default %(default)s)"
-    )
-    given = parser.parse_args()
-    if given.bootstrap_replicates < 1:
-        raise UserError(f"--bootstrap_replicates {given.bootstrap_replicates}: give at least 1")
-    numbers = results(given.predictions, given.truth, given.out, given.threshold, given.bootstrap_replicates)
-    print(f"{numbers['images']} images; in brackets the 95 % interval")
-    for number, (name, title) in enumerate(TITLES.items(), start=1):
-        print(f"category {number}, AUC, {title}: {Number.read(numbers[name]).text()}")
-    for name, value in numbers["at_threshold"].items():
-        print(f"{name} of melanoma called at p >= {given.threshold:g}: {Number.read(value).text()}")
-    print(f"wrote roc.png, confusion_matrix.png and scores.json into {given.out}")
-
-
-if __name__ == "__main__":
-    run(main)

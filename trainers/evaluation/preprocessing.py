@@ -1,15 +1,7 @@
-"""Measure the three steps before the resize: hair removal, lesion crop and colour constancy.
-
-``python -m trainers.measure_preprocessing --ham10000 DIR --out FILE.json`` measures hair removal on drawn phantoms and
-on real images with hairs drawn over them (both with known hairs), the lesion crop on every image with a mask, and the
-time of each step. No accelerator; a few minutes for all of HAM10000 on one core.
-"""
+"""Hair removal, lesion crop and colour constancy: what they find where the truth is known, and how long they take."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,9 +12,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser, UserError, run
-from model_cards.manifest import write_text
-from trainers.model_folder.output import check_writable
+from datasets_scripts.command import UserError
+from datasets_scripts.phantom import draw
+from datasets_scripts.phantom_camera import hairs
+from datasets_scripts.phantom_plane import Plane
+from hub_models.crop_lesion import LESION_MARGIN, lesion_box
+from hub_models.hair_lesion import hair_mask, painted_over, remove_hair
+from hub_models.preprocess_lesion import UnreadableImageError, constant_colour, open_image
 
 SCHEMA_VERSION = 1
 PHANTOM_CLASSES = ("nv", "mel", "bkl", "bcc", "akiec", "df", "vasc", "acne")
@@ -47,7 +43,7 @@ class HairScore:
         before, after: PSNR in dB inside the hair mask, one an image, with hair and after its removal.
     """
 
-    pictures: int = 0
+    images: int = 0
     bare: int = 0
     touched: int = 0
     hit: int = 0
@@ -71,11 +67,9 @@ class HairScore:
         self.touched += bool(found_on_bare.any())
         if not truth.any():
             return
-        from hub_models.hair_lesion import hair_mask, painted_over
-
         mask = hair_mask(haired)
         found = mask > 0
-        self.pictures += 1
+        self.images += 1
         self.hit += int((found & truth).sum())
         self.false += int((found & ~truth).sum())
         self.missed += int((truth & ~found).sum())
@@ -85,7 +79,7 @@ class HairScore:
     def described(self) -> dict[str, Any]:
         """Precision, recall and F1 over all pixels, PSNR before and after, and the share of bare images touched."""
         return {
-            "pictures": self.pictures,
+            "pictures": self.images,
             "precision": ratio(self.hit, self.hit + self.false),
             "recall": ratio(self.hit, self.hit + self.missed),
             "f1": ratio(2 * self.hit, 2 * self.hit + self.false + self.missed),
@@ -128,9 +122,6 @@ def with_drawn_hair(image: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarra
     """A real image (H, W, 3) uint8 with hairs drawn as the phantoms' are, and the mask (H, W) bool of what changed."""
     height, width = image.shape[:2]
     rng = np.random.default_rng([seed, 5])
-    from datasets_scripts.phantom_camera import hairs
-    from datasets_scripts.phantom_plane import Plane
-
     opacity, colour, _ = hairs(Plane((width, height), FIELD_MM, 0.0, (0.0, 0.0)), rng, share=1.0)
     # As bright as the image is: a hair under dim light is no brighter than the skin that it lies on.
     lit = colour * 255 * min(1.0, float(np.quantile(image, 0.95)) / 235)
@@ -178,8 +169,6 @@ def opened(pairs: list[tuple[Path, Path]]) -> Iterator[tuple[np.ndarray, np.ndar
     Raises:
         UserError: a file cannot be read, or image and mask differ in size.
     """
-    from hub_models.preprocess_lesion import UnreadableImageError, open_image
-
     for photo, mask in pairs:
         try:
             image = np.asarray(open_image(photo))
@@ -199,8 +188,6 @@ def measure_drawn_hair(pairs: list[tuple[Path, Path]], progress: bool = False) -
     There it may be wrong about the image or right about a real hair, which then counts as falsely found.
     """
     clean, haired_before = HairScore(), HairScore()
-    from hub_models.hair_lesion import hair_mask
-
     for number, (image, _) in enumerate(tqdm(opened(pairs), total=len(pairs), disable=None if progress else True)):
         own = hair_mask(image)
         haired, truth = with_drawn_hair(image, number)
@@ -222,8 +209,6 @@ def measure_crop(pairs: list[tuple[Path, Path]], progress: bool = False) -> dict
     """The lesion crop's box against the real masks: lesion kept, overlap with the mask's box, share of the image."""
     empty, whole = 0, 0
     kept, iou, tight, area = [], [], [], []
-    from hub_models.crop_lesion import LESION_MARGIN, lesion_box
-
     for image, lesion in tqdm(opened(pairs), total=len(pairs), disable=None if progress else True):
         if not lesion.any():
             empty += 1
@@ -253,9 +238,6 @@ def measure_phantoms(lesions: int, size: tuple[int, int], progress: bool = False
     """Hair removal on ``lesions`` phantoms of each class, drawn with and without their hairs."""
     score = HairScore()
     cases = [(label, seed) for seed in range(FIRST_PHANTOM, FIRST_PHANTOM + lesions) for label in PHANTOM_CLASSES]
-    from datasets_scripts.phantom import draw
-    from hub_models.hair_lesion import hair_mask
-
     for label, seed in tqdm(cases, disable=None if progress else True):
         haired, bare = draw(label, seed, size), draw(label, seed, size, with_hairs=False)
         without = np.asarray(bare.image)
@@ -277,11 +259,6 @@ def measure_time(repeats: int) -> dict[str, dict[str, float]]:
 
 def time_steps(repeats: int) -> dict[str, dict[str, float]]:
     """What ``measure_time`` does, on however many threads OpenCV has."""
-    from datasets_scripts.phantom import draw
-    from hub_models.crop_lesion import lesion_box
-    from hub_models.hair_lesion import remove_hair
-    from hub_models.preprocess_lesion import constant_colour
-
     steps: dict[str, Callable[[np.ndarray], object]] = {
         "hair_removal": remove_hair,
         "lesion_crop": lesion_box,
@@ -344,49 +321,3 @@ def opencv_version() -> str:
     import cv2
 
     return str(cv2.__version__)
-
-
-def main() -> None:
-    """Run the command."""
-    parser = OneLineParser(prog="python -m trainers.measure_preprocessing", description=__doc__)
-    parser.add_argument("--ham10000", required=True, type=Path, help="HAM10000's folder, with its lesion masks")
-    parser.add_argument("--out", required=True, type=Path, help="JSON file to write; must not exist yet")
-    parser.add_argument("--limit", type=positive, help="images to measure on, spread evenly (default: all)")
-    parser.add_argument(
-        "--hair_images", type=positive, default=1000, help="images to draw hairs over, at most (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--phantoms",
-        type=positive,
-        default=15,
-        help="phantoms of each of 8 classes, at each size (default: %(default)s)",
-    )
-    parser.add_argument("--repeats", type=positive, default=15, help="runs of each timed step (default: %(default)s)")
-    options = parser.parse_args()
-    if os.path.lexists(options.out):
-        raise UserError(f"{options.out} is there already: name another file, or move it away")
-    if not options.out.parent.is_dir():
-        raise UserError(f"{options.out.parent} is no folder: make it first, or name another file")
-    check_writable(options.out, "--out")
-    numbers = measure(
-        options.ham10000,
-        limit=options.limit,
-        hair_images=options.hair_images,
-        phantoms=options.phantoms,
-        repeats=options.repeats,
-        progress=True,
-    )
-    write_text(options.out, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    print(json.dumps(numbers, indent=2, allow_nan=False))
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more, for the parser."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
-
-
-if __name__ == "__main__":
-    run(main)

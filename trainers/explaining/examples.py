@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,15 @@ from tqdm import tqdm
 
 from datasets_scripts.phantom import PHANTOM_LABELS, Phantom, draw
 from datasets_scripts.rows import UNKNOWN
+from trainers.evaluation.explanation_table import explanations_file, read_table, write_table
 from trainers.evaluation.explanations import VERDICTS
-from trainers.evaluation.figures.explanations import Example, Examples
+from trainers.evaluation.figures.explanations import Example, Examples, save_examples
 from trainers.explaining import maps
 from trainers.explaining.masks import as_the_model_sees
 from trainers.explaining.measure import Subject
+from trainers.model_folder.evaluate import EVALUATED_SPLITS
+from trainers.model_folder.folder import Finished
+from trainers.model_folder.release import without_places
 
 # Phantoms from this number on are in no dataset that was built with a small seed.
 FIRST_PHANTOM = 50_000_000
@@ -94,6 +99,25 @@ def phantom_examples(
         f"of real skin need not know what they are.{rest}"
     )
     return Examples(found, labels, VERDICTS if fitted else (RIGHT, WRONG), caption)
+
+
+def redraw_examples(finished: Finished, folder: Path, *, progress: bool = True) -> None:
+    """Replace the examples in a copied folder by phantoms, for each split whose heat maps were measured.
+
+    Args:
+        finished: the model.
+        folder: the copy; the tables of its heat maps are rewritten.
+        progress: show progress bars.
+    """
+    for path in (explanations_file(folder, split) for split in EVALUATED_SPLITS):
+        if path.is_file():
+            table = read_table(path)
+            found = phantom_examples(finished.model, finished.processor, table.about["method"], progress=progress)
+            about = without_places(table.about, str(path))
+            about["examples"] = [save_examples(found, folder, about)] if found.found else []
+            table.about.clear()
+            table.about.update(about)
+            write_table(table, path)
 
 
 def _of_phantom(phantom: Phantom, kind: str, predicted: str, heat: np.ndarray, processor: Any) -> Example:

@@ -1,17 +1,7 @@
-"""Train every fold with one command, then evaluate all test images together.
-
-``python -m trainers.cross_validate trainers/train_mobilenet.py --dataset data/dermx --output_dir outputs/dermx-folds
---recipe mobilenet_cpu``: any train_*.py (or its name, ``mobilenet``) runs once a fold, on the dataset's configs fold0,
-fold1 and so on; every further option is the train script's own. The same command again goes on where it was stopped:
-finished folds are checked against their manifests and kept, an unfinished one is resumed.
-
-The finished folder holds each fold's complete model (fold0/ and so on), the pooled predictions_test.parquet,
-report.json with intervals by lesion and the spread over folds, figures/ and a README.md.
-"""
+"""Train every fold of a dataset, each in a process of its own, then evaluate all test images together."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -23,33 +13,30 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tqdm import tqdm
 
-from datasets_scripts.command import OneLineParser, UserError, run, shown_path
+from datasets_scripts.command import UserError, shown_path
 from model_cards.card import read_report
 from model_cards.manifest import write_manifest, write_text
 from model_cards.verify import verify_folder
+from trainers.evaluation.figures.charts import draw_all
+from trainers.evaluation.pooling import Fold, check_alike, fold_values, pool, pooled_report, summary
+from trainers.evaluation.tables import write_tables
+from trainers.metrics.predictions import read_predictions, write_predictions
+from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.output import beside, check_empty, locked, put_in_place
-from trainers.training.arguments import EnsembleArguments, LesionArguments
-from trainers.training.command_line import quick_parser
+from trainers.model_folder.provenance import command_line
 
-if TYPE_CHECKING:
-    from trainers.evaluation.pooling import Fold
-
-
-NO_CLASSIFIER = "train_autoencoder.py"
-HERE = Path(__file__).resolve().parent
 STATE = "cross_validate.json"
 PREDICTIONS = "predictions_test.parquet"
-OURS = ("--config_name", "--resume_from_checkpoint")
 IN_LOGITS = " 'As it is' means: each fold's own temperature is in the pooled logits already."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for.
+    """What to train, and where.
 
     Attributes:
         script: the train script.
@@ -138,7 +125,7 @@ def prepare(plan: Plan) -> None:
         UserError: the finished folder is not empty, or the working folder is of something else.
     """
     check_empty(plan.out, held=True)
-    asked = {"script": plan.script.name, "options": plan.options}
+    command = {"script": plan.script.name, "options": plan.options}
     state = plan.partial / STATE
     if plan.partial.exists():
         try:
@@ -147,14 +134,14 @@ def prepare(plan: Plan) -> None:
             raise UserError(
                 f"{shown_path(plan.partial)} is of another command than this: choose another --output_dir or delete it"
             ) from None
-        if found != asked:
+        if found != command:
             earlier = shlex.join([found["script"], *found["options"]])
             raise UserError(
                 f"{shown_path(plan.partial)} holds folds of other options ({earlier}): give these again, or delete it"
             )
         return
     plan.partial.mkdir(parents=True)
-    write_text(state, json.dumps(asked, indent=1, allow_nan=False) + "\n")
+    write_text(state, json.dumps(command, indent=1, allow_nan=False) + "\n")
 
 
 def run_fold(plan: Plan, name: str, bar: Any) -> tuple[bool, str]:
@@ -234,9 +221,6 @@ def read_fold(folder: Path, name: str) -> Fold:
     Raises:
         UserError: it has no test predictions.
     """
-    from trainers.evaluation.pooling import Fold
-    from trainers.metrics.predictions import read_predictions
-
     report = read_report(folder)
     try:
         return Fold(name, report, read_predictions(folder / PREDICTIONS))
@@ -250,12 +234,6 @@ def evaluate_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str
     Raises:
         UserError: folds that do not belong together.
     """
-    from trainers.evaluation.figures.charts import draw_all
-    from trainers.evaluation.pooling import check_alike, pool, pooled_report, summary
-    from trainers.evaluation.tables import write_tables
-    from trainers.metrics.predictions import read_predictions, write_predictions
-    from trainers.model_folder.evaluate import evaluate_splits, write_report
-
     check_alike(folds)
     write_predictions(pool(folds), folder / PREDICTIONS)
     # Read back: the report then follows from the stored file to the last digit.
@@ -275,105 +253,11 @@ def evaluate_folds(folds: list[Fold], folder: Path, replicates: int) -> dict[str
 
 
 def _provenance() -> dict[str, Any]:
-    from trainers.model_folder.provenance import (
-        command_line,  # imports torch, which --help and errors need not wait for
-    )
-
     return {"created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"), "command": command_line(sys.argv)}
 
 
 def headline(report: dict[str, Any]) -> str:
     """A fold's test figures in one line."""
-    from trainers.evaluation.pooling import fold_values
-
     values = fold_values(report["evaluation"]["test"])
     names = (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy"), ("NLL", "nll"))
     return ", ".join(f"{shown_name} {values[name]:.3f}" for shown_name, name in names)
-
-
-def find_script(text: str) -> Path:
-    """A classifier's train script by its path or its name.
-
-    Raises:
-        UserError: neither, or the autoencoder's, which predicts nothing that could be pooled.
-    """
-    for path in (Path(text), HERE / f"train_{text}.py", HERE / f"{text}.py"):
-        if path.is_file() and path.suffix == ".py" and path.name != NO_CLASSIFIER:
-            return path
-    scripts = {path.name for path in HERE.glob("train_*.py")} - {NO_CLASSIFIER}
-    known = ", ".join(sorted(name.removeprefix("train_").removesuffix(".py") for name in scripts))
-    if Path(text).stem.removeprefix("train_") == "autoencoder":
-        raise UserError(f"train script {text!r} predicts no class, so folds cannot be pooled: give one of {known}")
-    raise UserError(f"train script {text!r} does not exist: give a train_*.py, or one of {known}")
-
-
-def make_plan(argv: list[str]) -> Plan:
-    """Parse the command line.
-
-    Raises:
-        UserError: a number out of range, no such script, or an option that is set for each fold.
-    """
-    parser = OneLineParser(
-        prog="python -m trainers.cross_validate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="Every other option goes to the train script, e.g. --dataset, --recipe, --seed, --num_train_epochs.",
-    )
-    add = parser.add_argument
-    add("script", metavar="SCRIPT", help="a train_*.py, or its name, e.g. mobilenet")
-    add("--output_dir", type=Path, required=True, metavar="DIR", help="finished folder; work stands in DIR.partial")
-    add("--folds", type=int, default=5, help="fold0 to fold(K-1) of the dataset's configs (default: %(default)s)")
-    add(
-        "--bootstrap_replicates",
-        type=int,
-        default=1000,
-        help="resamples behind the intervals, of each fold and of the pooled report (default: %(default)s)",
-    )
-    add(
-        "--launcher",
-        default="",
-        metavar="WORDS",
-        help="what starts the script, e.g. 'accelerate launch --num_processes 2' (default: this Python, one process)",
-    )
-    known, options = parser.parse_known_args(argv)
-    script = find_script(known.script)
-    for word in options:
-        if word.split("=")[0] in OURS:
-            raise UserError(f"{word.split('=')[0]} is set for each fold: leave it out")
-    if script.resolve().parent == HERE:  # of any other script only itself knows its options
-        kind = EnsembleArguments if script.name == "train_ensemble.py" else LesionArguments
-        theirs = quick_parser("", kind)
-        for action in parser._actions:
-            if not set(action.option_strings) & set(theirs._option_string_actions) and action.option_strings:
-                theirs.add_argument(*action.option_strings, dest=action.dest)
-        theirs.refuse_unknown(options)
-    if known.folds < 2:
-        raise UserError(f"--folds {known.folds}: give 2 or more, as many as the dataset has configs fold0, fold1, ...")
-    if known.bootstrap_replicates < 1:
-        raise UserError(f"--bootstrap_replicates {known.bootstrap_replicates}: give at least 1")
-    return Plan(
-        script=script,
-        options=[*options, "--bootstrap_replicates", str(known.bootstrap_replicates)],
-        out=known.output_dir,
-        folds=known.folds,
-        replicates=known.bootstrap_replicates,
-        launcher=shlex.split(known.launcher) or [sys.executable],
-    )
-
-
-def main() -> None:
-    """Parse the command line and cross-validate."""
-    plan = make_plan(sys.argv[1:])
-    try:
-        report = cross_validate(plan)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"the same command goes on from {shown_path(plan.partial)}") from None
-    from trainers.evaluation.pooling import metric_table
-
-    print("\n".join(["", *metric_table(report), ""]))
-    print(f"finished: {shown_path(plan.out)} (README.md, report.json, and each fold's model)")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -1,22 +1,25 @@
-"""Turn a published checkpoint into a Hub repo of ours: ``python -m trainers.import_published --system NAME ...``.
-
-The folder is complete (weights, configuration, processor, code, card, manifest) and says that nothing was evaluated
-here: no metric, no temperature. ``python -m model_cards.verify`` checks it like any other.
-"""
+"""Published checkpoints as complete model folders of ours (nothing is evaluated here), and back into their formats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from datasets_scripts.command import OneLineParser, UserError, run, shown_path
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+import hub_models
+from datasets_scripts.command import UserError
 from model_cards.build import build_card
+from trainers.model_folder.citations import citations
+from trainers.model_folder.evaluate import write_report
+from trainers.model_folder.finish import SCHEMA_VERSION, in_words, save
 from trainers.model_folder.output import check_empty, written_whole
-from trainers.published import FORMATS, check_system, find_system
-
-if TYPE_CHECKING:
-    from trainers.published.system import Imported, System
+from trainers.model_folder.provenance import origin
+from trainers.model_folder.source import check_files
+from trainers.published import find_system
+from trainers.published.state import sha256
+from trainers.published.system import Imported, System
 
 
 def import_published(
@@ -39,9 +42,6 @@ def import_published(
     """
     check_empty(out)
     found = system.read(checkpoint, labels)
-    from trainers.model_folder.evaluate import write_report
-    from trainers.model_folder.finish import SCHEMA_VERSION, save
-
     report = {
         "schema_version": SCHEMA_VERSION,
         "model": describe_model(system, found.model),
@@ -57,9 +57,6 @@ def import_published(
 def describe_model(system: System, model: Any) -> dict[str, Any]:
     """The ``model`` section, with the keys of a trained one's."""
     config = model.config
-    from trainers.model_folder.citations import citations
-    from trainers.model_folder.finish import in_words
-
     return {
         "name": f"{system.name}-imported",
         "title": system.title,
@@ -85,9 +82,6 @@ def describe_model(system: System, model: Any) -> dict[str, Any]:
 def describe_import(system: System, found: Imported) -> dict[str, Any]:
     """The ``imported`` section: where the weights come from, and what nobody here has checked."""
     processor = found.processor
-    from trainers.model_folder.provenance import origin
-    from trainers.published.state import sha256
-
     return {
         "system": system.name,
         "publisher": system.publisher,
@@ -106,31 +100,48 @@ def describe_import(system: System, found: Imported) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Parse the command line and import."""
-    formats = "; ".join(f"{name}: {text}" for name, text in FORMATS.items())
-    parser = OneLineParser(prog="python -m trainers.import_published", description=__doc__)
-    parser.add_argument(
-        "--system", required=True, metavar="NAME", help=f"the published system: {', '.join(sorted(FORMATS))}"
-    )
-    parser.add_argument(
-        "--checkpoint", required=True, nargs="+", type=Path, metavar="FILE", help=f"what was published. {formats}"
-    )
-    parser.add_argument("--output_dir", required=True, type=Path, metavar="DIR", help="the folder to write; absent")
-    parser.add_argument(
-        "--labels", default=None, help="short class names in the logits' order, a,b,c (default: as published)"
-    )
-    given = parser.parse_args()
-    check_system(given.system)
-    for path in given.checkpoint:
-        if not path.exists():
-            raise UserError(f"--checkpoint {str(path)!r} does not exist: give what was published")
-    labels = None if given.labels is None else [name.strip() for name in given.labels.split(",")]
-    report = import_published(find_system(given.system), given.checkpoint, given.output_dir, labels)
-    model = report["model"]
-    print(f"{model['title']}: {model['backbone']}, classes {', '.join(row['name'] for row in model['labels'])}")
-    print(f"imported: {shown_path(given.output_dir)} is a complete Hub repo; nothing was evaluated")
+def export_published(folder: Path, system_name: str, out: Path, member: int | None = None) -> list[str]:
+    """Write ``out``, which appears whole or not at all.
+
+    Args:
+        folder: a finished or imported model folder of ours.
+        system_name: whose format to write.
+        out: the file or folder to write; it must not exist.
+        member: of an ensemble, the one to write alone, as one file.
+
+    Returns:
+        Remarks for the user, one sentence each.
+
+    Raises:
+        UserError: no model of ours there, or one of another architecture; ``out`` exists.
+    """
+    system = find_system(system_name)
+    if out.exists():
+        raise UserError(f"{out} exists: choose another --out or delete it")
+    model, processor = load(folder)
+    remarks = system.write(model, processor, out, member)
+    if "temperature" in model.config.trust:
+        value = model.config.softmax_temperature
+        remarks.append(f"its temperature, {value:.4f}, is not part of the format: divide the logits by it yourself")
+    if processor.do_hair_removal or processor.do_lesion_crop or processor.do_colour_constancy:
+        remarks.append("its own preparation of images is not part of the format: prepare them as it did")
+    return remarks
 
 
-if __name__ == "__main__":
-    run(main)
+def load(folder: Path) -> tuple[Any, Any]:
+    """Model and image processor of a folder, by our own classes.
+
+    Raises:
+        UserError: it is no model folder of ours.
+    """
+    known = {config.model_type for config in hub_models.CLASSIFIERS}
+    try:
+        config = AutoConfig.from_pretrained(folder) if (folder / "config.json").is_file() else None
+        if config is None or config.model_type not in known:
+            raise UserError(f"{folder} is no model folder of this suite: give one that was trained or imported here")
+        check_files(str(folder), None)
+        return AutoModelForImageClassification.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    except (OSError, ValueError, LookupError, RuntimeError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise UserError(f"{folder}: {error}") from error
+        raise UserError(f"{folder} cannot be loaded ({error}): give a complete model folder") from error

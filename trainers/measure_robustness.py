@@ -1,0 +1,63 @@
+"""Measure what corrupted images do to a model: ``python -m trainers.measure_robustness MODEL --dataset D ...``.
+
+The images of a split are blurred, shaken, lit wrongly, compressed, covered with hairs, in three severities each, and
+the model is asked again: how often it is right, how often it still answers, and what is left of its promises. The model
+stays as it is; the result is a new, complete Hub folder with the section in its report and its card.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from datasets_scripts.command import OneLineParser, UserError, check_model, run, shown_path
+from trainers.training.arguments import CORRUPTIONS, EVALUATED_SPLITS, SEVERITIES, check_dataset
+
+
+def parse() -> Namespace:
+    """The command line."""
+    parser = OneLineParser(prog="python -m trainers.measure_robustness", description=__doc__)
+    add = parser.add_argument
+    add("model", metavar="DIR_OR_REPO", help="a finished model: a folder, or ORG/NAME[@REVISION]")
+    add("--dataset", required=True, help="the dataset that it was evaluated on: a folder, or a Hub dataset id")
+    add("--config_name", default="grouped", help="the dataset's config (default %(default)s)")
+    add("--leave_out", default="", metavar="CLASS,...", help="classes that the model was trained without")
+    add("--split", default="test", choices=EVALUATED_SPLITS, help="whose images (default %(default)s)")
+    add("--corruptions", nargs="+", choices=list(CORRUPTIONS), metavar="KIND",
+        help=f"of {', '.join(CORRUPTIONS)} (default: all)")  # fmt: skip
+    add("--severities", nargs="+", type=int, choices=SEVERITIES, help="1 hardly seen to 3 plain (default: all)")
+    add("--images", type=int, metavar="N", help="draw this many images of the split (default: all)")
+    add("--seed", type=int, default=0, help="of the draw and of the corruptions (default %(default)s)")
+    add("--bootstrap_replicates", type=int, default=1000, help="bootstrap resamples (default %(default)s)")
+    add("--output_dir", required=True, type=Path, help="the new folder; must not exist yet, or be empty")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Parse the command line and measure."""
+    arguments = parse()
+    for name, least in (("images", 1), ("seed", 0), ("bootstrap_replicates", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name} {value}: give at least {least}")
+    check_dataset(arguments.dataset)
+    check_model(arguments.model, "the model")
+    from trainers.model_folder.data import load_splits
+    from trainers.model_folder.robustness import measure_robustness
+
+    measure_robustness(
+        arguments.model,
+        load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),
+        arguments.output_dir,
+        split=arguments.split,
+        kinds=arguments.corruptions,
+        severities=arguments.severities,
+        images=arguments.images,
+        seed=arguments.seed,
+        replicates=arguments.bootstrap_replicates,
+    )
+    print(f"measured: {shown_path(arguments.output_dir)} is a complete Hub repo (README.md is its card)")
+
+
+if __name__ == "__main__":
+    run(main)
