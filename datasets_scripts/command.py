@@ -18,9 +18,11 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+Options = TypeVar("Options")
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+(@.+)?")
 WHAT_TO_DO = {
     errno.ENOSPC: "free some space on that disk, then run the same command again",
@@ -102,15 +104,28 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     result.add_argument(
         "--out", required=True, type=Path, help="dataset folder to write; must not exist yet, or be empty"
     )
-    result.add_argument("--seed", type=_seed, default=42, help="seed of all splits, 0 or more (default: %(default)s)")
+    result.add_argument("--seed", type=seed_of, default=42, help="seed of all splits, 0 or more (default: %(default)s)")
     return result
 
 
-def _seed(text: str) -> int:
-    value = int(text)
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and {2**32 - 1}")
-    return value
+def count_of(text: str) -> int:
+    """A whole number of 1 or more, for a parser."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
+    return int(text)
+
+
+def seed_of(text: str) -> int:
+    """A whole number from 0 to 2**32 - 1, for a parser."""
+    if not text.isdecimal() or int(text) >= 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
+    return int(text)
+
+
+def chosen(kind: type[Options], given: argparse.Namespace, **more: Any) -> Options:
+    """A dataclass of options from the parsed options of the same names; ``more`` sets its other fields."""
+    parsed = {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
+    return kind(**{**parsed, **more})
 
 
 def check_source(source: str | Path) -> None:

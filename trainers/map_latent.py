@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser, check_model, run, shown_path
+from datasets_scripts.command import OneLineParser, check_model, chosen, count_of, run, seed_of, shown_path
 from trainers.training.arguments import check_dataset
 
 
@@ -34,40 +34,26 @@ def make_parser() -> argparse.ArgumentParser:
         default=30.0,
         help="of t-SNE: how many neighbours an image keeps in view, 1 to below the images (default: %(default)g)",
     )
-    add("--k", type=whole, default=5, help="nearest images of other lesions that vote (default: %(default)s)")
+    add("--k", type=count_of, default=5, help="nearest images of other lesions that vote (default: %(default)s)")
     add("--metric", choices=("cosine", "euclidean"), default="cosine", help="distance (default: %(default)s)")
-    add("--pixels", type=whole, default=32, help="side of the downsized plain pixels (default: %(default)s px)")
+    add("--pixels", type=count_of, default=32, help="side of the downsized plain pixels (default: %(default)s px)")
     add(
         "--images",
-        type=whole,
+        type=count_of,
         default=10_000,
         help="images a split at most, drawn by whole lesions; memory grows with the square (default: %(default)s)",
     )
     add(
         "--thumbnail",
-        type=nothing_or_more,
+        type=seed_of,
         default=96,
         help="longest side of the page's thumbnails; 0 = points only, nobody's image (default: %(default)s px)",
     )
-    add("--batch_size", type=whole, default=64, help="images a forward pass (default: %(default)s)")
-    add("--bootstrap_replicates", type=whole, default=1000, help="resamples of the intervals (default: %(default)s)")
-    add("--seed", type=nothing_or_more, default=0, help="of maps, draws and resamples (default: %(default)s)")
+    add("--batch_size", type=count_of, default=64, help="images a forward pass (default: %(default)s)")
+    add("--bootstrap_replicates", type=count_of, default=1000, help="resamples of the intervals (default: %(default)s)")
+    add("--seed", type=seed_of, default=0, help="of maps, draws and resamples (default: %(default)s)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write; absent or empty")
     return parser
-
-
-def whole(text: str) -> int:
-    """A whole number of 1 or more, for a parser."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
-    return int(text)
-
-
-def nothing_or_more(text: str) -> int:
-    """A whole number from 0 to 2**32 - 1, for a parser."""
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
-    return int(text)
 
 
 def main() -> None:
@@ -82,19 +68,9 @@ def main() -> None:
     from trainers.embeddings.map_tables import spaces
     from trainers.metrics.number import Number
 
-    settings = Settings(
-        perplexity=given.perplexity,
-        k=given.k,
-        metric=given.metric,
-        pixels=given.pixels,
-        images=given.images,
-        thumbnail=given.thumbnail,
-        seed=given.seed,
-        bootstrap_replicates=given.bootstrap_replicates,
-        batch_size=given.batch_size,
-    )
-    chosen = list(dict.fromkeys(given.splits))
-    report = map_latent(given.dataset, given.config_name, given.model, given.autoencoder, chosen, given.out, settings)
+    settings = chosen(Settings, given)
+    splits = list(dict.fromkeys(given.splits))
+    report = map_latent(given.dataset, given.config_name, given.model, given.autoencoder, splits, given.out, settings)
     for split, kind, numbers in spaces(report):
         knn, silhouette = numbers["knn"], numbers["silhouette"]
         accuracy = Number.read(knn["balanced_accuracy"]).text()

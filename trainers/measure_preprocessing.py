@@ -7,12 +7,11 @@ time of each step. No accelerator; a few minutes for all of HAM10000 on one core
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from pathlib import Path
 
-from datasets_scripts.command import OneLineParser, UserError, run
+from datasets_scripts.command import OneLineParser, UserError, count_of, run
 from model_cards.manifest import write_text
 from trainers.model_folder.output import check_writable
 
@@ -22,17 +21,17 @@ def main() -> None:
     parser = OneLineParser(prog="python -m trainers.measure_preprocessing", description=__doc__)
     parser.add_argument("--ham10000", required=True, type=Path, help="HAM10000's folder, with its lesion masks")
     parser.add_argument("--out", required=True, type=Path, help="JSON file to write; must not exist yet")
-    parser.add_argument("--limit", type=positive, help="images to measure on, spread evenly (default: all)")
+    parser.add_argument("--limit", type=count_of, help="images to measure on, spread evenly (default: all)")
     parser.add_argument(
-        "--hair_images", type=positive, default=1000, help="images to draw hairs over, at most (default: %(default)s)"
+        "--hair_images", type=count_of, default=1000, help="images to draw hairs over, at most (default: %(default)s)"
     )
     parser.add_argument(
         "--phantoms",
-        type=positive,
+        type=count_of,
         default=15,
         help="phantoms of each of 8 classes, at each size (default: %(default)s)",
     )
-    parser.add_argument("--repeats", type=positive, default=15, help="runs of each timed step (default: %(default)s)")
+    parser.add_argument("--repeats", type=count_of, default=15, help="runs of each timed step (default: %(default)s)")
     options = parser.parse_args()
     if os.path.lexists(options.out):
         raise UserError(f"{options.out} is there already: name another file, or move it away")
@@ -51,14 +50,6 @@ def main() -> None:
     )
     write_text(options.out, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     print(json.dumps(numbers, indent=2, allow_nan=False))
-
-
-def positive(text: str) -> int:
-    """A whole number of 1 or more, for the parser."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
-    return value
 
 
 if __name__ == "__main__":

@@ -14,13 +14,10 @@ A model that is not of this suite answers with its probabilities alone, so that 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 from pathlib import Path
-from typing import Any
 
-from datasets_scripts.command import OneLineParser, UserError, check_model, run, shown_path
+from datasets_scripts.command import OneLineParser, UserError, check_model, chosen, count_of, run, seed_of, shown_path
 
 # Those of hub_models.infer_lesion, which --help and errors need not wait for.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
@@ -38,8 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, metavar="CSV", help="the true classes: image,label[,lesion_id,...]; adds a report")
     add("--keep_features", action="store_true", help="with --labels: keep pooled features, too (default: not)")
     add("--metadata", type=Path, metavar="CSV", help="image,age,sex,localization, for a model that reads them")
-    add("--batch_size", type=_count, default=32, help="images a forward pass (default: %(default)s)")
-    add("--processes", type=_count, default=1, help="processes that score side by side (default: %(default)s)")
+    add("--batch_size", type=count_of, default=32, help="images a forward pass (default: %(default)s)")
+    add("--processes", type=count_of, default=1, help="processes that score side by side (default: %(default)s)")
     add(
         "--inference",
         choices=INFERENCES,
@@ -47,7 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="plain: one pass; tta: the mean over flips and quarter turns; mc_dropout: many passes of the head with "
         "dropout; mc_dropout_full: many passes of all (default: %(default)s)",
     )
-    add("--samples", type=_count, default=30, help="passes of MC dropout (default: %(default)s)")
+    add("--samples", type=count_of, default=30, help="passes of MC dropout (default: %(default)s)")
     add(
         "--prior",
         metavar="NAME=P,...",
@@ -63,11 +60,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the answer to one image as JSON (default: in words)")
     add(
         "--bootstrap_replicates",
-        type=_count,
+        type=count_of,
         default=1000,
         help="resamples behind the intervals of a report (default: %(default)s)",
     )
-    add("--seed", type=_seed, default=0, help="of resamples and dropout, 0 or more (default: %(default)s)")
+    add("--seed", type=seed_of, default=0, help="of resamples and dropout, 0 or more (default: %(default)s)")
     add(
         "--trust_remote_code",
         action="store_true",
@@ -126,57 +123,6 @@ def parse_prior(text: str) -> dict[str, float]:
     return prior
 
 
-def answer_one(given: argparse.Namespace, source: Any, asked: Any) -> str:
-    """The answer to one image, as text.
-
-    Raises:
-        UserError: the image or the model cannot be used.
-    """
-    from datasets_scripts.images import frames_in
-    from trainers.scoring.files import Listed, Table
-    from trainers.scoring.scorer import Scorer, read_one
-
-    table = None if given.metadata is None else Table(given.metadata, "--metadata")
-    row = None if table is None else table.take(given.images.name)
-    scorer = Scorer(source, asked)
-    scorer.check()
-    if table is not None:
-        scorer.check_rows(table.rows, table.where)
-    answer = read_one(scorer, given.images.parent, Listed(given.images.name, 0, row, None))
-    if frames_in(given.images) > 1:  # not on stdout, which may be read as JSON
-        print(f"note: {given.images.name} holds several images (frames): the first was scored", file=sys.stderr)
-    if given.json:
-        return json.dumps({"image": given.images.name, **answer}, indent=1, allow_nan=False)
-    return in_words(given.images.name, answer, getattr(scorer.model.config, "label_names", None) or {})
-
-
-def in_words(image: str, answer: dict[str, Any], long_names: dict[str, str]) -> str:
-    """An answer in plain words, a few lines."""
-    lines = [f"{image}: {answer['message']}", ""]
-    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
-    width = max(len(name) for name, _ in ranked)
-    for name, share in ranked:
-        long_name = long_names.get(name, "")
-        lines.append(f"  {name:<{width}}  {share:.3f}  {long_name}".rstrip())
-    lines.append("")
-    if answer["p_malignant"] is not None:
-        lines.append(f"malignant or premalignant: {answer['p_malignant']:.3f}")
-    parts = ""
-    if answer["epistemic"] is not None:
-        parts = f" (aleatoric {answer['aleatoric']:.3f}, epistemic {answer['epistemic']:.3f})"
-    lines.append(f"predictive entropy: {answer['predictive_entropy']:.3f} nats{parts}")
-    if answer["band"] is not None:
-        lines.append(f"band: {answer['band']}")
-    if answer["prediction_set"] is not None:
-        lines.append(f"prediction set: {', '.join(answer['prediction_set']) or 'empty'}")
-    if answer["ood_score"] is not None:
-        kind = "unlike" if answer["is_ood"] else "like"
-        lines.append(f"OOD score: {answer['ood_score']:.3f}, {kind} the images of the calibration")
-    verdict = {True: "declined", False: "answered", None: "no verdict"}[answer["abstain"]]
-    lines += [f"{verdict} (reason: {answer['reason']})", "", "Research software, never a medical device."]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Parse the command line, then answer one image or score a folder."""
     given = make_parser().parse_args()
@@ -184,76 +130,28 @@ def main() -> None:
     prior = None if given.prior is None else parse_prior(given.prior)
     # What follows imports torch, which --help and the errors above need not wait for.
     from trainers.model_folder.source import parse_source
-    from trainers.scoring.scorer import Asked
+    from trainers.scoring.scorer import AnswerSettings, answer_one
 
     source = parse_source(given.model, given.trust_remote_code)
-    asked = Asked(
-        inference=given.inference,
-        samples=given.samples,
-        seed=given.seed,
+    settings = chosen(
+        AnswerSettings,
+        given,
         trust=not given.no_trust,
         prior=prior,
         keep_logits=given.labels is not None,
         keep_features=given.labels is not None and given.keep_features,
     )
     if given.out is None:
-        print(answer_one(given, source, asked))
+        print(answer_one(source, settings, given.images, given.metadata, given.json))
         return
-    from trainers.scoring.folder import Job, score_folder
+    from trainers.scoring.folder import Job, print_finished, score_folder
 
-    job = Job(
-        source=source,
-        asked=asked,
-        images=given.images,
-        out=given.out,
-        labels=given.labels,
-        metadata=given.metadata,
-        batch_size=given.batch_size,
-        processes=given.processes,
-        estimate=given.estimate_prior,
-        replicates=given.bootstrap_replicates,
-        seed=given.seed,
-    )
+    job = chosen(Job, given, source=source, settings=settings)
     try:
         finished = score_folder(job)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {shown_path(job.partial)}") from None
-    tell(finished, given.out)
-
-
-def tell(finished: Any, out: Path) -> None:
-    """Print what was found."""
-    for note in finished.notes:
-        print(f"note: {note}")
-    scored = finished.summary["scored"]
-    reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
-    print(f"{scored['images']:,} images: {reasons or 'none answered'}")
-    if scored["errors"]:
-        print(f"{scored['errors']:,} of them could not be read: see the column error of answers.csv")
-    estimated = finished.summary["estimated_prior"]
-    if estimated is not None:
-        shares = ",".join(f"{name}={share:.4g}" for name, share in estimated["value"].items())
-        print(f"estimated prior of {estimated['images']:,} images: {shares}")
-        if "caution" in estimated:
-            print(f"caution: {estimated['caution']}")
-    if finished.report is not None:
-        overall = finished.report["evaluation"]["external"]["discrimination"]
-        values = [(name, overall[name]["value"]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
-        shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values if value is not None)
-        print(f"{finished.report['scored']['judged']:,} labelled images: {shown} (README.md and report.json say more)")
-    print(f"finished: {shown_path(out)} (answers.csv, answers.parquet, summary.json)")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
-    return int(text)
+    print_finished(finished, given.out)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from datasets_scripts.command import OneLineParser, UserError, shown_path
-from datasets_scripts.command import run as run_command
+from datasets_scripts.command import OneLineParser, UserError, chosen, count_of, run, seed_of, shown_path
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -38,14 +36,14 @@ def make_parser() -> argparse.ArgumentParser:
     add("--query_split", default="test", help="with --evaluate: split of the queries (default: %(default)s)")
     add(
         "--per_class",
-        type=_count,
+        type=count_of,
         metavar="N",
         help="images a class at most, drawn over as many lesions as there are (default: all)",
     )
     add("--out", type=Path, metavar="DIR", help="with --image or --evaluate: folder to write; absent or empty")
-    add("--batch_size", type=_count, default=64, help="images a forward pass (default: %(default)s)")
-    add("--bootstrap_replicates", type=_count, default=1000, help="resamples of the intervals (default: %(default)s)")
-    add("--seed", type=_seed, default=0, help="of draws and resamples (default: %(default)s)")
+    add("--batch_size", type=count_of, default=64, help="images a forward pass (default: %(default)s)")
+    add("--bootstrap_replicates", type=count_of, default=1000, help="resamples of the intervals (default: %(default)s)")
+    add("--seed", type=seed_of, default=0, help="of draws and resamples (default: %(default)s)")
     return parser
 
 
@@ -66,53 +64,22 @@ def main() -> None:
     given = make_parser().parse_args()
     check(given)
     # What follows imports torch, which --help and the errors above need not wait for.
-    from trainers.embeddings import similar as run
+    from trainers.embeddings.retrieval import print_precision
     from trainers.embeddings.search import in_words
+    from trainers.embeddings.similar import Settings, evaluate, gallery, similar
 
-    settings = run.Settings(
-        dataset=given.dataset,
-        config_name=given.config_name,
-        split=given.split,
-        per_class=given.per_class,
-        k=given.k,
-        seed=given.seed,
-        batch_size=given.batch_size,
-    )
+    settings = chosen(Settings, given)
     if given.build_gallery is not None:
-        made = run.gallery(given.model, settings, given.build_gallery)
+        made = gallery(given.model, settings, given.build_gallery)
         print(f"finished: {shown_path(given.build_gallery)} ({made['n']:,} images, {made['dim']:,} features each)")
         return
     if given.evaluate:
-        tell(run.evaluate(given.model, given.query_split, settings, given.out, given.bootstrap_replicates))
+        print_precision(evaluate(given.model, given.query_split, settings, given.out, given.bootstrap_replicates))
     else:
-        print(in_words(run.similar(given.model, given.image, settings, given.out)))
+        print(in_words(similar(given.model, given.image, settings, given.out)))
     if given.out is not None:
         print(f"finished: {shown_path(given.out)}")
 
 
-def tell(report: dict[str, Any]) -> None:
-    """Print precision by class."""
-    from trainers.metrics.number import Number
-
-    for result in report["precision_at_k"]:
-        print(f"precision@{result['k']}, {result['n']:,} queries of {result['n_groups']:,} lesions:")
-        rows = {**result["per_class"], "mean over classes": result["macro"], "mean over queries": result["micro"]}
-        for name, number in rows.items():
-            if number["value"] is not None:
-                print(f"  {name:<18} {Number.read(number).text()}, chance {number['chance']:.3f}")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give a whole number, at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**32:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 to {2**32 - 1}")
-    return int(text)
-
-
 if __name__ == "__main__":
-    run_command(main)
+    run(main)

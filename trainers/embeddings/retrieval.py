@@ -140,6 +140,16 @@ def retrieval_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def print_precision(report: dict[str, Any]) -> None:
+    """Print precision by class."""
+    for result in report["precision_at_k"]:
+        print(f"precision@{result['k']}, {result['n']:,} queries of {result['n_groups']:,} lesions:")
+        rows = {**result["per_class"], "mean over classes": result["macro"], "mean over queries": result["micro"]}
+        for name, number in rows.items():
+            if number["value"] is not None:
+                print(f"  {name:<18} {Number.read(number).text()}, chance {number['chance']:.3f}")
+
+
 @style.context(LOOK)
 def draw_retrieval(result: Mapping[str, Any], title: str) -> Figure:
     """Precision at k of each class with its interval, and what chance gives, as a dot chart; no image of anybody."""

@@ -41,7 +41,7 @@ def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bo
         classes: that the labels are evaluated on.
         title: of the model, for the message.
         shifted: take the probabilities of the answers, as one member at temperature 1; otherwise the raw logits.
-        promised: keep what the gate said of each image, since sets and bands hold for these answers.
+        promised: keep the OOD scores, since sets and bands hold for these answers.
 
     Raises:
         LabelError: no labelled image could be read.
@@ -223,29 +223,29 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def remarks(scored: Mapping[str, Any], n: int) -> list[str]:
-    """What a reader must know of the images: sentences, each a paragraph's line."""
-    said = []
+    """Facts about the images that the numbers depend on: sentences, each a paragraph's line."""
+    found = []
     if "evaluated_on" in scored:
-        said.append(
+        found.append(
             "The labels say benign or malignant only: the probabilities of the malignant and premalignant classes are "
             "summed, and nothing is evaluated by class."
         )
     if scored.get("labels_translated"):
         pairs = ", ".join(f"{text} as {name}" for text, name in scored["labels_translated"].items())
-        said.append(f"Labels taken by the taxonomy: {pairs}. Premalignant diagnoses count as malignant.")
+        found.append(f"Labels taken by the taxonomy: {pairs}. Premalignant diagnoses count as malignant.")
     if scored["own_lesion"]:
-        said.append(
+        found.append(
             f"{scored['own_lesion']:,} images have no `lesion_id` and count as a lesion each: if some show the same "
             "one, the intervals are too narrow."
         )
     if scored["labelled"] > n:
-        said.append(f"{scored['labelled'] - n:,} further labelled images could not be read and are left out.")
+        found.append(f"{scored['labelled'] - n:,} further labelled images could not be read and are left out.")
     if scored["images"] > scored["labelled"]:
-        said.append(
+        found.append(
             f"{scored['images'] - scored['labelled']:,} images without a label were answered and not evaluated."
         )
     reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
-    return [*said, f"Of all {scored['images']:,} images: {reasons}." if reasons else ""]
+    return [*found, f"Of all {scored['images']:,} images: {reasons}." if reasons else ""]
 
 
 def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import UserError
+from datasets_scripts.command import UserError, shown_path
 from datasets_scripts.images import passed_over_text
 from model_cards.manifest import write_text
 from trainers.metrics.predictions import TEXT_COLUMNS
@@ -28,7 +28,7 @@ from trainers.model_folder.source import Source, fingerprint
 from trainers.scoring.answers import Merged, merge, probabilities
 from trainers.scoring.files import IMAGE_COLUMN, Listing, Table, one_image, walk_images, write_listing
 from trainers.scoring.labels import LABEL, Classes, check_labels
-from trainers.scoring.scorer import Asked, Scorer
+from trainers.scoring.scorer import AnswerSettings, Scorer
 from trainers.scoring.workers import Work, part_size, score_in_processes, score_parts
 from trainers.trust.prior import estimate_prior
 
@@ -50,33 +50,31 @@ EM = (
 
 @dataclass(frozen=True)
 class Job:
-    """What the command line asked for.
+    """What to score, and where to write it.
 
     Attributes:
         source: the model.
-        asked: how it is asked.
+        settings: how it answers.
         images: a folder, or one file.
         out: the folder to write.
         labels: ``--labels``, or None.
         metadata: ``--metadata``, or None.
         batch_size: images a forward pass.
         processes: how many processes score.
-        estimate: whether the class prior of the folder is estimated.
-        replicates: bootstrap resamples of a report.
-        seed: of the resamples.
+        estimate_prior: whether the class prior of the folder is estimated.
+        bootstrap_replicates: of a report.
     """
 
     source: Source
-    asked: Asked
+    settings: AnswerSettings
     images: Path
     out: Path
     labels: Path | None = None
     metadata: Path | None = None
     batch_size: int = 32
     processes: int = 1
-    estimate: bool = False
-    replicates: int = 1000
-    seed: int = 0
+    estimate_prior: bool = False
+    bootstrap_replicates: int = 1000
 
     @property
     def partial(self) -> Path:
@@ -119,7 +117,7 @@ def score_folder(job: Job) -> Finished:
         passed_over: Counter[str] = Counter()
         found = one_image(job.images) if job.images.is_file() else walk_images(job.images, without, passed_over)
         listing = write_listing(found, job.root, file, metadata_rows, label_rows)
-        scorer = Scorer(job.source, job.asked)
+        scorer = Scorer(job.source, job.settings)
         scorer.check()
         classes = truth = Classes.of(scorer.labels, scorer.model.config)
         if label_rows is not None:
@@ -127,17 +125,17 @@ def score_folder(job: Job) -> Finished:
             check_labels(label_rows, truth)
         if metadata_rows is not None:
             scorer.check_rows(metadata_rows.rows, metadata_rows.where)
-        if job.estimate and not scorer.calibration_prior():
+        if job.estimate_prior and not scorer.calibration_prior():
             raise UserError(
                 f"--estimate_prior needs the prior that --model {scorer.title} was calibrated at: fit its trust with "
                 "`python -m trainers.fit_trust`, or leave the option out"
             )
         facts = describe(scorer, classes)
         file.seek(0)
-        with begun(job, settings(job, facts, listing), file):
+        with begun(job, decisive(job, facts, listing), file):
             work = Work(
                 source=replace(job.source, revision=scorer.commit or job.source.revision),
-                asked=job.asked,
+                settings=job.settings,
                 root=job.root,
                 listing=job.partial / LISTING,
                 parts=job.partial / PARTS,
@@ -172,39 +170,39 @@ def describe(scorer: Scorer, classes: Classes) -> dict[str, Any]:
     }
 
 
-def settings(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
+def decisive(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
     """What decides the answers: a run is gone on with only where all of it is as before."""
-    asked = job.asked
+    settings = job.settings
     return {
         "model": facts["title"],
         "revision": facts["revision"],
         "model_files": facts["fingerprint"],
         "images": f"{listing.images} images and their metadata, sha256 {listing.sha256}",
-        "inference": asked.inference,
-        "samples": asked.samples,
-        "seed": asked.seed,
-        "trust": asked.trust,
-        "prior": None if asked.prior is None else dict(asked.prior),
-        "with_labels": asked.keep_logits,
-        "keep_features": asked.keep_features,
+        "inference": settings.inference,
+        "samples": settings.samples,
+        "seed": settings.seed,
+        "trust": settings.trust,
+        "prior": None if settings.prior is None else dict(settings.prior),
+        "with_labels": settings.keep_logits,
+        "keep_features": settings.keep_features,
         "batch_size": job.batch_size,
         "packages": {name: metadata.version(name) for name in PACKAGES},
     }
 
 
 @contextmanager
-def begun(job: Job, asked: dict[str, Any], listing: Any) -> Iterator[None]:
+def begun(job: Job, settings: dict[str, Any], listing: Any) -> Iterator[None]:
     """Make the working folder, or find an earlier run of the same settings in it; no other process may write it.
 
     Raises:
         UserError: it is of other settings, or another process writes it.
     """
     with locked(job.out):
-        _begin(job.partial, asked, listing)
+        _begin(job.partial, settings, listing)
         yield
 
 
-def _begin(partial: Path, asked: dict[str, Any], listing: Any) -> None:
+def _begin(partial: Path, settings: dict[str, Any], listing: Any) -> None:
     stored = partial / SETTINGS
     if partial.exists() and not stored.is_file() and {path.name for path in partial.iterdir()} - {LOCK, LISTING, PARTS}:
         raise UserError(f"{str(partial)!r} is not of this command: choose another --out or delete it")
@@ -213,7 +211,7 @@ def _begin(partial: Path, asked: dict[str, Any], listing: Any) -> None:
             earlier = json.loads(stored.read_text(encoding="utf-8"))
         except ValueError as error:
             raise UserError(f"{str(stored)!r} cannot be read ({error}): delete its folder") from error
-        for name, value in asked.items():
+        for name, value in settings.items():
             if earlier.get(name) != value:
                 raise UserError(
                     f"{str(partial)!r} holds answers of other settings: {name} was {earlier.get(name)!r}, now it is "
@@ -224,7 +222,9 @@ def _begin(partial: Path, asked: dict[str, Any], listing: Any) -> None:
         (partial / PARTS).mkdir(parents=True)
         with (partial / LISTING).open("w", encoding="ascii") as file:
             shutil.copyfileobj(listing, file)
-        write_text(stored, json.dumps(asked, indent=1, allow_nan=False) + "\n")  # last: with it, the listing is whole
+        write_text(
+            stored, json.dumps(settings, indent=1, allow_nan=False) + "\n"
+        )  # last: with it, the listing is whole
 
 
 def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
@@ -233,7 +233,7 @@ def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
     earlier = work.images - sum(work.length(number) for number in numbers)
     processes = min(processes, len(numbers))
     if processes > 1:
-        scorer.model.cpu()  # each worker has its own; this one is no longer asked
+        scorer.model.cpu()  # each worker has its own; this one answers no more
         steps = score_in_processes(work, numbers, processes)
     else:
         steps = score_parts(scorer, work, numbers)
@@ -244,12 +244,12 @@ def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
 
 
 def trust_of(scorer: Scorer) -> dict[str, Any]:
-    """What was fitted, as far as the answers were given by it: what a report may say of them."""
-    fitted, asked = dict(getattr(scorer.model.config, "trust", None) or {}), scorer.asked
-    if not scorer.ours or asked.prior is not None or not fitted.get("temperature"):
+    """The fitted trust as far as the answers follow from it: what a report may state of them."""
+    fitted, settings = dict(getattr(scorer.model.config, "trust", None) or {}), scorer.settings
+    if not scorer.ours or settings.prior is not None or not fitted.get("temperature"):
         return {"temperature": {"value": 1.0}}
-    other = asked.inference != (fitted.get("fitted_for") or {}).get("inference", "plain")
-    return {"temperature": fitted["temperature"]} if other or not asked.trust else fitted
+    other = settings.inference != (fitted.get("fitted_for") or {}).get("inference", "plain")
+    return {"temperature": fitted["temperature"]} if other or not settings.trust else fitted
 
 
 def finish(
@@ -266,7 +266,7 @@ def finish(
     """Merge the parts, evaluate them where there are labels, sum up, and put the finished folder in place.
 
     Args:
-        job: what was asked for.
+        job: what is scored.
         work: all parts of which are there.
         listing: of the images.
         scorer: the model that answered.
@@ -280,10 +280,9 @@ def finish(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     merged = merge(work.parts, work.count, scorer.labels, staging)
-    estimated = estimate(work, scorer) if job.estimate else None
+    estimated = estimate(work, scorer) if job.estimate_prior else None
     made = origin()
-    scored = counts(job, listing, merged)
-    scored |= {"several_frames": listing.several, "passed_over": dict((+passed_over).most_common())}
+    scored = counts(job, listing, merged, passed_over)
     report = None
     if job.labels is not None:
         from trainers.scoring.external import write_external  # metrics and charts, which answers alone need not load
@@ -295,9 +294,9 @@ def finish(
             about,
             trust_of(scorer),
             staging,
-            shifted=job.asked.prior is not None,
-            replicates=job.replicates,
-            seed=job.seed,
+            shifted=job.settings.prior is not None,
+            replicates=job.bootstrap_replicates,
+            seed=job.settings.seed,
         )
     summary = {
         "schema_version": SCHEMA_VERSION,
@@ -315,9 +314,9 @@ def finish(
     return Finished(summary, report)
 
 
-def counts(job: Job, listing: Listing, merged: Merged) -> dict[str, Any]:
-    """What was scored, how, and with what outcome."""
-    asked = job.asked
+def counts(job: Job, listing: Listing, merged: Merged, passed_over: Counter[str]) -> dict[str, Any]:
+    """The counts of a run, and the settings of its answers."""
+    settings = job.settings
     return {
         "folder": job.images.resolve().name,
         "manifest": merged.manifest,
@@ -325,16 +324,18 @@ def counts(job: Job, listing: Listing, merged: Merged) -> dict[str, Any]:
         "errors": merged.errors,
         "with_metadata": listing.with_metadata,
         "labelled": listing.with_labels,
-        "inference": asked.inference,
-        "samples": asked.samples if asked.inference.startswith("mc_dropout") else None,
-        "trust": asked.trust,
-        "prior": None if asked.prior is None else dict(asked.prior),
+        "inference": settings.inference,
+        "samples": settings.samples if settings.inference.startswith("mc_dropout") else None,
+        "trust": settings.trust,
+        "prior": None if settings.prior is None else dict(settings.prior),
         "batch_size": job.batch_size,
         "reasons": dict(merged.counts["reason"].most_common()),
         "bands": dict(merged.counts["band"].most_common()),
         "predicted": dict(merged.counts["predicted"].most_common()),
         "is_ood": dict(merged.counts["is_ood"].most_common()),
         "abstain": dict(merged.counts["abstain"].most_common()),
+        "several_frames": listing.several,
+        "passed_over": dict((+passed_over).most_common()),
     }
 
 
@@ -363,12 +364,12 @@ def estimate(work: Work, scorer: Scorer) -> dict[str, Any] | None:
 
 def file_notes(several: int, passed_over: Counter[str]) -> list[str]:
     """What of the folder was not scored: files that are no images, and frames behind the first."""
-    said = []
+    found = []
     if several:
-        said.append(f"files of several images (pages or frames), of which the first of each was scored: {several:,}")
+        found.append(f"files of several images (pages or frames), of which the first of each was scored: {several:,}")
     if +passed_over:
-        said.append(f"files and folders that are no images were passed over: {passed_over_text(+passed_over)}")
-    return said
+        found.append(f"files and folders that are no images were passed over: {passed_over_text(+passed_over)}")
+    return found
 
 
 def label_notes(table: Table, truth: Classes) -> list[str]:
@@ -392,18 +393,41 @@ def _taken(table: Table, truth: Classes) -> list[str]:
 
 
 def notes(scorer: Scorer, listing: Listing, rows: Table | None) -> list[str]:
-    """What was taken for unknown or ignored."""
-    said = []
+    """What counts as unknown, and what is ignored."""
+    found = []
     if scorer.fields and rows is None:
-        said.append(f"this model also reads {', '.join(scorer.fields)}: without --metadata all of it is unknown")
+        found.append(f"this model also reads {', '.join(scorer.fields)}: without --metadata all of it is unknown")
     if rows is not None:
         unread = [name for name in rows.columns[1:] if name not in scorer.fields]
         lacking = [name for name in scorer.fields if name not in rows.columns]
         if unread:
-            said.append(f"the model does not read {', '.join(islice(unread, 8))} of {rows.where}")
+            found.append(f"the model does not read {', '.join(islice(unread, 8))} of {rows.where}")
         if lacking:
-            said.append(f"{rows.where} has no {', '.join(lacking)}: unknown for every image")
+            found.append(f"{rows.where} has no {', '.join(lacking)}: unknown for every image")
         if listing.with_metadata < listing.images:
             left = listing.images - listing.with_metadata
-            said.append(f"{left} of {listing.images} images have no row in {rows.where}: all unknown for them")
-    return said
+            found.append(f"{left} of {listing.images} images have no row in {rows.where}: all unknown for them")
+    return found
+
+
+def print_finished(finished: Finished, out: Path) -> None:
+    """Print notes, counts, the estimated prior and the main numbers of a report."""
+    for note in finished.notes:
+        print(f"note: {note}")
+    scored = finished.summary["scored"]
+    reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
+    print(f"{scored['images']:,} images: {reasons or 'none answered'}")
+    if scored["errors"]:
+        print(f"{scored['errors']:,} of them could not be read: see the column error of answers.csv")
+    estimated = finished.summary["estimated_prior"]
+    if estimated is not None:
+        shares = ",".join(f"{name}={share:.4g}" for name, share in estimated["value"].items())
+        print(f"estimated prior of {estimated['images']:,} images: {shares}")
+        if "caution" in estimated:
+            print(f"caution: {estimated['caution']}")
+    if finished.report is not None:
+        overall = finished.report["evaluation"]["external"]["discrimination"]
+        values = [(name, overall[name]["value"]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
+        shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values if value is not None)
+        print(f"{finished.report['scored']['judged']:,} labelled images: {shown} (README.md and report.json say more)")
+    print(f"finished: {shown_path(out)} (answers.csv, answers.parquet, summary.json)")

@@ -6,7 +6,9 @@ with its probabilities alone, so that it can be measured on the same images.
 
 from __future__ import annotations
 
+import json
 import struct
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,12 +20,13 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from datasets_scripts.images import frames_in
 from hub_models.preprocess_lesion import open_image
 from hub_models.trust_lesion import PriorError, check_finite, check_prior, entropy
 from model_cards.manifest import file_facts
 from trainers.model_folder.source import ModelError, Source, class_names, fetch, load, one_line, printable
 from trainers.scoring.answers import NOT_OUR_MODEL, flat
-from trainers.scoring.files import ImagesError, Listed, Row
+from trainers.scoring.files import ImagesError, Listed, Row, Table
 
 # What Pillow's readers raise on files that are no whole image; a photo that is too large for the memory is one, too.
 UNREADABLE = (
@@ -44,14 +47,14 @@ NO_TRUST_OF_OURS = "This model is not of this suite: nothing says how far its an
 
 
 @dataclass(frozen=True)
-class Asked:
-    """How the model is asked; the same for every image of a run.
+class AnswerSettings:
+    """How the model answers; the same for every image of a run.
 
     Attributes:
         inference: a way of ``model.infer``.
         samples: passes of MC dropout.
         seed: of the dropout masks.
-        trust: whether band, set, gate and verdict are asked for.
+        trust: whether answers have band, set, gate and verdict.
         prior: class -> share that the probabilities are re-weighted to; None = as it was calibrated.
         keep_logits: whether raw logits are kept for a report.
         keep_features: whether features are, too.
@@ -67,25 +70,25 @@ class Asked:
 
 
 class Scorer:
-    """A loaded model with its image processor, ready to be asked about batches of files.
+    """A loaded model with its image processor, which answers batches of files.
 
     Args:
         source: the model.
-        asked: how it is asked.
+        settings: how it answers.
         device: where it runs; None = the first GPU, or the processor where there is none.
 
     Raises:
-        ModelError: it cannot be loaded, is none for classes, or cannot be asked like this.
+        ModelError: it cannot be loaded, is none for classes, or cannot answer with these settings.
     """
 
-    def __init__(self, source: Source, asked: Asked, device: str | None = None) -> None:
-        self.asked = asked
+    def __init__(self, source: Source, settings: AnswerSettings, device: str | None = None) -> None:
+        self.settings = settings
         self.folder, self.commit = fetch(source)
         self.model, self.processor = load(source, self.commit)
         self.title = source.title
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model.to(self.device).eval()
-        # Asked of the model, not of its class: code that came with a repo is another class of the same name.
+        # A property of the model, not of its class: code that came with a repo is another class of the same name.
         self.ours = callable(getattr(self.model, "answer_in_words", None))
         self.labels = class_names(self.model.config, self.title)
         self.inputs = list(getattr(self.processor, "model_input_names", None) or ["pixel_values"])
@@ -94,33 +97,36 @@ class Scorer:
         self.looks = not self.ours or "pixel_values" in self.inputs
 
     def check(self) -> None:
-        """Ask about a grey image, so that whatever cannot work fails before the first image.
+        """Answer a grey image, so that whatever cannot work fails before the first image.
 
         Raises:
-            ModelError: trust or a prior was asked for and never fitted, or the way of asking is not this model's.
+            ModelError: trust or a prior is needed and was never fitted, or the model has no such inference.
         """
-        asked = self.asked
+        settings = self.settings
         if not self.ours:
-            for option, given in (("--inference", asked.inference != "plain"), ("--prior", asked.prior is not None)):
+            for option, given in (
+                ("--inference", settings.inference != "plain"),
+                ("--prior", settings.prior is not None),
+            ):
                 if given:
                     raise ModelError(f"--model {self.title} is not of this suite: leave {option} out")
         advice = f"fit it with `python -m trainers.fit_trust {self.title} ...`"
-        if self.ours and asked.trust:
+        if self.ours and settings.trust:
             try:
                 self.model.check_trust_is_fitted()
             except RuntimeError as error:  # TrustNotFittedError, under whatever module's name it was loaded
                 raise ModelError(f"--model {self.title} has no trust ({error}): {advice}, or add --no_trust") from error
-        if asked.prior is not None:
+        if settings.prior is not None:
             if not self.calibration_prior():
                 raise ModelError(f"--prior needs the prior that --model {self.title} was calibrated at: {advice}")
             try:
-                check_prior(asked.prior, self.labels)
+                check_prior(settings.prior, self.labels)
             except PriorError as error:
                 raise ModelError(f"--prior: {error}") from error
         try:
             self.answer([self.prepare(Image.new("RGB", (64, 64), "grey"), {})])
         except (ValueError, ImportError, RuntimeError, TypeError) as error:
-            raise ModelError(f"--model {self.title} cannot be asked like this: {one_line(error)}") from error
+            raise ModelError(f"--model {self.title} cannot answer with these settings: {one_line(error)}") from error
 
     def calibration_prior(self) -> list[float] | None:
         """The class shares (C,) that the probabilities hold for; None where they were never fitted."""
@@ -167,8 +173,8 @@ class Scorer:
             digest = None
             try:
                 digest = file_facts(path)["sha256"]
-                picture = open_image(path) if self.looks else None
-                inputs.append(self.prepare(picture, self.record(listed.metadata)))
+                image = open_image(path) if self.looks else None
+                inputs.append(self.prepare(image, self.record(listed.metadata)))
                 places.append(len(rows))
                 rows.append({"image": name, "sha256": digest})
             except UNREADABLE as error:
@@ -192,9 +198,9 @@ class Scorer:
             return [self.answer_each([item])[0] for item in items]
         return [(answer, raw, None) for answer, raw in zip(answers, kept, strict=True)]
 
-    def prepare(self, picture: Image.Image | None, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def prepare(self, image: Image.Image | None, record: dict[str, Any]) -> dict[str, torch.Tensor]:
         """One image and what is known beside it -> the model's inputs, a batch of one."""
-        item: Any = {"image": picture, **record} if self.fields else picture
+        item: Any = {"image": image, **record} if self.fields else image
         inputs = dict(self.processor(images=item, return_tensors="pt"))
         # Some processors of other models cut an image into several: these would be the answers of the next images.
         rows = {name: len(value) for name, value in inputs.items() if len(value) != 1}
@@ -206,20 +212,24 @@ class Scorer:
     def answer(self, items: Sequence[Mapping[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Answers of a batch, and what is kept of its forward pass."""
         inputs = {name: torch.cat([item[name] for item in items]).to(self.device) for name in items[0]}
-        asked = self.asked
+        settings = self.settings
         if self.ours:
-            output = self.model.infer(inputs, asked.inference, samples=asked.samples, seed=asked.seed)
+            output = self.model.infer(inputs, settings.inference, samples=settings.samples, seed=settings.seed)
             prepared_as = self.processor.pixel_settings()
-            withdrawn = self.model.why_withdrawn(inputs, asked.inference, asked.prior, prepared_as)
-            answers = self.model.answer_in_words(output, trust=asked.trust, prior=asked.prior, withdrawn=withdrawn)
+            withdrawn = self.model.why_withdrawn(inputs, settings.inference, settings.prior, prepared_as)
+            answers = self.model.answer_in_words(
+                output, trust=settings.trust, prior=settings.prior, withdrawn=withdrawn
+            )
         else:
             output = self.model(**inputs)
             check_finite("the logits", output.logits, "no class can be named; fetch the model again, or give another")
-            answers = [self.in_words(row) for row in functional.log_softmax(output.logits.double(), dim=-1).cpu()]
-        return answers, self.kept(output) if asked.keep_logits else [{} for _ in answers]
+            answers = [
+                self.answer_without_trust(row) for row in functional.log_softmax(output.logits.double(), dim=-1).cpu()
+            ]
+        return answers, self.kept(output) if settings.keep_logits else [{} for _ in answers]
 
-    def in_words(self, log_probs: torch.Tensor) -> dict[str, Any]:
-        """What can be said of a model that is not ours: log probabilities (C,) -> its probabilities, and no trust."""
+    def answer_without_trust(self, log_probs: torch.Tensor) -> dict[str, Any]:
+        """The answer of a model that is not ours: log probabilities (C,) -> its probabilities, and no trust."""
         empty = ("p_malignant", "aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
         return {
             "predicted": self.labels[int(log_probs.argmax())],
@@ -234,7 +244,7 @@ class Scorer:
         """Raw logits (M, C), flattened, and where they are kept features (D,) of each image."""
         raw = output.raw_logits if self.ours else output.logits
         logits = raw.float().cpu().numpy().reshape(len(raw), -1)
-        if not (self.ours and self.asked.keep_features):
+        if not (self.ours and self.settings.keep_features):
             return [{"logits": row} for row in logits]
         features = output.features.float().cpu().numpy().astype(np.float16)
         return [{"logits": row, "features": more} for row, more in zip(logits, features, strict=True)]
@@ -247,11 +257,67 @@ def read_one(scorer: Scorer, root: Path, listed: Listed) -> dict[str, Any]:
         ImagesError: it cannot be read.
     """
     try:
-        picture = open_image(root / listed.image) if scorer.looks else None
-        inputs = scorer.prepare(picture, scorer.record(listed.metadata))
+        image = open_image(root / listed.image) if scorer.looks else None
+        inputs = scorer.prepare(image, scorer.record(listed.metadata))
     except UNREADABLE as error:
         raise ImagesError(f"--images {one_line(error)}") from error
     try:
         return scorer.answer([inputs])[0][0]
     except ValueError as error:
         raise ImagesError(f"--images {listed.image}: {one_line(error)}") from error
+
+
+def answer_one(
+    source: Source, settings: AnswerSettings, image: Path, metadata: Path | None = None, as_json: bool = False
+) -> str:
+    """The answer to one image, as text; a note about further frames goes to stderr.
+
+    Args:
+        source: the model.
+        settings: how it answers.
+        image: the file.
+        metadata: a table with a row for it, or None.
+        as_json: as JSON, not in words.
+
+    Raises:
+        UserError: the image or the model cannot be used.
+    """
+    table = None if metadata is None else Table(metadata, "--metadata")
+    row = None if table is None else table.take(image.name)
+    scorer = Scorer(source, settings)
+    scorer.check()
+    if table is not None:
+        scorer.check_rows(table.rows, table.where)
+    answer = read_one(scorer, image.parent, Listed(image.name, 0, row, None))
+    if frames_in(image) > 1:  # not on stdout, which may be read as JSON
+        print(f"note: {image.name} holds several images (frames): the first was scored", file=sys.stderr)
+    if as_json:
+        return json.dumps({"image": image.name, **answer}, indent=1, allow_nan=False)
+    return in_words(image.name, answer, getattr(scorer.model.config, "label_names", None) or {})
+
+
+def in_words(image: str, answer: dict[str, Any], long_names: dict[str, str]) -> str:
+    """An answer in plain words, a few lines."""
+    lines = [f"{image}: {answer['message']}", ""]
+    ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
+    width = max(len(name) for name, _ in ranked)
+    for name, share in ranked:
+        long_name = long_names.get(name, "")
+        lines.append(f"  {name:<{width}}  {share:.3f}  {long_name}".rstrip())
+    lines.append("")
+    if answer["p_malignant"] is not None:
+        lines.append(f"malignant or premalignant: {answer['p_malignant']:.3f}")
+    parts = ""
+    if answer["epistemic"] is not None:
+        parts = f" (aleatoric {answer['aleatoric']:.3f}, epistemic {answer['epistemic']:.3f})"
+    lines.append(f"predictive entropy: {answer['predictive_entropy']:.3f} nats{parts}")
+    if answer["band"] is not None:
+        lines.append(f"band: {answer['band']}")
+    if answer["prediction_set"] is not None:
+        lines.append(f"prediction set: {', '.join(answer['prediction_set']) or 'empty'}")
+    if answer["ood_score"] is not None:
+        kind = "unlike" if answer["is_ood"] else "like"
+        lines.append(f"OOD score: {answer['ood_score']:.3f}, {kind} the images of the calibration")
+    verdict = {True: "declined", False: "answered", None: "no verdict"}[answer["abstain"]]
+    lines += [f"{verdict} (reason: {answer['reason']})", "", "Research software, never a medical device."]
+    return "\n".join(lines)

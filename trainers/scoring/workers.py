@@ -22,7 +22,7 @@ from datasets_scripts.command import UserError
 from trainers.model_folder.source import Source
 from trainers.scoring.answers import part_file, write_part
 from trainers.scoring.files import read_parts
-from trainers.scoring.scorer import Asked, Scorer
+from trainers.scoring.scorer import AnswerSettings, Scorer
 
 # Images of a part, rounded to whole batches: what a killed process may have to do again.
 PART_IMAGES = 128
@@ -40,7 +40,7 @@ class Work:
 
     Attributes:
         source: the model, at one commit.
-        asked: how it is asked.
+        settings: how it answers.
         root: folder of the images.
         listing: the file that lists them.
         parts: folder of the part files.
@@ -50,7 +50,7 @@ class Work:
     """
 
     source: Source
-    asked: Asked
+    settings: AnswerSettings
     root: Path
     listing: Path
     parts: Path
@@ -127,7 +127,7 @@ def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> It
             else:
                 raise WorkerError(content)
     finally:
-        # Whoever said "end" has stored everything: nobody need wait for it to take its libraries down.
+        # A worker that sent "end" has stored everything: nothing need wait for it to unload its libraries.
         for worker in workers:
             worker.terminate()
         for worker in workers:
@@ -135,7 +135,7 @@ def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> It
 
 
 def check_alive(workers: Sequence[Any]) -> None:
-    """Look for workers that ended without a word.
+    """Look for workers that ended before they reported it.
 
     Raises:
         WorkerError: one was killed.
@@ -152,8 +152,8 @@ def check_alive(workers: Sequence[Any]) -> None:
 
 
 def work_through(work: Work, shard: list[int], index: int, workers: int, news: Any) -> None:
-    """What a worker process does: score its parts, tell of every batch, and end with the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it says what becomes of an interrupt
+    """Score the parts of a worker process, report every batch, and end with the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started it handles an interrupt
     parent = multiprocessing.parent_process()
     try:
         device = None
@@ -161,7 +161,7 @@ def work_through(work: Work, shard: list[int], index: int, workers: int, news: A
             device = f"cuda:{index % torch.cuda.device_count()}"
         elif "OMP_NUM_THREADS" not in os.environ:
             torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-        for images in score_parts(Scorer(work.source, work.asked, device), work, shard):
+        for images in score_parts(Scorer(work.source, work.settings, device), work, shard):
             if parent is not None and not parent.is_alive():
                 return
             news.put(("done", images))

@@ -26,7 +26,7 @@ from hub_models import (
 )
 from trainers import score
 from trainers.model_folder.source import parse_source
-from trainers.scoring.scorer import Asked, Scorer
+from trainers.scoring.scorer import AnswerSettings, Scorer
 
 LABELS = ["mel", "nv", "bkl"]
 N = 11
@@ -173,7 +173,7 @@ def _rows_of(folder: Path) -> list[dict[str, str]]:
 
 @lru_cache
 def _loaded(model: Path) -> Scorer:
-    return Scorer(parse_source(str(model)), Asked(), "cpu")
+    return Scorer(parse_source(str(model)), AnswerSettings(), "cpu")
 
 
 def _said(model: Path, path: Path, record: dict[str, Any] | None = None, **asked: Any) -> dict[str, Any]:

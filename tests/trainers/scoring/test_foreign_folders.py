@@ -23,7 +23,7 @@ from hub_models.modeling_vit import read_vit
 from trainers.model_folder.folder import load as load_ours
 from trainers.model_folder.source import ModelError, fetch, load, parse_source
 from trainers.published.state import read_state
-from trainers.scoring.scorer import Asked, Scorer
+from trainers.scoring.scorer import AnswerSettings, Scorer
 
 from .conftest import save
 
@@ -199,7 +199,7 @@ def test_neither_pixels_nor_weights_that_are_no_numbers_get_a_class(whole: Path)
 
 
 def test_one_image_without_an_answer_spoils_no_batch(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    scorer = Scorer(parse_source(str(whole)), Asked(trust=False), "cpu")
+    scorer = Scorer(parse_source(str(whole)), AnswerSettings(trust=False), "cpu")
     good, bad = torch.zeros(1, 3, 32, 32), torch.full((1, 3, 32, 32), float("nan"))
     answers = scorer.answer_each([{"pixel_values": one} for one in (good, bad, good)])
     assert [answer is None for answer, _, _ in answers] == [False, True, False]
