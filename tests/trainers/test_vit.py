@@ -35,7 +35,7 @@ from trainers.model_folder.data import EpochSampler, load_splits
 from trainers.model_folder.finish import base_model
 from trainers.training.arguments import LesionArguments, parse
 from trainers.training.losses import make_loss
-from trainers.training.optimizer import LayerGroupsError, layer_rates, parameter_groups
+from trainers.training.optimizer import layer_rates, parameter_groups
 from trainers.training.train import run, train
 from trainers.training.trainer import LesionTrainer
 from trainers.training.training_arguments import LesionTrainingArguments
@@ -147,7 +147,7 @@ def test_groups_that_leave_out_or_repeat_a_parameter_are_refused() -> None:
         ([["weight", "bias", "x"]], "'x'"),
     ):
         model.groups = groups
-        with pytest.raises(LayerGroupsError, match=named):
+        with pytest.raises(ValueError, match=named):
             parameter_groups(model, 1.0, 0.5, 0.0, set())
 
 

@@ -34,10 +34,6 @@ LEVELS = 256
 GRID = re.compile(r"grid_\d+_db")
 
 
-class ReconstructionsError(UserError):
-    """A reconstructions file that cannot be read, or values that no model should have written."""
-
-
 @dataclass(frozen=True)
 class Reconstructions:
     """What one autoencoder made of one split.
@@ -72,7 +68,7 @@ class Reconstructions:
     def __post_init__(self) -> None:
         for name, values in {**self.scores, "codes": self.codes}.items():
             if not np.isfinite(values).all():
-                raise ReconstructionsError(
+                raise UserError(
                     f"{name} of the {self.split} split holds NaN or infinity: the training diverged; lower the "
                     "learning rate or train in fp32"
                 )
@@ -113,7 +109,7 @@ def reconstruct_split(
 
     Raises:
         UserError: there is no image.
-        ReconstructionsError: a reconstruction holds NaN or infinity.
+        UserError: a reconstruction holds NaN or infinity.
     """
     rows = LesionImages(splits.splits[split], processor)
     if not len(rows):
@@ -235,19 +231,19 @@ def read_reconstructions(path: Path) -> Reconstructions:
     """Read a reconstructions file.
 
     Raises:
-        ReconstructionsError: not one of this suite, of a newer layout, or with impossible values.
+        UserError: not one of this suite, of a newer layout, or with impossible values.
     """
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {}).get(METADATA_KEY, b"{}"))
     except (OSError, ValueError, pa.ArrowInvalid) as error:
-        raise ReconstructionsError(
+        raise UserError(
             f"{path} cannot be read as Parquet ({error}): give a reconstructions_<split>.parquet"
         ) from error
     if about.get("kind") != "reconstructions":
-        raise ReconstructionsError(f"{path} holds no reconstructions: give a reconstructions_<split>.parquet")
+        raise UserError(f"{path} holds no reconstructions: give a reconstructions_<split>.parquet")
     if about["schema_version"] > SCHEMA_VERSION:
-        raise ReconstructionsError(
+        raise UserError(
             f"{path} has layout {about['schema_version']}, {SCHEMA_VERSION} is the newest known: update lesion-suite"
         )
     codes = table["codes"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

@@ -47,7 +47,7 @@ class Evaluated:
         predicted: (N,) class that the neighbours vote for.
 
     Raises:
-        NeighboursError: k is more than there are images of other lesions.
+        UserError: k is more than there are images of other lesions.
     """
 
     def __init__(

@@ -20,14 +20,6 @@ NAME = "features"
 INSTALL = "pip install faiss-cpu"
 
 
-class FaissMissingError(UserError):
-    """FAISS is not installed."""
-
-
-class NeighboursError(UserError):
-    """More similar cases than there are."""
-
-
 @dataclass(frozen=True)
 class Found:
     """One similar case.
@@ -45,10 +37,10 @@ def check_faiss() -> None:
     """Make sure that FAISS is there, before minutes are spent.
 
     Raises:
-        FaissMissingError: it is not; the message holds the line that installs it.
+        UserError: it is not; the message holds the line that installs it.
     """
     if importlib.util.find_spec("faiss") is None:
-        raise FaissMissingError(f"similar cases need FAISS, which is not installed: {INSTALL}")
+        raise UserError(f"similar cases need FAISS, which is not installed: {INSTALL}")
 
 
 class CaseIndex:
@@ -59,7 +51,7 @@ class CaseIndex:
         groups: (N,) group ids: a lesion with its near-duplicates.
 
     Raises:
-        FaissMissingError: FAISS is not installed.
+        UserError: FAISS is not installed.
     """
 
     def __init__(self, features: np.ndarray, groups: np.ndarray) -> None:
@@ -88,7 +80,7 @@ class CaseIndex:
         """Refuse more cases than there are lesions to show.
 
         Raises:
-            NeighboursError: k is not from 1 to the lesions of the index outside ``without``.
+            UserError: k is not from 1 to the lesions of the index outside ``without``.
         """
         check_k(k, self.groups, without)
 
@@ -101,7 +93,7 @@ class CaseIndex:
             without: Q sets of group ids that must not be found: the query's own, and its duplicates'.
 
         Raises:
-            NeighboursError: some query has fewer than k lesions to find.
+            UserError: some query has fewer than k lesions to find.
         """
         for groups in without:
             self.check_k(k, groups)
@@ -140,10 +132,10 @@ def check_k(k: int, groups: np.ndarray, without: Set[str] = frozenset()) -> None
         without: group ids that must not be found.
 
     Raises:
-        NeighboursError: k is out of range.
+        UserError: k is out of range.
     """
     most = len(set(np.asarray(groups).astype(str).tolist()) - set(without))
     if not 1 <= k <= most:
-        raise NeighboursError(
+        raise UserError(
             f"--k {k} similar cases of different lesions cannot be found among {most} lesions: choose from 1 to {most}"
         )

@@ -17,10 +17,6 @@ from trainers.embeddings.representations import unit
 ENTRIES_PER_BLOCK = 8_000_000
 
 
-class NeighboursError(UserError):
-    """More neighbours than there are."""
-
-
 def check_k(groups: np.ndarray, k: int, where: str = "the space") -> None:
     """Refuse more neighbours than an image of the largest lesion has.
 
@@ -30,13 +26,13 @@ def check_k(groups: np.ndarray, k: int, where: str = "the space") -> None:
         where: what the images are of, for the message.
 
     Raises:
-        NeighboursError: k is not from 1 to N minus the images of the largest group.
+        UserError: k is not from 1 to N minus the images of the largest group.
     """
     largest = int(np.unique(np.asarray(groups).astype(str), return_counts=True)[1].max())
     if not 1 <= k <= len(groups) - largest:
         most = len(groups) - largest
         advice = f"choose from 1 to {most}" if most else "give images of several lesions"
-        raise NeighboursError(
+        raise UserError(
             f"{k} neighbours of other lesions do not go with the {len(groups)} images of {where}, of which {largest} "
             f"are of one lesion: {advice}"
         )
@@ -103,7 +99,7 @@ def find_neighbours(space: Space, k: int) -> Neighbours:
         k: at least 1, and no more than every image has of other groups.
 
     Raises:
-        NeighboursError: k is out of this range.
+        UserError: k is out of this range.
     """
     check_k(space.groups, k)
     nearest, sibling = np.zeros((len(space), k), dtype=np.int64), np.full(len(space), np.nan)

@@ -19,10 +19,6 @@ EVALUATED_NEIGHBOURS = 15
 ITERATIONS = 1000
 
 
-class PerplexityError(UserError):
-    """A perplexity that these images cannot have."""
-
-
 @dataclass(frozen=True)
 class Map:
     """A space in two dimensions.
@@ -47,10 +43,10 @@ def check_perplexity(perplexity: float, n: int, split: str) -> None:
         split: its name, for the message.
 
     Raises:
-        PerplexityError: not a number from 1 to below n.
+        UserError: not a number from 1 to below n.
     """
     if not (math.isfinite(perplexity) and 1 <= perplexity < n):
-        raise PerplexityError(
+        raise UserError(
             f"--perplexity {perplexity:g} does not go with the {n} images of {split}: choose from 1 to below {n}; 5 to "
             "50 is usual"
         )

@@ -19,10 +19,6 @@ from trainers.embeddings.representations import Encoder, checked
 from trainers.model_folder.data import Splits
 
 
-class QueryError(UserError):
-    """An image that is not there or cannot be read."""
-
-
 @dataclass(frozen=True)
 class Query:
     """One image to compare.
@@ -69,7 +65,7 @@ def find_query(image: str, splits: Splits) -> Query:
         splits: the dataset; all its splits are searched.
 
     Raises:
-        QueryError: neither, or it cannot be read.
+        UserError: neither, or it cannot be read.
     """
     path = Path(image)
     try:
@@ -80,7 +76,7 @@ def find_query(image: str, splits: Splits) -> Query:
         found = {split: np.flatnonzero(names == image) for split, names in ids.items()}
         several = sum(map(len, found.values()))
         if several > 1:
-            raise QueryError(f"--image {image!r} is the image_id of {several} images of {splits.name!r}: give a file")
+            raise UserError(f"--image {image!r} is the image_id of {several} images of {splits.name!r}: give a file")
         for split, rows in found.items():
             if len(rows):
                 case = load_cases(splits, split).select(rows)
@@ -88,8 +84,8 @@ def find_query(image: str, splits: Splits) -> Query:
                 label, group = case.labels[case.label[0]], str(case.group_id[0])
                 return Query(image, decode(data)[0], look(data, image), split, label, group, record)
     except (ImageError, OSError) as error:
-        raise QueryError(f"--image {path.name!r} cannot be read ({error}): give a whole image file") from error
-    raise QueryError(
+        raise UserError(f"--image {path.name!r} cannot be read ({error}): give a whole image file") from error
+    raise UserError(
         f"--image {image!r} is neither a file nor the image_id of one of the {sum(map(len, splits.splits.values())):,} "
         f"images of {splits.name!r}: give one of them"
     )
@@ -113,7 +109,7 @@ def ask(encoder: Encoder, query: Query) -> Said:
         item = {"image": query.picture, **record} if reads else query.picture
         inputs = dict(processor(images=item, return_tensors="pt"))
     except ValueError as error:
-        raise QueryError(f"--image {query.name!r}: {error}") from error
+        raise UserError(f"--image {query.name!r}: {error}") from error
     inputs = {name: value.to(model.device) for name, value in inputs.items()}
     output = model.infer(inputs)
     trusted = all(model.config.trust.get(part) for part in ("temperature", "prior", "ood", "conformal", "bands"))

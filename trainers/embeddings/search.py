@@ -80,7 +80,7 @@ def search(index: CaseIndex, cases: Cases, own: Own, features: np.ndarray, k: in
         k: how many.
 
     Raises:
-        NeighboursError: there are not so many.
+        UserError: there are not so many.
     """
     refused: set[str] = set()
     while True:

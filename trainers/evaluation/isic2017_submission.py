@@ -24,26 +24,22 @@ TITLES = dict(zip(AUCS, (*(f"{name} against the rest" for name in NAMES), "mean 
 SUFFIX = re.compile(r"\.(jpe?g|png|bmp|tiff?)$", re.IGNORECASE)
 
 
-class SubmissionError(UserError):
-    """A table of predictions or of the truth that cannot be scored."""
-
-
 def read_tasks(path: Path) -> dict[str, tuple[float, float]]:
     """Read a table: image id -> values of task 1 and task 2, each in [0, 1], in the table's order.
 
     Raises:
-        SubmissionError: no such table or column, an id that stands twice, or a value outside [0, 1].
+        UserError: no such table or column, an id that stands twice, or a value outside [0, 1].
     """
     try:
         columns, rows = read_table(read_file(path), path.name)
     except OSError as error:
-        raise SubmissionError(f"{path} cannot be read ({error.strerror}): give a CSV file") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): give a CSV file") from error
     except MetadataError as error:
-        raise SubmissionError(str(error)) from error
+        raise UserError(str(error)) from error
     lowered = {column.lower(): column for column in columns}
     names = [next((lowered[name] for name in known if name in lowered), None) for known in (ID_COLUMNS, *TASK_COLUMNS)]
     if None in names:
-        raise SubmissionError(
+        raise UserError(
             f"{path} has the columns {', '.join(columns) or 'none'}: give Id, task_1, task_2, or image_id, melanoma, "
             "seborrheic_keratosis"
         )
@@ -51,11 +47,11 @@ def read_tasks(path: Path) -> dict[str, tuple[float, float]]:
     for row in rows:
         image_id = plain_id(row[str(names[0])])
         if image_id in found:
-            raise SubmissionError(f"{path} names image {image_id!r} twice: give one line an image")
+            raise UserError(f"{path} names image {image_id!r} twice: give one line an image")
         one, two = (_share(row[str(name)], f"{path}, image {image_id!r}, {name}") for name in names[1:])
         found[image_id] = (one, two)
     if not found:
-        raise SubmissionError(f"{path} holds no image: give one line an image")
+        raise UserError(f"{path} holds no image: give one line an image")
     return found
 
 
@@ -71,20 +67,20 @@ def pair(predictions: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, list[s
         Truth (N, 2) bool, scores (N, 2), and the N ids.
 
     Raises:
-        SubmissionError: ids that are in one table only, a truth that is not 0 or 1, or a task with one kind of image.
+        UserError: ids that are in one table only, a truth that is not 0 or 1, or a task with one kind of image.
     """
     said, true = read_tasks(predictions), read_tasks(truth)
     for name, other, these, those in ((predictions, truth, said, true), (truth, predictions, true, said)):
         missing = [image_id for image_id in those if image_id not in these]
         if missing:
-            raise SubmissionError(
+            raise UserError(
                 f"{name} lacks {len(missing)} of the {len(those)} images of {other}, the first is {missing[0]!r}: give "
                 "the same images in both"
             )
     ids = list(true)
     for image_id in ids:
         if true[image_id] not in ((0, 0), (1, 0), (0, 1)):
-            raise SubmissionError(
+            raise UserError(
                 f"{truth}, image {image_id!r}, says {true[image_id][0]:g} and {true[image_id][1]:g}: the truth is "
                 "0 or 1 each, and not 1 for both"
             )
@@ -92,9 +88,7 @@ def pair(predictions: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, list[s
     for task, title in enumerate(NAMES):
         count = int(positive[:, task].sum())
         if count in (0, len(ids)):
-            raise SubmissionError(
-                f"{truth} holds {count} {title} among {len(ids)} images: an AUC needs images of both kinds"
-            )
+            raise UserError(f"{truth} holds {count} {title} among {len(ids)} images: an AUC needs images of both kinds")
     return positive, np.array([said[image_id] for image_id in ids]), ids
 
 
@@ -116,7 +110,7 @@ def results(predictions: Path, truth: Path, out: Path, threshold: float, replica
     """Score a pair and write ``roc.png``, ``confusion_matrix.png`` and ``scores.json`` into ``out``.
 
     Raises:
-        SubmissionError: as :func:`pair`.
+        UserError: as :func:`pair`.
         UserError: ``out`` cannot be a folder.
     """
     positive, scores, ids = pair(predictions, truth)
@@ -142,5 +136,5 @@ def _share(text: str, where: str) -> float:
     except ValueError:
         value = math.nan
     if not 0.0 <= value <= 1.0:
-        raise SubmissionError(f"{where} is {text!r}: give a number from 0 to 1")
+        raise UserError(f"{where} is {text!r}: give a number from 0 to 1")
     return value

@@ -24,10 +24,6 @@ SUFFIX = "_segmentation.png"
 THERE, EMPTY, NONE = MASKS
 
 
-class MaskError(UserError):
-    """Masks that are missing, cannot be read, or do not fit their images."""
-
-
 class Masks:
     """The masks of a split's images.
 
@@ -36,7 +32,7 @@ class Masks:
         folder: holds ``<image_id>_segmentation.png``; None = the column.
 
     Raises:
-        MaskError: the folder does not exist, or holds no mask of these images.
+        UserError: the folder does not exist, or holds no mask of these images.
     """
 
     def __init__(self, rows: datasets.Dataset, folder: Path | None = None) -> None:
@@ -45,9 +41,9 @@ class Masks:
         self.folder, self.stored = folder, None
         if folder is not None:
             if not folder.is_dir():
-                raise MaskError(f"--masks {str(folder)!r} is no folder: give one that holds <image_id>{SUFFIX}")
+                raise UserError(f"--masks {str(folder)!r} is no folder: give one that holds <image_id>{SUFFIX}")
             if not any((folder / f"{name}{SUFFIX}").is_file() for name in self.ids):
-                raise MaskError(
+                raise UserError(
                     f"--masks {str(folder)!r} holds no mask of any of the {len(self.ids)} images (the first would be "
                     f"{self.ids[0]}{SUFFIX}): give the folder of this dataset's masks"
                 )
@@ -62,7 +58,7 @@ class Masks:
             size: width and height of the upright image.
 
         Raises:
-            MaskError: it cannot be read, or has another size than its image.
+            UserError: it cannot be read, or has another size than its image.
         """
         source = self._source(index)
         if source is None:
@@ -70,11 +66,11 @@ class Masks:
         try:
             found = open_image(source)  # type: ignore[arg-type]
         except UnreadableImageError as error:
-            raise MaskError(
+            raise UserError(
                 f"the mask of image {self.ids[index]} cannot be read as an image: write it again, as PNG"
             ) from error
         if found.size != size:
-            raise MaskError(
+            raise UserError(
                 f"the mask of image {self.ids[index]} has {found.width} x {found.height} pixels, its image "
                 f"{size[0]} x {size[1]}: give masks of the images' size"
             )

@@ -18,10 +18,6 @@ _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _LEADING_ZEROS = re.compile(r"(?<![0-9.])0+(?=[0-9])")
 
 
-class StudyError(UserError):
-    """A study that cannot be analysed."""
-
-
 @dataclass(frozen=True)
 class Day:
     """One row of the table: a patient's severity on a day.
@@ -47,12 +43,12 @@ def with_points(numbers: Sequence[str], where: str) -> list[str]:
         where: the file's name for messages.
 
     Raises:
-        StudyError: some have a decimal comma and some a point, so neither can be told from a mark of thousands.
+        UserError: some have a decimal comma and some a point, so neither can be told from a mark of thousands.
     """
     commas = [cell for cell in numbers if _DECIMAL_COMMA.fullmatch(cell)]
     points = [cell for cell in numbers if "." in cell]
     if commas and points:
-        raise StudyError(
+        raise UserError(
             f"{where} has severity {shortly(commas[0])} and {shortly(points[0])}: write a decimal point in all of them"
         )
     return [cell.replace(",", ".") if _DECIMAL_COMMA.fullmatch(cell) else cell for cell in numbers]
@@ -66,22 +62,22 @@ def parse_day(cells: Sequence[str], where: str) -> Day:
         where: the file's name for messages.
 
     Raises:
-        StudyError: an empty name, a day that is no whole number, a severity that is no finite number.
+        UserError: an empty name, a day that is no whole number, a severity that is no finite number.
     """
     patient, day, treatment, severity = cells
     who, when = shortly(patient), shortly(day)
     if not patient or not treatment:
         what = "patient" if not patient else "treatment"
-        raise StudyError(f"{where}, day {when} of patient {who} has an empty {what}: fill it in")
+        raise UserError(f"{where}, day {when} of patient {who} has an empty {what}: fill it in")
     if not _WHOLE.fullmatch(day) or abs(float(day)) > LARGEST:
-        raise StudyError(f"{where}, patient {who} has day {when}: give whole numbers that count days, 1, 2, 3")
+        raise UserError(f"{where}, patient {who} has day {when}: give whole numbers that count days, 1, 2, 3")
     value: float | None = None
     if not is_gap(severity):
         told = f"{where}, patient {who}, day {int(float(day))} has severity {shortly(severity)}"
         if _DECIMAL_COMMA.fullmatch(severity):
-            raise StudyError(f"{told}: write a decimal point, {severity.replace(',', '.')[:20]}")
+            raise UserError(f"{told}: write a decimal point, {severity.replace(',', '.')[:20]}")
         if not _NUMBER.fullmatch(severity) or not abs(float(severity)) <= LARGEST:
-            raise StudyError(f"{told}: give a finite number up to {LARGEST:,.0f}, or leave a missed day empty")
+            raise UserError(f"{told}: give a finite number up to {LARGEST:,.0f}, or leave a missed day empty")
         value = float(severity)
     return Day(patient, int(float(day)), treatment, value)
 
@@ -93,19 +89,19 @@ def check_spelling(days: Iterable[Day], where: str) -> None:
     and ``.0`` (``1.0``), which a treatment's dose may mean.
 
     Raises:
-        StudyError: names both.
+        UserError: names both.
     """
     seen: dict[tuple[str, str], str] = {}
     for row in days:
         for kind, name in (("patient", row.patient), ("treatment", row.treatment)):
             other = seen.setdefault((kind, _plain(name, kind)), name)
             if other.split() == name.split() and other != name:
-                raise StudyError(
+                raise UserError(
                     f"{where} has the {kind} {shortly(' '.join(name.split()))} with different spaces in it: spell a "
                     f"{kind} in one way"
                 )
             if other != name:
-                raise StudyError(
+                raise UserError(
                     f"{where} has the {kind}s {shortly(other)} and {shortly(name)}: spell a {kind} in one way"
                 )
 
@@ -124,12 +120,12 @@ def check_duplicates(rows: Sequence[Day], where: str) -> None:
     """Refuse a patient's day that is there twice.
 
     Raises:
-        StudyError: names it.
+        UserError: names it.
     """
     seen: set[tuple[str, int]] = set()
     for row in rows:
         if (row.patient, row.day) in seen:
-            raise StudyError(f"{where} has day {row.day} of patient {shortly(row.patient)} twice: give one row a day")
+            raise UserError(f"{where} has day {row.day} of patient {shortly(row.patient)} twice: give one row a day")
         seen.add((row.patient, row.day))
 
 
@@ -137,17 +133,17 @@ def check_measured(order: Sequence[str], measured: Sequence[Day], where: str) ->
     """Refuse treatments without days, and a study of one treatment.
 
     Raises:
-        StudyError: names the treatment.
+        UserError: names the treatment.
     """
     given = {row.treatment for row in measured}
     for name in order:
         if name not in given:
-            raise StudyError(
+            raise UserError(
                 f"{where}: treatment {shortly(name)} was given to nobody (it has no day with a severity): leave it "
                 "out, or fill in its days"
             )
     if len(order) < 2:
-        raise StudyError(
+        raise UserError(
             f"{where} has the treatment {shortly(order[0])} alone: an effect needs days under a second treatment to "
             "compare"
         )
@@ -157,11 +153,11 @@ def check_pairs(order: Sequence[str], measured: Sequence[Day], where: str) -> No
     """Refuse a study in which no treatment can be compared within two patients.
 
     Raises:
-        StudyError: says so.
+        UserError: says so.
     """
     who = {name: {row.patient for row in measured if row.treatment == name} for name in order}
     if all(len(who[name] & who[order[0]]) < 2 for name in order[1:]):
-        raise StudyError(
+        raise UserError(
             f"{where}: no treatment has two patients with days under it and under {shortly(order[0])}: a study that "
             "gives each patient one treatment alone needs another analysis"
         )

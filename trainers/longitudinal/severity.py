@@ -33,10 +33,6 @@ ANSWERS, SUMMARY = "answers.parquet", "summary.json"
 CAVEAT = "no validated severity score; a change of it need not be a change of the skin"
 
 
-class SeverityError(UserError):
-    """Scores and visits that make no study."""
-
-
 @dataclass(frozen=True)
 class Scored:
     """What the images say.
@@ -58,7 +54,7 @@ def parse_grades(text: str) -> dict[str, float]:
     """``clear=0,mild=1`` -> class -> grade.
 
     Raises:
-        SeverityError: not of this form, or a class twice.
+        UserError: not of this form, or a class twice.
     """
     grades: dict[str, float] = {}
     for entry in text.split(","):
@@ -68,9 +64,9 @@ def parse_grades(text: str) -> dict[str, float]:
         except ValueError:
             grade = math.nan
         if not equals or not name or not math.isfinite(grade):
-            raise SeverityError(f"--grades has {entry.strip()!r}: give NAME=GRADE for each class, e.g. clear=0,mild=1")
+            raise UserError(f"--grades has {entry.strip()!r}: give NAME=GRADE for each class, e.g. clear=0,mild=1")
         if name in grades:
-            raise SeverityError(f"--grades names {name!r} twice: give each class once")
+            raise UserError(f"--grades names {name!r} twice: give each class once")
         grades[name] = grade
     return grades
 
@@ -84,7 +80,7 @@ def read_scores(folder: Path, grades: dict[str, float], keep_declined: bool = Fa
         keep_declined: score images, too, that the model's gate declined as unlike those it knows.
 
     Raises:
-        SeverityError: no answers there, or a class that the model does not know.
+        UserError: no answers there, or a class that the model does not know.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -92,18 +88,18 @@ def read_scores(folder: Path, grades: dict[str, float], keep_declined: bool = Fa
     from trainers.scoring.answers import PROBABILITY
 
     if not (folder / ANSWERS).is_file():
-        raise SeverityError(f"--scores {str(folder)!r} holds no {ANSWERS}: give the --out of python -m trainers.score")
+        raise UserError(f"--scores {str(folder)!r} holds no {ANSWERS}: give the --out of python -m trainers.score")
     try:
         table = pq.read_table(folder / ANSWERS)
     except (OSError, pa.ArrowException) as error:
-        raise SeverityError(f"{ANSWERS} of --scores {str(folder)!r} cannot be read ({error}): score again") from error
+        raise UserError(f"{ANSWERS} of --scores {str(folder)!r} cannot be read ({error}): score again") from error
     # Folders of version 0.1 name the columns p_CLASS.
     prefix = PROBABILITY if any(name.startswith(PROBABILITY) for name in table.column_names) else "p_"
     known = [name for name in table.column_names if name.startswith(prefix) and name != "p_malignant"]
     for name in grades:
         if f"{prefix}{name}" not in known:
             classes = ", ".join(column.removeprefix(prefix) for column in known)
-            raise SeverityError(f"class {name!r} is none of the model's ({classes}): name one of these")
+            raise UserError(f"class {name!r} is none of the model's ({classes}): name one of these")
     severity: dict[str, float | None] = {}
     unreadable = declined = 0
     for row in table.select(["image", "is_ood", "error", *(f"{prefix}{name}" for name in grades)]).to_pylist():
@@ -137,7 +133,7 @@ def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int],
         images without a visit.
 
     Raises:
-        SeverityError: a visit whose image was not scored, or one day under two treatments.
+        UserError: a visit whose image was not scored, or one day under two treatments.
     """
     from trainers.longitudinal.rows import COLUMNS, Day, parse_day
     from trainers.scoring.files import Table
@@ -151,11 +147,11 @@ def join(scored: Scored, visits: Path) -> tuple[list[Day], dict[tuple[str, int],
     found = {id(row): image for image in scored.severity if (row := table.take(image)) is not None}
     for name, row in table.rows.items():
         if id(row) not in found:
-            raise SeverityError(f"{table.where}: image {name!r} was not scored: score the folder that holds it")
+            raise UserError(f"{table.where}: image {name!r} was not scored: score the folder that holds it")
         visit, value = cells[name], scored.severity[found[id(row)]]
         key = (visit.patient, visit.day)
         if treatment.setdefault(key, visit.treatment) != visit.treatment:
-            raise SeverityError(
+            raise UserError(
                 f"{table.where} has day {visit.day} of patient {visit.patient!r} under {treatment[key]!r} and "
                 f"{visit.treatment!r}: give one treatment a day"
             )
@@ -207,9 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = make_parser().parse_args(arguments)
     if given.out.exists():
-        raise SeverityError(f"--out {str(given.out)!r} exists already: choose another or delete it")
+        raise UserError(f"--out {str(given.out)!r} exists already: choose another or delete it")
     if not given.out.absolute().parent.is_dir():
-        raise SeverityError(f"--out {str(given.out)!r}: its folder does not exist, create it first")
+        raise UserError(f"--out {str(given.out)!r}: its folder does not exist, create it first")
     check_writable(given.out, "--out")
     grades = {given.label: 100.0} if given.label is not None else parse_grades(given.grades)
     scored = read_scores(given.scores, grades, given.keep_declined)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import MetadataError, clipped, delimiter_of, read_file, read_table, shortly
 from trainers.longitudinal.rows import (
     COLUMNS,
     Day,
-    StudyError,
     check_duplicates,
     check_measured,
     check_pairs,
@@ -85,20 +85,20 @@ def read_study(path: Path, baseline: str = BASELINE, treatments: Sequence[str] |
         treatments: the others to compare, in this order, as the baseline; None = all, in order of their first days.
 
     Raises:
-        StudyError: the file cannot be read, lacks a column, or holds what cannot be analysed.
+        UserError: the file cannot be read, lacks a column, or holds what cannot be analysed.
     """
     try:
         content = read_file(path)
         columns, rows = read_table(content, path.name, advice="take it out, or give a table of one row a line")
     except OSError as error:
-        raise StudyError(f"{str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
     except MetadataError as error:
-        raise StudyError(str(error)) from error
+        raise UserError(str(error)) from error
     named = {column.lower(): column for column in columns}
     missing = [name for name in COLUMNS if name not in named]
     if missing:
         present = clipped(", ".join(columns), 120) or "none"
-        raise StudyError(
+        raise UserError(
             f"{path.name} has no column {', '.join(missing)} (it has: {present}): give {','.join(COLUMNS)}, separated "
             "by commas, tabs or semicolons"
         )
@@ -108,7 +108,7 @@ def read_study(path: Path, baseline: str = BASELINE, treatments: Sequence[str] |
     days = [parse_day(row, path.name) for row in zip(*cells, strict=True)]
     meanings = {row[named[MEANING]] for row in rows} if MEANING in named else {""}
     if len(meanings) > 1:
-        raise StudyError(f"{path.name} holds {len(meanings)} kinds of severity in {MEANING}: give one kind a file")
+        raise UserError(f"{path.name} holds {len(meanings)} kinds of severity in {MEANING}: give one kind a file")
     study = assemble(days, path.name, baseline, treatments)
     return replace(study, meaning="".join(meanings), sha256=hashlib.sha256(content).hexdigest())
 
@@ -117,10 +117,10 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
     """Check rows and lay them out as arrays.
 
     Raises:
-        StudyError: see the module; one line that names the value and what to do.
+        UserError: see the module; one line that names the value and what to do.
     """
     if not days:
-        raise StudyError(f"{where} holds no day: give one row a patient and day")
+        raise UserError(f"{where} holds no day: give one row a patient and day")
     names = list(dict.fromkeys(row.treatment for row in sorted(days, key=lambda row: row.day)))
     check_spelling(days, where)
     base = _named(names, baseline, "to compare with", "--baseline", where)
@@ -137,7 +137,7 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
     check_measured(order, measured, where)
     patients = tuple(dict.fromkeys(row.patient for row in measured))
     if len(patients) == 1:
-        raise StudyError(
+        raise UserError(
             f"{where} holds one patient, {shortly(patients[0])}: how far patients differ needs at least two, better ten"
         )
     place = {name: index for index, name in enumerate(patients)}
@@ -145,7 +145,7 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
     check_pairs(order, measured, where)
     severity = np.array([row.severity for row in measured], dtype=float)
     if np.ptp(severity) == 0:
-        raise StudyError(f"{where}: severity is {severity[0]:g} on all {len(severity)} days, which shows no effect")
+        raise UserError(f"{where}: severity is {severity[0]:g} on all {len(severity)} days, which shows no effect")
     study = Study(
         patients=patients,
         treatments=order,
@@ -165,7 +165,7 @@ def _named(names: Sequence[str], wanted: str, what: str, option: str, where: str
     found = find_name(names, wanted)
     if found is None:
         listed = clipped(", ".join(names), 200)
-        raise StudyError(
+        raise UserError(
             f"{where} has no treatment {shortly(wanted)} {what} (it has: {listed}): name one of these by {option}"
         )
     return found
@@ -175,7 +175,7 @@ def _check_varies(study: Study, where: str) -> None:
     """Refuse numbers of which no method can say how sure they are: no day and no patient differs from another.
 
     Raises:
-        StudyError: severity is constant within each patient, or each treatment moves all patients by one number.
+        UserError: severity is constant within each patient, or each treatment moves all patients by one number.
     """
     least = 1e-9 * float(np.abs(study.severity).max())
     if np.any(np.abs(study.residuals()) > least):
@@ -186,10 +186,10 @@ def _check_varies(study: Study, where: str) -> None:
     if any(np.ptp(column) > least for column in columns if len(column) > 1):
         return
     if all(np.all(np.abs(column) <= least) for column in columns):
-        raise StudyError(
+        raise UserError(
             f"{where}: severity never changes within a patient, which shows no effect: give what was measured each day"
         )
-    raise StudyError(
+    raise UserError(
         f"{where}: severity is constant under each treatment and differs by the same number in all patients, so "
         "nothing says how sure an effect is: give what was measured each day, not a summary"
     )

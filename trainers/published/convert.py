@@ -38,7 +38,7 @@ def import_published(
 
     Raises:
         UserError: ``out`` is not empty.
-        PublishedFileError: the checkpoint is not this system's, incomplete, damaged, or holds code.
+        UserError: the checkpoint is not this system's, incomplete, damaged, or holds code.
     """
     check_empty(out)
     found = system.read(checkpoint, labels)

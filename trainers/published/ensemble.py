@@ -22,7 +22,7 @@ from hub_models import EnsembleForLesionClassification, EnsembleLesionConfig, Un
 from hub_models.backbone_lesion import BackboneWeightsError, build_timm_backbone, match_by_name
 from hub_models.checks_lesion import MOST_MEMBERS, brief, is_whole
 from trainers.model_folder.output import written_whole
-from trainers.published.state import PublishedFileError, not_this, plain_reason, read_state, sha256, take_head
+from trainers.published.state import not_this, plain_reason, read_state, sha256, take_head
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone, save_tensors
 
@@ -93,7 +93,7 @@ class PublishedEnsemble(System):
             raise not_this(state, wanted, f"its head is {tuple(weight.shape)}")
         stated = state.about.get("num_classes", len(weight))
         if stated != len(weight):
-            raise PublishedFileError(f"{path} says num_classes {stated}, its head has {len(weight)}: fetch it again")
+            raise UserError(f"{path} says num_classes {stated}, its head has {len(weight)}: fetch it again")
         return Member(name, backbone, features, weight, bias)
 
     def assemble(self, members: Sequence[Member], labels: Sequence[str], image_size: int) -> Any:
@@ -119,7 +119,7 @@ class PublishedEnsemble(System):
         require_backbone(model, EnsembleForLesionClassification, None, self.name)
         count = len(model.members)
         if member is not None and not 0 <= member < count:
-            raise PublishedFileError(f"--member {member}: the model has the members 0 to {count - 1}")
+            raise UserError(f"--member {member}: the model has the members 0 to {count - 1}")
         if member is not None:
             content, remarks = self.member_content(model, member)
             save_tensors(content, out)
@@ -152,7 +152,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The published ``manifest.json`` of a folder; empty where there is none.
 
     Raises:
-        PublishedFileError: it is not JSON, or no object.
+        UserError: it is not JSON, or no object.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -160,19 +160,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         return read_json(path, finite=False)
     except UserError as error:
-        raise PublishedFileError(f"{path}: {error}; fetch it again") from error
+        raise UserError(f"{path}: {error}; fetch it again") from error
 
 
 def member_files(folder: Path, told: dict[str, Any]) -> list[tuple[str, Path]]:
     """The member files of a folder, in order: those the manifest lists, else ``member_0`` to the last there is.
 
     Raises:
-        PublishedFileError: none, or one is missing.
+        UserError: none, or one is missing.
     """
     listed = told.get("members")
     if listed is None and told.get("num_members") is not None:
         if not is_whole(told["num_members"], 1, MOST_MEMBERS):
-            raise PublishedFileError(
+            raise UserError(
                 f"{folder / MANIFEST}: num_members is {brief(told['num_members'])}: give 1 to {MOST_MEMBERS}"
             )
         listed = [f"member_{number}/best.pt" for number in range(told["num_members"])]
@@ -180,20 +180,16 @@ def member_files(folder: Path, told: dict[str, Any]) -> list[tuple[str, Path]]:
         found = {path.relative_to(folder).as_posix() for path in folder.glob("member_*/best.*")}
         there = {int(match[1]): match[0] for match in map(MEMBER_FILE.fullmatch, found) if match}
         if not there:
-            raise PublishedFileError(
-                f"{folder} holds no member_<i>/best.pt: give the downloaded folder of the ensemble"
-            )
+            raise UserError(f"{folder} holds no member_<i>/best.pt: give the downloaded folder of the ensemble")
         listed = [there.get(number, f"member_{number}/best.pt") for number in range(max(there) + 1)]
     if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
-        raise PublishedFileError(f"{folder / MANIFEST} lists the members {listed!r}: give a list of file names")
+        raise UserError(f"{folder / MANIFEST} lists the members {listed!r}: give a list of file names")
     outside = [name for name in listed if Path(name).is_absolute() or ".." in Path(name).parts]
     if outside:
-        raise PublishedFileError(
-            f"{folder / MANIFEST} lists {outside[0]!r}, which is outside its folder: fetch it again"
-        )
+        raise UserError(f"{folder / MANIFEST} lists {outside[0]!r}, which is outside its folder: fetch it again")
     missing = [name for name in listed if not (folder / name).is_file()]
     if missing:
-        raise PublishedFileError(f"{folder} lacks {', '.join(missing)}: fetch every member of the ensemble")
+        raise UserError(f"{folder} lacks {', '.join(missing)}: fetch every member of the ensemble")
     return [(name, folder / name) for name in listed]
 
 
@@ -207,10 +203,10 @@ def _refuse_copies(files: Sequence[tuple[str, Path]]) -> None:
     seen: dict[str, str] = {}
     for name, path in files:
         if not path.is_file():
-            raise PublishedFileError(f"{path}: no such file: give every member of the ensemble")
+            raise UserError(f"{path}: no such file: give every member of the ensemble")
         digest = sha256(path)
         if digest in seen:
-            raise PublishedFileError(f"{path} is the same file as {seen[digest]}: an ensemble of copies is no ensemble")
+            raise UserError(f"{path} is the same file as {seen[digest]}: an ensemble of copies is no ensemble")
         seen[digest] = name
 
 
@@ -222,7 +218,7 @@ def _check_agreement(members: Sequence[Member]) -> None:
             ("backbone", member.backbone, first.backbone),
         ):
             if mine != its:
-                raise PublishedFileError(
+                raise UserError(
                     f"{member.name} has {what} {mine}, {first.name} has {its}: members must agree on labels and "
                     "architecture"
                 )
@@ -231,7 +227,7 @@ def _check_agreement(members: Sequence[Member]) -> None:
 def _image_size(told: dict[str, Any], published: int) -> int:
     size = told.get("image_size", published)
     if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 4096:
-        raise PublishedFileError(f"{MANIFEST} says image_size {size!r}: give a side of 32 to 4096 pixels")
+        raise UserError(f"{MANIFEST} says image_size {size!r}: give a side of 32 to 4096 pixels")
     return size
 
 

@@ -44,10 +44,6 @@ GLOBAL = re.compile(r"GLOBAL\s+([\w.]+)")
 PICKLE = b"\x80"  # what every pickle of protocol 2 and above begins with
 
 
-class PublishedFileError(UserError):
-    """A published checkpoint that cannot be read as what it was said to be, or a model that cannot be written as it."""
-
-
 @dataclass(frozen=True)
 class State:
     """A checkpoint's tensors, and the plain values that stand beside them.
@@ -67,26 +63,26 @@ def read_state(path: Path) -> State:
     """Read one checkpoint file.
 
     Raises:
-        PublishedFileError: no such file, not a checkpoint, one that holds code, or one without a state dict.
+        UserError: no such file, not a checkpoint, one that holds code, or one without a state dict.
     """
     path = Path(path)
     if path.is_dir():
-        raise PublishedFileError(f"{path} is a folder: give the checkpoint file in it")
+        raise UserError(f"{path} is a folder: give the checkpoint file in it")
     if not path.is_file():
-        raise PublishedFileError(f"{path}: no such file: give the published checkpoint")
+        raise UserError(f"{path}: no such file: give the published checkpoint")
     content = _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
     about: dict[str, Any] = {}
     while isinstance(content, Mapping) and not _all_tensors(content):
         inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if inner is None:
-            raise PublishedFileError(
+            raise UserError(
                 f"{path} holds {_shown(content)} and no state dict: give tensors by name, or under one of "
                 f"{', '.join(WRAPPERS)}"
             )
         about |= {key: value for key, value in content.items() if isinstance(value, (str, int, float))}
         content = inner
     if not isinstance(content, Mapping) or not content:
-        raise PublishedFileError(f"{path} holds {_shown(content)}: give a state dict, tensors by name")
+        raise UserError(f"{path} holds {_shown(content)}: give a state dict, tensors by name")
     return State(path, {key: _float32(value) for key, value in without_prefixes(content).items()}, about)
 
 
@@ -110,7 +106,7 @@ def take_head(state: State, names: Iterable[str], wanted: str) -> tuple[dict[str
         The other tensors, the head's weight (C, D) and its bias (C,).
 
     Raises:
-        PublishedFileError: there is no such head.
+        UserError: there is no such head.
     """
     for name in names:
         weight, bias = (state.tensors.get(f"{name}.{leaf}") for leaf in ("weight", "bias"))
@@ -120,10 +116,10 @@ def take_head(state: State, names: Iterable[str], wanted: str) -> tuple[dict[str
     raise not_this(state, wanted)
 
 
-def not_this(state: State, wanted: str, because: str = "") -> PublishedFileError:
+def not_this(state: State, wanted: str, because: str = "") -> UserError:
     """The error for a file of another system: says what it looks like."""
     reason = f" ({because})" if because else ""
-    return PublishedFileError(f"{state.path} is no {wanted}{reason}: it looks like {looks_like(state.tensors)}")
+    return UserError(f"{state.path} is no {wanted}{reason}: it looks like {looks_like(state.tensors)}")
 
 
 def plain_reason(error: Exception, path: Path) -> str:
@@ -163,7 +159,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
         check_safetensors(path)
         return load_file(path)
     except BackboneWeightsError as error:
-        raise PublishedFileError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def _pickle(path: Path) -> Any:
@@ -177,15 +173,15 @@ def _pickle(path: Path) -> Any:
             is_pickle = file.read(1) == PICKLE
         if asked is None and not is_pickle:
             instead = what_file_is(path) or "fetch it again"
-            raise PublishedFileError(f"{path} is no checkpoint of PyTorch, nor safetensors: {instead}") from error
+            raise UserError(f"{path} is no checkpoint of PyTorch, nor safetensors: {instead}") from error
         what = f"it asks for {asked[1].rstrip('.')}" if asked else "not one of plain tensors"
-        raise PublishedFileError(
+        raise UserError(
             f"{path} is a pickle with code ({what}) and was not opened: ask its author for a plain state dict or a "
             "safetensors file"
         ) from error
     except (EOFError, RuntimeError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         instead = what_file_is(path) or "fetch it again"
-        raise PublishedFileError(f"{path} is cut short or no checkpoint of PyTorch: {instead}") from error
+        raise UserError(f"{path} is cut short or no checkpoint of PyTorch: {instead}") from error
 
 
 def _all_tensors(content: Mapping[Any, Any]) -> bool:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from datasets_scripts.command import UserError
 from datasets_scripts.taxonomy import UnknownLabelError, long_names, malignancy_groups
 from hub_models import LesionImageProcessor
-from trainers.published.state import PublishedFileError
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -78,7 +78,7 @@ class System(ABC):
             labels: class names that replace the published ones, in the order of the logits; None = as published.
 
         Raises:
-            PublishedFileError: the files are not this system's, are incomplete or damaged, or hold code.
+            UserError: the files are not this system's, are incomplete or damaged, or hold code.
         """
 
     @abstractmethod
@@ -95,33 +95,33 @@ class System(ABC):
             Remarks for the user, one sentence each.
 
         Raises:
-            PublishedFileError: the model has another architecture, or no such member.
+            UserError: the model has another architecture, or no such member.
         """
 
     def label_fields(self, labels: Sequence[str]) -> dict[str, Any]:
         """The label fields of a configuration.
 
         Raises:
-            PublishedFileError: a class name that the taxonomy does not know, or one that stands twice.
+            UserError: a class name that the taxonomy does not know, or one that stands twice.
         """
         try:
             names, groups = long_names(labels), malignancy_groups(labels)
         except UnknownLabelError as error:
-            raise PublishedFileError(f"{error}; give --labels with known short names, in the logits' order") from error
+            raise UserError(f"{error}; give --labels with known short names, in the logits' order") from error
         if len(names) < len(labels):
-            raise PublishedFileError(f"the labels {', '.join(labels)} name a class twice: give each its own")
+            raise UserError(f"the labels {', '.join(labels)} name a class twice: give each its own")
         return {"id2label": dict(enumerate(labels)), "label_names": names, "label_groups": groups}
 
     def choose_labels(self, given: Sequence[str] | None, classes: int, where: str) -> tuple[list[str], str]:
         """The labels of a head with ``classes`` rows, and where they come from in words.
 
         Raises:
-            PublishedFileError: their number is not ``classes``.
+            UserError: their number is not ``classes``.
         """
         labels = list(self.labels if given is None else given)
         if len(labels) != classes:
             whose = f"{self.name} has" if given is None else "--labels names"
-            raise PublishedFileError(
+            raise UserError(
                 f"{where} answers with {classes} classes and {whose} {len(labels)} ({', '.join(labels)}): give "
                 "--labels with one short name a class, in the logits' order"
             )

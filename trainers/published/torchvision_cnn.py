@@ -14,13 +14,14 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
+from datasets_scripts.command import UserError
 from datasets_scripts.taxonomy import TASKS
 from hub_models import (
     EfficientNetForLesionClassification,
     MobileNetForLesionClassification,
 )
 from hub_models.backbone_lesion import BackboneWeightsError, build_timm_backbone, by_module, match_by_order
-from trainers.published.state import PublishedFileError, not_this, plain_reason, read_state, take_head
+from trainers.published.state import not_this, plain_reason, read_state, take_head
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone, save_tensors
 
@@ -47,7 +48,7 @@ class TorchvisionCNN(System):
     def read(self, checkpoint: Sequence[Path], labels: Sequence[str] | None) -> Imported:
         """Read the file; see :meth:`System.read`."""
         if len(checkpoint) != 1:
-            raise PublishedFileError(f"--checkpoint has {len(checkpoint)} files: {self.name} is one")
+            raise UserError(f"--checkpoint has {len(checkpoint)} files: {self.name} is one")
         path = checkpoint[0]
         state = read_state(path)
         wanted = f"torchvision {self.architecture}, which {self.name} is"
@@ -82,7 +83,7 @@ class TorchvisionCNN(System):
     def write(self, model: Any, processor: Any, out: Path, member: int | None) -> list[str]:
         """Write ``torch.save`` of the state dict under torchvision's names; see :meth:`System.write`."""
         if member is not None:
-            raise PublishedFileError(f"--member {member}: {self.name} is no ensemble; leave --member out")
+            raise UserError(f"--member {member}: {self.name} is no ensemble; leave --member out")
         require_backbone(model, self.model_class, self.model_class.config_class().backbone, self.name)
         weight, bias, remarks = in_published_order(model, model.head, self)
         save_tensors({**self.published_keys(model.backbone), f"{HEAD}.weight": weight, f"{HEAD}.bias": bias}, out)
@@ -95,7 +96,7 @@ class TorchvisionCNN(System):
         state = backbone.state_dict()
         ours, theirs = by_module(state), by_module(published)
         if list(ours.values()) != list(theirs.values()):
-            raise PublishedFileError(f"the backbone has other layers than torchvision's {self.architecture}")
+            raise UserError(f"the backbone has other layers than torchvision's {self.architecture}")
         named = dict(zip(theirs, ours, strict=True))
         keys = ((key, *key.rpartition(".")[::2]) for key in published)
         return {f"features.{key}": state[f"{named[module]}.{leaf}"] for key, module, leaf in keys}

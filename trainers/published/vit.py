@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from transformers import ImageProcessingMixin, ViTImageProcessor
 
+from datasets_scripts.command import UserError
 from datasets_scripts.taxonomy import CLASSES, TASKS, UnknownLabelError, canonical, class_order
 from hub_models.backbone_lesion import BackboneWeightsError
 from hub_models.configuration_lesion import LesionConfigError
 from hub_models.configuration_vit import ViTLesionConfig
 from hub_models.modeling_vit import ViTForLesionClassification, read_pixel_statistics, read_vit
 from trainers.model_folder.output import written_whole
-from trainers.published.state import PublishedFileError
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone
 
@@ -34,13 +34,13 @@ class PublishedViT(System):
         """Read the folder; see :meth:`System.read`."""
         if len(checkpoint) != 1 or not checkpoint[0].is_dir():
             given = ", ".join(map(str, checkpoint))
-            raise PublishedFileError(f"--checkpoint {given}: {self.name} is one folder, with config.json and weights")
+            raise UserError(f"--checkpoint {given}: {self.name} is one folder, with config.json and weights")
         folder = checkpoint[0]
         try:
             vit = read_vit(folder)
             mean, std = read_pixel_statistics(folder)
         except BackboneWeightsError as error:
-            raise PublishedFileError(str(error)) from error
+            raise UserError(str(error)) from error
         own = self.own_labels(vit.config) if labels is None else []
         if own:
             names, labels_from = own, "its own `config.json`"
@@ -52,7 +52,7 @@ class PublishedViT(System):
                 vit, config, keep_head=True, source=f"the published weights of {self.name}"
             )
         except (LesionConfigError, ValueError) as error:
-            raise PublishedFileError(f"{folder}: {error}") from error
+            raise UserError(f"{folder}: {error}") from error
         processor = self.processor(model.config.image_size, mean, std)
         processor.resample = _resample(folder)
         files = [(path.name, path) for path in sorted(folder.iterdir()) if path.suffix in (".safetensors", ".bin")]
@@ -62,7 +62,7 @@ class PublishedViT(System):
         """The class names that a config carries, as short names; empty where it only numbers them.
 
         Raises:
-            PublishedFileError: a name that the taxonomy does not know.
+            UserError: a name that the taxonomy does not know.
         """
         written = [str(config.id2label[index]) for index in range(config.num_labels)]
         if all(name.upper().startswith("LABEL_") for name in written):
@@ -70,7 +70,7 @@ class PublishedViT(System):
         try:
             return [name if name in CLASSES else canonical(self.task, name) for name in written]
         except UnknownLabelError as error:
-            raise PublishedFileError(
+            raise UserError(
                 f"its config.json has an {str(error).replace(';', ' (', 1)}): give --labels with one short name a "
                 "class, in the logits' order"
             ) from error
@@ -78,7 +78,7 @@ class PublishedViT(System):
     def write(self, model: Any, processor: Any, out: Path, member: int | None) -> list[str]:
         """Write a ``ViTForImageClassification`` folder with its processor; see :meth:`System.write`."""
         if member is not None:
-            raise PublishedFileError(f"--member {member}: {self.name} is no ensemble; leave --member out")
+            raise UserError(f"--member {member}: {self.name} is no ensemble; leave --member out")
         require_backbone(model, ViTForLesionClassification, None, self.name)
         vit = model.to_vit()
         weight, bias, remarks = in_published_order(model, model.head, self)
@@ -102,7 +102,7 @@ def _side(size: Any) -> int:
     """The side of a square image size, an int or a pair."""
     sides = set(size) if isinstance(size, (list, tuple)) else {size}
     if len(sides) > 1:
-        raise PublishedFileError(f"its image_size is {size}: only square images are taken")
+        raise UserError(f"its image_size is {size}: only square images are taken")
     return int(sides.pop())
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from datasets_scripts.command import UserError
 from datasets_scripts.output import whole_file
 from datasets_scripts.taxonomy import class_order
-from trainers.published.state import PublishedFileError
 from trainers.published.system import System
 
 
@@ -19,15 +19,15 @@ def require_backbone(model: Any, model_class: Any, backbone: str | None, system:
     """Check that a model is of the class, and has the backbone, of the published system.
 
     Raises:
-        PublishedFileError: names both.
+        UserError: names both.
     """
     if not isinstance(model, model_class):
-        raise PublishedFileError(
+        raise UserError(
             f"the model is a {type(model).__name__}, {system} is written from a {model_class.__name__}: give another "
             "--system or model"
         )
     if backbone is not None and model.config.backbone != backbone:
-        raise PublishedFileError(
+        raise UserError(
             f"the model's backbone is {model.config.backbone}, {system}'s is {backbone}: only that one fits its format"
         )
 

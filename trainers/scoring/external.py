@@ -25,7 +25,7 @@ from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.source import printable
 from trainers.scoring.answers import PROBABILITY, read_part
 from trainers.scoring.files import Row, read_listing
-from trainers.scoring.labels import LABEL, Classes, LabelError
+from trainers.scoring.labels import LABEL, Classes
 from trainers.scoring.workers import Work
 
 SPLIT = "external"
@@ -44,8 +44,7 @@ def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bo
         promised: keep the OOD scores, since sets and bands hold for these answers.
 
     Raises:
-        LabelError: no labelled image could be read.
-        UserError: a logit is NaN or infinite.
+        UserError: no labelled image could be read, or a logit is NaN or infinite.
     """
     ids, rows, logits, features, gate = [], [], [], [], []
     names = [f"{PROBABILITY}{label}" for label in classes.labels]
@@ -63,7 +62,7 @@ def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bo
             features.append(answer["features"])
             gate.append(answer["ood_score"])
     if not ids:
-        raise LabelError("no image that has a label could be read: nothing can be evaluated; answers.csv would say why")
+        raise UserError("no image that has a label could be read: nothing can be evaluated; answers.csv would say why")
     lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
     groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
     has_features = not shifted and all(one is not None for one in features)

@@ -24,14 +24,6 @@ IMAGE_COLUMN = "image"
 Row = dict[str, str]
 
 
-class ImagesError(UserError):
-    """Images that are not there."""
-
-
-class TableError(UserError):
-    """A table of labels or metadata that does not go with the images."""
-
-
 @dataclass(frozen=True)
 class Listed:
     """One image to score.
@@ -77,7 +69,7 @@ class Table:
         required: columns it must have beside ``image``.
 
     Raises:
-        TableError: it cannot be read, lacks a column, has no row, or one image twice.
+        UserError: it cannot be read, lacks a column, has no row, or one image twice.
     """
 
     def __init__(self, path: Path, option: str, required: tuple[str, ...] = ()) -> None:
@@ -85,12 +77,12 @@ class Table:
         try:
             self.columns, rows = read_table(read_file(path), self.where)
         except OSError as error:
-            raise TableError(f"{option} {str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
+            raise UserError(f"{option} {str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
         except MetadataError as error:
-            raise TableError(str(error)) from error
+            raise UserError(str(error)) from error
         for column in (IMAGE_COLUMN, *required):
             if column not in self.columns:
-                raise TableError(
+                raise UserError(
                     f"{self.where} has no column {column!r} (it has: {', '.join(self.columns) or 'none'}): give "
                     f"{','.join((IMAGE_COLUMN, *required))}"
                 )
@@ -98,17 +90,17 @@ class Table:
         for row in rows:
             name = row[IMAGE_COLUMN].replace("\\", "/").removeprefix("./")
             if name in self.rows:
-                raise TableError(f"{self.where} names image {name!r} twice: give one row an image")
+                raise UserError(f"{self.where} names image {name!r} twice: give one row an image")
             self.rows[name] = row
         if not self.rows:
-            raise TableError(f"{self.where} holds no image: give one row an image")
+            raise UserError(f"{self.where} holds no image: give one row an image")
         self._found: dict[str, str] = {}
 
     def take(self, image: str) -> Row | None:
         """The row of an image, None where there is none.
 
         Raises:
-            TableError: two rows mean this image, or its row means another image, too.
+            UserError: two rows mean this image, or its row means another image, too.
         """
         base = image.rpartition("/")[2]
         keys = dict.fromkeys((image, base, base.rpartition(".")[0]))
@@ -117,10 +109,10 @@ class Table:
         if not named:
             return None
         if len(named) > 1:
-            raise TableError(f"{self.where}: {named[0]!r} and {named[1]!r} are both {image!r}: give one row an image")
+            raise UserError(f"{self.where}: {named[0]!r} and {named[1]!r} are both {image!r}: give one row an image")
         other = self._found.setdefault(named[0], image)
         if other != image:
-            raise TableError(
+            raise UserError(
                 f"{self.where}: {named[0]!r} may be {other!r} or {image!r}: give the path below the folder of --images"
             )
         return self.rows[named[0]]
@@ -129,11 +121,11 @@ class Table:
         """Refuse rows of images that are not there.
 
         Raises:
-            TableError: counts them and names the first.
+            UserError: counts them and names the first.
         """
         left = [name for name in self.rows if name not in self._found]
         if left:
-            raise TableError(
+            raise UserError(
                 f"{self.where}: {len(left)} of {len(self.rows)} images are not in --images {root.name!r}, the first is "
                 f"{left[0]!r}: give the folder that holds them, or leave their rows out"
             )
@@ -185,8 +177,8 @@ def write_listing(
         labels: rows to go with them.
 
     Raises:
-        ImagesError: there is no image.
-        TableError: a table names an image that is not there, or one that it might mean two of.
+        UserError: there is no image.
+        UserError: a table names an image that is not there, or one that it might mean two of.
     """
     digest, counts, several = hashlib.sha256(), [0, 0, 0], 0
     for image, size in images:
@@ -197,9 +189,7 @@ def write_listing(
         counts = [counts[0] + 1, counts[1] + (rows[0] is not None), counts[2] + (rows[1] is not None)]
         several += frames_in(root / image) > 1
     if not counts[0]:
-        raise ImagesError(
-            f"--images {str(root)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): give a folder of images"
-        )
+        raise UserError(f"--images {str(root)!r} holds no image ({', '.join(IMAGE_SUFFIXES)}): give a folder of images")
     for table in (metadata, labels):
         if table is not None:
             table.check_all_taken(root)

@@ -15,10 +15,6 @@ from trainers.scoring.files import Table
 LABEL = "label"
 
 
-class LabelError(UserError):
-    """Labels that the model's answers cannot be compared with."""
-
-
 @dataclass(frozen=True)
 class Classes:
     """A model's classes as a report needs them.
@@ -106,15 +102,15 @@ def check_labels(table: Table, classes: Classes) -> None:
     """Check every row of ``--labels`` before the first image is scored.
 
     Raises:
-        LabelError: a class that the model does not know, or an age that is none.
+        UserError: a class that the model does not know, or an age that is none.
     """
     for image, row in table.rows.items():
         if classes.index(row[LABEL]) is None:
-            raise LabelError(
+            raise UserError(
                 f"{table.where}, image {image!r}, has the label {row[LABEL]!r}: the model knows "
                 f"{', '.join(classes.labels)}; name it so, or leave the row out"
             )
         try:
             age(row.get("age", ""), image)
         except MetadataError as error:
-            raise LabelError(f"{table.where}: {error}") from error
+            raise UserError(f"{table.where}: {error}") from error

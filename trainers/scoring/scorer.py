@@ -20,13 +20,14 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
+from datasets_scripts.command import UserError
 from datasets_scripts.images import frames_in
 from hub_models.preprocess_lesion import open_image
 from hub_models.trust_lesion import PriorError, check_finite, check_prior, entropy
 from model_cards.manifest import file_facts
 from trainers.model_folder.source import ModelError, Source, class_names, fetch, load, one_line, printable
 from trainers.scoring.answers import NOT_OUR_MODEL, flat
-from trainers.scoring.files import ImagesError, Listed, Row, Table
+from trainers.scoring.files import Listed, Row, Table
 
 # What Pillow's readers raise on files that are no whole image; a photo that is too large for the memory is one, too.
 UNREADABLE = (
@@ -254,17 +255,17 @@ def read_one(scorer: Scorer, root: Path, listed: Listed) -> dict[str, Any]:
     """The answer about one image, with the keys of ``predict``.
 
     Raises:
-        ImagesError: it cannot be read.
+        UserError: it cannot be read.
     """
     try:
         image = open_image(root / listed.image) if scorer.looks else None
         inputs = scorer.prepare(image, scorer.record(listed.metadata))
     except UNREADABLE as error:
-        raise ImagesError(f"--images {one_line(error)}") from error
+        raise UserError(f"--images {one_line(error)}") from error
     try:
         return scorer.answer([inputs])[0][0]
     except ValueError as error:
-        raise ImagesError(f"--images {listed.image}: {one_line(error)}") from error
+        raise UserError(f"--images {listed.image}: {one_line(error)}") from error
 
 
 def answer_one(

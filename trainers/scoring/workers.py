@@ -30,10 +30,6 @@ PART_IMAGES = 128
 PATIENCE = 1.0
 
 
-class WorkerError(UserError):
-    """A worker that could not go on."""
-
-
 @dataclass(frozen=True)
 class Work:
     """What a worker needs to know; small, since it is sent to each.
@@ -81,7 +77,7 @@ def score_parts(scorer: Scorer, work: Work, numbers: Sequence[int]) -> Iterator[
     """Score parts in order and store each; yields the number of images after every batch.
 
     Raises:
-        WorkerError: a batch does not fit into the GPU's memory.
+        UserError: a batch does not fit into the GPU's memory.
     """
     for number, listed in read_parts(work.listing, work.part_size, set(numbers)):
         rows: list[dict[str, Any]] = []
@@ -90,7 +86,7 @@ def score_parts(scorer: Scorer, work: Work, numbers: Sequence[int]) -> Iterator[
             try:
                 rows += scorer.score(work.root, batch)
             except torch.OutOfMemoryError as error:
-                raise WorkerError(
+                raise UserError(
                     f"--batch_size {work.batch_size} does not fit into the GPU's memory: give a smaller one"
                 ) from error
             yield len(batch)
@@ -101,7 +97,7 @@ def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> It
     """Score parts in several processes, part i in process i mod N; yields numbers of images as they are done.
 
     Raises:
-        WorkerError: a worker was refused something, or killed.
+        UserError: a worker was refused something, or killed.
     """
     context = multiprocessing.get_context("spawn")
     news: Any = context.Queue()
@@ -125,7 +121,7 @@ def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> It
             elif kind == "end":
                 running -= 1
             else:
-                raise WorkerError(content)
+                raise UserError(content)
     finally:
         # A worker that sent "end" has stored everything: nothing need wait for it to unload its libraries.
         for worker in workers:
@@ -138,12 +134,12 @@ def check_alive(workers: Sequence[Any]) -> None:
     """Look for workers that ended before they reported it.
 
     Raises:
-        WorkerError: one was killed.
+        UserError: one was killed.
         RuntimeError: one failed by a fault of ours; its traceback stands on stderr.
     """
     for code in (worker.exitcode for worker in workers):
         if code is not None and code < 0:
-            raise WorkerError(
+            raise UserError(
                 f"a worker was killed by {signal.Signals(-code).name}, perhaps for want of memory: the same command "
                 "goes on from there; give fewer --processes or a smaller --batch_size if need be"
             )

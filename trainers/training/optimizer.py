@@ -7,10 +7,6 @@ from collections.abc import Collection
 from typing import Any
 
 
-class LayerGroupsError(ValueError):
-    """A model's ``layer_groups`` do not name each of its parameters exactly once."""
-
-
 def layer_rates(groups: list[list[str]], learning_rate: float, layer_decay: float) -> dict[str, float]:
     """The learning rate of each parameter: the last group's is ``learning_rate``, each earlier one's a decay smaller.
 
@@ -44,14 +40,14 @@ def parameter_groups(
         Dictionaries with ``params``, ``lr`` and ``weight_decay``.
 
     Raises:
-        LayerGroupsError: the model's groups leave out a parameter, or name one twice or one that it does not have.
+        ValueError: the model's groups leave out a parameter, or name one twice or one that it does not have.
     """
     groups = model.layer_groups()
     trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
     named = Counter(name for group in groups for name in group)
     wrong = sorted(set(named) ^ {name for name, _ in model.named_parameters()}) + [n for n in named if named[n] > 1]
     if wrong:
-        raise LayerGroupsError(
+        raise ValueError(
             f"layer_groups() of {type(model).__name__} must name each parameter once; wrong is first {wrong[0]!r}"
         )
     rates = layer_rates(groups, learning_rate, layer_decay)

@@ -14,12 +14,7 @@ from trainers.autoencoding import compare as comparing
 from trainers.autoencoding.compare import compare, markdown
 from trainers.autoencoding.evaluate import evaluate
 from trainers.autoencoding.figures import quantile_rows
-from trainers.autoencoding.reconstructing import (
-    Reconstructions,
-    ReconstructionsError,
-    read_reconstructions,
-    write_reconstructions,
-)
+from trainers.autoencoding.reconstructing import Reconstructions, read_reconstructions, write_reconstructions
 
 
 def invented(n: int = 40, seed: int = 0, code_size: int = 4) -> Reconstructions:
@@ -111,13 +106,13 @@ def test_the_file_holds_what_was_written(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reconstructions_test.parquet").write_text("nothing of the kind")
-    with pytest.raises(ReconstructionsError, match="cannot be read as Parquet"):
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
         read_reconstructions(tmp_path / "reconstructions_test.parquet")
 
 
 def test_a_score_that_is_no_number_is_refused() -> None:
     found = invented()
-    with pytest.raises(ReconstructionsError, match="psnr of the test split holds NaN or infinity"):
+    with pytest.raises(UserError, match="psnr of the test split holds NaN or infinity"):
         replace(found, scores={**found.scores, "psnr": np.full(len(found), np.nan)})
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets_scripts.command import UserError
 from datasets_scripts.phantom import draw
 from hub_models import LesionImageProcessor
 from hub_models.hair_lesion import remove_hair
 from trainers.evaluation.explanation_table import MASKS
-from trainers.explaining.masks import MaskedImages, MaskError, Masks, as_the_model_sees, crop_box
+from trainers.explaining.masks import MaskedImages, Masks, as_the_model_sees, crop_box
 
 SIZE = {"height": 40, "width": 40}
 
@@ -118,14 +119,14 @@ def test_a_folder_of_masks_is_read_by_image_id(tmp_path: Path) -> None:
 
 def test_masks_that_are_absent_or_do_not_fit_are_named(tmp_path: Path) -> None:
     rows = split([plain()] * 2)
-    with pytest.raises(MaskError, match=r"'.*nowhere' is no folder: give one that holds <image_id>_segmentation.png"):
+    with pytest.raises(UserError, match=r"'.*nowhere' is no folder: give one that holds <image_id>_segmentation.png"):
         Masks(rows, tmp_path / "nowhere")
     (tmp_path / "other_segmentation.png").write_bytes(plain())
-    with pytest.raises(MaskError, match=r"no mask of any of the 2 images \(the first would be I0_segmentation.png\)"):
+    with pytest.raises(UserError, match=r"no mask of any of the 2 images \(the first would be I0_segmentation.png\)"):
         Masks(rows, tmp_path)
     mask_of(np.ones((450, 600))).save(tmp_path / "I0_segmentation.png")
-    with pytest.raises(MaskError, match="image I0 has 600 x 450 pixels, its image 30 x 20: give masks of"):
+    with pytest.raises(UserError, match="image I0 has 600 x 450 pixels, its image 30 x 20: give masks of"):
         Masks(rows, tmp_path).read(0, (30, 20))
     (tmp_path / "I1_segmentation.png").write_bytes(b"no image")
-    with pytest.raises(MaskError, match="the mask of image I1 cannot be read as an image"):
+    with pytest.raises(UserError, match="the mask of image I1 cannot be read as an image"):
         Masks(rows, tmp_path).read(1, (30, 20))

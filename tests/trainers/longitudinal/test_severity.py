@@ -14,11 +14,12 @@ import pytest
 import torch
 from torch import nn
 
+from datasets_scripts.command import UserError
 from datasets_scripts.phantom import draw
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
 from trainers import score
 from trainers.longitudinal import severity
-from trainers.longitudinal.severity import SeverityError, join, parse_grades, read_scores
+from trainers.longitudinal.severity import join, parse_grades, read_scores
 
 Run = Callable[..., tuple[int, str, str]]
 LABELS = {0: "acne", 1: "nv", 2: "bkl"}
@@ -144,7 +145,7 @@ def test_images_of_a_day_are_averaged_and_lost_days_are_missed(scores: Path, tmp
     assert code == 0
     assert "3 days of 2 patients" in said
     assert [row["severity"] for row in rows_of(tmp_path / "s.csv")] == [repr((0.5 + 1.8) / 2), "3.0", ""]
-    with pytest.raises(SeverityError, match="exists already"):
+    with pytest.raises(UserError, match="exists already"):
         severity.main([str(word) for word in words])
 
 

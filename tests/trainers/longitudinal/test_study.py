@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainers.longitudinal.rows import StudyError
+from datasets_scripts.command import UserError
 from trainers.longitudinal.study import read_study
 
 GOOD = [
@@ -62,7 +62,7 @@ def test_excels_table_with_semicolons_and_decimal_commas_is_read(tmp_path: Path)
     path.write_text("\n".join([*lines, "a;3;Gel;50"]), encoding="utf-8-sig")
     assert read_study(path).severity.tolist() == [97.1, 97.2, 50, 98.1, 98.2]
     path.write_text("\n".join([*lines, "a;3;Gel;50.5"]), encoding="utf-8")
-    with pytest.raises(StudyError, match=r"has severity '97,1' and '50\.5': write a decimal point in all of them"):
+    with pytest.raises(UserError, match=r"has severity '97,1' and '50\.5': write a decimal point in all of them"):
         read_study(path)
 
 
@@ -87,7 +87,7 @@ def test_what_severity_is_goes_with_the_table(tmp_path: Path, write: Callable[..
     header = "patient,day,treatment,severity,severity_is"
     rows = [(*row, "a guess") for row in GOOD]
     assert read_study(write(tmp_path / "s.csv", rows, header)).meaning == "a guess"
-    with pytest.raises(StudyError, match="holds 2 kinds of severity in severity_is"):
+    with pytest.raises(UserError, match="holds 2 kinds of severity in severity_is"):
         read_study(write(tmp_path / "s.csv", [*rows, ("b", 9, "Cream", 3, "a measurement")], header))
 
 
@@ -183,7 +183,7 @@ def test_a_study_that_cannot_be_analysed_is_one_clear_line(
 ) -> None:
     rows, options, said = REFUSED[case]
     path = write(tmp_path / "s.csv", rows)
-    with pytest.raises(StudyError) as raised:
+    with pytest.raises(UserError) as raised:
         read_study(path, **options)
     assert said in str(raised.value)
     words = [
@@ -214,13 +214,13 @@ def test_a_study_that_cannot_be_analysed_is_one_clear_line(
 def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
     path = tmp_path / "s.csv"
     path.write_bytes(content)
-    with pytest.raises(StudyError) as raised:
+    with pytest.raises(UserError) as raised:
         read_study(path)
     assert said in str(raised.value)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_study(tmp_path / "none.csv")
-    with pytest.raises(StudyError, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_study(tmp_path)

@@ -13,19 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from datasets_scripts.command import UserError
 from trainers.model_folder.source import printable
 from trainers.scoring.answers import answer_columns, flat, merge, part_file, probabilities, write_part
-from trainers.scoring.files import (
-    ImagesError,
-    Listed,
-    Table,
-    TableError,
-    one_image,
-    read_listing,
-    read_parts,
-    walk_images,
-    write_listing,
-)
+from trainers.scoring.files import Listed, Table, one_image, read_listing, read_parts, walk_images, write_listing
 from trainers.scoring.folder import file_notes
 from trainers.scoring.workers import part_size
 
@@ -112,7 +103,7 @@ def test_a_name_of_several_images_is_refused_unless_one_is_it_in_full(tmp_path: 
     touch(folder, "p/a.png", "q/a.png")
     table = tmp_path / "table.csv"
     table.write_text("image,age\na.png,1\n")
-    with pytest.raises(TableError, match=r"'a.png' may be 'p/a.png' or 'q/a.png': give the path below"):
+    with pytest.raises(UserError, match=r"'a.png' may be 'p/a.png' or 'q/a.png': give the path below"):
         listed(folder, metadata=Table(table, "--metadata"))
     touch(folder, "a.png")
     rows, _ = listed(folder, metadata=Table(table, "--metadata"))
@@ -120,7 +111,7 @@ def test_a_name_of_several_images_is_refused_unless_one_is_it_in_full(tmp_path: 
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match="holds no image"):
+    with pytest.raises(UserError, match="holds no image"):
         write_listing(walk_images(tmp_path), tmp_path, io.StringIO(), None, None)
 
 

@@ -7,8 +7,9 @@ import pytest
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import NearestNeighbors
 
+from datasets_scripts.command import UserError
 from trainers.embeddings import neighbours
-from trainers.embeddings.neighbours import NeighboursError, Space, find_neighbours, silhouettes, vote
+from trainers.embeddings.neighbours import Space, find_neighbours, silhouettes, vote
 
 
 def cloud(n: int = 60, groups: int = 25, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,12 +84,10 @@ def test_zeros_are_at_cosine_distance_1_from_all() -> None:
 @pytest.mark.parametrize("k", [0, 4])
 def test_more_neighbours_than_there_are_is_refused(k: int) -> None:
     space = Space.of(np.arange(5.0)[:, None], np.array([0, 0, 1, 2, 3]), "euclidean")
-    with pytest.raises(
-        NeighboursError, match=rf"{k} neighbours .* 5 images .* 2 are of one lesion: choose from 1 to 3"
-    ):
+    with pytest.raises(UserError, match=rf"{k} neighbours .* 5 images .* 2 are of one lesion: choose from 1 to 3"):
         find_neighbours(space, k)
 
 
 def test_images_of_one_lesion_alone_have_no_neighbours() -> None:
-    with pytest.raises(NeighboursError, match="give images of several lesions"):
+    with pytest.raises(UserError, match="give images of several lesions"):
         neighbours.check_k(np.zeros(4), 1)

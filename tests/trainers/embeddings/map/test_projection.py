@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from datasets_scripts.command import UserError
 from trainers.embeddings.neighbours import Space
-from trainers.embeddings.projection import PerplexityError, check_perplexity, draw_map, neighbours_kept
+from trainers.embeddings.projection import check_perplexity, draw_map, neighbours_kept
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,5 @@ def test_neighbours_kept_by_hand() -> None:
 
 @pytest.mark.parametrize("perplexity", [0.5, 60.0, 1e9, float("nan"), float("inf")])
 def test_a_perplexity_that_these_images_cannot_have(perplexity: float) -> None:
-    with pytest.raises(
-        PerplexityError, match=r"--perplexity .* 60 images of the split 'test': choose from 1 to below 60"
-    ):
+    with pytest.raises(UserError, match=r"--perplexity .* 60 images of the split 'test': choose from 1 to below 60"):
         check_perplexity(perplexity, 60, "the split 'test'")

@@ -7,7 +7,8 @@ import importlib.util
 import numpy as np
 import pytest
 
-from trainers.embeddings.index import CaseIndex, FaissMissingError, NeighboursError
+from datasets_scripts.command import UserError
+from trainers.embeddings.index import CaseIndex
 
 
 def brute_force(features: np.ndarray, groups: np.ndarray, query: np.ndarray, k: int, without: set[str]) -> list[int]:
@@ -47,7 +48,7 @@ def test_it_finds_what_a_search_through_all_finds(lesions: int) -> None:
 @pytest.mark.parametrize(("k", "most"), [(0, 3), (-2, 3), (4, 3)])
 def test_k_that_cannot_be(k: int, most: int) -> None:
     index = CaseIndex(np.eye(5), np.array(["a", "a", "b", "c", "d"]))
-    with pytest.raises(NeighboursError, match=rf"--k {k} .* among {most} lesions: choose from 1 to {most}"):
+    with pytest.raises(UserError, match=rf"--k {k} .* among {most} lesions: choose from 1 to {most}"):
         index.nearest(np.eye(5)[:1], k, [{"d"}])
     assert index.n_groups == 4
     assert len(index) == 5
@@ -55,5 +56,5 @@ def test_k_that_cannot_be(k: int, most: int) -> None:
 
 def test_without_faiss_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(FaissMissingError, match="which is not installed: pip install faiss-cpu"):
+    with pytest.raises(UserError, match="which is not installed: pip install faiss-cpu"):
         CaseIndex(np.eye(2), np.array(["a", "b"]))

@@ -15,10 +15,11 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
+from datasets_scripts.command import UserError
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification
 from trainers.embeddings.cases import Cases
 from trainers.embeddings.index import CaseIndex, Found
-from trainers.embeddings.query import Query, QueryError, ask, find_query
+from trainers.embeddings.query import Query, ask, find_query
 from trainers.embeddings.representations import load_classifier
 from trainers.embeddings.search import Own, Similar, described, in_words, own_groups, search
 from trainers.embeddings.similar import Settings, prepare
@@ -97,15 +98,15 @@ def test_one_image_under_two_lesion_ids_is_shown_once(train_cases: Cases) -> Non
 def test_a_file_wins_over_an_id_and_what_is_neither_is_refused(phantom_dataset: Path, tmp_path: Path) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     with pytest.raises(
-        QueryError, match=r"--image 'ISIC_1' is neither a file nor the image_id of one of the 160 images"
+        UserError, match=r"--image 'ISIC_1' is neither a file nor the image_id of one of the 160 images"
     ):
         find_query("ISIC_1", splits)
-    with pytest.raises(QueryError, match="is neither a file"):
+    with pytest.raises(UserError, match="is neither a file"):
         find_query(str(tmp_path), splits)
     broken = tmp_path / "broken.jpg"
     for content in (b"", b"\xff\xd8\xff no image"):
         broken.write_bytes(content)
-        with pytest.raises(QueryError, match=r"--image 'broken.jpg' cannot be read \(.*\): give a whole image file"):
+        with pytest.raises(UserError, match=r"--image 'broken.jpg' cannot be read \(.*\): give a whole image file"):
             find_query(str(broken), splits)
 
 
@@ -113,7 +114,7 @@ def test_an_id_of_several_images_is_refused(phantom_dataset: Path) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     train = splits.splits["train"]
     twice = datasets.concatenate_datasets([train, train.select([0])])
-    with pytest.raises(QueryError, match="is the image_id of 2 images"):
+    with pytest.raises(UserError, match="is the image_id of 2 images"):
         find_query(str(train[0]["image_id"]), replace(splits, splits={**splits.splits, "train": twice}))
 
 
