@@ -35,9 +35,8 @@ from trainers.model_folder.data import EpochSampler, load_splits
 from trainers.model_folder.finish import base_model
 from trainers.training.arguments import LesionArguments, parse
 from trainers.training.losses import make_loss
-from trainers.training.optimizer import layer_rates, parameter_groups
 from trainers.training.train import run, train
-from trainers.training.trainer import LesionTrainer
+from trainers.training.trainer import LesionTrainer, layer_rates, parameter_groups
 from trainers.training.training_arguments import LesionTrainingArguments
 
 TINY = {

@@ -1,24 +1,38 @@
-"""From a model and a split with masks to the table of explanations: every number that a heat map is evaluated by."""
+"""From a model and a split with masks to the table of explanations: every number that a heat map is evaluated by.
+
+Deletion takes the most important pixels out of the image first: the sooner the probability falls, the better, so a
+small area under the curve is good. Insertion puts them into an empty image first: a large area is good (Petsiuk et al.
+2018, RISE, section 4.1). Empty means blurred here, in both: a patch of one colour would be a thing of its own.
+
+The sanity check of Adebayo et al. 2018, section 3.1 (cascading randomisation): weights are replaced by fresh random
+ones from the output towards the input. A map that stays as it was shows the image's edges and not what the model
+learned.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from hub_models.explain_lesion import GRADIENT_METHODS
+from hub_models.explain_lesion import GRADIENT_METHODS, explained_pass, gradients_of_logits, in_eval_mode, to_heat
 from trainers.evaluation.explanation_table import CURVES, MASKS, NUMBERS, ORDERS, STAGES, ExplanationTable
 from trainers.explaining import maps
-from trainers.explaining.faithfulness import BLUR, curves, places
 from trainers.explaining.masks import MaskedImages
-from trainers.explaining.members import member_maps
-from trainers.explaining.randomised import randomised
 from trainers.model_folder.data import collate
 
+# The blur that stands for "nothing to see", as standard deviation in shares of the image's shorter side.
+BLUR = 0.1
+# Small parts with the channels last are twice as fast on a CPU as large ones with the channels first.
+AT_ONCE = 16
+# Stage -> share of each backbone that is random, counted from its end.
+SHARES = dict(zip(STAGES, (0.0, 1 / 3, 2 / 3, 1.0), strict=True))
 BATCH = 32
 
 
@@ -43,7 +57,7 @@ class Options:
 
 @dataclass
 class Subject:
-    """What is explained: a model, the N images of a split, and what was said of each.
+    """A model, the N images of a split, and the predictions to explain.
 
     Attributes:
         model: in eval mode.
@@ -210,3 +224,137 @@ def neighbours(groups: np.ndarray) -> list[int | None]:
         next((other % n for other in range(place + 1, place + n) if groups[other % n] != groups[place]), None)
         for place in range(n)
     ]
+
+
+def member_maps(model: Any, inputs: Mapping[str, torch.Tensor], target: torch.Tensor, method: str) -> torch.Tensor:
+    """Heat maps of the members one by one: (M, N, H, W) in [0, 1], each reaching 1; their mean is ``explain``'s.
+
+    Args:
+        model: an ensemble.
+        inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
+        target: (N,) the class to explain.
+        method: one of ``GRADIENT_METHODS``.
+    """
+    height, width = inputs["pixel_values"].shape[-2:]
+    size = (int(height), int(width))
+    with torch.no_grad(), in_eval_mode(model):
+        output, activations = explained_pass(model, inputs)
+        gradients = gradients_of_logits(output.raw_logits, target, activations)
+        maps = [
+            GRADIENT_METHODS[method](*(model.as_maps(one.detach(), size).float() for one in pair))
+            for pair in zip(activations, gradients, strict=True)
+        ]
+    return torch.stack([to_heat(one, size) for one in maps])
+
+
+def randomised(model: Any, stage: str, seed: int) -> Any:
+    """A copy of a model, on its device and in eval mode, with fresh weights in a part of it; the model stays as it is.
+
+    Args:
+        model: a classifier of the suite.
+        stage: of ``STAGES``: ``head`` = all that is not a backbone; ``third``, ``two_thirds``, ``all`` = that, and so
+            much of each backbone, by its layers from the last to the first.
+        seed: of the fresh weights; they are those that a training without pretrained weights would start from.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        fresh = type(model)(copy.deepcopy(model.config)).state_dict()
+    altered = copy.deepcopy(model).eval()
+    state = altered.state_dict()
+    with torch.no_grad():
+        for name in random_entries(model, SHARES[stage]):
+            state[name].copy_(fresh[name])
+    return altered
+
+
+def random_entries(model: Any, share: float) -> list[str]:
+    """Names of the entries of a model's state that are made random; what was fitted for trust is never among them.
+
+    Args:
+        model: a classifier of the suite.
+        share: of each backbone's layers, from its end, in [0, 1].
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    chosen: set[str] = set()
+    backbones: list[str] = []
+    for part in model.pretrained_parts():
+        prefix = names[id(part)]
+        backbones.append(f"{prefix}.")
+        layers = [name for name, module in part.named_modules(prefix=prefix) if module.state_dict() and _own(module)]
+        chosen.update(layers[len(layers) - round(share * len(layers)) :])
+    found = []
+    for entry in model.state_dict():
+        in_backbone = entry.startswith(tuple(backbones))
+        layer = entry.rpartition(".")[0]
+        if layer in chosen if in_backbone else not entry.startswith("trust."):
+            found.append(entry)
+    return found
+
+
+def _own(module: torch.nn.Module) -> bool:
+    """Whether a module has weights or statistics itself, not only in its parts."""
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return bool(own)
+
+
+def blurred(pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels (..., H, W) under a Gaussian blur of ``BLUR``."""
+    width = BLUR * min(pixels.shape[-2:])
+    soft = gaussian_filter(pixels.cpu().numpy(), width, axes=(-2, -1), mode="nearest", truncate=3.0)
+    return torch.from_numpy(soft).to(pixels.device)
+
+
+def places(heat: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The place of each pixel in a heat map's order, 0 = the most important; equal ones in an order of chance: (H, W).
+
+    Args:
+        heat: (H, W).
+        rng: decides between equal pixels.
+    """
+    order = np.lexsort((rng.random(heat.size), -heat.ravel()))
+    found = np.empty(heat.size, dtype=np.int64)
+    found[order] = np.arange(heat.size)
+    return found.reshape(heat.shape)
+
+
+def curves(
+    model: Any, inputs: Mapping[str, torch.Tensor], target: int, orders: Sequence[np.ndarray], steps: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability of a class while pixels are taken away, and while they are put in.
+
+    Args:
+        model: a classifier, in eval mode.
+        inputs: of one image: ``pixel_values`` (1, 3, H, W), and whatever else the model takes.
+        target: the class.
+        orders: K orders, each (H, W) of :func:`places`.
+        steps: after each of so many equal shares of the pixels the model is asked.
+
+    Returns:
+        Deletion and insertion: (K, steps + 1) each, calibrated probability of the class after 0, 1, ..., all shares.
+    """
+    pixels = inputs["pixel_values"]
+    empty = blurred(pixels)
+    size = pixels.shape[-2] * pixels.shape[-1]
+    limits = torch.tensor([round(size * step / steps) for step in range(1, steps)], device=pixels.device)
+    # The ends are the same in every order: the whole image, and nothing of it.
+    pictures = [pixels, empty]
+    for order in orders:
+        gone = torch.from_numpy(order).to(pixels.device)[None] < limits[:, None, None]
+        pictures += [torch.where(gone[:, None], empty, pixels), torch.where(gone[:, None], pixels, empty)]
+    probs = _probabilities(model, inputs, torch.cat(pictures), target)
+    between = probs[2:].reshape(len(orders), 2, steps - 1)
+    whole, nothing = (np.full((len(orders), 1), probs[end]) for end in (0, 1))
+    deletion = np.concatenate([whole, between[:, 0], nothing], axis=1)
+    insertion = np.concatenate([nothing, between[:, 1], whole], axis=1)
+    return deletion, insertion
+
+
+@torch.inference_mode()
+def _probabilities(model: Any, inputs: Mapping[str, torch.Tensor], pictures: torch.Tensor, target: int) -> np.ndarray:
+    """Calibrated probability (K,) of a class for images (K, 3, H, W), all else as in the inputs."""
+    found = []
+    for part in pictures.contiguous(memory_format=torch.channels_last).split(AT_ONCE):
+        same = {name: value.expand(len(part), *value.shape[1:]) for name, value in inputs.items()}
+        logits = model(**{**same, "pixel_values": part}, return_dict=True).logits
+        found.append(logits.double().softmax(dim=-1)[:, target].cpu().numpy())
+    return np.concatenate(found)

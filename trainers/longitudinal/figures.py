@@ -7,12 +7,15 @@ marker, so that it is distinguished with any colour vision.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.lines import Line2D
 from matplotlib.transforms import blended_transform_factory
 from scipy.stats import gaussian_kde
@@ -20,10 +23,11 @@ from scipy.stats import gaussian_kde
 from trainers.evaluation.figures.charts import BLUE, FAINT, FOLDER, GREEN, INK, LOOK, QUIET, save_figure
 from trainers.longitudinal.analysis import DEFAULT, METHODS, Analysis, Effect
 from trainers.longitudinal.figures_of_patients import draw_checks, draw_patients
-from trainers.longitudinal.labels import with_labels
 from trainers.longitudinal.study import Study
 from trainers.metrics.number import Number
 
+FONT = "DejaVu Sans"  # that matplotlib brings
+MOST = 24  # characters of a name
 # The baseline is grey, as the thing compared with; no orange, which means worse in the patients' chart.
 COLOURS = (QUIET, BLUE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -252,3 +256,40 @@ def _effect(axes: Axes, effect: Effect, row: float, decimals: int, colour: str) 
     weight = "bold" if first else "normal"
     text = text.replace("-", "\N{MINUS SIGN}")  # as the axis has it
     axes.text(1.02, row, text, transform=place, va="center", ha="left", fontsize=9, fontweight=weight)
+
+
+def labels(names: Sequence[str]) -> list[str]:
+    """A label for each name, all different.
+
+    A long name loses its middle, one with characters that the font lacks becomes its number in the table. A dollar sign
+    is escaped, or matplotlib would read formulas.
+    """
+    known = get_font(findfont(FONT)).get_charmap()
+    drawn: list[str] = []
+    for number, name in enumerate(names, 1):
+        plain = " ".join("".join(mark if mark.isprintable() else " " for mark in name).split())
+        if not plain or any(ord(mark) not in known for mark in plain):
+            plain = f"no. {number}"
+        if len(plain) > MOST:
+            plain = f"{plain[: MOST - 9]}…{plain[-8:]}"
+        label = plain.replace("$", r"\$")
+        # What begins with an underscore is left out of legends.
+        label = f" {label}" if label.startswith("_") else label
+        drawn.append(f"{label} ({number})" if label in drawn else label)
+    return drawn
+
+
+def with_labels(analysis: Analysis) -> Analysis:
+    """The same analysis, its patients and treatments named as they are drawn."""
+    study = analysis.study
+    patients = dict(zip(study.patients, labels(study.patients), strict=True))
+    treatments = dict(zip(study.treatments, labels(study.treatments), strict=True))
+    return replace(
+        analysis,
+        study=replace(study, patients=tuple(patients.values()), treatments=tuple(treatments.values())),
+        effects=[replace(effect, treatment=treatments[effect.treatment]) for effect in analysis.effects],
+        patients=[
+            replace(row, patient=patients[row.patient], treatment=treatments[row.treatment])
+            for row in analysis.patients
+        ],
+    )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from datasets_scripts.command import UserError
 from hub_models.trust_lesion import NotFiniteError
 from trainers.evaluation.trainer_metrics import DivergedError
 from trainers.model_folder.data import EpochSampler
-from trainers.training.optimizer import parameter_groups
 
 EMA_FILE = "ema.safetensors"
 SETTINGS_FILE = "settings.json"
@@ -376,3 +376,59 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """The complete checkpoint with the most steps in a folder, which need not exist; None where there is none."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE_FILE}")]
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def layer_rates(groups: list[list[str]], learning_rate: float, layer_decay: float) -> dict[str, float]:
+    """The learning rate of each parameter: the last group's is ``learning_rate``, each earlier one's a decay smaller.
+
+    Rate of group i of L: ``learning_rate * layer_decay ** (L - 1 - i)`` (Clark et al. 2020, ELECTRA; Bao et al. 2022,
+    BEiT, for vision transformers).
+
+    Args:
+        groups: parameter names from the input to the output.
+        learning_rate: > 0.
+        layer_decay: in (0, 1].
+    """
+    last = len(groups) - 1
+    return {name: learning_rate * layer_decay ** (last - i) for i, group in enumerate(groups) for name in group}
+
+
+def parameter_groups(
+    model: Any, learning_rate: float, layer_decay: float, weight_decay: float, decayed: Collection[str]
+) -> list[dict[str, Any]]:
+    """What an optimizer takes: parameters by learning rate and weight decay, the output's layers first.
+
+    The first group's rate is the one that the Trainer logs: the full one, since the head is always trained.
+
+    Args:
+        model: answers ``layer_groups()``; parameters without gradients are left out.
+        learning_rate: of the last layers, > 0.
+        layer_decay: factor a group towards the input, in (0, 1].
+        weight_decay: >= 0.
+        decayed: names of the parameters that weight decay shrinks (no norms, no biases).
+
+    Returns:
+        Dictionaries with ``params``, ``lr`` and ``weight_decay``.
+
+    Raises:
+        ValueError: the model's groups leave out a parameter, or name one twice or one that it does not have.
+    """
+    groups = model.layer_groups()
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    named = Counter(name for group in groups for name in group)
+    wrong = sorted(set(named) ^ {name for name, _ in model.named_parameters()}) + [n for n in named if named[n] > 1]
+    if wrong:
+        raise ValueError(
+            f"layer_groups() of {type(model).__name__} must name each parameter once; wrong is first {wrong[0]!r}"
+        )
+    rates = layer_rates(groups, learning_rate, layer_decay)
+    found = []
+    for group in reversed(groups):
+        for shrinks in (True, False):
+            names = [name for name in group if name in trained and (name in decayed) == shrinks]
+            if names:
+                values = [trained[name] for name in names]
+                found.append(
+                    {"params": values, "lr": rates[names[0]], "weight_decay": weight_decay if shrinks else 0.0}
+                )
+    return found

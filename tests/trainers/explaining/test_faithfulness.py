@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.explaining import faithfulness
-from trainers.explaining.faithfulness import blurred, curves, places
+from trainers.explaining import measure
+from trainers.explaining.measure import blurred, curves, places
 
 
 class Sum:
@@ -32,7 +32,7 @@ def sigmoid(value: float) -> float:
 
 
 def test_curves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faithfulness, "blurred", torch.zeros_like)
+    monkeypatch.setattr(measure, "blurred", torch.zeros_like)
     best = places(PICTURE[0, 0].numpy(), np.random.default_rng(0))
     assert best.tolist() == [[0, 2], [1, 3]]
     deletion, insertion = curves(Sum(), INPUTS, 0, [best, 3 - best], steps=4)
@@ -46,10 +46,10 @@ def test_curves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_many_images_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faithfulness, "blurred", torch.zeros_like)
+    monkeypatch.setattr(measure, "blurred", torch.zeros_like)
     order = places(PICTURE[0, 0].numpy(), np.random.default_rng(0))
     whole = curves(Sum(), INPUTS, 0, [order] * 3, steps=4)
-    monkeypatch.setattr(faithfulness, "AT_ONCE", 5)
+    monkeypatch.setattr(measure, "AT_ONCE", 5)
     for one, other in zip(whole, curves(Sum(), INPUTS, 0, [order] * 3, steps=4), strict=True):
         assert np.array_equal(one, other)
 
@@ -75,6 +75,6 @@ def test_the_blur_keeps_the_light_and_takes_the_detail(size: tuple[int, int]) ->
     spot[..., size[0] // 2, size[1] // 2] = 1.0
     weights = blurred(spot)[0, 0].numpy()
     down, across = np.indices(size)
-    width = faithfulness.BLUR * min(size)
+    width = measure.BLUR * min(size)
     for axis, middle in ((down, size[0] // 2), (across, size[1] // 2)):
         assert (weights * (axis - middle) ** 2).sum() / weights.sum() == pytest.approx(width**2, rel=0.1, abs=0.15)

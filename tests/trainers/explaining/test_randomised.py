@@ -19,8 +19,7 @@ from hub_models import (
     ViTLesionConfig,
 )
 from trainers.evaluation.explanation_table import STAGES
-from trainers.explaining.members import member_maps
-from trainers.explaining.randomised import random_entries, randomised
+from trainers.explaining.measure import member_maps, random_entries, randomised
 
 SMALL = {"backbone": "mobilenetv2_035", "backbone_kwargs": {}, "dropout": 0.1}
 VIT = {"patch_size": 16, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}

@@ -19,9 +19,9 @@ from trainers.longitudinal.figures import (
     draw_distributions,
     draw_effects,
     draw_trajectories,
+    labels,
 )
 from trainers.longitudinal.figures_of_patients import draw_checks, draw_patients
-from trainers.longitudinal.labels import labels
 from trainers.longitudinal.patient_means import Estimate
 from trainers.longitudinal.study import Study
 
