@@ -18,6 +18,7 @@ from datasets_scripts.command import UserError
 from hub_models import PIPELINE_TASK, FusionForLesionClassification, MetadataForLesionClassification
 from model_cards.verify import verify_folder
 from trainers.metrics.predictions import read_predictions
+from trainers.training.train import classifier
 from trainers.training.train import run as run_training
 
 TINY = [
@@ -152,7 +153,7 @@ def test_bad_options_of_a_metadata_run_are_named(
     out = tmp_path / "out"
     command = [*TINY, "--dataset", str(phantom_dataset), "--output_dir", str(out), *options]
     with pytest.raises(UserError, match=re.escape(named)):
-        run_training(command, "metadata", MetadataForLesionClassification)
+        run_training(command, "metadata", classifier(MetadataForLesionClassification))
     assert not out.exists()
 
 
@@ -173,5 +174,5 @@ def test_bad_options_of_a_fusion_run_are_named(
     parts = ["--backbone_weights", str(trained), "--metadata_weights", str(metadata_only), "--image_size", "32"]
     command = [*TINY, "--dataset", str(phantom_dataset), "--output_dir", str(out), *parts, *options]
     with pytest.raises(UserError, match=re.escape(named)):
-        run_training(command, "fusion", FusionForLesionClassification)
+        run_training(command, "fusion", classifier(FusionForLesionClassification))
     assert not out.exists()

@@ -24,7 +24,7 @@ from trainers.model_folder.data import SPLITS, Splits, load_splits
 from trainers.model_folder.finish import print_finished
 from trainers.model_folder.fit_trust import fit_trust
 from trainers.training.arguments import parse
-from trainers.training.train import build_model, run, settle_identity
+from trainers.training.train import build_model, classifier, run, settle_identity
 from trainers.trust.options import TrustOptions
 
 DRAWN_AS = {"keratosis": "bkl", "mole": "nv", "suspicious": "mel"}
@@ -46,7 +46,7 @@ def train(dataset: Path, out: Path, recipe: str, **more: str) -> tuple[dict[str,
     """Report and card of a model trained for an epoch."""
     words = [word for name, value in {**TINY, **more}.items() for word in (f"--{name}", value)]
     command = ["--recipe", recipe, "--dataset", str(dataset), "--output_dir", str(out), *words]
-    run(command, recipe, MobileNetForLesionClassification)
+    run(command, recipe, classifier(MobileNetForLesionClassification))
     assert verify_folder(out) == []
     return json.loads((out / "report.json").read_text()), folder_card(out)
 

@@ -35,7 +35,7 @@ from trainers.model_folder.data import EpochSampler, load_splits
 from trainers.model_folder.finish import base_model
 from trainers.training.arguments import LesionArguments, parse
 from trainers.training.losses import make_loss
-from trainers.training.train import run, train
+from trainers.training.train import classifier, run, train
 from trainers.training.trainer import LesionTrainer, layer_rates, parameter_groups
 from trainers.training.training_arguments import LesionTrainingArguments
 
@@ -252,7 +252,9 @@ def test_bad_options_are_named_and_leave_nothing(
     small = ("--backbone_weights", "none", "--model_config", json.dumps(TINY), *SMALL)
     with pytest.raises(UserError, match=re.escape(named)) as caught:
         run(
-            [*small, "--dataset", str(lesions12), "--output_dir", str(out), *options], "vit", ViTForLesionClassification
+            [*small, "--dataset", str(lesions12), "--output_dir", str(out), *options],
+            "vit",
+            classifier(ViTForLesionClassification),
         )
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -288,7 +290,7 @@ def finished(lesions12: Path, melanoma_vit: Path, tmp_path_factory: pytest.TempP
             "trainers.training.train.LesionTrainer",
             lambda **given: LesionTrainer(**{**given, "callbacks": [*given["callbacks"], best]}),
         )
-        assert train(options, training, resolved, splits, ViTForLesionClassification) == out
+        assert train(options, training, resolved, splits, classifier(ViTForLesionClassification)) == out
     return out, best
 
 

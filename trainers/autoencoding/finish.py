@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from model_cards.build import build_card
 from trainers.autoencoding.evaluate import EVALUATED_SPLITS, evaluate
 from trainers.autoencoding.figures import draw_all, quantile_rows
 from trainers.autoencoding.linear_reference import fit_linear_code, linear_scores
-from trainers.autoencoding.options import AutoencoderArguments
 from trainers.autoencoding.reconstructing import (
     Reconstructions,
     draw_rows,
@@ -22,13 +21,13 @@ from trainers.autoencoding.reconstructing import (
     write_reconstructions,
 )
 from trainers.model_folder.citations import notes
-from trainers.model_folder.data import Splits, write_splits
+from trainers.model_folder.data import write_splits
 from trainers.model_folder.evaluate import write_report
-from trainers.model_folder.finish import cited, names, read_of
+from trainers.model_folder.finish import Finished, cited, names, read_of
 from trainers.model_folder.output import put_in_place
 
 SCHEMA_VERSION = 1
-# What the card's builder tells an autoencoder's report by.
+# By this value the card's builder recognises an autoencoder's report.
 TASK = "reconstruction"
 PUBLISHED = """@misc{sagardia2022autoencoder,
   title = {Skin lesion classification: a convolutional autoencoder to visualise the dataset},
@@ -45,33 +44,12 @@ CHECKERBOARD = """@article{odena2016deconvolution,
 }"""
 
 
-@dataclass
-class Finished:
-    """A trained autoencoder and what is known of its run.
-
-    Attributes:
-        model: with its final weights.
-        processor: its image processor.
-        splits: the dataset it was trained on.
-        about: the ``provenance``, ``training`` and ``leak_audit`` sections of the report.
-        options: the suite's own options of the run.
-        partial: the run's working folder; removed at the end.
-    """
-
-    model: Any
-    processor: Any
-    splits: Splits
-    about: dict[str, Any]
-    options: AutoencoderArguments
-    partial: Path
-
-
 def finish(run: Finished, out: Path) -> dict[str, Any]:
     """Write the finished folder ``out`` (which appears whole or not at all); returns its report."""
     staging = run.partial / "finished"
     shutil.rmtree(staging, ignore_errors=True)
     model, processor = store(run, staging)
-    found = judge_splits(run, model, processor)
+    found = evaluate_splits(run, model, processor)
     for split, rows in found.items():
         write_reconstructions(rows, staging / f"reconstructions_{split}.parquet")
     write_splits(run.splits, staging)
@@ -87,8 +65,8 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
         },
     }
     shown = found.get("test", found["validation"])
-    pictures = draw_rows(model, processor, run.splits, shown.split, quantile_rows(shown))
-    report["figures"] = draw_all(report, shown, pictures, staging)
+    images = draw_rows(model, processor, run.splits, shown.split, quantile_rows(shown))
+    report["figures"] = draw_all(report, shown, images, staging)
     write_report(report, staging)
     build_card(staging)
     put_in_place(staging, out)
@@ -106,10 +84,11 @@ def store(run: Finished, folder: Path) -> tuple[Any, Any]:
     return model.to(run.model.device).eval(), AutoImageProcessor.from_pretrained(folder)
 
 
-def judge_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconstructions]:
-    """What the stored model makes of validation and test; codes are rounded within validation's range."""
+def evaluate_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconstructions]:
+    """Reconstructions of validation and test by the stored model; codes are rounded within validation's range."""
+    options: Any = run.options
     seed = run.about["provenance"]["seed"]
-    linear = fit_linear_code(model, processor, run.splits, seed=seed) if run.options.linear_reference else None
+    linear = fit_linear_code(model, processor, run.splits, seed=seed) if options.linear_reference else None
     found: dict[str, Reconstructions] = {}
     for split in (name for name in EVALUATED_SPLITS if name in run.splits.splits):
         rows = reconstruct_split(
@@ -118,7 +97,7 @@ def judge_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconst
             run.splits,
             split,
             code_range=range_of(found["validation"].codes) if "validation" in found else None,
-            noise_std=run.options.noise_std,
+            noise_std=options.noise_std,
             seed=seed,
         )
         if linear is not None:
@@ -130,7 +109,8 @@ def judge_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconst
 
 def describe_model(model: Any, run: Finished, out: Path) -> dict[str, Any]:
     """The ``model`` section of what becomes the folder ``out``."""
-    config, options = model.config, run.options
+    options: Any = run.options
+    config = model.config
     dataset = run.about["provenance"]["dataset"]
     values = 3 * config.image_size**2
     return {

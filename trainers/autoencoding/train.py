@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 from torchvision.transforms import v2
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import EarlyStoppingCallback
 
-from datasets_scripts.command import UserError, shown_path
+from datasets_scripts.command import UserError
 from hub_models import AutoencoderLesionConfig, AutoencoderLesionModel, LesionImageProcessor
-from trainers.autoencoding.finish import Finished, finish
+from trainers.autoencoding.finish import finish
 from trainers.autoencoding.losses import PerceptualDistance, ReconstructionLoss
 from trainers.autoencoding.options import TURNS, AutoencoderArguments
 from trainers.autoencoding.trainer import SCORES, AutoencoderTrainer, reconstruction_metrics
@@ -24,16 +22,13 @@ from trainers.model_folder.data import (
     Splits,
     augmentation,
     collate,
-    load_splits,
 )
-from trainers.model_folder.provenance import audit_leaks, provenance
-from trainers.training.arguments import parse
-from trainers.training.log import settle_metric, training_section
-from trainers.training.resume import check_output
-from trainers.training.train import end_processes, output_folder, print_recipe, run_trainer, settle_identity
+from trainers.training.log import settle_metric
+from trainers.training.train import Task, end_processes, fields_of, image_processor, run
 from trainers.training.training_arguments import LesionTrainingArguments
 
 METRIC = "psnr"
+EXAMPLE = "give e.g. '{\"code_size\": 128}'"
 
 
 def main(recipe: str) -> None:
@@ -42,27 +37,11 @@ def main(recipe: str) -> None:
     Args:
         recipe: the default recipe's name.
     """
-    run(sys.argv[1:], recipe)
+    run(sys.argv[1:], recipe, AUTOENCODER)
     end_processes()
 
 
-def run(argv: list[str], recipe: str) -> Path:
-    """Train, evaluate and finish one autoencoder; returns the finished Hub folder.
-
-    Raises:
-        UserError: bad arguments, dataset, recipe or output folder; the message says what to do.
-    """
-    options, training, resolved = parse(argv, recipe, AutoencoderArguments)
-    settle(training)
-    check_output(options, training)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command)
-    settle_identity(options, resolved, splits)
-    if training.process_index == 0:
-        print_recipe(resolved)
-    return train(options, training, resolved, splits)
-
-
-def settle(training: LesionTrainingArguments) -> None:
+def settle(options: AutoencoderArguments, training: LesionTrainingArguments) -> None:
     """Put PSNR where the suite's defaults name a classifier's metric.
 
     Raises:
@@ -75,50 +54,11 @@ def settle(training: LesionTrainingArguments) -> None:
         raise UserError(f"layer_decay {training.layer_decay!r}: an autoencoder has no pretrained layers; leave it out")
 
 
-def train(
-    options: AutoencoderArguments, training: LesionTrainingArguments, resolved: dict[str, Any], splits: Splits
-) -> Path:
-    """Train and finish one autoencoder on loaded splits; returns the finished Hub folder.
+def check(options: AutoencoderArguments, splits: Splits) -> None:
+    """Refuse a dataset without images, and a network that cannot be built.
 
     Raises:
-        UserError: as :func:`run`.
-    """
-    check_pictures(splits)
-    with output_folder(options, training) as (out, partial, checkpoint):
-        return train_into(out, partial, checkpoint, options, training, resolved, splits)
-
-
-def train_into(
-    out: Path,
-    partial: Path,
-    checkpoint: str | None,
-    options: AutoencoderArguments,
-    training: LesionTrainingArguments,
-    resolved: dict[str, Any],
-    splits: Splits,
-) -> Path:
-    """As :func:`train`, into an output folder that is checked and locked."""
-    set_seed(training.seed)
-    model, processor = build_model(options)
-    trainer = build_trainer(model, processor, splits, options, training)
-    run_trainer(trainer, options, training, splits, out, checkpoint)
-    whole = trainer.whole_model()
-    if training.process_index == 0:
-        about = {
-            "provenance": provenance(splits, resolved, training.seed, options.precision),
-            "training": training_section(trainer),
-            "leak_audit": audit_leaks(splits),
-        }
-        finish(Finished(whole, processor, splits, about, options, partial), out)
-        print(f"finished: {shown_path(out)} is a complete Hub repo (README.md is its card)", flush=True)
-    return out
-
-
-def check_pictures(splits: Splits) -> None:
-    """Refuse a dataset without images before anything is trained.
-
-    Raises:
-        UserError: a split holds no row, or its first row no image.
+        UserError: a split holds no row, or its first row no image; as :func:`build_model`.
     """
     for name in ("train", "validation"):
         rows = splits.splits[name]
@@ -128,50 +68,27 @@ def check_pictures(splits: Splits) -> None:
                 f"the {name} split of {splits.name!r} holds no image ({len(rows)} rows): an autoencoder learns from "
                 "images alone; give a dataset that holds some"
             )
+    build_model(options)
 
 
-def build_model(options: AutoencoderArguments) -> tuple[AutoencoderLesionModel, LesionImageProcessor]:
+def build_model(
+    options: AutoencoderArguments, splits: Splits | None = None
+) -> tuple[AutoencoderLesionModel, LesionImageProcessor]:
     """The network at random, and the image processor that goes with it.
 
     Raises:
         UserError: ``model_config`` is no JSON object, names an unknown field, or describes an impossible shape.
     """
     try:
-        config = AutoencoderLesionConfig(**{"image_size": options.image_size, **shape_values(options.model_config)})
+        shape = fields_of(options.model_config, AutoencoderLesionConfig.__annotations__, EXAMPLE)
+        config = AutoencoderLesionConfig(**{"image_size": options.image_size, **shape})
         model = AutoencoderLesionModel(config)
-        processor = LesionImageProcessor(
-            size={"height": config.image_size, "width": config.image_size},
-            image_mean=list(config.image_mean),
-            image_std=list(config.image_std),
-            do_hair_removal=options.hair_removal,
-            do_lesion_crop=options.lesion_crop,
-            do_colour_constancy=options.colour_constancy,
-        )
+        processor = image_processor(options, config.image_size, config.image_mean, config.image_std)
     except UserError:
         raise
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"{error}") from error
     return model, processor
-
-
-def shape_values(text: str) -> dict[str, Any]:
-    """The fields of ``--model_config``.
-
-    Raises:
-        UserError: it is not a JSON object, or names a field that the configuration does not have.
-    """
-    example = "give e.g. '{\"code_size\": 128}'"
-    try:
-        values = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise UserError(f"model_config {text!r} is not JSON ({error}): {example}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"model_config {text!r} is no JSON object: {example}")
-    known = sorted(AutoencoderLesionConfig.__annotations__)
-    for name in values:
-        if name not in known:
-            raise UserError(f"model_config has an unknown field {name!r}: choose from {', '.join(known)}")
-    return values
 
 
 def turns(size: int) -> v2.Compose:
@@ -217,3 +134,6 @@ def build_trainer(
         ema_decay=options.ema_decay,
         noise_std=options.noise_std,
     )
+
+
+AUTOENCODER = Task(AutoencoderArguments, settle, check, build_model, build_trainer, finish)

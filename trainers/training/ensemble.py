@@ -30,7 +30,7 @@ from trainers.model_folder.provenance import audit_leaks, describe_dataset, prov
 from trainers.training.arguments import EnsembleArguments, LesionArguments, parse
 from trainers.training.log import settle_metric
 from trainers.training.resume import check_output
-from trainers.training.train import end_processes, print_recipe, settle_identity, train
+from trainers.training.train import check_model, classifier, end_processes, print_recipe, settle_identity, train
 from trainers.training.training_arguments import LesionTrainingArguments
 
 # What may differ between members, or between two calls for the same member.
@@ -85,6 +85,10 @@ def run(argv: list[str], recipe: str) -> Path | None:
             check_output(*member_run(number, folders[number], options, training, resolved)[:2])
     splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     settle_identity(options, resolved, splits)
+    for number in wanted:
+        if not finished[number]:
+            its_options, _, _ = member_run(number, folders[number], options, training, resolved)
+            check_model(its_options, splits, EnsembleForLesionClassification)
     if training.process_index == 0:
         print_recipe(resolved)
     for number in wanted:
@@ -94,7 +98,7 @@ def run(argv: list[str], recipe: str) -> Path | None:
                 print(f"member {number} is finished and verified: {shown_path(folders[number])}", flush=True)
         else:
             one = member_run(number, folders[number], options, training, resolved)
-            train(*one, splits, EnsembleForLesionClassification)
+            train(*one, splits, classifier(EnsembleForLesionClassification))
     if training.process_index > 0:
         return None
     missing = [number for number, folder in enumerate(folders) if not folder.is_dir()]

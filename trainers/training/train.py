@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,44 @@ from trainers.training.trainer import LesionTrainer
 from trainers.training.training_arguments import LesionTrainingArguments
 
 
+@dataclass(frozen=True)
+class Task:
+    """What a training run does differently for one kind of model.
+
+    Attributes:
+        options: the class of its options.
+        settle: checks what the options alone show, and sets the metric that chooses the epoch.
+        check: refuses a dataset or a model that cannot be trained, before anything is printed.
+        build_model: the model with its initial weights, and its image processor.
+        build_trainer: from model, image processor, dataset and options.
+        finish: writes the finished folder; returns its report.
+    """
+
+    options: type[LesionArguments]
+    settle: Callable[[Any, LesionTrainingArguments], None]
+    check: Callable[[Any, Splits], None]
+    build_model: Callable[[Any, Splits], tuple[Any, LesionImageProcessor]]
+    build_trainer: Callable[[Any, LesionImageProcessor, Splits, Any, LesionTrainingArguments], LesionTrainer]
+    finish: Callable[[Finished, Path], dict[str, Any]]
+
+
+def classifier(model_class: Any) -> Task:
+    """The training of a classifier of this class."""
+
+    def settle(options: LesionArguments, training: LesionTrainingArguments) -> None:
+        settle_metric(training, TRAINER_METRICS)
+        config_values(options, model_class.config_class)
+
+    return Task(
+        options=LesionArguments,
+        settle=settle,
+        check=partial(check_model, model_class=model_class),
+        build_model=partial(build_model, model_class=model_class),
+        build_trainer=build_trainer,
+        finish=finish,
+    )
+
+
 def main(recipe: str, model_class: str) -> None:
     """Train the classifier of this command line.
 
@@ -50,25 +90,25 @@ def main(recipe: str, model_class: str) -> None:
         recipe: the default recipe's name.
         model_class: name of a classifier of ``hub_models``; its ``config_class`` has the rest.
     """
-    run(sys.argv[1:], recipe, getattr(hub_models, model_class))
+    run(sys.argv[1:], recipe, classifier(getattr(hub_models, model_class)))
     end_processes()
 
 
-def run(argv: list[str], recipe: str, model_class: type) -> Path:
+def run(argv: list[str], recipe: str, task: Task) -> Path:
     """Train, evaluate and finish one model; returns the finished Hub folder.
 
     Raises:
         UserError: bad arguments, dataset, recipe or output folder; the message says what to do.
     """
-    options, training, resolved = parse(argv, recipe, LesionArguments)
-    settle_metric(training, TRAINER_METRICS)
+    options, training, resolved = parse(argv, recipe, task.options)
+    task.settle(options, training)
     check_output(options, training)
-    config_values(options, model_class.config_class)  # type: ignore[attr-defined]
     splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
     settle_identity(options, resolved, splits)
+    task.check(options, splits)
     if training.process_index == 0:
         print_recipe(resolved)
-    return train(options, training, resolved, splits, model_class)
+    return train(options, training, resolved, splits, task)
 
 
 def settle_identity(options: LesionArguments, resolved: dict[str, Any], splits: Splits) -> None:
@@ -108,47 +148,29 @@ def print_recipe(resolved: dict[str, Any]) -> None:
 
 
 def train(
-    options: LesionArguments,
-    training: LesionTrainingArguments,
-    resolved: dict[str, Any],
-    splits: Splits,
-    model_class: type,
+    options: LesionArguments, training: LesionTrainingArguments, resolved: dict[str, Any], splits: Splits, task: Task
 ) -> Path:
     """Train and finish one model on loaded splits; returns the finished Hub folder (whole once rank 0 is back).
 
     Raises:
         UserError: as :func:`run`.
     """
-    settle_metric(training, TRAINER_METRICS)
-    with output_folder(options, training) as (out, partial, checkpoint):
-        return train_into(out, partial, checkpoint, options, training, resolved, splits, model_class)
-
-
-def train_into(
-    out: Path,
-    partial: Path,
-    checkpoint: str | None,
-    options: LesionArguments,
-    training: LesionTrainingArguments,
-    resolved: dict[str, Any],
-    splits: Splits,
-    model_class: type,
-) -> Path:
-    """As :func:`train`, into an output folder that is checked and locked."""
-    first = training.process_index == 0
-    set_seed(training.seed)
-    model, processor = build_model(options, splits, model_class)
-    trainer = build_trainer(model, processor, splits, options, training)
-    run_trainer(trainer, options, training, splits, out, checkpoint)
-    whole = trainer.whole_model()
-    if first:
-        about = {
-            "provenance": provenance(splits, resolved, training.seed, options.precision),
-            "training": training_section(trainer),
-            "leak_audit": audit_leaks(splits),
-        }
-        report = finish(Finished(whole, processor, splits, about, options, partial), out)
-        print_finished(out, report, warn="member" not in resolved)  # a member answers nobody: its ensemble does
+    task.settle(options, training)
+    with output_folder(options, training) as (out, working, checkpoint):
+        set_seed(training.seed)
+        model, processor = task.build_model(options, splits)
+        trainer = task.build_trainer(model, processor, splits, options, training)
+        run_trainer(trainer, options, training, splits, out, checkpoint)
+        whole = trainer.whole_model()
+        if training.process_index == 0:
+            about = {
+                "provenance": provenance(splits, resolved, training.seed, options.precision),
+                "training": training_section(trainer),
+                "leak_audit": audit_leaks(splits),
+            }
+            report = task.finish(Finished(whole, processor, splits, about, options, working), out)
+            # A member answers nobody: its ensemble does.
+            print_finished(out, report, warn="promise" in report and "member" not in resolved)
     return out
 
 
@@ -167,18 +189,18 @@ def output_folder(
     No other run may write there meanwhile: the first process of a run holds the lock.
 
     Yields:
-        The final folder, the partial one, and the checkpoint to resume from.
+        The final folder, the working one, and the checkpoint to resume from.
 
     Raises:
         UserError: another run writes the folder; otherwise as :func:`trainers.training.resume.check_output`.
     """
     check_output(options, training)
     out = Path(training.output_dir)
-    partial = beside(out)
+    working = beside(out)
     with locked(out) if training.process_index == 0 else nullcontext():
         check_output(options, training, held=True)
-        training.output_dir = str(partial / "checkpoints")
-        yield out, partial, last_checkpoint(training, partial / "checkpoints")
+        training.output_dir = str(working / "checkpoints")
+        yield out, working, last_checkpoint(training, working / "checkpoints")
 
 
 def run_trainer(
@@ -214,28 +236,17 @@ def keep_events(trainer: LesionTrainer, out: Path) -> None:
 
 def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> tuple[Any, LesionImageProcessor]:
     """The model with its initial weights, and the image processor that goes with it."""
-    labels = splits.labels
-    known = all(name in CLASSES for name in labels)
     try:
-        values = config_values(options, model_class.config_class)
-        values["label_names"] = (long_names(labels) if known else {name: name for name in labels}) | given_for_labels(
-            values, "label_names"
-        )
-        values["label_groups"] = (malignancy_groups(labels) if known else {}) | given_for_labels(values, "label_groups")
-        config = model_class.config_class(
-            id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}, **values
-        )
+        config = model_config(options, splits, model_class)
         weights = None if options.backbone_weights == "none" else options.backbone_weights
         parts = {"metadata_weights": options.metadata_weights} if options.metadata_weights else {}
         model = model_class.from_backbone(config, weights=weights, **parts)
         mean, std = model.pixel_statistics()
-        processor = LesionImageProcessor(
-            size={"height": options.image_size, "width": options.image_size},
-            image_mean=mean,
-            image_std=std,
-            do_hair_removal=options.hair_removal,
-            do_lesion_crop=options.lesion_crop,
-            do_colour_constancy=options.colour_constancy,
+        processor = image_processor(
+            options,
+            options.image_size,
+            mean,
+            std,
             model_input_names=list(model.input_names),
             metadata_fields=getattr(config, "metadata_fields", None),
         )
@@ -243,6 +254,53 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"{error}") from error
     return model, processor
+
+
+def check_model(options: LesionArguments, splits: Splits, model_class: Any) -> None:
+    """Build the network without memory or weights.
+
+    Raises:
+        UserError: no such backbone, or a configuration that no network can have.
+    """
+    try:
+        with torch.device("meta"):
+            model_class(model_config(options, splits, model_class))
+    except (ValueError, OSError, ImportError) as error:
+        raise UserError(f"{error}") from error
+
+
+def model_config(options: LesionArguments, splits: Splits, model_class: Any) -> LesionConfig:
+    """The configuration of the options and the dataset's classes.
+
+    Raises:
+        UserError: as :func:`config_values`.
+        ValueError: an impossible value.
+    """
+    labels = splits.labels
+    known = all(name in CLASSES for name in labels)
+    values = config_values(options, model_class.config_class)
+    long = long_names(labels) if known else {name: name for name in labels}
+    values["label_names"] = long | given_for_labels(values, "label_names")
+    values["label_groups"] = (malignancy_groups(labels) if known else {}) | given_for_labels(values, "label_groups")
+    config: LesionConfig = model_class.config_class(
+        id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}, **values
+    )
+    return config
+
+
+def image_processor(
+    options: LesionArguments, size: int, mean: Sequence[float], std: Sequence[float], **more: Any
+) -> LesionImageProcessor:
+    """The image processor of a size, with the steps before the resize that the options name."""
+    return LesionImageProcessor(
+        size={"height": size, "width": size},
+        image_mean=list(mean),
+        image_std=list(std),
+        do_hair_removal=options.hair_removal,
+        do_lesion_crop=options.lesion_crop,
+        do_colour_constancy=options.colour_constancy,
+        **more,
+    )
 
 
 def given_for_labels(values: dict[str, Any], name: str) -> dict[str, str]:
@@ -266,23 +324,30 @@ def config_values(options: LesionArguments, config_class: Any) -> dict[str, Any]
     values: dict[str, Any] = {"image_size": options.image_size, "dropout": options.dropout}
     if options.backbone:
         values["backbone"] = options.backbone
-    text = options.model_config or "{}"
+    known = {name for base in config_class.__mro__ if issubclass(base, LesionConfig) for name in base.__annotations__}
     example = """give e.g. '{"backbone_kwargs": {"drop_path_rate": 0.2}}'"""
+    more = fields_of(options.model_config, known, example)
+    if "trust" in more:
+        raise UserError("model_config has trust: leave it out, it is fitted at the end of the run")
+    return values | more
+
+
+def fields_of(text: str, known: Collection[str], example: str) -> dict[str, Any]:
+    """The fields of a configuration in the JSON of ``--model_config``.
+
+    Raises:
+        UserError: it is no JSON object, or names a field that is not among the known ones.
+    """
     try:
-        more = json.loads(text)
+        values = json.loads(text or "{}")
     except json.JSONDecodeError as error:
         raise UserError(f"model_config {text!r} is not JSON ({error}): {example}") from error
-    if not isinstance(more, dict):
+    if not isinstance(values, dict):
         raise UserError(f"model_config {text!r} is no JSON object: {example}")
-    known = sorted(
-        {name for base in config_class.__mro__ if issubclass(base, LesionConfig) for name in base.__annotations__}
-    )
-    for name in more:
-        if name == "trust":
-            raise UserError("model_config has trust: leave it out, it is fitted at the end of the run")
+    for name in values:
         if name not in known:
-            raise UserError(f"model_config has an unknown field {name!r}: choose from {', '.join(known)}")
-    return values | more
+            raise UserError(f"model_config has an unknown field {name!r}: choose from {', '.join(sorted(known))}")
+    return values
 
 
 def build_trainer(

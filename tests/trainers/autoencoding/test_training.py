@@ -27,11 +27,12 @@ from trainers.autoencoding.evaluate import evaluate
 from trainers.autoencoding.linear_reference import LinearCode, fit_linear_code, linear_scores
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.autoencoding.reconstructing import range_of, read_reconstructions, reconstruct_split
-from trainers.autoencoding.train import augment, run, shape_values
+from trainers.autoencoding.train import AUTOENCODER, augment
 from trainers.autoencoding.trainer import AutoencoderTrainer, with_noise
 from trainers.model_folder.data import load_splits
 from trainers.model_folder.rebuild import rebuild
 from trainers.training.arguments import parse
+from trainers.training.train import fields_of, run
 
 Command = Callable[..., list[str]]
 Env = dict[str, str]
@@ -145,14 +146,14 @@ def test_a_resumed_run_gets_to_the_same_weights(
     """Stopped after its first epoch, by leaving the second one's checkpoint out, and gone on with."""
     whole, again = tmp_path / "whole", tmp_path / "again"
     more = ("--linear_reference", "false", "--noise_std", "0.1")
-    run(train_autoencoder(whole, *more)[2:], "autoencoder")
+    run(train_autoencoder(whole, *more)[2:], "autoencoder", AUTOENCODER)
     command = train_autoencoder(again, *more, "--num_train_epochs", "2")
     with pytest.raises(KeyboardInterrupt):
         stopped_after_first_epoch(command)
     assert not again.exists()
     with pytest.raises(UserError, match="--resume_from_checkpoint true"):
-        run(command[2:], "autoencoder")
-    run([*command[2:], "--resume_from_checkpoint", "true"], "autoencoder")
+        run(command[2:], "autoencoder", AUTOENCODER)
+    run([*command[2:], "--resume_from_checkpoint", "true"], "autoencoder", AUTOENCODER)
     expected, resumed = (load_file(folder / "model.safetensors") for folder in (whole, again))
     for name, value in expected.items():
         torch.testing.assert_close(resumed[name], value, rtol=1e-5, atol=1e-6, msg=name)
@@ -168,7 +169,7 @@ def stopped_after_first_epoch(command: list[str]) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(AutoencoderTrainer, "_save_checkpoint", save_and_stop)
-        run(command[2:], "autoencoder")
+        run(command[2:], "autoencoder", AUTOENCODER)
 
 
 def test_training_by_accelerate_without_a_dataset_says_which_command_builds_it(
@@ -207,7 +208,7 @@ def test_bad_options_are_named_and_leave_nothing(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match=re.escape(named)):
-        run(train_autoencoder(out, *options)[2:], "autoencoder")
+        run(train_autoencoder(out, *options)[2:], "autoencoder", AUTOENCODER)
     assert not out.exists()
     assert not list(tmp_path.rglob("*.safetensors"))
 
@@ -236,7 +237,11 @@ def test_a_dataset_without_images_is_one_line(tmp_path: Path, image: Any, named:
     # Of another name each: the cache of datasets identifies local folders by their names.
     folder = without_pictures(tmp_path / ("null" if image is None else "column"), image)
     with pytest.raises(UserError, match=named):
-        run(["--recipe", "autoencoder_demo", "--dataset", str(folder), "--output_dir", str(tmp_path / "out")], "x")
+        run(
+            ["--recipe", "autoencoder_demo", "--dataset", str(folder), "--output_dir", str(tmp_path / "out")],
+            "x",
+            AUTOENCODER,
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -245,14 +250,15 @@ def test_weights_that_diverge_are_one_line(train_autoencoder: Command, tmp_path:
     with pytest.raises(
         UserError, match=r"training diverged at step \d+ of \d+: .*NaN or infinite.* lower --learning_rate"
     ):
-        run(command[2:], "autoencoder")
+        run(command[2:], "autoencoder", AUTOENCODER)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_builds_its_model(name: str) -> None:
     options, training, _ = parse(["--precision", "fp32"], name, AutoencoderArguments)
-    shape = shape_values(options.model_config)
+    known = AutoencoderLesionModel.config_class.__annotations__
+    shape = fields_of(options.model_config, known, "")
     config = AutoencoderLesionModel.config_class(**{"image_size": options.image_size, **shape})
     assert training.metric_for_best_model == "psnr"
     assert training.load_best_model_at_end

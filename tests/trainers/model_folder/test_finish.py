@@ -12,7 +12,7 @@ from datasets_scripts.command import UserError
 from hub_models import MetadataForLesionClassification, TrustNotFittedError
 from model_cards.verify import verify_folder
 from trainers.model_folder import finish
-from trainers.training.train import run
+from trainers.training.train import classifier, run
 
 
 def test_where_no_trust_can_be_fitted_there_is_a_temperature(
@@ -24,7 +24,7 @@ def test_where_no_trust_can_be_fitted_there_is_a_temperature(
     monkeypatch.setattr(finish, "learn_trust", too_few)
     words = ["--recipe", "metadata", "--dataset", str(phantom_dataset), "--output_dir", str(tmp_path / "out")]
     words += ["--num_train_epochs", "1", "--bootstrap_replicates", "20"]
-    run(words, "metadata", MetadataForLesionClassification)
+    run(words, "metadata", classifier(MetadataForLesionClassification))
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert "calibration split: no class has two lesions" in said
     assert "trust=False" in said

@@ -68,9 +68,9 @@ def test_what_cannot_choose_or_train_is_refused_first(tmp_path: Path) -> None:
     _, training, _ = parse([*words, "--metric_for_best_model", "foo"], "mobilenet")
     with pytest.raises(UserError, match=r"metric_for_best_model 'foo' is unknown: choose one of accuracy, .*nll, loss"):
         settle_metric(training, TRAINER_METRICS)
-    _, coding, _ = parse([*words, "--metric_for_best_model", "nll"], "autoencoder_cpu", AutoencoderArguments)
+    options, coding, _ = parse([*words, "--metric_for_best_model", "nll"], "autoencoder_cpu", AutoencoderArguments)
     with pytest.raises(UserError, match=r"metric_for_best_model 'nll' is unknown: choose one of psnr, ssim, loss"):
-        settle(coding)
+        settle(options, coding)
     for value in ("0", "-1"):
         with pytest.raises(UserError, match=rf"num_train_epochs {float(value)}: give more than 0, or max_steps"):
             parse([*words, "--num_train_epochs", value], "mobilenet")

@@ -25,6 +25,7 @@ from trainers.training.ensemble import run as run_members
 from trainers.training.log import training_section
 from trainers.training.resume import RunRecord, begin, read_record, settings
 from trainers.training.train import build_model, build_trainer, run_trainer
+from trainers.training.train import classifier as task_of
 from trainers.training.train import run as run_training
 
 # What a recipe says of workers and dropout is left as it is.
@@ -139,7 +140,9 @@ def test_a_setting_that_must_stay_is_refused_by_name_before_the_dataset_is_loade
     words = [*unfinished(tmp_path / "out", []), "--dataset", str(tmp_path / "nothing"), *changed.split()]
     name = changed.split()[0].removeprefix("--")
     with pytest.raises(UserError, match=f"^{name} "):
-        run_training([*words, "--resume_from_checkpoint", "true"], "mobilenet_cpu", MobileNetForLesionClassification)
+        run_training(
+            [*words, "--resume_from_checkpoint", "true"], "mobilenet_cpu", task_of(MobileNetForLesionClassification)
+        )
 
 
 def test_the_number_of_processes_and_the_dataset_must_stay(tmp_path: Path) -> None:
@@ -220,7 +223,7 @@ def test_a_diverged_run_names_its_step(words: str, train_command: Any, tmp_path:
     out = tmp_path / "out"
     command = train_command(out, *words.split())[2:]
     with pytest.raises(UserError, match=r"diverged at step \d+ of \d+: .*(nan|inf|NaN).* --learning_rate \(now 1e\+38"):
-        run_training(command, "mobilenet", MobileNetForLesionClassification)
+        run_training(command, "mobilenet", task_of(MobileNetForLesionClassification))
     assert not out.exists()
     assert not list(tmp_path.rglob("*.safetensors"))
 

@@ -28,6 +28,7 @@ from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import load_splits
 from trainers.model_folder.predict import predict_split
+from trainers.training.train import classifier
 from trainers.training.train import run as run_training
 from trainers.training.trainer import newest_checkpoint
 from trainers.trust.halves import halve
@@ -247,9 +248,18 @@ def test_bad_options_are_named_and_leave_nothing(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(UserError, match=re.escape(named)):
-        run_training(train_command(out, *options)[2:], "mobilenet", MobileNetForLesionClassification)
+        run_training(train_command(out, *options)[2:], "mobilenet", classifier(MobileNetForLesionClassification))
     assert not out.exists()
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_an_unknown_backbone_is_refused_before_the_recipe_is_printed(
+    train_command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = train_command(tmp_path / "out", "--backbone", "no_such_net")[2:]
+    with pytest.raises(UserError, match="no_such_net"):
+        run_training(command, "mobilenet", classifier(MobileNetForLesionClassification))
+    assert "resolved recipe" not in capsys.readouterr().out
 
 
 def test_an_output_folder_with_something_in_it_is_refused(
