@@ -1,9 +1,9 @@
 """Maps of a dataset as a model sees it, and numbers for how well its classes gather there.
 
-``python -m trainers.map_latent --dataset D --model M [--autoencoder A] --out DIR`` looks at each split in plain pixels,
+``python -m trainers.map_latent --dataset D --model M [--autoencoder A] --out DIR`` maps each split in plain pixels,
 in an autoencoder's codes and in the classifier's features. DIR then holds report.json, cluster_quality.csv and .md
-(silhouette, and the class told by the nearest images of other lesions, with intervals and beside chance), figures/*.png
-(t-SNE and the numbers, as charts), points.parquet, and map.html, a page to look around in that needs no network.
+(silhouette, and the class predicted by the nearest images of other lesions, with intervals and beside chance),
+figures/*.png (t-SNE and the numbers, as charts), points.parquet, and map.html, a page that needs no network.
 
 map.html shows thumbnails, thus real images: keep it where the dataset may be kept, or give --thumbnail 0.
 """

@@ -4,7 +4,7 @@
 image_id of the dataset); --out adds similar.json and similar.png. The query's own lesion, and the same image under
 any name, are never among them, and a lesion is shown once. It says when the model's gate declines the image.
 
-``--evaluate`` asks for every image of --query_split instead, and reports precision at 1 and at k by class.
+``--evaluate`` takes every image of --query_split as a query, and reports precision at 1 and at k by class.
 ``--build_gallery DIR`` writes the folder that the Space reads. The gallery and similar.png hold real images: keep them
 where the dataset may be kept. Features are computed once and kept in the cache folder of `datasets`
 (HF_DATASETS_CACHE).

@@ -16,19 +16,19 @@ from trainers.embeddings.cases import Cases
 FOLDER = "lesion_suite"
 
 
-def told_of(cases: Cases) -> list[str]:
-    """What names the rows of cases: `datasets` knows a table's content by its fingerprint, and a draw by the ids."""
+def description_of(cases: Cases) -> list[str]:
+    """The rows of cases as text: `datasets` knows a table's content by its fingerprint, and a draw by the ids."""
     return [cases.rows._fingerprint, *map(str, cases.image_id)]
 
 
-def kept(told: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached(description: Sequence[str], make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays from the cache, or made and put there.
 
     Args:
-        told: everything that the arrays follow from.
+        description: everything that the arrays follow from.
         make: makes them, where they were not made before or the file is damaged.
     """
-    name = hashlib.sha256("\n".join(told).encode()).hexdigest()
+    name = hashlib.sha256("\n".join(description).encode()).hexdigest()
     path = Path(datasets.config.HF_DATASETS_CACHE) / FOLDER / f"{name}.npz"
     if path.is_file():
         try:

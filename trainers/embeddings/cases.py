@@ -91,7 +91,7 @@ class Cases:
         with open(image["path"], "rb") as file:
             return file.read()
 
-    def pictures(self, what: str) -> Iterator[Image.Image]:
+    def images(self, what: str) -> Iterator[Image.Image]:
         """Every image as upright RGB, in order, with a progress bar named ``what``.
 
         Raises:

@@ -1,7 +1,7 @@
 """How well the classes gather in a space, in numbers, on the vectors themselves and never on a map of them.
 
 Two answers, each beside what labels without any meaning would give: the silhouette, and how well a case's class is
-told by its nearest cases (k-NN, every lesion held out in turn). Images of one lesion, or near-duplicates of one
+predicted by its nearest cases (k-NN, every lesion held out in turn). Images of one lesion, or near-duplicates of one
 image, never count as neighbours of each other: they would make any space look good.
 """
 
@@ -113,8 +113,8 @@ class Evaluated:
         votes = vote(shuffled[:, self.neighbours.nearest], len(self.names))
         by_chance = np.array(
             [
-                dis.balanced_accuracy(dis.confusion_matrix(labels, told, len(self.names)))
-                for labels, told in zip(shuffled, votes, strict=True)
+                dis.balanced_accuracy(dis.confusion_matrix(labels, voted, len(self.names)))
+                for labels, voted in zip(shuffled, votes, strict=True)
             ]
         )
         return {

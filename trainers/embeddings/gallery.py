@@ -83,9 +83,9 @@ def build_gallery(cases: Cases, features: np.ndarray, encoder: Encoder, out: Pat
 def table(cases: Cases, features: np.ndarray) -> pa.Table:
     """The rows of ``gallery.parquet``."""
     thumbnails, hashes = [], []
-    for picture in cases.pictures("thumbnails"):
-        thumbnails.append(jpeg_thumbnail(picture, LONGEST_SIDE))
-        hashes.append(dhash(picture))
+    for image in cases.images("thumbnails"):
+        thumbnails.append(jpeg_thumbnail(image, LONGEST_SIDE))
+        hashes.append(dhash(image))
     flat = unit(features).astype(np.float16).reshape(-1)
     return pa.table(
         {

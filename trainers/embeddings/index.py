@@ -1,7 +1,7 @@
 """Nearest cases by cosine, one image a lesion: the FAISS index of ``datasets`` over unit vectors.
 
-``datasets`` builds an index of Euclidean distance unless it is told otherwise; told here is the inner product, which of
-unit vectors is the cosine.
+``datasets`` builds an index of Euclidean distance by default; this one is of the inner product, which of unit vectors
+is the cosine.
 """
 
 from __future__ import annotations
@@ -99,14 +99,14 @@ class CaseIndex:
             self.check_k(k, groups)
         vectors = np.ascontiguousarray(unit(np.asarray(queries, dtype=np.float32)))
         results: list[list[Found]] = [[] for _ in vectors]
-        open_queries, asked = list(range(len(vectors))), min(len(self), 4 * k)
+        open_queries, wanted = list(range(len(vectors))), min(len(self), 4 * k)
         while len(open_queries):
-            found = self.table.search_batch(NAME, vectors[open_queries], k=asked)
+            found = self.table.search_batch(NAME, vectors[open_queries], k=wanted)
             for query, scores, rows in zip(open_queries, found.total_scores, found.total_indices, strict=True):
                 results[query] = self._one_a_lesion(rows, scores, k, without[query])
             # Several images of one lesion may have filled the list: look further for those that lack some.
             open_queries = [query for query in open_queries if len(results[query]) < k]
-            asked = min(len(self), 4 * asked)
+            wanted = min(len(self), 4 * wanted)
         return results
 
     def _one_a_lesion(self, rows: np.ndarray, scores: np.ndarray, k: int, without: Set[str]) -> list[Found]:
@@ -124,7 +124,7 @@ class CaseIndex:
 
 
 def check_k(k: int, groups: np.ndarray, without: Set[str] = frozenset()) -> None:
-    """Refuse more cases than there are lesions to show; needs no features, so it can be asked first.
+    """Refuse more cases than there are lesions to show; needs no features, so it can be checked first.
 
     Args:
         k: cases a query.

@@ -155,10 +155,10 @@ def look_at(cases: Cases, side: int, thumbnail: int) -> Looked:
         thumbnail: longest side of a thumbnail in pixels; 0 = none.
     """
     vectors, thumbnails = [], []
-    for picture in cases.pictures(f"look at {cases.split}"):
-        vectors.append(pixel_vector(picture, side))
+    for image in cases.images(f"look at {cases.split}"):
+        vectors.append(pixel_vector(image, side))
         if thumbnail:
-            thumbnails.append(jpeg_thumbnail(picture, thumbnail, THUMBNAIL_QUALITY))
+            thumbnails.append(jpeg_thumbnail(image, thumbnail, THUMBNAIL_QUALITY))
     return Looked(np.stack(vectors), thumbnails)
 
 

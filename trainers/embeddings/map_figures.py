@@ -104,7 +104,7 @@ def draw_quality(evaluated: Mapping[str, Mapping[str, Mapping[str, Any]]], title
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.07)
     k = next(iter(next(iter(evaluated.values())).values()))["knn"]["k"]
-    left.set_title(f"Class told by the {k} nearest other lesions")
+    left.set_title(f"Class by the vote of the {k} nearest other lesions")
     right.set_title("Silhouette")
     left.set_xlim(left=0)
     right.axvline(0, color=QUIET, linewidth=0.8)

@@ -1,4 +1,4 @@
-"""The maps as one page to look around in: a single file that asks the network for nothing.
+"""The maps as one page: a single file that needs no network.
 
 With thumbnails it holds real images of the dataset, so it is an output of a run like the dataset itself, to be passed
 on under the dataset's licence only.
@@ -105,7 +105,7 @@ def in_words(numbers: Mapping[str, Any]) -> list[str]:
     knn, silhouette, drawn, siblings = (numbers[name] for name in ("knn", "silhouette", "map", "sibling_first"))
 
     lines = [
-        f"Class told by the {knn['k']} nearest images of other lesions: balanced accuracy "
+        f"Class by the vote of the {knn['k']} nearest images of other lesions: balanced accuracy "
         f"{Number.read(knn['balanced_accuracy']).text()}; with shuffled labels {knn['chance']['value']:.3f}.",
         f"Silhouette, mean over the classes: {Number.read(silhouette['mean_over_classes']).text()}; with shuffled "
         f"labels {silhouette['chance']['value']:.3f}.",

@@ -1,4 +1,4 @@
-"""Which images are the same: what an image looks like in a few bytes, and the comparison of one image with many.
+"""Which images are the same: an image in a few bytes, and the comparison of one image with many.
 
 The rules are those of ``datasets_scripts.duplicates``, by which datasets are built: equal decoded pixels, or thumbnails
 that agree as a whole and in their fine detail, also mirrored or turned.
@@ -17,7 +17,7 @@ from datasets_scripts.command import UserError
 from datasets_scripts.duplicates import near_pairs, near_to
 from datasets_scripts.images import ImageError, scan
 from datasets_scripts.rows import Row
-from trainers.embeddings.cache import kept, told_of
+from trainers.embeddings.cache import cached, description_of
 from trainers.embeddings.cases import SHOW_PROGRESS_FROM, Cases
 
 HASH_SIDE = 8
@@ -37,7 +37,7 @@ class Looks:
 
 
 def look(data: bytes, name: str) -> Looks:
-    """One image file's look, N = 1.
+    """The look of one image file, N = 1.
 
     Raises:
         ImageError: it cannot be read; the message names it.
@@ -73,10 +73,10 @@ def looks_of(cases: Cases) -> Looks:
                 raise UserError(f"{error}") from error
         return asdict(joined(found))
 
-    return Looks(**kept(["looks", *told_of(cases)], make))
+    return Looks(**cached(["looks", *description_of(cases)], make))
 
 
-def same_pictures(one: Looks, many: Looks) -> np.ndarray:
+def same_images(one: Looks, many: Looks) -> np.ndarray:
     """Numbers (M,) of those among many that show the one image: exactly, or near enough to be a duplicate.
 
     Args:
@@ -96,13 +96,13 @@ def repeats(looks: Looks) -> np.ndarray:
     return np.array(sorted(later), dtype=np.int64)
 
 
-def dhash(picture: Image.Image) -> str:
+def dhash(image: Image.Image) -> str:
     """Difference hash (Krawetz 2013) as 16 hex digits: is each of 8 x 8 places brighter than its left neighbour?
 
     The image in grey, area-averaged to 9 x 8, as the Space does it; the bits row by row, the first bit the highest.
     Images whose hashes differ in few of 64 bits look alike; mirrored or turned ones do not.
     """
-    grey = picture.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
+    grey = image.convert("L").resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BOX)
     values = np.asarray(grey)
     bits = (values[:, 1:] > values[:, :-1]).reshape(-1)
     return np.packbits(bits).tobytes().hex()

@@ -1,4 +1,4 @@
-"""The image that similar cases are asked for: a file, or an image of the dataset; and what the model says of it."""
+"""The image that similar cases are found for, a file or an image of the dataset; and the model's output for it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Query:
     """
 
     name: str
-    picture: Image.Image
+    image: Image.Image
     looks: Looks
     split: str | None
     label: str | None
@@ -43,13 +43,13 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What the model makes of a query.
+class ModelOutput:
+    """The model's output for a query.
 
     Attributes:
         features: (D,) float32.
         answer: as ``predict`` gives it; band, set and gate are None where trust was never fitted.
-        notes: what the user must know about how it was asked.
+        notes: what the user must know about the answer.
     """
 
     features: np.ndarray
@@ -92,7 +92,7 @@ def find_query(image: str, splits: Splits) -> Query:
 
 
 @torch.inference_mode()
-def ask(encoder: Encoder, query: Query) -> Said:
+def answer_query(encoder: Encoder, query: Query) -> ModelOutput:
     """Features and answer of one image.
 
     Raises:
@@ -106,7 +106,7 @@ def ask(encoder: Encoder, query: Query) -> Said:
         notes.append(f"The model also reads {', '.join(fields)}: unknown for a file, known for the dataset's cases.")
     record = {name: query.record.get(name) for name in fields} if reads else {}
     try:
-        item = {"image": query.picture, **record} if reads else query.picture
+        item = {"image": query.image, **record} if reads else query.image
         inputs = dict(processor(images=item, return_tensors="pt"))
     except ValueError as error:
         raise UserError(f"--image {query.name!r}: {error}") from error
@@ -118,4 +118,4 @@ def ask(encoder: Encoder, query: Query) -> Said:
     if not trusted:
         notes.append("This model has no fitted gate: nothing says whether the image is like those it knows.")
     features = checked(output.features.float().cpu().numpy(), [query.name], encoder.name)
-    return Said(features[0], answer, notes)
+    return ModelOutput(features[0], answer, notes)

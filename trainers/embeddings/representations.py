@@ -1,4 +1,4 @@
-"""The spaces that a dataset is looked at in: plain pixels, a classifier's pooled features, an autoencoder's codes.
+"""The spaces of a dataset's images: plain pixels, a classifier's pooled features, an autoencoder's codes.
 
 Features of thousands of images take minutes on a CPU, so they are kept (``kept.py``) under a name that follows from
 weights, code and rows: another model, or a rebuilt dataset, never meets another one's features.
@@ -25,7 +25,7 @@ from transformers.utils import logging
 import hub_models
 from datasets_scripts.command import UserError
 from model_cards.card import read_report
-from trainers.embeddings.cache import kept, told_of
+from trainers.embeddings.cache import cached, description_of
 from trainers.embeddings.cases import Cases
 from trainers.model_folder.data import LesionImages, collate
 from trainers.model_folder.folder import load
@@ -139,12 +139,12 @@ def encode(encoder: Encoder, cases: Cases, *, batch_size: int = 64, progress: bo
             vectors = np.zeros((len(cases), 0)) if seen.features is None else seen.features
         return {"vectors": checked(vectors, cases.image_id, encoder.name)}
 
-    return kept([encoder.kind, encoder.fingerprint, *told_of(cases)], make)["vectors"]
+    return cached([encoder.kind, encoder.fingerprint, *description_of(cases)], make)["vectors"]
 
 
-def pixel_vector(picture: Image.Image, side: int = PIXEL_SIDE) -> np.ndarray:
+def pixel_vector(image: Image.Image, side: int = PIXEL_SIDE) -> np.ndarray:
     """An RGB image, area-averaged to side x side: (3 * side * side,) float32 in [0, 1]. The aspect is not kept."""
-    small = picture.resize((side, side), Image.Resampling.BOX)
+    small = image.resize((side, side), Image.Resampling.BOX)
     return (np.asarray(small, dtype=np.float32) / 255.0).reshape(-1)
 
 

@@ -1,7 +1,7 @@
 """How often similar cases are of the query's class: precision at k, by class, with intervals by lesion, beside chance.
 
-Every image of one split asks for its k nearest cases in another. A lesion's own images, and its near-duplicates, are
-never among them, and each lesion counts once.
+Every image of one split is a query for its k nearest cases in another. A lesion's own images, and its near-duplicates,
+are never among them, and each lesion counts once.
 """
 
 from __future__ import annotations

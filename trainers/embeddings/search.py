@@ -1,4 +1,4 @@
-"""From an image to its similar cases: what may not be found, the search, and the result as a table."""
+"""The similar cases of an image: what may not be found, the search, and the result as a table."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from trainers.embeddings.cases import Cases, load_cases
 from trainers.embeddings.index import CaseIndex, Found
-from trainers.embeddings.near_duplicates import joined, look, looks_of, repeats, same_pictures
-from trainers.embeddings.query import Query, Said
+from trainers.embeddings.near_duplicates import joined, look, looks_of, repeats, same_images
+from trainers.embeddings.query import ModelOutput, Query
 from trainers.metrics.number import plain
 from trainers.model_folder.data import Splits
 
@@ -37,7 +37,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Similar:
-    """What was found for one query.
+    """The cases found for one query.
 
     Attributes:
         found: the k cases, the nearest first.
@@ -51,7 +51,7 @@ class Similar:
 
 
 def own_groups(query: Query, splits: Splits) -> Own:
-    """Look for the query in every split: a lesion photographed twice may stand on two sides of a split that leaks.
+    """The query in every split: a lesion photographed twice may stand on two sides of a split that leaks.
 
     Raises:
         DatasetError: an image of the dataset cannot be read.
@@ -61,7 +61,7 @@ def own_groups(query: Query, splits: Splits) -> Own:
     for split, rows in splits.splits.items():
         if len(rows):
             cases = load_cases(splits, split)
-            same = same_pictures(query.looks, looks_of(cases))
+            same = same_images(query.looks, looks_of(cases))
             images += [str(cases.image_id[row]) for row in same]
             groups |= {str(cases.group_id[row]) for row in same}
     return Own([image for image in images if image != query.name], frozenset(groups))
@@ -91,7 +91,9 @@ def search(index: CaseIndex, cases: Cases, own: Own, features: np.ndarray, k: in
         refused |= {str(index.groups[found[place].row]) for place in again}
 
 
-def described(query: Query, said: Said, similar: Similar, cases: Cases, long_names: dict[str, str]) -> dict[str, Any]:
+def described(
+    query: Query, output: ModelOutput, similar: Similar, cases: Cases, long_names: dict[str, str]
+) -> dict[str, Any]:
     """Query, answer and cases as JSON holds them."""
     texts = {name: cases.column(name) for name in ("license", "attribution")}
     shown = []
@@ -114,14 +116,14 @@ def described(query: Query, said: Said, similar: Similar, cases: Cases, long_nam
         "schema_version": SCHEMA_VERSION,
         "kind": "similar_cases",
         "query": known,
-        "answer": said.answer,
+        "answer": output.answer,
         "cases": shown,
         "left_out": {
             "images": similar.left_out,
             "same_picture": similar.own.images,
             "why": "of the query's own lesion, or the same image under any name",
         },
-        "notes": [*said.notes, CAUTION],
+        "notes": [*output.notes, CAUTION],
     }
 
 

@@ -1,4 +1,4 @@
-"""What the command does: similar cases of one image, how good they are on a whole split, and a gallery of them."""
+"""Similar cases of one image, how good they are on a whole split, and a gallery of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from datasets_scripts.images import open_image
 from trainers.embeddings.cases import Cases, load_cases
 from trainers.embeddings.gallery import at_most_per_class, build_gallery
 from trainers.embeddings.index import CaseIndex, check_faiss, check_k
-from trainers.embeddings.query import ask, find_query
+from trainers.embeddings.query import answer_query, find_query
 from trainers.embeddings.representations import Encoder, encode, load_classifier
 from trainers.embeddings.retrieval import (
     CSV_NAME,
@@ -46,7 +46,7 @@ QUERIES_AT_ONCE = 500
 
 @dataclass(frozen=True)
 class Settings:
-    """What may be chosen; the command's options of the same names describe them."""
+    """The options of the command with the same names."""
 
     dataset: str
     config_name: str = "grouped"
@@ -59,7 +59,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that is needed before the first image is looked at.
+    """Dataset, index and model, checked before the first image is read.
 
     Attributes:
         splits: the dataset.
@@ -107,18 +107,18 @@ def similar(model: str, image: str, settings: Settings, out: Path | None = None)
     ready = prepare(model, settings)
     query = find_query(image, ready.splits)
     check_k(settings.k, ready.cases.group_id, set() if query.group_id is None else {query.group_id})
-    said = ask(ready.encoder, query)
+    output = answer_query(ready.encoder, query)
     own = own_groups(query, ready.splits)
     check_k(settings.k, ready.cases.group_id, own.groups)
     index = CaseIndex(ready.features(settings), ready.cases.group_id)
-    found = search(index, ready.cases, own, said.features, settings.k)
-    result = described(query, said, found, ready.cases, dict(ready.encoder.model.config.label_names))
+    found = search(index, ready.cases, own, output.features, settings.k)
+    result = described(query, output, found, ready.cases, dict(ready.encoder.model.config.label_names))
     result |= {"index": about(ready), "origin": origin()}
     if out is not None:
-        pictures = pictures_of([ready.cases.stored(case.row) for case in found.found])
+        images = images_of([ready.cases.stored(case.row) for case in found.found])
         with written_whole(out) as folder:
             _write_json(folder / RESULT_NAME, result)
-            write_sheet(draw_sheet(result, query.picture, pictures, ready.encoder.name), folder / SHEET_NAME)
+            write_sheet(draw_sheet(result, query.image, images, ready.encoder.name), folder / SHEET_NAME)
     return result
 
 
@@ -129,7 +129,7 @@ def evaluate(
 
     Args:
         model: folder or Hub id.
-        query_split: whose images ask.
+        query_split: whose images are the queries.
         settings: of the index.
         out: absent or empty folder, or None.
         replicates: resamples of the intervals.
@@ -146,12 +146,12 @@ def evaluate(
     both = set(queries.group_id.tolist()) & set(cases.group_id.tolist())
     check_k(settings.k, cases.group_id, {next(iter(both))} if both else set())
     index = CaseIndex(ready.features(settings), cases.group_id)
-    asked = encode(ready.encoder, queries, batch_size=settings.batch_size)
+    vectors = encode(ready.encoder, queries, batch_size=settings.batch_size)
     found = np.zeros((len(queries), settings.k), dtype=np.int64)
     for start in range(0, len(queries), QUERIES_AT_ONCE):
         rows = slice(start, start + QUERIES_AT_ONCE)
         own = [{str(group)} for group in queries.group_id[rows]]
-        found[rows] = [[case.row for case in of_one] for of_one in index.nearest(asked[rows], settings.k, own)]
+        found[rows] = [[case.row for case in of_one] for of_one in index.nearest(vectors[rows], settings.k, own)]
     report = {
         "schema_version": SCHEMA_VERSION,
         "kind": "retrieval",
@@ -262,7 +262,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 @style.context(LOOK)
-def draw_sheet(result: Mapping[str, Any], picture: Image.Image, cases: Sequence[Image.Image], model: str) -> Figure:
+def draw_sheet(result: Mapping[str, Any], image: Image.Image, cases: Sequence[Image.Image], model: str) -> Figure:
     """The sheet.
 
     Args:
@@ -275,9 +275,9 @@ def draw_sheet(result: Mapping[str, Any], picture: Image.Image, cases: Sequence[
     rows = -(-len(cases) // columns)
     figure = Figure(figsize=(3.3 + 2.3 * columns, 1.2 + 2.05 * max(rows, 1.8)), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[3.3, 2.3 * columns])[0]
-    _show(left.subplots(), picture)
+    _show(left.subplots(), image)
     answer, query = result["answer"], result["query"]
-    said = (
+    verdict = (
         "declined"
         if answer["is_ood"]
         else f"{answer['predicted']} ({answer['probabilities'][answer['predicted']]:.2f})"
@@ -285,7 +285,7 @@ def draw_sheet(result: Mapping[str, Any], picture: Image.Image, cases: Sequence[
     known = f"{query['split']} split, labelled {query['label']}" if query["split"] else "a file"
     head = left.axes[0]
     head.set_title("Query", fontsize=11, pad=6)
-    lines = [_short(query["image"], 30), known, f"{model}: {said}"]
+    lines = [_short(query["image"], 30), known, f"{model}: {verdict}"]
     head.text(
         0, -0.05, "\n".join(textwrap.fill(line, 36) for line in lines), va="top", transform=head.transAxes, size=9
     )
@@ -308,13 +308,13 @@ def write_sheet(figure: Figure, path: Path) -> None:
     figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 
-def pictures_of(stored: Sequence[bytes]) -> list[Image.Image]:
+def images_of(stored: Sequence[bytes]) -> list[Image.Image]:
     """Image files as RGB images."""
     return [open_image(data).convert("RGB") for data in stored]
 
 
-def _show(axes: Axes, picture: Image.Image) -> None:
-    axes.imshow(np.asarray(picture))
+def _show(axes: Axes, image: Image.Image) -> None:
+    axes.imshow(np.asarray(image))
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

@@ -7,7 +7,7 @@ import io
 from PIL import Image
 
 
-def jpeg_thumbnail(picture: Image.Image, longest: int, quality: int = 80) -> bytes:
+def jpeg_thumbnail(image: Image.Image, longest: int, quality: int = 80) -> bytes:
     """An RGB image as a JPEG whose longest side is at most ``longest`` pixels; never enlarged, without metadata.
 
     Args:
@@ -15,8 +15,8 @@ def jpeg_thumbnail(picture: Image.Image, longest: int, quality: int = 80) -> byt
         longest: pixels, at least 1.
         quality: JPEG quality, 1 to 95.
     """
-    small = Image.new("RGB", picture.size)
-    small.paste(picture)
+    small = Image.new("RGB", image.size)
+    small.paste(image)
     small.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=quality, optimize=True)

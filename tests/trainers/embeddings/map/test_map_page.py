@@ -35,7 +35,7 @@ def cases(phantom_dataset: Path) -> Cases:
 def page_of(cases: Cases, numbers: dict[str, Any], thumbnails: bool = True) -> str:
     rng = np.random.default_rng(0)
     panels = [Panel(kind, rng.normal(size=(len(cases), 2)), numbers) for kind in ("pixels", "features")]
-    small = [jpeg_thumbnail(picture, SIDE) for picture in cases.pictures("look")] if thumbnails else []
+    small = [jpeg_thumbnail(picture, SIDE) for picture in cases.images("look")] if thumbnails else []
     looks = class_looks(cases.labels, np.bincount(cases.label, minlength=8), {"mel": "Melanoma"}, {"mel": "malignant"})
     return render_page({"validation": PageSplit(cases, panels, small)}, looks, "A <map>", "Not a medical device & more")
 

@@ -63,7 +63,7 @@ def test_features_are_the_models_own_and_computed_once(
     model = MobileNetForLesionClassification.from_pretrained(classifier).eval()
     processor = LesionImageProcessor.from_pretrained(classifier)
     with torch.inference_mode():
-        expected = model(**processor(list(cases.pictures("look")), return_tensors="pt")).features.numpy()
+        expected = model(**processor(list(cases.images("look")), return_tensors="pt")).features.numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
     monkeypatch.setattr(representations, "predict_split", None)
     np.testing.assert_array_equal(encode(load_classifier(str(classifier)), cases, progress=False), found)
@@ -88,7 +88,7 @@ def test_codes_are_the_autoencoders_own(autoencoder: Path, cases: Cases) -> None
     assert found.shape == (len(cases), 6)
     model, processor = AutoModel.from_pretrained(autoencoder).eval(), AutoImageProcessor.from_pretrained(autoencoder)
     with torch.inference_mode():
-        expected = model.encode(processor(list(cases.pictures("look")), return_tensors="pt")["pixel_values"]).numpy()
+        expected = model.encode(processor(list(cases.images("look")), return_tensors="pt")["pixel_values"]).numpy()
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 

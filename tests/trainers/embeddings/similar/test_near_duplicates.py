@@ -11,7 +11,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from datasets_scripts.images import ImageError
 from datasets_scripts.phantom import draw
 from trainers.embeddings.cases import Cases
-from trainers.embeddings.near_duplicates import Looks, dhash, joined, look, looks_of, repeats, same_pictures
+from trainers.embeddings.near_duplicates import Looks, dhash, joined, look, looks_of, repeats, same_images
 
 
 def encoded(picture: Image.Image, kind: str = "PNG", **options: int) -> bytes:
@@ -40,16 +40,16 @@ def test_an_image_is_found_however_it_was_changed(drawn: list[Image.Image], many
             encoded(ImageOps.mirror(picture)),
             encoded(picture.rotate(90, expand=True)),
         ):
-            assert same_pictures(look(changed, "query"), many).tolist() == [number]
+            assert same_images(look(changed, "query"), many).tolist() == [number]
 
 
 def test_another_lesion_of_the_class_is_another_image(many: Looks) -> None:
-    assert same_pictures(look(draw("mel", 77, (200, 150)).png(), "query"), many).tolist() == []
+    assert same_images(look(draw("mel", 77, (200, 150)).png(), "query"), many).tolist() == []
 
 
 def test_an_image_without_contrast_is_known_by_its_pixels_alone() -> None:
     black, grey = (look(encoded(Image.new("RGB", (40, 30), colour)), colour) for colour in ("black", "grey"))
-    assert same_pictures(black, joined([grey, black])).tolist() == [1]
+    assert same_images(black, joined([grey, black])).tolist() == [1]
     assert repeats(joined([grey, black, grey])).tolist() == [2]
 
 

@@ -19,7 +19,7 @@ from datasets_scripts.command import UserError
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification
 from trainers.embeddings.cases import Cases
 from trainers.embeddings.index import CaseIndex, Found
-from trainers.embeddings.query import Query, ask, find_query
+from trainers.embeddings.query import Query, answer_query, find_query
 from trainers.embeddings.representations import load_classifier
 from trainers.embeddings.search import Own, Similar, described, in_words, own_groups, search
 from trainers.embeddings.similar import Settings, prepare
@@ -28,7 +28,7 @@ from trainers.model_folder.data import load_splits
 
 def thumbnails(cases: Cases) -> np.ndarray:
     """Vectors that know an image well: 8 x 8 colours."""
-    return np.stack([np.asarray(p.resize((8, 8)), dtype=np.float32).reshape(-1) for p in cases.pictures("look")])
+    return np.stack([np.asarray(p.resize((8, 8)), dtype=np.float32).reshape(-1) for p in cases.images("look")])
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def index(train_cases: Cases) -> CaseIndex:
 
 
 def vector(query: Query) -> np.ndarray:
-    return np.asarray(query.picture.resize((8, 8)), dtype=np.float32).reshape(-1)
+    return np.asarray(query.image.resize((8, 8)), dtype=np.float32).reshape(-1)
 
 
 def test_an_image_of_the_dataset_does_not_find_its_lesion(
@@ -137,10 +137,10 @@ def test_features_are_those_of_the_model(classifier: Path, phantom_dataset: Path
     splits = load_splits(str(phantom_dataset), "grouped")
     name = str(splits.column("test", "image_id")[0])
     query = find_query(name, splits)
-    said = ask(load_classifier(str(classifier)), query)
+    said = answer_query(load_classifier(str(classifier)), query)
     model = MobileNetForLesionClassification.from_pretrained(classifier).eval()
     with torch.inference_mode():
-        inputs = LesionImageProcessor.from_pretrained(classifier)(images=query.picture, return_tensors="pt")
+        inputs = LesionImageProcessor.from_pretrained(classifier)(images=query.image, return_tensors="pt")
         expected = model(**inputs).features[0].numpy()
     np.testing.assert_allclose(said.features, expected, atol=1e-5)
     assert said.answer["is_ood"] is None
@@ -155,13 +155,13 @@ def test_a_model_that_reads_records_gets_what_the_dataset_knows(
     query = find_query(name, splits)
     row = splits.splits["test"].remove_columns("image")[0]
     with torch.inference_mode():
-        record = {"image": query.picture, **{field: row[field] for field in ("age", "sex", "localization")}}
+        record = {"image": query.image, **{field: row[field] for field in ("age", "sex", "localization")}}
         expected = encoder.model(**encoder.processor(images=record, return_tensors="pt")).features[0].numpy()
-    said = ask(encoder, query)
+    said = answer_query(encoder, query)
     np.testing.assert_allclose(said.features, expected, atol=1e-5)
     file = tmp_path / "mine.png"
-    query.picture.save(file)
-    unknown = ask(encoder, find_query(str(file), splits))
+    query.image.save(file)
+    unknown = answer_query(encoder, find_query(str(file), splits))
     assert not np.allclose(unknown.features, expected, atol=1e-3)
     assert unknown.notes[0] == (
         "The model also reads age, localization, sex: unknown for a file, known for the dataset's cases."
@@ -178,7 +178,7 @@ def test_a_declined_image_is_reported_as_declined(
     wary_classifier: Path, train_cases: Cases, phantom_dataset: Path
 ) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
-    said = ask(load_classifier(str(wary_classifier)), find_query(str(train_cases.image_id[0]), splits))
+    said = answer_query(load_classifier(str(wary_classifier)), find_query(str(train_cases.image_id[0]), splits))
     assert said.answer["is_ood"] is True
     assert said.notes == []
     text = in_words(result_of(train_cases, said, [1, 2]))
@@ -191,7 +191,7 @@ def test_the_table_names_cases_sources_and_what_was_left_out(
     classifier: Path, train_cases: Cases, phantom_dataset: Path
 ) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
-    said = ask(load_classifier(str(classifier)), find_query(str(train_cases.image_id[0]), splits))
+    said = answer_query(load_classifier(str(classifier)), find_query(str(train_cases.image_id[0]), splits))
     result = result_of(train_cases, said, [1, 5])
     assert result["cases"][1] == {
         "rank": 2,
