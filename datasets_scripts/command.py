@@ -124,7 +124,8 @@ def seed_of(text: str) -> int:
 
 def chosen(kind: type[Options], given: argparse.Namespace, **more: Any) -> Options:
     """A dataclass of options from the parsed options of the same names; ``more`` sets its other fields."""
-    parsed = {field.name: getattr(given, field.name) for field in fields(kind) if hasattr(given, field.name)}
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    parsed = {name: getattr(given, name) for name in names if hasattr(given, name)}
     return kind(**{**parsed, **more})
 
 
