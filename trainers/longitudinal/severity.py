@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import OneLineParser, UserError, run
+from datasets_scripts.command import OneLineParser, UserError, read_json, run
 from model_cards.manifest import write_text
 from trainers.model_folder.output import check_writable
 
@@ -113,11 +112,17 @@ def read_scores(folder: Path, grades: dict[str, float], keep_declined: bool = Fa
 
 
 def _meaning(folder: Path, grades: dict[str, float]) -> str:
-    """What the severity is, in words that go with the table."""
+    """What the severity is, in words that go with the table.
+
+    Raises:
+        UserError: the summary beside the answers is damaged.
+    """
     try:
-        model = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["model"]["name"]
-    except (OSError, ValueError, KeyError, TypeError):
+        model = read_json(folder / SUMMARY)["model"]["name"]
+    except (FileNotFoundError, KeyError, TypeError):
         model = "a model"
+    except UserError as error:
+        raise UserError(f"{SUMMARY} of --scores {str(folder)!r}: {error}; score again") from error
     if list(grades.values()) == [100.0]:
         what = f"100 x the probability of {next(iter(grades))!r}"
     else:

@@ -9,7 +9,6 @@ its manifest, and its recipe and dataset with those that are asked for.
 from __future__ import annotations
 
 import copy
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from datasets_scripts.command import UserError, shown_path
 from hub_models import EnsembleForLesionClassification, MemberMismatchError
+from model_cards.card import read_report
+from model_cards.manifest import read_manifest
 from model_cards.verify import verify_folder
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS
 from trainers.model_folder.data import Splits, load_splits
@@ -157,7 +158,7 @@ def check_member(folder: Path, splits: Splits, resolved: dict[str, Any]) -> None
         raise UserError(
             f"member {str(folder)!r} is not as it was finished ({problems[0]}): delete it to train it again"
         )
-    made = json.loads((folder / "report.json").read_text(encoding="utf-8"))["provenance"]
+    made = read_report(folder)["provenance"]
     theirs, ours = made["recipe"], {key: value for key, value in resolved.items() if key != "recipe_name"}
     for key in sorted((set(theirs) | set(ours)) - NOT_THE_RECIPE):
         if theirs.get(key) != ours.get(key):
@@ -230,8 +231,7 @@ def training_section(folders: Sequence[Path]) -> dict[str, Any]:
     """The ``training`` section of the ensemble: its members', one row each, and their sums."""
     members = []
     for number, folder in enumerate(folders):
-        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        report = read_report(folder)
         run = report["training"]
         members.append(
             {
@@ -241,7 +241,7 @@ def training_section(folders: Sequence[Path]) -> dict[str, Any]:
                 "seed": report["provenance"]["seed"],
                 "command": report["provenance"]["command"],
                 "git_commit": report["provenance"]["git_commit"],
-                "weights_sha256": manifest["files"]["model.safetensors"]["sha256"],
+                "weights_sha256": read_manifest(folder)["model.safetensors"]["sha256"],
                 **{key: run[key] for key in ("epochs", "kept_epoch", "kept_because", "best_metric", "metric")},
                 **({"resumed": run["resumed"]} if "resumed" in run else {}),
                 **{key: run[key] for key in ("train_seconds", "images_per_second", "peak_memory_bytes")},

@@ -132,6 +132,18 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _OPTIMIZERS = ("galore", "apollo", "lomo", "adalomo", "schedule_free")
 # Schedules that follow a metric: the Trainer does not give them its direction.
 _SCHEDULES = ("reduce_lr_on_plateau", "greedy")
+# What libraries raise on values that they do not take, or where a part of them is missing.
+FAULTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    OSError,
+    RuntimeError,  # also of torch.compile, whatever it lacks
+    TypeError,
+    ValueError,
+)
 # They write into the working folder, which is removed at the end.
 _REPORTS = ("codecarbon", "dagshub", "flyte")
 
@@ -225,7 +237,7 @@ def check_optimizer(training: TrainingArguments) -> None:
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(training, small)
         optimizer = kind(small.parameters(), **options)
-    except Exception as error:  # each library raises errors of its own
+    except FAULTS as error:
         given = f" with optim_args {training.optim_args!r}" if training.optim_args else ""
         raise UserError(f"optim {optim!r}{given} cannot be used ({error}): choose another, e.g. adamw_torch") from error
     schedule = str(getattr(training.lr_scheduler_type, "value", training.lr_scheduler_type))
@@ -234,7 +246,7 @@ def check_optimizer(training: TrainingArguments) -> None:
     options = training.lr_scheduler_kwargs or {}
     try:
         get_scheduler(schedule, optimizer, 1, 10, options)
-    except Exception as error:
+    except FAULTS as error:
         raise UserError(
             f"lr_scheduler_type {schedule!r} with lr_scheduler_kwargs {training.lr_scheduler_kwargs!r} cannot be used "
             f"({error}): change them, or leave both out"
@@ -254,6 +266,6 @@ def check_compiler(training: Any) -> None:
         backend = training.torch_compile_backend or "inductor"
         compiled = torch.compile(small, backend=backend, mode=training.torch_compile_mode)
         compiled(torch.zeros(1, 1, device=training.device))
-    except Exception as error:
+    except FAULTS as error:
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise UserError(f"torch_compile true cannot be used here ({first[0]}): leave it out") from error
