@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--sure",
         type=float,
-        help="probability from which a patient is told better or worse, 0.5 to below 1 (default: where the patient's "
+        help="probability from which a patient counts as better or worse, 0.5 to below 1 (default: where the patient's "
         "interval leaves out 0, 0.975 at a confidence of 0.95)",
     )
     add(
@@ -67,7 +67,7 @@ def check(given: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, fit, write, and say what was found.
+    """Parse the command line, fit, write, and print the effects.
 
     Raises:
         UserError: options or a table that cannot be used.

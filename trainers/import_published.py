@@ -1,6 +1,6 @@
 """Turn a published checkpoint into a Hub repo of ours: ``python -m trainers.import_published --system NAME ...``.
 
-The folder is complete (weights, configuration, processor, code, card, manifest) and says that nothing was evaluated
+The folder is complete (weights, configuration, processor, code, card, manifest) and states that nothing was evaluated
 here: no metric, no temperature. ``python -m model_cards.verify`` checks it like any other.
 """
 

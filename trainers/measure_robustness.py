@@ -1,7 +1,7 @@
 """Measure what corrupted images do to a model: ``python -m trainers.measure_robustness MODEL --dataset D ...``.
 
 The images of a split are blurred, shaken, lit wrongly, compressed, covered with hairs, in three severities each, and
-the model is asked again: how often it is right, how often it still answers, and what is left of its promises. The model
+the model is run again: how often it is right, how often it still answers, and what is left of its promises. The model
 stays as it is; the result is a new, complete Hub folder with the section in its report and its card.
 """
 

@@ -45,7 +45,7 @@ def power_spectrum(images: np.ndarray) -> np.ndarray:
 
 
 def rounding_power(side: int) -> float:
-    """Power at each frequency that rounding to 8 bits leaves: next to it, an even image's last digits say nothing."""
+    """Power at each frequency that rounding to 8 bits leaves: next to it, an even image's last digits mean nothing."""
     window = np.hanning(side + 1)[:side]
     share = (window**2).sum() ** 2 / window.sum() ** 4
     return float(share / (12 * GREY_LEVELS**2))

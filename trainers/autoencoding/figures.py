@@ -29,7 +29,7 @@ def quantile_rows(found: Reconstructions, amount: int = SHOWN) -> np.ndarray:
 
 
 def draw_all(
-    report: Mapping[str, Any], found: Reconstructions, pictures: tuple[np.ndarray, np.ndarray], folder: Path
+    report: Mapping[str, Any], found: Reconstructions, images: tuple[np.ndarray, np.ndarray], folder: Path
 ) -> list[dict[str, str]]:
     """Draw every chart into ``folder/figures``.
 
@@ -45,7 +45,7 @@ def draw_all(
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     numbers, rows = report["evaluation"][found.split], quantile_rows(found)
     size = report["model"]["code_size"]
-    sheet = draw_sheet(found, rows, pictures)
+    sheet = draw_sheet(found, rows, images)
     drawn = [
         save_figure(
             sheet,
@@ -90,9 +90,9 @@ def draw_all(
 
 
 @style.context(LOOK)
-def draw_sheet(found: Reconstructions, rows: np.ndarray, pictures: tuple[np.ndarray, np.ndarray]) -> Figure:
+def draw_sheet(found: Reconstructions, rows: np.ndarray, images: tuple[np.ndarray, np.ndarray]) -> Figure:
     """Images, reconstructions, differences: three rows of K."""
-    originals, drawn = pictures
+    originals, drawn = images
     figure = Figure(figsize=(1.5 * len(rows) + 0.9, 5.3), layout="constrained")
     grid = figure.subplots(3, len(rows), squeeze=False)
     differences = np.abs(originals - drawn).mean(axis=-1)
@@ -109,7 +109,7 @@ def draw_sheet(found: Reconstructions, rows: np.ndarray, pictures: tuple[np.ndar
         axes.set_yticks([])
         for spine in axes.spines.values():
             spine.set(visible=True, color=FAINT)
-    for line, name in enumerate(("picture", "reconstruction", "difference")):
+    for line, name in enumerate(("image", "reconstruction", "difference")):
         grid[line, 0].set_ylabel(name, fontsize=10)
     figure.suptitle(
         f"Reconstructions: {found.split} split, {found.dataset} ({found.config_name}), worst to best by PSNR",

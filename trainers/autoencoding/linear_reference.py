@@ -49,7 +49,7 @@ def fit_linear_code(
     """Fit a linear code of the model's size on the training images; None where there are too few of them.
 
     Args:
-        model: says D and how pixels are normalised.
+        model: its configuration has D and how pixels are normalised.
         processor: its image processor.
         splits: the dataset.
         seed: of the randomised decomposition (Halko, Martinsson and Tropp 2011), and of which images are taken where
@@ -62,7 +62,7 @@ def fit_linear_code(
     if taken <= model.config.code_size:
         return None
     chosen = np.sort(np.random.default_rng(seed).permutation(len(rows))[:taken])
-    pictures = np.empty((taken, values), dtype=np.float32)
+    images = np.empty((taken, values), dtype=np.float32)
     subset = torch.utils.data.Subset(rows, chosen.tolist())
     start = 0
     for batch in tqdm(
@@ -72,11 +72,11 @@ def fit_linear_code(
         unit="batch",
     ):
         part = model.to_images(batch["pixel_values"].to(model.device)).cpu().numpy()
-        pictures[start : start + len(part)] = part.reshape(len(part), -1)
+        images[start : start + len(part)] = part.reshape(len(part), -1)
         start += len(part)
-    mean = pictures.mean(axis=0)
-    pictures -= mean
-    _, _, components = randomized_svd(pictures, model.config.code_size, n_iter=4, random_state=seed)
+    mean = images.mean(axis=0)
+    images -= mean
+    _, _, components = randomized_svd(images, model.config.code_size, n_iter=4, random_state=seed)
     return LinearCode(mean, components.astype(np.float32), taken)
 
 

@@ -1,4 +1,4 @@
-"""What an autoencoder's training can be told: the suite's options that mean something for it, and its own."""
+"""The options of an autoencoder's training: those of the suite that apply to it, and its own."""
 
 from __future__ import annotations
 

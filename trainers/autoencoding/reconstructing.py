@@ -1,4 +1,4 @@
-"""What a finished autoencoder makes of a split: its codes, and how near each reconstruction is to its image.
+"""Reconstructions of a split by a finished autoencoder: its codes, and how near each reconstruction is to its image.
 
 The reconstructions file is the seam, as the predictions file is for classifiers: ``reconstructions_<split>.parquet``,
 one row an image, from which every number of the report follows. Columns: ``image_id``, ``lesion_id``, ``group_id``
@@ -142,7 +142,7 @@ def reconstruct_split(
 
 
 def identities(splits: Splits, split: str) -> dict[str, Any]:
-    """``image_id``, ``lesion_id`` and ``group_id`` (N,) of a split; a row that does not say its lesion is its own."""
+    """``image_id``, ``lesion_id`` and ``group_id`` (N,) of a split; a row without a lesion counts as its own."""
     image_id = np.array([f"{split}-{number:06d}" for number in range(len(splits.splits[split]))], dtype=object)
     if "image_id" in splits.splits[split].column_names:
         image_id = splits.column(split, "image_id")

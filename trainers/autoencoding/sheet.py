@@ -1,4 +1,4 @@
-"""A sheet of drawn phantoms and what autoencoders make of them: an image that may be shown anywhere.
+"""A sheet of drawn phantoms and their reconstructions by autoencoders: an image that may be shown anywhere.
 
 ``python -m trainers.autoencoding.sheet A [B ...] --out FILE.png`` draws one phantom a class (``--classes``: of these)
 and has each finished autoencoder press it into its codes and draw it again. No photograph is looked at.
@@ -61,8 +61,8 @@ def redraw(model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[n
 
     with torch.inference_mode():
         seen, drawn = model.to_images(pixels), model.to_images(model.decode(model.encode(pixels)))
-    pictures = [part.permute(0, 2, 3, 1).numpy() for part in (seen, drawn)]
-    return pictures[0], pictures[1], psnr(drawn, seen).numpy()
+    images = [part.permute(0, 2, 3, 1).numpy() for part in (seen, drawn)]
+    return images[0], images[1], psnr(drawn, seen).numpy()
 
 
 @style.context(LOOK)

@@ -51,9 +51,9 @@ def dataset_examples(
         (batch,) = subject.batches([row], "", progress=False)
         heat = batch.heat(subject.model, method)[0]
         mask = batch.masks[0] if batch.masks[0].any() else None
-        picture = np.asarray(subject.images.processor.prepare(subject.images.read(row)))
+        image = np.asarray(subject.images.processor.prepare(subject.images.read(row)))
         predicted = subject.labels[subject.predicted[row]]
-        found[label, kind] = Example(label, kind, predicted, picture, heat, mask, _energy(heat, mask))
+        found[label, kind] = Example(label, kind, predicted, image, heat, mask, _energy(heat, mask))
     shown = sorted({f"{sources[row]} ({licences[row]})" for row in chosen.values()})
     hidden = " Images of an unknown licence are left out." if (licences == UNKNOWN).any() else ""
     caption = (
@@ -77,16 +77,16 @@ def phantom_examples(
     """
     trust = model.config.trust
     fitted = "conformal" in trust
-    asked: dict[str, Any] = {"trust": fitted, "prepared_as": processor.pixel_settings()}
+    settings: dict[str, Any] = {"trust": fitted, "prepared_as": processor.pixel_settings()}
     if fitted:
-        asked["inference"] = trust.get("fitted_for", {}).get("inference", "plain")
+        settings["inference"] = trust.get("fitted_for", {}).get("inference", "plain")
     labels = list(model.config.labels)
     found: dict[tuple[str, str], Example] = {}
     drawable = [label for label in labels if label in PHANTOM_LABELS]
     for label in tqdm(drawable, desc="draw phantoms", disable=None if progress else True):
         phantoms = [draw(label, FIRST_PHANTOM + number) for number in range(per_class)]
         inputs = processor([phantom.image for phantom in phantoms], return_tensors="pt").to(model.device)
-        for place, answer in enumerate(model.predict(**inputs, **asked)):
+        for place, answer in enumerate(model.predict(**inputs, **settings)):
             kind = DECLINED if answer["abstain"] else RIGHT if answer["predicted"] == label else WRONG
             if (label, kind) not in found:
                 alone = {name: value[place : place + 1] for name, value in inputs.items()}
@@ -123,8 +123,8 @@ def redraw_examples(finished: Finished, folder: Path, *, progress: bool = True) 
 def _of_phantom(phantom: Phantom, kind: str, predicted: str, heat: np.ndarray, processor: Any) -> Example:
     mask, _ = as_the_model_sees(phantom.lesion_mask, processor, phantom.image, (heat.shape[0], heat.shape[1]))
     seen = mask if mask.any() else None
-    picture = np.asarray(processor.prepare(phantom.image))
-    return Example(phantom.label, kind, predicted, picture, heat, seen, _energy(heat, seen))
+    image = np.asarray(processor.prepare(phantom.image))
+    return Example(phantom.label, kind, predicted, image, heat, seen, _energy(heat, seen))
 
 
 def _energy(heat: np.ndarray, mask: np.ndarray | None) -> float | None:

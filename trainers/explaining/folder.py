@@ -50,7 +50,7 @@ def measure_explanations(
 
     Raises:
         UserError: ``out`` is not empty; there is no such model, or it looks at no image, or was evaluated on other
-            images; there are no masks where they were said to be, or they do not fit.
+            images; there are no masks in the given folder, or they do not fit.
     """
     with finished_model(source, splits, out) as (finished, splits):
         check_method(finished.model, options.method)

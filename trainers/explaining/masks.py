@@ -86,17 +86,17 @@ class Masks:
         return io.BytesIO(kept["bytes"]) if kept["bytes"] else kept["path"]
 
 
-def crop_box(processor: Any, picture: Image.Image) -> tuple[int, int, int, int]:
+def crop_box(processor: Any, image: Image.Image) -> tuple[int, int, int, int]:
     """What of an image the processor keeps: left, top, right, bottom in pixels of the upright image."""
     if not processor.do_lesion_crop:
-        upright = to_rgb(picture)
+        upright = to_rgb(image)
         return 0, 0, upright.width, upright.height
-    before = processor.prepare(picture, do_lesion_crop=False, do_colour_constancy=False)
+    before = processor.prepare(image, do_lesion_crop=False, do_colour_constancy=False)
     return lesion_box(np.asarray(before))
 
 
 def as_the_model_sees(
-    mask: np.ndarray, processor: Any, picture: Image.Image, size: tuple[int, int]
+    mask: np.ndarray, processor: Any, image: Image.Image, size: tuple[int, int]
 ) -> tuple[np.ndarray, str]:
     """A mask through the geometry of its image.
 
@@ -109,7 +109,7 @@ def as_the_model_sees(
     Returns:
         (height, width) bool, a pixel counting as lesion when half of it is, and its state: ``there`` or ``empty``.
     """
-    whole = Image.fromarray(mask.astype(np.uint8) * 255).crop(crop_box(processor, picture))
+    whole = Image.fromarray(mask.astype(np.uint8) * 255).crop(crop_box(processor, image))
     seen = np.asarray(whole.resize((size[1], size[0]), Image.Resampling.BOX)) >= 128
     return seen, THERE if seen.any() else EMPTY
 
@@ -126,12 +126,10 @@ class MaskedImages(LesionImages):
 
     def __getitem__(self, key: Any) -> dict[str, Any]:
         item = super().__getitem__(key)
-        picture = self.read(key)
+        image = self.read(key)
         size = tuple(item["pixel_values"].shape[-2:])
-        mask = self.masks.read(key, to_rgb(picture).size)
+        mask = self.masks.read(key, to_rgb(image).size)
         seen, state = (
-            (np.zeros(size, dtype=bool), NONE)
-            if mask is None
-            else as_the_model_sees(mask, self.processor, picture, size)
+            (np.zeros(size, dtype=bool), NONE) if mask is None else as_the_model_sees(mask, self.processor, image, size)
         )
         return {**item, "mask": torch.from_numpy(seen), "mask_state": MASKS.index(state)}

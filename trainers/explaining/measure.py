@@ -128,9 +128,9 @@ def measure(subject: Subject, options: Options, *, progress: bool = True) -> Exp
     for batch in subject.batches(chosen, "delete and insert", progress):
         faithfulness_of(batch, subject, options, numbers, found)
     for stage in STAGES:
-        altered = randomised(subject.model, stage, options.seed)
+        changed = randomised(subject.model, stage, options.seed)
         for batch in subject.batches(chosen, f"random weights: {stage}", progress):
-            before, after = (maps.rank_rows(batch.heat(one, options.method)) for one in (subject.model, altered))
+            before, after = (maps.rank_rows(batch.heat(one, options.method)) for one in (subject.model, changed))
             numbers[f"likeness_{stage}"][batch.rows] = maps.likeness(before, after)
     size = subject.images[int(order[0])]["pixel_values"].shape[-2:] if n else (0, 0)
     how = {**asdict(options), "blur": BLUR, "cell": maps.CELL, "pixels": list(size)}
@@ -259,12 +259,12 @@ def randomised(model: Any, stage: str, seed: int) -> Any:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         fresh = type(model)(copy.deepcopy(model.config)).state_dict()
-    altered = copy.deepcopy(model).eval()
-    state = altered.state_dict()
+    changed = copy.deepcopy(model).eval()
+    state = changed.state_dict()
     with torch.no_grad():
         for name in random_entries(model, SHARES[stage]):
             state[name].copy_(fresh[name])
-    return altered
+    return changed
 
 
 def random_entries(model: Any, share: float) -> list[str]:
@@ -327,7 +327,7 @@ def curves(
         inputs: of one image: ``pixel_values`` (1, 3, H, W), and whatever else the model takes.
         target: the class.
         orders: K orders, each (H, W) of :func:`places`.
-        steps: after each of so many equal shares of the pixels the model is asked.
+        steps: after each of so many equal shares of the pixels the model is run.
 
     Returns:
         Deletion and insertion: (K, steps + 1) each, calibrated probability of the class after 0, 1, ..., all shares.
@@ -337,11 +337,11 @@ def curves(
     size = pixels.shape[-2] * pixels.shape[-1]
     limits = torch.tensor([round(size * step / steps) for step in range(1, steps)], device=pixels.device)
     # The ends are the same in every order: the whole image, and nothing of it.
-    pictures = [pixels, empty]
+    images = [pixels, empty]
     for order in orders:
         gone = torch.from_numpy(order).to(pixels.device)[None] < limits[:, None, None]
-        pictures += [torch.where(gone[:, None], empty, pixels), torch.where(gone[:, None], pixels, empty)]
-    probs = _probabilities(model, inputs, torch.cat(pictures), target)
+        images += [torch.where(gone[:, None], empty, pixels), torch.where(gone[:, None], pixels, empty)]
+    probs = _probabilities(model, inputs, torch.cat(images), target)
     between = probs[2:].reshape(len(orders), 2, steps - 1)
     whole, nothing = (np.full((len(orders), 1), probs[end]) for end in (0, 1))
     deletion = np.concatenate([whole, between[:, 0], nothing], axis=1)
@@ -350,10 +350,10 @@ def curves(
 
 
 @torch.inference_mode()
-def _probabilities(model: Any, inputs: Mapping[str, torch.Tensor], pictures: torch.Tensor, target: int) -> np.ndarray:
+def _probabilities(model: Any, inputs: Mapping[str, torch.Tensor], images: torch.Tensor, target: int) -> np.ndarray:
     """Calibrated probability (K,) of a class for images (K, 3, H, W), all else as in the inputs."""
     found = []
-    for part in pictures.contiguous(memory_format=torch.channels_last).split(AT_ONCE):
+    for part in images.contiguous(memory_format=torch.channels_last).split(AT_ONCE):
         same = {name: value.expand(len(part), *value.shape[1:]) for name, value in inputs.items()}
         logits = model(**{**same, "pixel_values": part}, return_dict=True).logits
         found.append(logits.double().softmax(dim=-1)[:, target].cpu().numpy())

@@ -49,7 +49,7 @@ class PublishedEnsemble(System):
     Attributes:
         backbone: timm name where neither member nor manifest names one.
         dropout: of the heads.
-        members: number of members that were published, for a folder that does not say.
+        members: number of members that were published, for a folder whose manifest does not state it.
     """
 
     backbone: str = "resnet50"
@@ -60,24 +60,24 @@ class PublishedEnsemble(System):
 
     def read(self, checkpoint: Sequence[Path], labels: Sequence[str] | None) -> Imported:
         """Read the members; see :meth:`System.read`."""
-        told: dict[str, Any] = {}
+        manifest: dict[str, Any] = {}
         if len(checkpoint) == 1 and checkpoint[0].is_dir():
-            told = read_manifest(checkpoint[0])
-            files = member_files(checkpoint[0], told)
+            manifest = read_manifest(checkpoint[0])
+            files = member_files(checkpoint[0], manifest)
         else:
             files = [(_published_name(path), path) for path in checkpoint]
         _refuse_copies(files)
-        members = [self.read_member(name, path, told) for name, path in files]
+        members = [self.read_member(name, path, manifest) for name, path in files]
         _check_agreement(members)
         first = members[0]
         names, labels_from = self.choose_labels(labels, len(first.weight), str(checkpoint[0]))
-        model = self.assemble(members, names, _image_size(told, self.image_size))
+        model = self.assemble(members, names, _image_size(manifest, self.image_size))
         return Imported(model, self.processor(model.config.image_size), files, labels_from)
 
-    def read_member(self, name: str, path: Path, told: dict[str, Any]) -> Member:
+    def read_member(self, name: str, path: Path, manifest: dict[str, Any]) -> Member:
         """Read one member file and compare it with its architecture."""
         state = read_state(path)
-        backbone = str(state.about.get("backbone") or told.get("backbone") or self.backbone)
+        backbone = str(state.about.get("backbone") or manifest.get("backbone") or self.backbone)
         wanted = f"member of {self.name} ({backbone})"
         rest, weight, bias = take_head(state, HEADS, wanted)
         inside = {key.removeprefix("backbone."): value for key, value in rest.items()}
@@ -93,7 +93,7 @@ class PublishedEnsemble(System):
             raise not_this(state, wanted, f"its head is {tuple(weight.shape)}")
         stated = state.about.get("num_classes", len(weight))
         if stated != len(weight):
-            raise UserError(f"{path} says num_classes {stated}, its head has {len(weight)}: fetch it again")
+            raise UserError(f"{path} states num_classes {stated}, its head has {len(weight)}: fetch it again")
         return Member(name, backbone, features, weight, bias)
 
     def assemble(self, members: Sequence[Member], labels: Sequence[str], image_size: int) -> Any:
@@ -163,19 +163,19 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error}; fetch it again") from error
 
 
-def member_files(folder: Path, told: dict[str, Any]) -> list[tuple[str, Path]]:
+def member_files(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, Path]]:
     """The member files of a folder, in order: those the manifest lists, else ``member_0`` to the last there is.
 
     Raises:
         UserError: none, or one is missing.
     """
-    listed = told.get("members")
-    if listed is None and told.get("num_members") is not None:
-        if not is_whole(told["num_members"], 1, MOST_MEMBERS):
+    listed = manifest.get("members")
+    if listed is None and manifest.get("num_members") is not None:
+        if not is_whole(manifest["num_members"], 1, MOST_MEMBERS):
             raise UserError(
-                f"{folder / MANIFEST}: num_members is {brief(told['num_members'])}: give 1 to {MOST_MEMBERS}"
+                f"{folder / MANIFEST}: num_members is {brief(manifest['num_members'])}: give 1 to {MOST_MEMBERS}"
             )
-        listed = [f"member_{number}/best.pt" for number in range(told["num_members"])]
+        listed = [f"member_{number}/best.pt" for number in range(manifest["num_members"])]
     if listed is None:
         found = {path.relative_to(folder).as_posix() for path in folder.glob("member_*/best.*")}
         there = {int(match[1]): match[0] for match in map(MEMBER_FILE.fullmatch, found) if match}
@@ -224,10 +224,10 @@ def _check_agreement(members: Sequence[Member]) -> None:
                 )
 
 
-def _image_size(told: dict[str, Any], published: int) -> int:
-    size = told.get("image_size", published)
+def _image_size(manifest: dict[str, Any], published: int) -> int:
+    size = manifest.get("image_size", published)
     if isinstance(size, bool) or not isinstance(size, int) or not 32 <= size <= 4096:
-        raise UserError(f"{MANIFEST} says image_size {size!r}: give a side of 32 to 4096 pixels")
+        raise UserError(f"{MANIFEST} states image_size {size!r}: give a side of 32 to 4096 pixels")
     return size
 
 

@@ -51,7 +51,7 @@ class State:
     Attributes:
         path: the file.
         tensors: key -> tensor on the CPU; floating ones float32.
-        about: what else the file says (epoch, backbone, ...), tensors left out.
+        about: what else the file states (epoch, backbone, ...), tensors left out.
     """
 
     path: Path
@@ -117,7 +117,7 @@ def take_head(state: State, names: Iterable[str], wanted: str) -> tuple[dict[str
 
 
 def not_this(state: State, wanted: str, because: str = "") -> UserError:
-    """The error for a file of another system: says what it looks like."""
+    """The error for a file of another system; it names what the file looks like."""
     reason = f" ({because})" if because else ""
     return UserError(f"{state.path} is no {wanted}{reason}: it looks like {looks_like(state.tensors)}")
 
@@ -128,7 +128,7 @@ def plain_reason(error: Exception, path: Path) -> str:
 
 
 def looks_like(tensors: Mapping[str, Tensor]) -> str:
-    """What a state dict's keys and shapes say it is, e.g. ``torchvision's mobilenet_v2 with 8 classes``."""
+    """The architecture by a state dict's keys and shapes, e.g. ``torchvision's mobilenet_v2 with 8 classes``."""
     plain = {key.removeprefix("backbone."): tuple(value.shape) for key, value in tensors.items()}
     heads = ("classifier.1", "classifier", "head.1", "head", "fc.1", "fc")
     rows = next((plain[f"{head}.weight"][0] for head in heads if len(plain.get(f"{head}.weight", ())) == 2), None)
@@ -168,13 +168,13 @@ def _pickle(path: Path) -> Any:
             warnings.simplefilter("ignore", UserWarning)  # of unusual pickle protocols; what counts is the outcome
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        asked = GLOBAL.search(str(error))
+        found_global = GLOBAL.search(str(error))
         with path.open("rb") as file:
             is_pickle = file.read(1) == PICKLE
-        if asked is None and not is_pickle:
+        if found_global is None and not is_pickle:
             instead = what_file_is(path) or "fetch it again"
             raise UserError(f"{path} is no checkpoint of PyTorch, nor safetensors: {instead}") from error
-        what = f"it asks for {asked[1].rstrip('.')}" if asked else "not one of plain tensors"
+        what = f"it asks for {found_global[1].rstrip('.')}" if found_global else "not one of plain tensors"
         raise UserError(
             f"{path} is a pickle with code ({what}) and was not opened: ask its author for a plain state dict or a "
             "safetensors file"

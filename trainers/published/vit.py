@@ -107,12 +107,12 @@ def _side(size: Any) -> int:
 
 
 def _resample(folder: Path) -> int:
-    """PIL's number of the filter that the checkpoint's own processor resizes with; bilinear where none is said."""
+    """PIL's number of the filter that the checkpoint's own processor resizes with; bilinear where none is stated."""
     try:
-        told, _ = ImageProcessingMixin.get_image_processor_dict(folder)
+        values, _ = ImageProcessingMixin.get_image_processor_dict(folder)
     except (OSError, ValueError):
         return BILINEAR
-    filter_number = told.get("resample", BILINEAR)
+    filter_number = values.get("resample", BILINEAR)
     return filter_number if isinstance(filter_number, int) else BILINEAR
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trainers.training.training_arguments import LesionTrainingArguments
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-# What a recipe says of its own model, on its own dataset.
+# Facts of a recipe about its own model, on its own dataset.
 IDENTITY = ("name", "title", "license", "citation", "follows")
 # Names of model_folder.evaluate and model_folder.perturbations (a test compares them): --help must not import torch.
 EVALUATED_SPLITS = ("validation", "calibration", "test")
@@ -45,7 +45,7 @@ LOSSES = ("cross_entropy", "focal")
 CLASS_WEIGHTS = ("none", "balanced")
 WEIGHTS_DTYPES = ("float32", "float16")
 PRECISIONS = ("auto", "fp16", "bf16", "fp32")
-# What `accelerate launch` sets from its config file or --mixed_precision; "no" when it was told nothing.
+# What `accelerate launch` sets from its config file or --mixed_precision; "no" where neither is set.
 LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
@@ -144,8 +144,8 @@ class LesionArguments:
     precision: str = field(
         default="auto",
         metadata={
-            "help": "fp16, bf16, fp32, or auto: what accelerate launch was told, else fp16 on CUDA, bf16 on CPUs that "
-            "have it, fp32."
+            "help": "fp16, bf16, fp32, or auto: the precision of accelerate launch, else fp16 on CUDA, bf16 on CPUs "
+            "that have it, fp32."
         },
     )
     weights_dtype: str = field(
@@ -158,7 +158,7 @@ class LesionArguments:
     keep_features: bool = field(
         default=True, metadata={"help": "Keep pooled features in the predictions files (a release leaves them out)."}
     )
-    # Which of IDENTITY the recipe says and the command line does not, and the command that builds the recipe's dataset.
+    # Which of IDENTITY the recipe sets and the command line does not, and the command that builds the recipe's dataset.
     of_recipe: tuple[str, ...] = field(default=(), init=False)
     recipe_builder: str = field(default="", init=False)
 
@@ -304,12 +304,12 @@ def parse(
     for action in parser._actions:
         if action.dest in REFUSED:
             action.help = argparse.SUPPRESS
-    asked = parser.parse_args(argv)
-    refuse(asked, usual)
-    precision = resolve_precision(asked_precision(asked), use_cpu=bool(asked.use_cpu))
+    given = parser.parse_args(argv)
+    refuse(given, usual)
+    precision = resolve_precision(given_precision(given), use_cpu=bool(given.use_cpu))
     if precision == "fp32" and LAUNCHED_PRECISION in os.environ:
         os.environ[LAUNCHED_PRECISION] = "no"  # TrainingArguments would take the launcher's word over ours
-    parser.set_defaults(**_machine_defaults(asked, precision))
+    parser.set_defaults(**_machine_defaults(given, precision))
     try:
         lesion, training = parser.parse_args_into_dataclasses(argv)[:2]
     except (ValueError, TypeError, ImportError, RuntimeError) as error:  # TrainingArguments raises all of these
@@ -322,7 +322,7 @@ def parse(
     lesion.of_recipe = tuple(key for key in IDENTITY if key in values and key not in explicit)
     lesion.recipe_builder = str(values.get("dataset_command", ""))
     if lesion.dataset != values.get("dataset"):
-        lesion.dataset_command = ""  # it builds the recipe's dataset, not the one that was asked for
+        lesion.dataset_command = ""  # it builds the recipe's dataset, not the one that was given
     resolved = {
         name: getattr(lesion if hasattr(lesion, name) else training, name)
         for name in sorted({*values, *explicit} - {"recipe"})
@@ -362,22 +362,22 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def asked_precision(asked: argparse.Namespace) -> str:
-    """What ``--precision`` says, or transformers' own ``--fp16`` and ``--bf16``.
+def given_precision(given: argparse.Namespace) -> str:
+    """The value of ``--precision``, or transformers' own ``--fp16`` and ``--bf16``.
 
     Raises:
         UserError: they contradict each other.
     """
-    flags = [name for name in ("fp16", "bf16") if getattr(asked, name)]
+    flags = [name for name in ("fp16", "bf16") if getattr(given, name)]
     if not flags:
-        return str(asked.precision)
-    if len(flags) > 1 or asked.precision not in ("auto", flags[0]):
-        raise UserError(f"{' and '.join(flags)} true, precision {asked.precision!r}: give one of them")
+        return str(given.precision)
+    if len(flags) > 1 or given.precision not in ("auto", flags[0]):
+        raise UserError(f"{' and '.join(flags)} true, precision {given.precision!r}: give one of them")
     return flags[0]
 
 
 def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
-    """What ``auto`` means: what ``accelerate launch`` was told, else fp16 on CUDA, bf16 on CPUs that have it, fp32.
+    """The precision of ``auto``: that of ``accelerate launch``, else fp16 on CUDA, bf16 on CPUs that have it, fp32.
 
     Raises:
         UserError: an unknown precision, or fp16 on a CPU.
@@ -399,11 +399,11 @@ def resolve_precision(precision: str, *, use_cpu: bool = False) -> str:
     return "bf16" if not torch.backends.mps.is_available() and torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def _machine_defaults(asked: argparse.Namespace, precision: str) -> dict[str, Any]:
+def _machine_defaults(given: argparse.Namespace, precision: str) -> dict[str, Any]:
     """What follows from the machine: precision flags, TF32, pinned memory, the CPU where there is nothing else."""
     import torch
 
-    cuda = torch.cuda.is_available() and not asked.use_cpu
+    cuda = torch.cuda.is_available() and not given.use_cpu
     defaults: dict[str, Any] = {
         "fp16": precision == "fp16",
         "bf16": precision == "bf16",
@@ -412,7 +412,7 @@ def _machine_defaults(asked: argparse.Namespace, precision: str) -> dict[str, An
     }
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         defaults["use_cpu"] = True
-    if asked.dataloader_num_workers == 0:
+    if given.dataloader_num_workers == 0:
         defaults["dataloader_persistent_workers"] = False
     return defaults
 

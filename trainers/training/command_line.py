@@ -31,10 +31,10 @@ from trainers.model_folder.output import beside, check_empty
 from trainers.training.arguments import (
     LesionArguments,
     as_typed,
-    asked_precision,
     check_dataset,
     check_trainer_values,
     chosen_recipe,
+    given_precision,
     load_recipe,
 )
 from trainers.training.inherited import REFUSED, refuse
@@ -104,7 +104,7 @@ def check(argv: list[str], recipe: str, options_class: type[LesionArguments]) ->
     own = {option.name for option in fields(options_class) if option.init}
     options_class(**{name: value for name, value in vars(given).items() if name in own})
     refuse(given, usual)
-    asked_precision(given)
+    given_precision(given)
     check_trainer_values(vars(given))
     if not given.output_dir:
         raise UserError("no output folder was given: add --output_dir DIR")

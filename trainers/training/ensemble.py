@@ -3,7 +3,7 @@
 Each member is a finished Hub folder of its own under ``OUTPUT_DIR.members/member_<i>``. So a run may be stopped and
 taken up again, and members may be trained one after another, side by side, or on different machines (``--member i``):
 whoever finds all K finished puts them together. A finished member is never trained again; its files are compared with
-its manifest, and its recipe and dataset with those that are asked for.
+its manifest, and its recipe and dataset with the options.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def entry(listed: str, number: int) -> str:
 
 
 def check_member(folder: Path, splits: Splits, resolved: dict[str, Any]) -> None:
-    """Compare a finished member with its manifest, and with what is asked for.
+    """Compare a finished member with its manifest, and with the options.
 
     Raises:
         UserError: a file was changed or is missing; another recipe or dataset.

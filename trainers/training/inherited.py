@@ -148,23 +148,23 @@ FAULTS = (
 _REPORTS = ("codecarbon", "dagshub", "flyte")
 
 
-def refuse(asked: Namespace, usual: Namespace) -> None:
+def refuse(given_options: Namespace, defaults: Namespace) -> None:
     """Refuse fields that go round the suite's contract, and values out of range, before anything is set up.
 
     Args:
-        asked: the parsed command line on top of the recipe.
-        usual: the defaults, parsed alike; they are not refused.
+        given_options: the parsed command line on top of the recipe.
+        defaults: the defaults, parsed alike; they are not refused.
 
     Raises:
         UserError: names the field, its value, the reason, and what to do.
     """
     for name, reason in REFUSED.items():
-        value = getattr(asked, name)
-        if value != getattr(usual, name):
+        value = getattr(given_options, name)
+        if value != getattr(defaults, name):
             given = "***" if name == "hub_token" else repr(str(getattr(value, "value", value)))
             raise UserError(f"{name} {given} is not supported: {reason}")
     for name, (fine, what_to_do) in RANGES.items():
-        value = getattr(asked, name)
+        value = getattr(given_options, name)
         try:
             usable = fine(value)
         except TypeError:  # a recipe can hold a list or null

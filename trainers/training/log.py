@@ -1,4 +1,4 @@
-"""What a training run tells of itself: its epochs, the one that was kept and why, its speed and memory."""
+"""The record of a training run: its epochs, the one that was kept and why, its speed and memory."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def focal_loss(logits: Tensor, labels: Tensor, gamma: float = 2.0, weight: Tenso
 def make_loss(
     kind: str, counts: Tensor, class_weights: str = "none", gamma: float = 2.0
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss a recipe asks for, as ``loss(logits (N, C), labels (N,)) -> scalar``.
+    """The loss of a recipe, as ``loss(logits (N, C), labels (N,)) -> scalar``.
 
     Raises:
         ValueError: an unknown loss or weighting.

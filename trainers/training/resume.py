@@ -1,4 +1,4 @@
-"""What a run that is taken up again may change: its settings stand in each checkpoint and are compared."""
+"""The settings of a run that is resumed: each checkpoint holds them, and only some may change."""
 
 from __future__ import annotations
 
@@ -128,15 +128,15 @@ def check_output(options: LesionArguments, training: LesionTrainingArguments, *,
         held: this run holds the folder's lock.
 
     Raises:
-        UserError: the final folder is not empty or not given; an unfinished run stands there and no resume was asked
-            for; there is no such checkpoint; a setting that must stay was changed.
+        UserError: the final folder is not empty or not given; an unfinished run stands there and is not to be resumed;
+            there is no such checkpoint; a setting that must stay was changed.
     """
     if not training.output_dir:
         raise UserError("no output folder was given: add --output_dir DIR")
     out = Path(training.output_dir)
     check_empty(out, held=held or training.process_index > 0)  # the first process may hold the lock already
     checkpoints = beside(out) / "checkpoints"
-    if newest_checkpoint(checkpoints) and not resume_asked(training):
+    if newest_checkpoint(checkpoints) and not resume_value(training):
         raise UserError(
             f"an unfinished run stands in {str(beside(out))!r}: "
             "add --resume_from_checkpoint true to go on with it, or delete it"
@@ -158,7 +158,7 @@ def settings(options: LesionArguments, training: LesionTrainingArguments) -> dic
 
 
 def begin(record: RunRecord, checkpoint: str | None) -> RunRecord:
-    """The run's record; of a resumed run with what its checkpoint says, and what is changed now.
+    """The run's record; of a resumed run with the record of its checkpoint, and the changes now.
 
     Raises:
         UserError: a setting that must stay, or the dataset, was changed.
@@ -199,15 +199,15 @@ def changes(checkpoint: str, now: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def read_record(checkpoint: str) -> RunRecord | None:
-    """What a checkpoint says of its run; None where it was written before checkpoints said it."""
+    """The record in a checkpoint; None where it was written before checkpoints held one."""
     path = Path(checkpoint) / SETTINGS_FILE
     return RunRecord(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
-def resume_asked(training: LesionTrainingArguments) -> str:
-    """What ``--resume_from_checkpoint`` says: ``true``, a folder, or "" for a fresh start."""
-    asked = str(training.resume_from_checkpoint or "")
-    return "" if asked.lower() in ("false", "none") else asked
+def resume_value(training: LesionTrainingArguments) -> str:
+    """The value of ``--resume_from_checkpoint``: ``true``, a folder, or "" for a fresh start."""
+    value = str(training.resume_from_checkpoint or "")
+    return "" if value.lower() in ("false", "none") else value
 
 
 def last_checkpoint(training: LesionTrainingArguments, checkpoints: Path) -> str | None:
@@ -216,12 +216,12 @@ def last_checkpoint(training: LesionTrainingArguments, checkpoints: Path) -> str
     Raises:
         UserError: the named checkpoint does not exist, or was not written to the end.
     """
-    asked = resume_asked(training)
-    if not asked:
+    value = resume_value(training)
+    if not value:
         return None
-    if asked.lower() == "true":
+    if value.lower() == "true":
         newest = newest_checkpoint(checkpoints)
         return None if newest is None else str(newest)
-    if not (Path(asked) / COMPLETE_FILE).is_file():
-        raise UserError(f"checkpoint {asked!r} does not exist or is not complete: give `true` for this run's newest")
-    return asked
+    if not (Path(value) / COMPLETE_FILE).is_file():
+        raise UserError(f"checkpoint {value!r} does not exist or is not complete: give `true` for this run's newest")
+    return value

@@ -156,7 +156,7 @@ class LesionTrainer(Trainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As the Trainer does; with ``layer_decay`` below 1, each of the model's layer groups at its own rate.
 
-        Norms and biases keep no weight decay either way: which they are, the Trainer says.
+        Norms and biases keep no weight decay either way; the Trainer names them.
         """
         decay = getattr(self.args, "layer_decay", 1.0)
         if self.optimizer is None and decay != 1.0:
@@ -168,7 +168,7 @@ class LesionTrainer(Trainer):
         return super().create_optimizer(model)
 
     def whole_model(self) -> Any:
-        """The trained model, unsharded, on the first process; None on the others. Every process must ask."""
+        """The trained model, unsharded, on the first process; None on the others. Every process must call this."""
         first = self.accelerator.is_main_process
         if not self.is_fsdp_enabled:
             return self.accelerator.unwrap_model(self.model) if first else None
