@@ -1,4 +1,4 @@
-"""From a study to everything that is said of it: effects by four methods, patients, diagnostics, warnings."""
+"""The analysis of a study: effects by four methods, patients, diagnostics, warnings."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Analysis:
 
     Attributes:
         study: what was read.
-        settings: what was asked for.
+        settings: the settings of the command.
         effects: the effect table.
         patients: the patients' table.
         models: key of :data:`MODELS` -> its fit, or why there is none.
-        noise: of days, None where they say nothing about it.
+        noise: of days, None where they do not show it.
         spreads: treatment -> how far patients' own effects differ, None where withheld.
         diagnostics: JSON-ready.
         warnings: one line each, the gravest first.
@@ -82,7 +82,7 @@ def analyse(study: Study, settings: Settings, step: Callable[[str], object] = la
 
     Args:
         study: what was read.
-        settings: what was asked for.
+        settings: the settings of the command.
         step: called with the name of each part before it starts.
     """
     step("patient means")
@@ -111,12 +111,12 @@ def analyse(study: Study, settings: Settings, step: Callable[[str], object] = la
         **diagnostics.gaps(study),
     }
     effects = effect_table(study, settings, models)
-    said = warnings_of(study, effects, models, noise, found)
-    return Analysis(study, settings, effects, patients, models, noise, spreads, found, said, decimals)
+    found_warnings = warnings_of(study, effects, models, noise, found)
+    return Analysis(study, settings, effects, patients, models, noise, spreads, found, found_warnings, decimals)
 
 
 def effect_table(study: Study, settings: Settings, models: dict[str, MixedFit | str]) -> list[Effect]:
-    """Every treatment by every method; a method without a number says why."""
+    """Every treatment by every method; a method without a number has the reason."""
     counts = study.cell_counts()
     found: dict[str, list[Estimate]] = {name: [] for name in METHODS}
     for index in range(1, len(study.treatments)):
@@ -187,33 +187,33 @@ def warnings_of(
     found: dict[str, Any],
 ) -> list[str]:
     """What a reader must know before the numbers, one line each."""
-    said = diagnostics.order_warnings(found["order"], study.treatments[0])
+    found_warnings = diagnostics.order_warnings(found["order"], study.treatments[0])
     drift = found["baseline_drift"]
     if drift["drifts"]:
         # Where the order differs between patients, a drift falls on both sides of their differences.
-        what = "part of every effect may be that drift" if said else "it makes every effect less sure"
-        said.append(
+        what = "part of every effect may be that drift" if found_warnings else "it makes every effect less sure"
+        found_warnings.append(
             f"severity moved during {study.treatments[0]} already, by {drift['points_a_week']:+.2g} points a week "
             f"({drift['low']:.2g} to {drift['high']:.2g}): {what}"
         )
-    said += diagnostics.far_off_warnings(found["far_off"])
+    found_warnings += diagnostics.far_off_warnings(found["far_off"])
     for name, fit in models.items():
         if isinstance(fit, str):
             also = " and random_effects_t" if name == "random_effects" else ""
-            said.append(f"{name}{also}: all entries of the effect table are withheld, {fit}")
+            found_warnings.append(f"{name}{also}: all entries of the effect table are withheld, {fit}")
     for effect in effects:
         if effect.method == DEFAULT and effect.found.withheld:
-            said.append(f"{effect.treatment}, {DEFAULT}: the effect is withheld, {effect.found.withheld}")
+            found_warnings.append(f"{effect.treatment}, {DEFAULT}: the effect is withheld, {effect.found.withheld}")
     if len(study.patients) < diagnostics.FEW_PATIENTS:
-        said.append(
+        found_warnings.append(
             f"{len(study.patients)} patients: intervals this small a study gives rest on patients' differences being "
             "normally distributed, which cannot be checked"
         )
     if noise is not None and noise.rho >= diagnostics.AUTOCORRELATED:
-        said.append(
+        found_warnings.append(
             f"days resemble the day before (autocorrelation {noise.rho:.2f}): the random intercept's interval, which "
             "takes them for independent, is too narrow; read the default"
         )
     if study.meaning:
-        said.append(f"severity here is {study.meaning}")
-    return said
+        found_warnings.append(f"severity here is {study.meaning}")
+    return found_warnings

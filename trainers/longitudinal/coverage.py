@@ -2,7 +2,7 @@
 
 Simulates studies with known effects (``datasets_scripts.simulate_acne``) in four settings, analyses each by every
 method, and counts how often the interval holds the true effect. Also counts how often a patient's own interval holds
-the patient's own true response, and whether those who were told better were. Monte Carlo errors are standard errors
+the patient's own true response, and whether those with the verdict better were. Monte Carlo errors are standard errors
 over studies. About five minutes for 200 studies on one core; the same seed gives the same table.
 """
 
@@ -59,24 +59,24 @@ def measure(
         design: what is simulated.
         studies: how many, >= 2; study i has seed ``seed + i``.
         seed: 0 or more.
-        methods: of :data:`METHODS`; the models are fitted only where they are asked for.
-        patients: also measure what patients are told.
+        methods: of :data:`METHODS`; the models are fitted only where they are among them.
+        patients: also evaluate the verdicts of patients.
 
     Returns:
         ``methods``: name -> :func:`summed` over studies and treatments; ``patients``: see :func:`patients_summed`, None
-        where not asked for. All intervals are of 95 %.
+        where not fitted. All intervals are of 95 %.
     """
     from trainers.longitudinal.analysis import MODELS, Settings, effect_table
     from trainers.longitudinal.mixed import NotConvergedError, fit_mixed
 
     settings = Settings()
     errors: dict[str, list[list[tuple[float, bool, float]]]] = {name: [] for name in methods}
-    told: list[list[tuple[bool, str, float]]] = []
-    asked = [name for name in MODELS if any(method.startswith(name) for method in methods)]
+    verdicts: list[list[tuple[bool, str, float]]] = []
+    wanted = [name for name in MODELS if any(method.startswith(name) for method in methods)]
     for number in tqdm(range(studies), desc="studies", disable=None, leave=False):
         study, truth = as_study(design, seed + number)
         models: dict[str, MixedFit | str] = dict.fromkeys(MODELS, "not asked for")
-        for name in asked:
+        for name in wanted:
             try:
                 models[name] = fit_mixed(study, MODELS[name])
             except NotConvergedError as error:
@@ -91,15 +91,15 @@ def measure(
         for name, found_rows in rows.items():
             errors[name].append(found_rows)
         if patients:
-            told.append(_told(study, truth, settings))
+            verdicts.append(_verdicts(study, truth, settings))
     return {
         "studies": studies,
         "methods": {name: summed(found) for name, found in errors.items()},
-        "patients": patients_summed(told) if patients else None,
+        "patients": patients_summed(verdicts) if patients else None,
     }
 
 
-def _told(study: Study, truth: dict[str, Any], settings: Settings) -> list[tuple[bool, str, float]]:
+def _verdicts(study: Study, truth: dict[str, Any], settings: Settings) -> list[tuple[bool, str, float]]:
     """For each patient and treatment: whether the interval holds the own true effect, the verdict, the true effect."""
     from trainers.longitudinal.days import fit_noise
     from trainers.longitudinal.patients import verdict
@@ -112,8 +112,8 @@ def _told(study: Study, truth: dict[str, Any], settings: Settings) -> list[tuple
             continue
         for place, patient in enumerate(who.tolist()):
             own = truth["patients"][study.patients[patient]]["responses"][treatment]
-            said = verdict(float(found.p_better[place]), float(found.p_worse[place]), settings.sure)
-            rows.append((bool(found.low[place] <= own <= found.high[place]), said, own))
+            outcome = verdict(float(found.p_better[place]), float(found.p_worse[place]), settings.sure)
+            rows.append((bool(found.low[place] <= own <= found.high[place]), outcome, own))
     return rows
 
 
@@ -141,24 +141,25 @@ def summed(found: list[list[tuple[float, bool, float]]]) -> dict[str, Any]:
     }
 
 
-def patients_summed(told: list[list[tuple[bool, str, float]]]) -> dict[str, Any]:
-    """Sum up what patients were told.
+def patients_summed(verdicts: list[list[tuple[bool, str, float]]]) -> dict[str, Any]:
+    """Sum up the verdicts of patients.
 
     Returns:
         ``coverage`` of the patients' own intervals with ``coverage_se`` over studies; for ``better`` and ``worse``:
-        the share of patients told so, and of these the share whose true effect has that sign (None where nobody).
+        the share of patients with this verdict, and of these the share whose true effect has that sign (None where
+        nobody).
     """
-    per_study = np.array([np.mean([row[0] for row in rows]) for rows in told if rows])
-    rows = [row for study in told for row in study]
+    per_study = np.array([np.mean([row[0] for row in rows]) for rows in verdicts if rows])
+    rows = [row for study in verdicts for row in study]
     result: dict[str, Any] = {
         "coverage": float(per_study.mean()),
         "coverage_se": float(per_study.std(ddof=1) / math.sqrt(len(per_study))),
     }
     from trainers.longitudinal.patients import BETTER, WORSE
 
-    for said, sign in ((BETTER, -1), (WORSE, 1)):
-        right = [sign * row[2] > 0 for row in rows if row[1] == said]
-        result[said] = {"told": len(right) / len(rows), "right": float(np.mean(right)) if right else None}
+    for outcome, sign in ((BETTER, -1), (WORSE, 1)):
+        right = [sign * row[2] > 0 for row in rows if row[1] == outcome]
+        result[outcome] = {"told": len(right) / len(rows), "right": float(np.mean(right)) if right else None}
     return result
 
 
@@ -188,9 +189,9 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
     for name, result in results.items():
         found = result["patients"]
         cells = []
-        for said in (BETTER, WORSE):
-            right = found[said]["right"]
-            cells += [f"{100 * found[said]['told']:.1f} %", "" if right is None else f"{100 * right:.1f} %"]
+        for outcome in (BETTER, WORSE):
+            right = found[outcome]["right"]
+            cells += [f"{100 * found[outcome]['told']:.1f} %", "" if right is None else f"{100 * right:.1f} %"]
         lines.append(f"| {name} | {found['coverage']:.3f} ± {found['coverage_se']:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -34,7 +34,7 @@ def later_shares(study: Study, treatment: int) -> np.ndarray:
 
 
 def order_of(study: Study) -> list[dict[str, Any]]:
-    """How each treatment lies in time against the baseline, and whether time can be told from effect.
+    """How each treatment lies in time against the baseline, and whether time can be separated from effect.
 
     Returns:
         One a treatment: ``treatment``, ``later_share`` (mean over patients of :func:`later_shares`, None without a

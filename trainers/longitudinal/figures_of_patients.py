@@ -57,8 +57,8 @@ def draw_patients(analysis: Analysis) -> Figure:
         axes.set_title(name)
         axes.set_xlabel(f"Change against {analysis.study.treatments[0]}, points")
     handles = [
-        Line2D([], [], color=colour, marker=marker, markersize=6, linewidth=1.8, label=said)
-        for said, (colour, marker) in (
+        Line2D([], [], color=colour, marker=marker, markersize=6, linewidth=1.8, label=label)
+        for label, (colour, marker) in (
             DRIFTING if analysis.diagnostics["baseline_drift"]["drifts"] else VERDICTS
         ).items()
     ]

@@ -60,7 +60,7 @@ class MixedFit:
 
 
 class NotConvergedError(ValueError):
-    """Raised when no optimizer reached a fit that can be believed; the message says what each of them did."""
+    """Raised when no optimizer reached a fit that can be used; the message states what each of them did."""
 
 
 def fit_mixed(study: Study, random_effects: bool) -> MixedFit:

@@ -1,4 +1,4 @@
-"""What can be said to one patient: their own difference, shrunken towards what patients do on the whole.
+"""The estimate for one patient: their own difference, shrunken towards what patients do on the whole.
 
 ``d_i ~ N(theta_i, s_i^2)`` with ``s_i`` from days that resemble each other, ``theta_i ~ N(mu, tau^2)`` over patients,
 mu free. At a given tau, theta_i has the best linear unbiased prediction (BLUP) of the random-effects model:
@@ -6,7 +6,7 @@ mu free. At a given tau, theta_i has the best linear unbiased prediction (BLUP) 
     b_i = s_i^2 / (s_i^2 + tau^2),  w_i = 1 / (s_i^2 + tau^2),  m = sum(w d) / sum(w)
     mean = b_i m + (1 - b_i) d_i,   variance = (1 - b_i) s_i^2 + b_i^2 / sum(w)
 
-Ten patients do not say what tau is, so all are averaged by their posterior, the prior half-Cauchy with five times the
+Ten patients do not determine tau, so all are averaged by their posterior, the prior half-Cauchy with five times the
 sd of a day as its scale (Gelman, Bayesian Analysis 1:515, 2006). A single plugged-in tau, often 0, would promise too
 much; so would a narrower prior (``trainers.longitudinal.coverage`` measures it).
 """
@@ -39,7 +39,7 @@ class Shrunken:
         p_better: (P,) probability of an effect below ``-relevant``.
         p_worse: (P,) probability of an effect above ``relevant``.
         spread: posterior median of tau, the standard deviation of patients' own effects; with the three that follow
-            None for a single patient, who says nothing of others: there the prior alone would speak.
+            None for a single patient, who shows nothing of others: there the prior alone would count.
         spread_low: lower end of its interval.
         spread_high: upper end.
         next_better: probability that a further patient of the same kind has an effect below ``-relevant``.
@@ -131,7 +131,7 @@ def sentence(
     baseline: str,
     estimate: tuple[float, float, float],
     chances: tuple[float, float],
-    said: str,
+    outcome: str,
     *,
     difference: float | None = None,
     moves: bool = False,
@@ -140,16 +140,16 @@ def sentence(
     decimals: int = 1,
     confidence: float = 0.95,
 ) -> str:
-    """One plain sentence for the patient; it says what was estimated, not what caused it.
+    """One plain sentence for the patient; it states the estimate, not what caused it.
 
     Args:
         treatment: its name.
         baseline: its name.
         estimate: mean, low and high of the patient's own effect, in points.
         chances: probabilities of better and worse.
-        said: the verdict.
+        outcome: the verdict.
         difference: of the patient's own means, in points; named where its sign is not that of the estimate.
-        moves: severity moved during the baseline already, which is told.
+        moves: severity moved during the baseline already, which the sentence states.
         in_time: the patient had the treatment (nearly) always later, or earlier, than the baseline.
         relevant: the smallest effect that matters, in points.
         decimals: of the points.
@@ -168,11 +168,11 @@ def sentence(
     start = (
         "if nothing else changed with time, probability that it was" if moves or in_time else "probability that it was"
     )
-    if said == UNCLEAR:
+    if outcome == UNCLEAR:
         text = f"No clear change during {treatment}: {seen}; {start} {lower}, {higher}."
     else:
-        chance = lower if said in (BETTER, LOWER) else higher
-        text = f"{said.capitalize()} during {treatment}: {seen}; {start} {chance}."
+        chance = lower if outcome in (BETTER, LOWER) else higher
+        text = f"{outcome.capitalize()} during {treatment}: {seen}; {start} {chance}."
     if moves:
         text += f" Severity moved during {baseline} already; that drift is part of this number."
     return text + (f" {CAVEAT}" if in_time else "")

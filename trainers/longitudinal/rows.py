@@ -43,7 +43,7 @@ def with_points(numbers: Sequence[str], where: str) -> list[str]:
         where: the file's name for messages.
 
     Raises:
-        UserError: some have a decimal comma and some a point, so neither can be told from a mark of thousands.
+        UserError: some have a decimal comma and some a point, so neither can be distinguished from a mark of thousands.
     """
     commas = [cell for cell in numbers if _DECIMAL_COMMA.fullmatch(cell)]
     points = [cell for cell in numbers if "." in cell]
@@ -73,11 +73,11 @@ def parse_day(cells: Sequence[str], where: str) -> Day:
         raise UserError(f"{where}, patient {who} has day {when}: give whole numbers that count days, 1, 2, 3")
     value: float | None = None
     if not is_gap(severity):
-        told = f"{where}, patient {who}, day {int(float(day))} has severity {shortly(severity)}"
+        cell = f"{where}, patient {who}, day {int(float(day))} has severity {shortly(severity)}"
         if _DECIMAL_COMMA.fullmatch(severity):
-            raise UserError(f"{told}: write a decimal point, {severity.replace(',', '.')[:20]}")
+            raise UserError(f"{cell}: write a decimal point, {severity.replace(',', '.')[:20]}")
         if not _NUMBER.fullmatch(severity) or not abs(float(severity)) <= LARGEST:
-            raise UserError(f"{told}: give a finite number up to {LARGEST:,.0f}, or leave a missed day empty")
+            raise UserError(f"{cell}: give a finite number up to {LARGEST:,.0f}, or leave a missed day empty")
         value = float(severity)
     return Day(patient, int(float(day)), treatment, value)
 
@@ -153,7 +153,7 @@ def check_pairs(order: Sequence[str], measured: Sequence[Day], where: str) -> No
     """Refuse a study in which no treatment can be compared within two patients.
 
     Raises:
-        UserError: says so.
+        UserError: no treatment can be compared.
     """
     who = {name: {row.patient for row in measured if row.treatment == name} for name in order}
     if all(len(who[name] & who[order[0]]) < 2 for name in order[1:]):

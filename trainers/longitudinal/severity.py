@@ -34,7 +34,7 @@ CAVEAT = "no validated severity score; a change of it need not be a change of th
 
 @dataclass(frozen=True)
 class Scored:
-    """What the images say.
+    """The severity of the images.
 
     Attributes:
         severity: image -> points; an image that could not be read, or that the gate declined, is None.

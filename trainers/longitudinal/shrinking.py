@@ -1,4 +1,4 @@
-"""The patients' table: what each patient's days say of each treatment, and the sentence that tells it."""
+"""The patients' table: the estimate of each treatment for each patient, and its sentence."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from trainers.longitudinal.study import Study
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for.
+    """The settings of the command.
 
     Attributes:
         confidence: of all intervals, 0 to 1.
-        sure: probability from which a patient is told better or worse, 0.5 to 1; 0.975 is where a 95 % interval
+        sure: probability from which a patient counts as better or worse, 0.5 to 1; 0.975 is where a 95 % interval
             leaves out 0.
         relevant: the smallest effect that matters to a patient, >= 0, in points.
     """
@@ -71,7 +71,7 @@ def patients_of(
 
     Returns:
         Their indices (M,), the standard errors (M,) of their differences in points, and the shrunken estimates; the
-        latter two None where days say nothing about their noise, or M is 0, the last also where all differ by the same
+        latter two None where days do not show their noise, or M is 0, the last also where all differ by the same
         number: patients' spread, by which they are drawn towards each other, is unknown then.
     """
     found = differences(study, treatment)
@@ -96,8 +96,8 @@ def patient_table(
 
     Args:
         study: what was read.
-        settings: what was asked for.
-        noise: of days, None where they say nothing about it.
+        settings: the settings of the command.
+        noise: of days, None where they do not show it.
         model: the mixed model with random effects, or why there is none.
         drifts: severity moved during the baseline already.
         decimals: of the points.
@@ -112,9 +112,9 @@ def patient_table(
         # patient alone.
         later = later_shares(study, index)
         for place, patient in enumerate(who.tolist()):
-            told = _withheld(noise)
+            entry = _withheld(noise)
             if (shrunken := spreads[name]) is not None:
-                told = _told(
+                entry = _estimated(
                     shrunken,
                     place,
                     (name, study.treatments[0]),
@@ -133,27 +133,27 @@ def patient_table(
                     difference=float(found[patient]),
                     standard_error=None if errors is None else float(errors[place]),
                     blup=None if blups is None else float(blups[patient, index - 1]),
-                    **told,
+                    **entry,
                 )
             )
     return rows, spreads
 
 
 def _withheld(noise: DayNoise | None) -> dict[str, Any]:
-    """What a patient is told where nothing was estimated."""
+    """The entry of a patient of whom nothing was estimated."""
     why = "how much days vary is unknown, no two of one phase differ"
     if noise is not None:
         why = "all patients differ by the same number, how far patients differ is unknown"
-    said = f"Nothing can be said of this patient alone: {why}."
-    return {"shrunken": None, "p_better": None, "p_worse": None, "verdict": "", "sentence": said}
+    text = f"Nothing can be said of this patient alone: {why}."
+    return {"shrunken": None, "p_better": None, "p_worse": None, "verdict": "", "sentence": text}
 
 
-def _told(found: Shrunken, place: int, names: tuple[str, str], settings: Settings, **about: Any) -> dict[str, Any]:
-    """What one patient is told about one treatment; ``about`` as :func:`sentence` takes it."""
+def _estimated(found: Shrunken, place: int, names: tuple[str, str], settings: Settings, **about: Any) -> dict[str, Any]:
+    """The entry of one patient and one treatment; ``about`` as :func:`sentence` takes it."""
     estimate = (float(found.mean[place]), float(found.low[place]), float(found.high[place]))
     chances = (float(found.p_better[place]), float(found.p_worse[place]))
-    said = verdict(*chances, settings.sure, moves=about["moves"])
+    outcome = verdict(*chances, settings.sure, moves=about["moves"])
     text = sentence(
-        *names, estimate, chances, said, relevant=settings.relevant, confidence=settings.confidence, **about
+        *names, estimate, chances, outcome, relevant=settings.relevant, confidence=settings.confidence, **about
     )
-    return {"shrunken": estimate, "p_better": chances[0], "p_worse": chances[1], "verdict": said, "sentence": text}
+    return {"shrunken": estimate, "p_better": chances[0], "p_worse": chances[1], "verdict": outcome, "sentence": text}

@@ -23,7 +23,7 @@ from trainers.longitudinal.rows import (
     with_points,
 )
 
-MEANING = "severity_is"  # an optional column that says what the severity was made from
+MEANING = "severity_is"  # an optional column with what the severity was made from
 BASELINE = "Baseline"
 
 
@@ -39,8 +39,8 @@ class Study:
         treatment: (N,) index into ``treatments``; 0 is the baseline.
         severity: (N,) finite, in points.
         missed: rows without a severity, which are left out.
-        left_out: rows of treatments that were not asked for.
-        meaning: what the severity was made from, as the table says; empty where it does not.
+        left_out: rows of treatments that are not compared.
+        meaning: what the severity was made from, as the table states; empty where it does not.
         name: of the file.
         sha256: of the file.
     """
@@ -124,16 +124,16 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
     names = list(dict.fromkeys(row.treatment for row in sorted(days, key=lambda row: row.day)))
     check_spelling(days, where)
     base = _named(names, baseline, "to compare with", "--baseline", where)
-    asked = (
+    wanted = (
         names
         if treatments is None
         else [_named(names, name, "asked for", "--treatments", where) for name in treatments]
     )
-    asked = [name for name in dict.fromkeys(asked) if name != base]
-    kept = [row for row in days if row.treatment in {base, *asked}]
+    wanted = [name for name in dict.fromkeys(wanted) if name != base]
+    kept = [row for row in days if row.treatment in {base, *wanted}]
     check_duplicates(kept, where)
     measured = [row for row in kept if row.severity is not None]
-    order = (base, *asked)
+    order = (base, *wanted)
     check_measured(order, measured, where)
     patients = tuple(dict.fromkeys(row.patient for row in measured))
     if len(patients) == 1:
@@ -172,7 +172,7 @@ def _named(names: Sequence[str], wanted: str, what: str, option: str, where: str
 
 
 def _check_varies(study: Study, where: str) -> None:
-    """Refuse numbers of which no method can say how sure they are: no day and no patient differs from another.
+    """Refuse numbers whose uncertainty no method can estimate: no day and no patient differs from another.
 
     Raises:
         UserError: severity is constant within each patient, or each treatment moves all patients by one number.
