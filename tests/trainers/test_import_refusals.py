@@ -186,7 +186,7 @@ def test_members_that_differ_are_refused(ensemble_copy: Path, tmp_path: Path) ->
     save_member(member(1, "resnet10t"), second, "no_such_net")
     assert "cannot build the backbone 'no_such_net'" in refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
     save_member(member(1, "resnet10t"), second, "resnet10t", num_classes=5)
-    assert "says num_classes 5, its head has 2" in refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
+    assert "states num_classes 5, its head has 2" in refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
     shutil.copy(ensemble_copy / "member_0" / "best.pt", second)
     said = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
     assert "member_1/best.pt is the same file as member_0/best.pt" in said
