@@ -109,7 +109,7 @@ def overview() -> str:
 
 
 def environment() -> str:
-    """Versions, device, cores and optional packages, one a line."""
+    """Versions, device, cores and optional packages, one per line."""
     import torch
 
     device = "cpu"

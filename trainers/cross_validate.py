@@ -1,9 +1,9 @@
 """Train every fold with one command, then evaluate all test images together.
 
 ``python -m trainers.cross_validate trainers/train_mobilenet.py --dataset data/dermx --output_dir outputs/dermx-folds
---recipe mobilenet_cpu``: any train_*.py (or its name, ``mobilenet``) runs once a fold, on the dataset's configs fold0,
-fold1 and so on; every further option is the train script's own. The same command again goes on where it was stopped:
-finished folds are checked against their manifests and kept, an unfinished one is resumed.
+--recipe mobilenet_cpu``: any train_*.py (or its name, ``mobilenet``) runs once per fold, on the dataset's configs
+fold0, fold1 and so on; every further option is the train script's own. The same command again goes on where it was
+stopped: finished folds are checked against their manifests and kept, an unfinished one is resumed.
 
 The finished folder holds each fold's complete model (fold0/ and so on), the pooled predictions_test.parquet,
 report.json with intervals by lesion and the spread over folds, figures/ and a README.md.

@@ -27,7 +27,7 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.csv", help="probabilities, one line an image")
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS.csv", help="probabilities, one line per image")
     parser.add_argument("truth", type=Path, metavar="GROUND_TRUTH.csv", help="0 or 1 for each task, the same images")
     parser.add_argument(
         "--out", type=Path, default=Path("isic2017_results"), help="folder for charts and scores (default %(default)s)"

@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--images",
         type=count_of,
         default=10_000,
-        help="images a split at most, drawn by whole lesions; memory grows with the square (default: %(default)s)",
+        help="images per split at most, drawn by whole lesions; memory grows with the square (default: %(default)s)",
     )
     add(
         "--thumbnail",
@@ -49,7 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         default=96,
         help="longest side of the page's thumbnails; 0 = points only, nobody's image (default: %(default)s px)",
     )
-    add("--batch_size", type=count_of, default=64, help="images a forward pass (default: %(default)s)")
+    add("--batch_size", type=count_of, default=64, help="images per forward pass (default: %(default)s)")
     add("--bootstrap_replicates", type=count_of, default=1000, help="resamples of the intervals (default: %(default)s)")
     add("--seed", type=seed_of, default=0, help="of maps, draws and resamples (default: %(default)s)")
     add("--out", required=True, type=Path, metavar="DIR", help="folder to write; absent or empty")

@@ -1,9 +1,9 @@
 """Ask a model about one image, or score a folder of any size; with labels, report how well it did.
 
 ``python -m trainers.score --model DIR_OR_REPO[@REVISION] --images FILE`` prints the answer. A folder (with all folders
-in it) needs ``--out DIR``: DIR/answers.csv and .parquet hold one row an image, DIR/summary.json what they sum up to. An
-image that cannot be read becomes a row with its error. The same command goes on where it was killed: until it has
-finished, its work stands in DIR.partial.
+in it) needs ``--out DIR``: DIR/answers.csv and .parquet hold one row per image, DIR/summary.json their counts. An image
+that cannot be read becomes a row with its error. The same command goes on where it was killed: until it has finished,
+its work stands in DIR.partial.
 
 ``--labels CSV`` (image,label and optionally lesion_id, age, sex, localization, dx_type, source, diagnosis) adds what
 training writes: predictions_external.parquet, report.json, tables, figures and a README.md.
@@ -35,7 +35,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, metavar="CSV", help="the true classes: image,label[,lesion_id,...]; adds a report")
     add("--keep_features", action="store_true", help="with --labels: keep pooled features, too (default: not)")
     add("--metadata", type=Path, metavar="CSV", help="image,age,sex,localization, for a model that reads them")
-    add("--batch_size", type=count_of, default=32, help="images a forward pass (default: %(default)s)")
+    add("--batch_size", type=count_of, default=32, help="images per forward pass (default: %(default)s)")
     add("--processes", type=count_of, default=1, help="processes that score side by side (default: %(default)s)")
     add(
         "--inference",

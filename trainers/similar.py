@@ -38,10 +38,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--per_class",
         type=count_of,
         metavar="N",
-        help="images a class at most, drawn over as many lesions as there are (default: all)",
+        help="images per class at most, drawn over as many lesions as there are (default: all)",
     )
     add("--out", type=Path, metavar="DIR", help="with --image or --evaluate: folder to write; absent or empty")
-    add("--batch_size", type=count_of, default=64, help="images a forward pass (default: %(default)s)")
+    add("--batch_size", type=count_of, default=64, help="images per forward pass (default: %(default)s)")
     add("--bootstrap_replicates", type=count_of, default=1000, help="resamples of the intervals (default: %(default)s)")
     add("--seed", type=seed_of, default=0, help="of draws and resamples (default: %(default)s)")
     return parser

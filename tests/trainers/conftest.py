@@ -23,7 +23,7 @@ GROUPS = {
 def _make(
     lesions: int = 120, *, labels: list[str] | None = None, members: int = 1, seed: int = 0, strength: float = 2.0
 ) -> Predictions:
-    """One to three images a lesion; ``df`` never occurs, so its support is 0."""
+    """One to three images per lesion; ``df`` never occurs, so its support is 0."""
     names = PREDICTED_LABELS if labels is None else labels
     rng = np.random.default_rng(seed)
     possible = [index for index, name in enumerate(names) if name != "df"]

@@ -21,7 +21,7 @@ LABELS = ["nv", "mel", "df"]
 
 
 def drawn(seed: int, strength: float = 1.5, n: int = 90) -> Predictions:
-    """One to two images a lesion, the same images and truths for every seed."""
+    """One to two images per lesion, the same images and truths for every seed."""
     truth = np.random.default_rng(7)
     lesion = np.sort(truth.integers(0, 60, n))
     label = truth.integers(0, 3, 60)[lesion]
@@ -63,7 +63,7 @@ def test_what_is_fitted_a_class_is_in_the_logits_before_classes_are_put_in_anoth
     (biased / "report.json").write_text(json.dumps(report))
     loaded, plain = load(biased), load(two[1])
     assert (loaded.temperature, plain.temperature) == (1.0, 0.8)
-    assert "with a bias a class, in the logits already" in loaded.temperature_from
+    assert "with a bias per class, in the logits already" in loaded.temperature_from
     expected = plain.predictions.logits / 0.8 + np.array([0.5, -0.25, -0.25])
     np.testing.assert_allclose(loaded.predictions.logits, expected, atol=1e-6)
 

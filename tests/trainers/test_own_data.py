@@ -250,7 +250,7 @@ def test_trust_is_fitted_again_on_the_very_same_splits(trained: Path, flat: Path
 
 @pytest.fixture(scope="module")
 def given(rows: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Train and test are given; two images a patient, of every tenth image none is known."""
+    """Train and test are given; two images per patient, of every tenth image none is known."""
     patients = [None if row % 10 == 0 else f"p{row // 2}" for row in range(len(rows))]
     table = rows.add_column("group_id", patients)
     test = np.arange(len(rows)) % 4 == 0

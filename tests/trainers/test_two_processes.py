@@ -118,8 +118,8 @@ def test_two_processes_train_one_model(script: str, two_processes: Any, phantom_
         both = [seen(folder, rank, run) for rank in (0, 1)]
         assert [one["processes"] for one in both] == [2, 2]
 
-        # Every image once an epoch, in the order that one process would take them, batch by batch to each in turn. What
-        # is lacking in the last step is filled up with the epoch's first images.
+        # Every image once per epoch, in the order that one process would take them, batch by batch to each in turn.
+        # What is lacking in the last step is filled up with the epoch's first images.
         sampler = EpochSampler(torch.tensor(labels).numpy(), "uniform", 42 + run)
         expected: list[list[int]] = [[], []]
         for epoch in range(2):

@@ -40,7 +40,7 @@ class AutoencoderArguments(LesionArguments):
         default="mse", metadata={"help": f"Loss a pixel, of colours in [0, 1]: {' or '.join(PIXEL_LOSSES)}."}
     )
     ssim_weight: float = field(
-        default=0.0, metadata={"help": "Weight of 1 - SSIM, added to the loss a pixel; 0 leaves it out."}
+        default=0.0, metadata={"help": "Weight of 1 - SSIM, added to the loss per pixel; 0 leaves it out."}
     )
     perceptual_weight: float = field(
         default=0.0,

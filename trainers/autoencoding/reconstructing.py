@@ -1,7 +1,7 @@
 """Reconstructions of a split by a finished autoencoder: its codes, and how near each reconstruction is to its image.
 
 The reconstructions file is the seam, as the predictions file is for classifiers: ``reconstructions_<split>.parquet``,
-one row an image, from which every number of the report follows. Columns: ``image_id``, ``lesion_id``, ``group_id``
+one row per image, from which every number of the report follows. Columns: ``image_id``, ``lesion_id``, ``group_id``
 (string), ``label`` (int32), one double for each score, and ``codes`` (list<float>, length D).
 """
 
@@ -104,7 +104,7 @@ def reconstruct_split(
         code_range: (2, D) least and greatest value of each code, for rounding them to 8 bits; None = this split's own.
         noise_std: deviation of the noise that a denoising model is also evaluated with, of pixels in [0, 1]; 0 = none.
         seed: of that noise.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
         progress: show a progress bar.
 
     Raises:

@@ -67,7 +67,7 @@ def redraw(model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[n
 
 @style.context(LOOK)
 def draw_sheet(images: Sequence[Image.Image], names: Sequence[str], models: Sequence[tuple[str, Any, Any]]) -> Figure:
-    """One row of phantoms, at the first model's size, and one row a model."""
+    """One row of phantoms, at the first model's size, and one row per model."""
     from matplotlib.figure import Figure
 
     from trainers.evaluation.figures.charts import FAINT, INK

@@ -1,6 +1,6 @@
 """A gallery: a split's cases with their features and thumbnails, in the few files that the Space reads.
 
-``gallery.parquet`` has one row an image: ``image_id``, ``lesion_id``, ``group_id``, ``label`` (short name),
+``gallery.parquet`` has one row per image: ``image_id``, ``lesion_id``, ``group_id``, ``label`` (short name),
 ``features`` (D float16, of length 1), ``thumbnail`` (JPEG bytes), ``dhash`` (16 hex digits), ``license``,
 ``attribution``.
 ``gallery.json`` says of which model and dataset. It holds real images, under the dataset's licence.
@@ -42,7 +42,7 @@ def at_most_per_class(cases: Cases, most: int | None, seed: int) -> Cases:
 
     Args:
         cases: of a split.
-        most: images a class; None = all.
+        most: images per class; None = all.
         seed: of the draw.
     """
     if most is None:

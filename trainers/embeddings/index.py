@@ -89,7 +89,7 @@ class CaseIndex:
 
         Args:
             queries: (Q, D), of any length.
-            k: cases a query.
+            k: cases per query.
             without: Q sets of group ids that must not be found: the query's own, and its duplicates'.
 
         Raises:
@@ -127,7 +127,7 @@ def check_k(k: int, groups: np.ndarray, without: Set[str] = frozenset()) -> None
     """Refuse more cases than there are lesions to show; needs no features, so it can be checked first.
 
     Args:
-        k: cases a query.
+        k: cases per query.
         groups: (N,) group ids of the index.
         without: group ids that must not be found.
 

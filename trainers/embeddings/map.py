@@ -287,7 +287,7 @@ def write(report: dict[str, Any], pages: dict[str, PageSplit], looks: list[Class
 
 
 def points_table(pages: dict[str, PageSplit]) -> pa.Table:
-    """One row an image and representation: ids, class, and x and y on the map."""
+    """One row per image and representation: ids, class, and x and y on the map."""
     columns: dict[str, list[Any]] = {
         name: [] for name in ("split", "representation", "image_id", "lesion_id", "group_id", "label", "x", "y")
     }

@@ -29,7 +29,7 @@ def spaces(report: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, A
 
 
 def quality_csv(report: Mapping[str, Any]) -> str:
-    """One line a split, representation and measure: value, low, high, chance; then recall and silhouette by class.
+    """One line per split, representation and measure: value, low, high, chance; then recall and silhouette by class.
 
     An empty cell is a number that does not exist.
     """

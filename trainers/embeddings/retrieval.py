@@ -104,7 +104,7 @@ def composition(found: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> 
 
 
 def retrieval_csv(results: Sequence[Mapping[str, Any]]) -> str:
-    """One line a class and k: value, low, high, chance, queries, lesions; ``(macro)`` and ``(micro)`` are the means."""
+    """One line per class and k: value, low, high, chance, queries, lesions; ``(macro)`` and ``(micro)`` are means."""
     out = io.StringIO()
     writer = TableWriter(out)
     writer.writerow(["k", "class", "precision", "low", "high", "chance", "queries", "lesions"])

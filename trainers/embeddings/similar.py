@@ -221,7 +221,7 @@ def notes(ready: Prepared, shared: bool, per_class: int | None) -> list[str]:
     Args:
         ready: dataset, index and model.
         shared: whether a query has its lesion in the index.
-        per_class: images a class that the index was cut to; None = it was not.
+        per_class: images per class that the index was cut to; None = it was not.
     """
     lines = [
         "A case counts as right where its label is the query's; a lesion is found once, a query's own lesion and its "
@@ -233,7 +233,7 @@ def notes(ready: Prepared, shared: bool, per_class: int | None) -> list[str]:
         lines.append("The dataset has no group_id: duplicates under two lesion ids may flatter these numbers.")
     if per_class is not None:
         lines.append(
-            f"The index was cut to {per_class} images a class, so that the rare classes weigh more than they do."
+            f"The index was cut to {per_class} images per class, so that the rare classes weigh more than they do."
         )
     if shared:
         lines.append(

@@ -71,9 +71,9 @@ def load(path: Path) -> Model:
     predictions = read_predictions(file)
     fitted, found_in = stored_temperature(file.parent)
     if fitted.get("scale") or fitted.get("bias"):
-        # The classes of two models may be put into another order to be compared: what is fitted a class goes before.
+        # The classes of two models may be put into another order to be compared: what is fitted per class goes before.
         calibrated_rows = replace(predictions, logits=calibrated(predictions.logits, fitted))
-        return Model(name, calibrated_rows, 1.0, f"{found_in}, with a bias a class, in the logits already")
+        return Model(name, calibrated_rows, 1.0, f"{found_in}, with a bias per class, in the logits already")
     return Model(name, predictions, float(fitted["value"]), found_in)
 
 

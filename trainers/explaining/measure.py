@@ -44,7 +44,7 @@ class Options:
         method: one of the model's ``explanation_methods``.
         images: lesions, one image each, on which the costly parts are measured: deletion and insertion, random weights.
         steps: in which the pixels are deleted and inserted.
-        draws: random maps an image; their mean is its baseline, the first is also deleted by.
+        draws: random maps per image; their mean is its baseline, the first is also deleted by.
         seed: of all that is drawn.
     """
 

@@ -118,7 +118,7 @@ def _verdicts(study: Study, truth: dict[str, Any], settings: Settings) -> list[t
 
 
 def summed(found: list[list[tuple[float, bool, float]]]) -> dict[str, Any]:
-    """Sum up one method: a list a study of (error, interval holds the truth, width).
+    """Sum up one method: a list per study of (error, interval holds the truth, width).
 
     Returns:
         ``bias`` and ``coverage`` with their Monte Carlo errors ``*_se`` (over studies, whose treatments share a

@@ -125,7 +125,7 @@ def check_duplicates(rows: Sequence[Day], where: str) -> None:
     seen: set[tuple[str, int]] = set()
     for row in rows:
         if (row.patient, row.day) in seen:
-            raise UserError(f"{where} has day {row.day} of patient {shortly(row.patient)} twice: give one row a day")
+            raise UserError(f"{where} has day {row.day} of patient {shortly(row.patient)} twice: give one row per day")
         seen.add((row.patient, row.day))
 
 

@@ -1,4 +1,4 @@
-"""Reading a study of daily severity: one row a patient and day, checked before anything is fitted."""
+"""Reading a study of daily severity: one row per patient and day, checked before anything is fitted."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def read_study(path: Path, baseline: str = BASELINE, treatments: Sequence[str] |
     """
     try:
         content = read_file(path)
-        columns, rows = read_table(content, path.name, advice="take it out, or give a table of one row a line")
+        columns, rows = read_table(content, path.name, advice="take it out, or give a table of one row per line")
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read ({error.strerror}): give a CSV file") from error
     except MetadataError as error:
@@ -120,7 +120,7 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
         UserError: see the module; one line that names the value and what to do.
     """
     if not days:
-        raise UserError(f"{where} holds no day: give one row a patient and day")
+        raise UserError(f"{where} holds no day: give one row per patient and day")
     names = list(dict.fromkeys(row.treatment for row in sorted(days, key=lambda row: row.day)))
     check_spelling(days, where)
     base = _named(names, baseline, "to compare with", "--baseline", where)

@@ -73,7 +73,7 @@ def write_all(analysis: Analysis, folder: Path) -> None:
 
 
 def effect_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """The effect table, one row a treatment and method, in points."""
+    """The effect table, one row per treatment and method, in points."""
     return [
         {
             "treatment": effect.treatment,
@@ -97,7 +97,7 @@ def effect_rows(analysis: Analysis) -> list[dict[str, Any]]:
 
 
 def patient_rows(analysis: Analysis) -> list[dict[str, Any]]:
-    """The patients' table, one row a patient and treatment, in points."""
+    """The patients' table, one row per patient and treatment, in points."""
     rows = []
     for row in analysis.patients:
         mean, low, high = row.shrunken or (None, None, None)

@@ -123,7 +123,7 @@ class System(ABC):
             whose = f"{self.name} has" if given is None else "--labels names"
             raise UserError(
                 f"{where} answers with {classes} classes and {whose} {len(labels)} ({', '.join(labels)}): give "
-                "--labels with one short name a class, in the logits' order"
+                "--labels with one short name per class, in the logits' order"
             )
         return labels, "the published text" if given is None else "the command line (`--labels`)"
 

@@ -30,7 +30,7 @@ HEAD = "classifier.1"
 
 @dataclass(frozen=True)
 class TorchvisionCNN(System):
-    """A state dict of ``torchvision.models.<architecture>`` whose ``classifier.1`` has one row a class.
+    """A state dict of ``torchvision.models.<architecture>`` whose ``classifier.1`` has one row per class.
 
     Attributes:
         architecture: the function in ``torchvision.models``.

@@ -45,7 +45,7 @@ def answer_columns(labels: Sequence[str]) -> pa.Schema:
 
 
 def flat(image: str, answer: dict[str, Any] | None, labels: Sequence[str], error: str | None = None) -> dict[str, Any]:
-    """An answer as one row: ``probabilities`` becomes a column a class; without an answer only image and error stand.
+    """An answer as one row: ``probabilities`` becomes a column per class; without an answer only image and error stand.
 
     Args:
         image: its path.
@@ -77,7 +77,7 @@ def part_file(folder: Path, number: int) -> Path:
 
 def write_part(rows: Sequence[dict[str, Any]], labels: Sequence[str], path: Path) -> None:
     """Write a part's rows; the file appears whole or not at all, so that what is there is done."""
-    # One name a process: a run that was killed may have left a part of a file behind.
+    # One name per process: a run that was killed may have left a part of a file behind.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     pq.write_table(pa.Table.from_pylist(list(rows), part_columns(labels)), partial, compression="zstd")
     os.replace(partial, path)

@@ -1,6 +1,6 @@
 """Which images are scored, and what tables say of them: found once, written down, and read as a stream ever after.
 
-The listing is a JSON line an image: its path below the folder, its size in bytes, and its rows of ``--metadata`` and
+The listing is a JSON line per image: its path below the folder, its size in bytes, and its rows of ``--metadata`` and
 ``--labels``. So neither the number of images nor the tables weigh on the memory of a worker.
 """
 
@@ -61,7 +61,7 @@ class Listing:
 
 
 class Table:
-    """A CSV file with one row an image, found by the image's path, its file name, or its name without the ending.
+    """A CSV file with one row per image, found by the image's path, its file name, or its name without the ending.
 
     Args:
         path: comma- or tab-separated, UTF-8, with a header.
@@ -90,10 +90,10 @@ class Table:
         for row in rows:
             name = row[IMAGE_COLUMN].replace("\\", "/").removeprefix("./")
             if name in self.rows:
-                raise UserError(f"{self.where} names image {name!r} twice: give one row an image")
+                raise UserError(f"{self.where} names image {name!r} twice: give one row per image")
             self.rows[name] = row
         if not self.rows:
-            raise UserError(f"{self.where} holds no image: give one row an image")
+            raise UserError(f"{self.where} holds no image: give one row per image")
         self._found: dict[str, str] = {}
 
     def take(self, image: str) -> Row | None:
@@ -109,7 +109,7 @@ class Table:
         if not named:
             return None
         if len(named) > 1:
-            raise UserError(f"{self.where}: {named[0]!r} and {named[1]!r} are both {image!r}: give one row an image")
+            raise UserError(f"{self.where}: {named[0]!r} and {named[1]!r} are both {image!r}: give one row per image")
         other = self._found.setdefault(named[0], image)
         if other != image:
             raise UserError(

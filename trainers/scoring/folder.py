@@ -39,7 +39,7 @@ LOCK = "lock"  # of earlier versions, in working folders that they left behind
 # Other versions of these may answer otherwise in the last digits.
 PACKAGES = ("torch", "transformers", "pillow")
 WITHOUT_BIASES = (
-    "this model's calibration has no bias a class, so what its training did to the class frequencies is still in its "
+    "this model's calibration has no bias per class, so what its training did to the class frequencies is still in its "
     "probabilities and in this estimate: fit it with `python -m trainers.fit_trust MODEL --temperature bias_corrected`"
 )
 EM = (
@@ -59,7 +59,7 @@ class Job:
         out: the folder to write.
         labels: ``--labels``, or None.
         metadata: ``--metadata``, or None.
-        batch_size: images a forward pass.
+        batch_size: images per forward pass.
         processes: how many processes score.
         estimate_prior: whether the class prior of the folder is estimated.
         bootstrap_replicates: of a report.

@@ -135,7 +135,7 @@ class Scorer:
         return (trust.get("prior") or {}).get("value") if self.ours else None
 
     def has_biases(self) -> bool:
-        """Whether its calibration has a bias a class, as estimates of a prior need it (Alexandari et al. 2020)."""
+        """Whether its calibration has a bias per class, as estimates of a prior need it (Alexandari et al. 2020)."""
         return bool((getattr(self.model.config, "trust", None) or {}).get("temperature", {}).get("bias"))
 
     def check_rows(self, rows: Mapping[str, Row], where: str) -> None:

@@ -41,8 +41,8 @@ class Work:
         listing: the file that lists them.
         parts: folder of the part files.
         images: how many are listed.
-        batch_size: images a forward pass.
-        part_size: images a part.
+        batch_size: images per forward pass.
+        part_size: images per part.
     """
 
     source: Source

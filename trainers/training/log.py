@@ -61,7 +61,7 @@ def training_section(trainer: Any) -> dict[str, Any]:
 
 
 def epoch_rows(log: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row an epoch: ``epoch, train_loss, learning_rate`` and what the validation split gave."""
+    """One row per epoch: ``epoch, train_loss, learning_rate`` and what the validation split gave."""
     rows: dict[int, dict[str, Any]] = {}
     names = {"loss": "train_loss", "learning_rate": "learning_rate"}
     losses: dict[int, list[tuple[float, int]]] = {}

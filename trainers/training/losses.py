@@ -15,7 +15,7 @@ def balanced_class_weights(counts: Tensor) -> Tensor:
     """Weights n / (C n_c), so that every class carries the same total weight (scikit-learn's "balanced").
 
     Args:
-        counts: (C,) number of training images a class. A class without an image gets weight 0.
+        counts: (C,) number of training images per class. A class without an image gets weight 0.
 
     Returns:
         (C,) float32.

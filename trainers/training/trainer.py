@@ -42,7 +42,7 @@ class LesionTrainer(Trainer):
     Args:
         loss: ``loss(logits (N, C), labels (N,)) -> scalar``.
         train_sampler: yields what the training dataset is indexed by.
-        ema_decay: decay a step in [0, 1); 0 = off.
+        ema_decay: decay per step in [0, 1); 0 = off.
     """
 
     loss_is_scaled_for_ga = False
@@ -403,7 +403,7 @@ def parameter_groups(
     Args:
         model: answers ``layer_groups()``; parameters without gradients are left out.
         learning_rate: of the last layers, > 0.
-        layer_decay: factor a group towards the input, in (0, 1].
+        layer_decay: factor per group towards the input, in (0, 1].
         weight_decay: >= 0.
         decayed: names of the parameters that weight decay shrinks (no norms, no biases).
 

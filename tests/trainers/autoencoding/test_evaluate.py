@@ -18,7 +18,7 @@ from trainers.autoencoding.reconstructing import Reconstructions, read_reconstru
 
 
 def invented(n: int = 40, seed: int = 0, code_size: int = 4) -> Reconstructions:
-    """Two images a lesion, three classes of which the last has no image."""
+    """Two images per lesion, three classes of which the last has no image."""
     rng = np.random.default_rng(seed)
     ids = np.array([f"image{row:03d}" for row in range(n)], dtype=object)
     groups = np.array([f"lesion{row // 2:03d}" for row in range(n)], dtype=object)

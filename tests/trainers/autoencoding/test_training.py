@@ -214,7 +214,7 @@ def test_bad_options_are_named_and_leave_nothing(
 
 
 def without_pictures(folder: Path, image: Any) -> Path:
-    """A dataset in the suite's form with two rows a split, whose ``image`` is what was given."""
+    """A dataset in the suite's form with two rows per split, whose ``image`` is what was given."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["mel", "nv"])})
     if image == "no column":
         features = datasets.Features({"label": features["label"]})

@@ -144,7 +144,7 @@ def test_a_prior_shifts_and_an_estimate_is_of_the_answers(
         prior = (shifted / shifted.sum(axis=1, keepdims=True)).mean(axis=0)
     assert [found["value"][label] for label in LABELS] == pytest.approx(prior, abs=1e-5)
     assert "estimated prior of" in shown
-    assert "bias a class" in found["caution"], "its calibration is a scalar"
+    assert "bias per class" in found["caution"], "its calibration is a scalar"
     assert f"caution: {found['caution']}" in shown
 
 

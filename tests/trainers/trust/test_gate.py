@@ -19,7 +19,7 @@ SIX = [name for name in DETECTORS if name not in EARLY]  # those that look at fe
 
 
 def images(lesions: int, seed: int, *, own: float = 1.0) -> SimpleNamespace:
-    """One to three images a lesion, alike within it; the first ten features tell the classes apart."""
+    """One to three images per lesion, alike within it; the first ten features tell the classes apart."""
     rng = np.random.default_rng(seed)
     means = np.zeros((CLASSES, WIDTH))
     means[:, :10] = 3 * np.random.default_rng(99).normal(size=(CLASSES, 10))

@@ -93,7 +93,7 @@ def test_evaluation_of_a_split(
     call(monkeypatch, *words, "--query_split", "train", "--per_class", 9, "--out", tmp_path / "own")
     again = json.loads((tmp_path / "own" / "report.json").read_text())
     assert any("have their lesion in the index" in note for note in again["notes"])
-    assert any("cut to 9 images a class" in note for note in again["notes"])
+    assert any("cut to 9 images per class" in note for note in again["notes"])
     assert max(again["index"]["per_class"].values()) == 9
 
 
