@@ -61,8 +61,8 @@ def redraw(model: Any, processor: Any, images: Sequence[Image.Image]) -> tuple[n
 
     with torch.inference_mode():
         seen, drawn = model.to_images(pixels), model.to_images(model.decode(model.encode(pixels)))
-    images = [part.permute(0, 2, 3, 1).numpy() for part in (seen, drawn)]
-    return images[0], images[1], psnr(drawn, seen).numpy()
+    shown = [part.permute(0, 2, 3, 1).numpy() for part in (seen, drawn)]
+    return shown[0], shown[1], psnr(drawn, seen).numpy()
 
 
 @style.context(LOOK)
