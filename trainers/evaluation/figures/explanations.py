@@ -169,7 +169,7 @@ def draw_faithful(section: Mapping[str, Any], table: ExplanationTable) -> Figure
     for panel in panels:
         panel.grid(color=FAINT, linewidth=0.8)
         panel.set_axisbelow(True)
-    _title(figure, "What the heat is worth", section, section["overall"]["faithful"])
+    _title(figure, "Deletion, insertion and random weights", section, section["overall"]["faithful"])
     return figure
 
 
@@ -309,7 +309,7 @@ def _inside_caption(section: Mapping[str, Any]) -> str:
 
 def _faithful_caption(section: Mapping[str, Any]) -> str:
     return (
-        "What the heat is worth: mean probability of the predicted class while the most important pixels are blurred "
+        "Deletion and insertion: mean probability of the predicted class while the most important pixels are blurred "
         "(left) or come into a blurred image (middle), against noise and a blob in the middle; right, how like the "
         "heat maps are to those of the same model with random weights in a part of it, and to another image's."
     )

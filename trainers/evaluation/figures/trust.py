@@ -74,7 +74,7 @@ def draw_trust(
 
 @style.context(LOOK)
 def draw_risk(trust: Mapping[str, Any], rows: Predictions) -> Figure:
-    """Error among the surest answers against their share, by lesion, with the two bands and their promises.
+    """Error of the answers with the lowest uncertainty against their share, by lesion, with both bands and promises.
 
     Args:
         trust: what was fitted.
@@ -116,7 +116,7 @@ def draw_risk(trust: Mapping[str, Any], rows: Predictions) -> Figure:
     axes.set(
         xlim=(0, 1),
         ylim=(0, top),
-        xlabel="Share of the accepted lesions that is answered, the surest first",
+        xlabel="Share of the accepted lesions that is answered, lowest uncertainty first",
         ylabel="Share of these answers that is wrong",
     )
     _in_percent(axes)
@@ -224,9 +224,9 @@ def _in_percent(axes: Any) -> None:
 
 def _risk_caption(split: str) -> str:
     return (
-        f"Risk and coverage on the {split} split, of the images that the gate accepts, by lesion: how many of the "
-        "surest answers are wrong. Shaded: the low and the moderate band; dashed: the error promised for all answers "
-        "up to there."
+        f"Risk and coverage on the {split} split, of the images that the gate accepts, by lesion: the error of "
+        "the answers with the lowest uncertainty against their share. Shaded: the low and the moderate band; dashed: "
+        "the error promised for all answers up to there."
     )
 
 
@@ -243,6 +243,6 @@ def _sets_caption(sets: Mapping[str, Any], split: str) -> str:
 
 def _gate_caption(gate: Mapping[str, Any], split: str) -> str:
     return (
-        f"What the gate makes of the {split} split and of images of none of the classes. The line was set so that "
-        f"{100 * gate['acceptance']:g} % of calibration images pass; values beyond the axis stand at its ends."
+        f"OOD scores of the {split} split and of images of none of the classes. The line is the gate's threshold, set "
+        f"so that it accepts {100 * gate['acceptance']:g} % of calibration images. Values beyond the axis are at its ends."
     )

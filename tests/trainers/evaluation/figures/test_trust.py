@@ -72,7 +72,7 @@ def test_all_charts_are_drawn_and_described(report, rows, ood_sets, tmp_path):
     assert all(item["caption"].endswith(".") for item in drawn)
     assert "the promise is 90 %" in drawn[1]["caption"]
     assert "†" in drawn[1]["caption"]
-    assert "95 % of calibration images pass" in drawn[2]["caption"]
+    assert "accepts 95 % of calibration images" in drawn[2]["caption"]
     for item in drawn:
         with Image.open(tmp_path / item["file"]) as image:
             assert image.width >= 900
