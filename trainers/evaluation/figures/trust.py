@@ -244,5 +244,6 @@ def _sets_caption(sets: Mapping[str, Any], split: str) -> str:
 def _gate_caption(gate: Mapping[str, Any], split: str) -> str:
     return (
         f"OOD scores of the {split} split and of images of none of the classes. The line is the gate's threshold, set "
-        f"so that it accepts {100 * gate['acceptance']:g} % of calibration images. Values beyond the axis are at its ends."
+        f"so that it accepts {100 * gate['acceptance']:g} % of calibration images. Values beyond the axis are drawn at "
+        "its ends."
     )
