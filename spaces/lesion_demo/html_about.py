@@ -12,7 +12,7 @@ from measured import Recognised, attribution, measured, recognised, share_answer
 from model_folder import MOST_PROBLEMS, Check
 from words import BAND_TITLES, in_a_row, of_100, what_was_measured
 
-# What the parts of a Creative Commons licence's name ask for.
+# What the parts of a Creative Commons licence's name require.
 _CONDITIONS = {"by": "attribution", "nc": "non-commercial", "sa": "share alike", "nd": "no derivatives"}
 
 
@@ -40,8 +40,8 @@ def licence(name: Any) -> str | None:
     if kind != "cc" or not parts or not set(parts) <= set(_CONDITIONS):
         words = [part.upper() if len(part) <= 3 else part.capitalize() for part in (kind, *parts)]
         return " ".join(filter(None, [*words, version]))
-    asked = ", ".join(_CONDITIONS[part] for part in parts)
-    return f"CC {'-'.join(parts).upper()} {version} ({asked})"
+    conditions = ", ".join(_CONDITIONS[part] for part in parts)
+    return f"CC {'-'.join(parts).upper()} {version} ({conditions})"
 
 
 def _tested(classifier: Classifier) -> str:
@@ -137,14 +137,14 @@ def _verdict(found: Check, classifier: Classifier) -> str:
         "differs": ("bad", "high", "Changed: files differ from the manifest"),
         "unknown": ("open", "none", "Cannot be checked"),
     }
-    kind, sign, said = words[found.verdict]
+    kind, sign, text = words[found.verdict]
     size = f"{found.files} files, {found.size / 1e6:.1f} MB, compared by SHA-256." if found.files else ""
     more = len(found.problems) - MOST_PROBLEMS
     problems = [*found.problems[:MOST_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
     listed = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
     return (
         f'<h3 class="next">Are its files unchanged?</h3><p class="verdict {kind}" id="manifest" '
-        f'data-verdict="{found.verdict}">{shape(sign)}{said}</p><p class="small">{size}</p>'
+        f'data-verdict="{found.verdict}">{shape(sign)}{text}</p><p class="small">{size}</p>'
         + (f'<ul class="problems">{listed}</ul>' if listed else "")
         + _origin(classifier)
     )

@@ -24,7 +24,7 @@ from words import (
     in_a_row,
     of_100,
     rate,
-    shifted,
+    reweighted,
     state,
     times,
     why_declined,
@@ -81,7 +81,7 @@ def answer_panel(answer: Mapping[str, Any], classifier: Classifier) -> str:
             f'<ul class="advice">{"".join(f"<li>{escape(text)}</li>" for text in advised)}</ul>'
             f"{_fold('More numbers', gate(answer, classifier))}</section>"
         )
-    if shifted(answer):
+    if reweighted(answer):
         parts: tuple[Any, ...] = (against_prevalence, band, _bars_folded, numbers, _limits)
     else:
         parts = (band, headline, prediction_set, bars, numbers, _limits)
@@ -94,7 +94,7 @@ def spoken(answer: Mapping[str, Any], classifier: Classifier) -> str:
     title = band_title(answer)
     if answer.get("abstain"):
         return f"{title}. {why_declined(answer, classifier.groups)}"
-    if shifted(answer):
+    if reweighted(answer):
         number, compared = _against(answer, classifier)
         return f"{number} {classifier.at_risk_name}: {compared}. {title}."
     rating = f" {rating_in_words(answer, classifier)}" if answer.get("band") else ""
@@ -159,8 +159,8 @@ def against_prevalence(answer: Mapping[str, Any], classifier: Classifier) -> str
     if was.get("predicted") in classifier.long_names:
         named = clash(was, classifier.long_names, classifier.groups, least_percent(classifier))
         ruled = still_possible(was, classifier)
-        said = f"{named[0]}." if named else " ".join(filter(None, [f"{_long_name(was, classifier)}.", ruled]))
-        home = f'<p class="home">Without this assumption: {escape(band_title(was))}. {escape(said)}</p>'
+        sentence = f"{named[0]}." if named else " ".join(filter(None, [f"{_long_name(was, classifier)}.", ruled]))
+        home = f'<p class="home">Without this assumption: {escape(band_title(was))}. {escape(sentence)}</p>'
     return (
         f'<div class="headline assumed"><p class="eyebrow">Probability that it is {escape(classifier.at_risk_name)}</p>'
         f'<h3><span id="assumed-risk">{escape(number)}</span></h3><p class="times">{escape(compared)}</p>{home}</div>'
@@ -187,7 +187,7 @@ def _code(label: str, classifier: Classifier) -> str:
 def bars(answer: Mapping[str, Any], classifier: Classifier, most: int | None = None) -> str:
     """Probabilities as bars, the largest first; ``most`` of them where that is given."""
     rows = []
-    other = shifted(answer)
+    other = reweighted(answer)
     least = 1 if other else least_percent(classifier)
     ranked = sorted(answer["probabilities"].items(), key=lambda item: -item[1])
     for rank, (label, p) in enumerate(ranked[:most]):
@@ -251,7 +251,7 @@ def uncertainty(answer: Mapping[str, Any], classifier: Classifier) -> str:
     else:
         why = (
             "They belong to the probabilities before the re-weighting."
-            if shifted(answer)
+            if reweighted(answer)
             else "This model has one member, so the two cannot be distinguished."
         )
         parts = f'<p class="small">Aleatoric and epistemic parts: not given. {why}</p>'
@@ -272,26 +272,26 @@ def gate(answer: Mapping[str, Any], classifier: Classifier) -> str:
     if answer.get("is_ood") is None or answer.get("ood_score") is None:
         return ""
     fitted = classifier.trust.get("ood") or {}
-    strange = bool(answer["is_ood"])
-    verdict = "Unfamiliar: declined" if strange else "Familiar enough to be answered"
+    is_ood = bool(answer["is_ood"])
+    verdict = "Unfamiliar: declined" if is_ood else "Familiar enough to be answered"
     bar = ""
     limit = fitted.get("threshold")
     if isinstance(limit, (int, float)) and limit > 0 and math.isfinite(float(answer["ood_score"])):
         share = min(100.0, 50.0 * max(0.0, float(answer["ood_score"])) / limit)
         bar = (
-            f'<span class="meter gate{" over" if strange else ""}" aria-hidden="true"><span '
+            f'<span class="meter gate{" over" if is_ood else ""}" aria-hidden="true"><span '
             f'style="width:{share:.1f}%"></span><i></i></span>'
         )
     passed = fitted.get("acceptance")
-    said = (
+    sentence = (
         f"The mark is the limit: {passed * 100:g} of 100 images like those of the calibration stay below it."
         if bar and passed is not None
         else ""
     )
     return (
         "<h4>Does the image look familiar to the model?</h4>"
-        f'<div class="part gate" id="gate" data-ood="{str(strange).lower()}">'
-        f'<span>{verdict}</span>{bar}</div><p class="small">{escape(said)}</p>'
+        f'<div class="part gate" id="gate" data-ood="{str(is_ood).lower()}">'
+        f'<span>{verdict}</span>{bar}</div><p class="small">{escape(sentence)}</p>'
     )
 
 

@@ -63,10 +63,10 @@ def what_stands_behind(answer: Mapping[str, Any], classifier: Classifier) -> str
     """What was measured of a band, and the guarantee in a fold; why there is none, or why it declines."""
     name = state(answer)
     if name not in _STEPS:
-        said = why_declined(answer, classifier.groups) if name == "declined" else why_no_promise(answer)
-        return f'<p class="promise">{_unbroken(said)}</p>'
-    said = _strong(rating_in_words(answer, classifier))
-    return f'<p class="promise measured">{said}</p>{_how_known(answer, classifier)}'
+        sentence = why_declined(answer, classifier.groups) if name == "declined" else why_no_promise(answer)
+        return f'<p class="promise">{_unbroken(sentence)}</p>'
+    sentence = _strong(rating_in_words(answer, classifier))
+    return f'<p class="promise measured">{sentence}</p>{_how_known(answer, classifier)}'
 
 
 def rating_in_words(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -80,12 +80,12 @@ def guarantee(answer: Mapping[str, Any], classifier: Classifier) -> list[str]:
     name = state(answer)
     found = measured(classifier, name)
     holds = set_promise(classifier.trust, classifier.long_names)
-    said = [
+    sentences = [
         promise(classifier.trust, name),
         what_was_counted(found, classifier.trust, name) if found is not None else None,
         f"Classes that cannot be ruled out: {holds[:1].lower()}{holds[1:]}" if holds else None,
     ]
-    return [text for text in said if text]
+    return [text for text in sentences if text]
 
 
 def _how_known(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -98,8 +98,8 @@ def clash_box(answer: Mapping[str, Any], classifier: Classifier) -> str:
     found = clash(answer, classifier.long_names, classifier.groups, least_percent(classifier))
     if found is None:
         return ""
-    heading, said = found
-    return f'<div class="clash" role="note"><h3>{escape(heading)}</h3><p>{_unbroken(said)}</p></div>'
+    heading, sentence = found
+    return f'<div class="clash" role="note"><h3>{escape(heading)}</h3><p>{_unbroken(sentence)}</p></div>'
 
 
 def _unbroken(text: str) -> str:

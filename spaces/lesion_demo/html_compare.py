@@ -12,7 +12,7 @@ from html_band import shape, what_stands_behind
 from measured import least_percent
 from words import band_title, chance, in_a_row, state
 
-Told = tuple[Classifier | None, Mapping[str, Any] | str, str]
+Result = tuple[Classifier | None, Mapping[str, Any] | str, str]
 
 
 def no_comparison(models: int = 2) -> str:
@@ -23,25 +23,25 @@ def no_comparison(models: int = 2) -> str:
     """
     wanted = {0: "No model is set, so there is nothing to compare.", 1: "Only one model is on offer here."}
     first = wanted.get(models, "Choose an image and at least two models.")
-    rest = "" if models < 2 else "<p>Each answers for itself, or declines; what they agree on is said above them.</p>"
+    rest = "" if models < 2 else "<p>Each answers for itself, or declines; what they agree on is above them.</p>"
     return f'<section class="panel empty small-empty"><p><b>{first}</b></p>{rest}</section>'
 
 
-def comparison(answers: Sequence[Told]) -> str:
+def comparison(answers: Sequence[Result]) -> str:
     """Models side by side.
 
     Args:
         answers: model (None where it could not be loaded), its answer or why there is none, and its title.
     """
     cards = "".join(_card(classifier, answer, title) for classifier, answer, title in answers)
-    said = agreement([(title, answer) for _, answer, title in answers if not isinstance(answer, str)], answers)
+    shared = agreement([(title, answer) for _, answer, title in answers if not isinstance(answer, str)], answers)
     return (
-        f'<section class="comparison"><div class="agreement panel" id="agreement"><p>{escape(said)}</p>'
-        f'{_common(answers)}</div><p hidden data-spoken>{escape(said)}</p><div class="cards">{cards}</div></section>'
+        f'<section class="comparison"><div class="agreement panel" id="agreement"><p>{escape(shared)}</p>'
+        f'{_common(answers)}</div><p hidden data-spoken>{escape(shared)}</p><div class="cards">{cards}</div></section>'
     )
 
 
-def _common(answers: Sequence[Told]) -> str:
+def _common(answers: Sequence[Result]) -> str:
     """What can be compared across different classes: the probability of all that is at risk, a row a model."""
     rows = [
         (title, classifier.at_risk_name, chance(float(answer["p_malignant"]), least_percent(classifier)))
@@ -75,14 +75,14 @@ def _card(classifier: Classifier | None, answer: Mapping[str, Any] | str, title:
     )
 
 
-def agreement(told: Sequence[tuple[str, Mapping[str, Any]]], everyone: Sequence[Any]) -> str:
+def agreement(valid: Sequence[tuple[str, Mapping[str, Any]]], everyone: Sequence[Any]) -> str:
     """What the models have in common, in a sentence; classes of different vocabularies are not compared."""
-    answered = [(title, answer) for title, answer in told if not answer.get("abstain")]
-    declined = [title for title, answer in told if answer.get("abstain")]
-    failed = len(everyone) - len(told)
+    answered = [(title, answer) for title, answer in valid if not answer.get("abstain")]
+    declined = [title for title, answer in valid if answer.get("abstain")]
+    failed = len(everyone) - len(valid)
     parts = []
     if declined:
-        nobody = len(declined) == len(told) > 1
+        nobody = len(declined) == len(valid) > 1
         parts.append("None of them answers." if nobody else f"{in_a_row(declined)} did not answer.")
     if len(answered) > 1:
         vocabularies = {tuple(answer["probabilities"]) for _, answer in answered}
@@ -95,8 +95,8 @@ def agreement(told: Sequence[tuple[str, Mapping[str, Any]]], everyone: Sequence[
             parts.append(f"{who} the same class, which does not make it right.")
         else:
             parts.append("They name different classes: do not read more into any one of them.")
-    elif len(answered) == 1 and len(told) > 1:
+    elif len(answered) == 1 and len(valid) > 1:
         parts.append(f"Only {answered[0][0]} answers.")
     if failed:
-        parts.append(f"{failed} could not be asked.")
+        parts.append(f"{failed} gave no answer.")
     return " ".join(parts) or "One model alone; choose another to compare with."

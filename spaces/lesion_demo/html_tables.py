@@ -104,8 +104,8 @@ def _legend(rows: Sequence[Row], classifier: Classifier) -> str:
     for name in ("low", "moderate"):
         found = measured(classifier, name) if name in seen else None
         if found is not None:
-            said = what_was_measured(found, classifier.at_risk_name)
-            lines += f"<li><b>{BAND_TITLES[name]}</b>: {escape(said)}</li>"
+            sentence = what_was_measured(found, classifier.at_risk_name)
+            lines += f"<li><b>{BAND_TITLES[name]}</b>: {escape(sentence)}</li>"
     return f'<ul class="legend">{lines}</ul>' if lines else ""
 
 

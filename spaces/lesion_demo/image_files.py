@@ -1,4 +1,4 @@
-"""From bytes that somebody sent to pixels: told by content, bounded before it is decoded, nothing but pixels kept.
+"""From uploaded bytes to pixels: recognised by content, bounded before decoding, nothing but pixels kept.
 
 A file's name says nothing here. What it is follows from its first bytes; whatever lies in it beside the pixels (EXIF,
 comments, a second file behind the first) is dropped with the file, because only the decoded pixels go on.
@@ -74,7 +74,7 @@ def kind_of(head: bytes) -> str | None:
         return "TIFF"
     if _is_heic(head) and OPENS_HEIC:
         return "HEIF"
-    # Two letters are a weak sign: the size of the header that follows tells a bitmap from a text.
+    # Two letters are a weak sign: the size of the header that follows distinguishes a bitmap from a text.
     if (
         head[:2] == b"BM"
         and len(head) >= 16
@@ -143,7 +143,7 @@ def read_image(source: str | os.PathLike[str] | bytes, most: float = LARGEST_FIL
 
 
 def too_large(size: int) -> str:
-    """What is said of a file of so many bytes, never rounded down to the limit itself."""
+    """The size of a file in words, never rounded down to the limit itself."""
     return (
         f"This file has {math.ceil(size / 1e5) / 10:.1f} MB; at most {LARGEST_FILE / 1e6:.0f} MB are taken. "
         "Make it smaller."

@@ -27,7 +27,7 @@ SCHEMA_VERSION = 1
 # The Hub writes .gitattributes itself; the folders hold what git, the Hub's client and Python keep for themselves.
 NOT_LISTED = {MANIFEST, ".gitattributes"}
 NOT_ENTERED = {".git", ".cache", "__pycache__"}
-PICTURES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 LARGEST_FIGURE = 3 * 1024 * 1024  # bytes
 LARGEST_CARD = 1_000_000  # characters; what comes after is not shown
 MOST_PROBLEMS = 12
@@ -114,7 +114,7 @@ def card(folder: Path) -> str | None:
     """The card as HTML: no front matter, no anchors, no HTML of its own, its own figures put in; None without a card.
 
     The full report beside it, where there is one, follows the card. What names anything else to load becomes words: a
-    visitor's browser would ask another server for it.
+    visitor's browser would load it from another server.
     """
     texts = [text for text in (_text(folder / name) for name in CARD) if text is not None]
     if not texts:
@@ -167,7 +167,7 @@ _RULES = {
 def picture_uri(folder: Path, link: str) -> str | None:
     """An image of the folder as a data URI; None where the link leads elsewhere, or to no image of decent size."""
     path = folder / link
-    kind = PICTURES.get(path.suffix.lower())
+    kind = IMAGE_TYPES.get(path.suffix.lower())
     if kind is None or "://" in link or PurePosixPath(link).is_absolute() or ".." in PurePosixPath(link).parts:
         return None
     try:

@@ -96,9 +96,9 @@
       if (!place) continue;
       const urls = [...(block?.querySelectorAll('.image-frame img, a[href]') ?? [])].map((one) => one.src ?? one.href);
       const marks = urls.map(markOf).sort().join(' ');
-      const told = place.querySelector('[data-of]');
-      const other = chosen && told?.dataset.model && told.dataset.model !== chosen;
-      const right = told ? told.dataset.of === marks && !other : !marks;
+      const shown = place.querySelector('[data-of]');
+      const other = chosen && shown?.dataset.model && shown.dataset.model !== chosen;
+      const right = shown ? shown.dataset.of === marks && !other : !marks;
       const state = right ? null : marks ? 'working' : 'none';
       if (state === (place.dataset.hold ?? null)) continue;
       if (state) place.dataset.hold = state;
@@ -106,8 +106,8 @@
     }
   };
 
-  // A live region has to be there before its text changes, so the answers' own elements cannot be one. It says what
-  // has just changed in the tab in view; what changes elsewhere is not said, neither then nor later.
+  // A live region has to be there before its text changes, so the answers' own elements cannot be one. It announces what
+  // has just changed in the tab in view; what changes elsewhere is not announced, neither then nor later.
   const places = ['#answer', '#facts', '#any-note', '#many', '#comparison', '#cases', '#about', '.image-note'];
   const speak = () => {
     const live = document.createElement('div');
@@ -122,11 +122,11 @@
       guard();
       for (const name of places) {
         const place = [...document.querySelectorAll(name)].find((one) => one.offsetParent) ?? document.querySelector(name);
-        const said = [...(place?.querySelectorAll(':scope:not([data-hold]) [data-spoken]') ?? [])].map((one) => one.textContent).join(' ');
-        if (said === (last[name] ?? '')) continue;
+        const text = [...(place?.querySelectorAll(':scope:not([data-hold]) [data-spoken]') ?? [])].map((one) => one.textContent).join(' ');
+        if (text === (last[name] ?? '')) continue;
         if (live.textContent === last[name]) live.textContent = '';
-        last[name] = said;
-        if (said && place.offsetParent) live.textContent = said;
+        last[name] = text;
+        if (text && place.offsetParent) live.textContent = text;
       }
       show();
     }).observe(document.body, {

@@ -199,12 +199,12 @@ def what_was_counted(found: Measured, trust: Mapping[str, Any], band: str) -> st
     """The measured share as a number, and whether it is above the limit; the rest of "How is this known?"."""
     risk = ((trust.get("bands") or {}).get(band) or {}).get("risk")
     compared = found.wrong if band == "low" else found.together
-    said = f"Counted by lesion on the {found.split} split, {percent(found.wrong)} of such answers were wrong."
+    sentence = f"Counted by lesion on the {found.split} split, {percent(found.wrong)} of such answers were wrong."
     if band != "low" and found.together is not None:
-        said += f" Of “answered” and “uncertain” answers together it was {percent(found.together)}."
+        sentence += f" Of “answered” and “uncertain” answers together it was {percent(found.together)}."
     if risk is not None and compared is not None and compared > risk:
-        said += " This is more than the limit."
-    return said
+        sentence += " This is more than the limit."
+    return sentence
 
 
 def set_promise(trust: Mapping[str, Any], long_names: Mapping[str, str]) -> str | None:
@@ -214,12 +214,14 @@ def set_promise(trust: Mapping[str, Any], long_names: Mapping[str, str]) -> str 
     if alpha is None:
         return None
     of = " of each class" if fitted.get("class_conditional") else ""
-    said = f"Meant to hold the true class in {(1 - alpha) * 100:g} of 100 lesions{of}, on average"
+    sentence = f"Meant to hold the true class in {(1 - alpha) * 100:g} of 100 lesions{of}, on average"
     without = [long_names.get(label, label) for label in fitted.get("without_own_promise") or []]
     if of and without:
         own = "its" if len(without) == 1 else "their"
-        return f"{said}. Not so for {in_a_row(without)}, with too few calibration lesions for a promise of {own} own."
-    return f"{said}."
+        return (
+            f"{sentence}. Not so for {in_a_row(without)}, with too few calibration lesions for a promise of {own} own."
+        )
+    return f"{sentence}."
 
 
 def clash(
@@ -285,8 +287,8 @@ def advice(answer: Mapping[str, Any], trust: Mapping[str, Any], sources: Sequenc
         SAYS_NOTHING,
         f"The model knows images {whose} only. A phone photo, another kind of camera or a drawing is something else.",
         "Use one sharp close-up of a single lesion, evenly lit, that fills much of the image.",
-        f"If this already is one: {some} such images are declined for no visible reason. Decide as if this page had "
-        "not been asked.",
+        f"If this already is one: {some} such images are declined for no visible reason. Decide as if you had not "
+        "used this page.",
     )
 
 
@@ -302,7 +304,7 @@ def state(answer: Mapping[str, Any]) -> str:
     return str(answer["band"]) if answer.get("band") else "none"
 
 
-def shifted(answer: Mapping[str, Any]) -> bool:
+def reweighted(answer: Mapping[str, Any]) -> bool:
     """Whether another prevalence than that of the calibration was assumed."""
     return answer.get("assumed_share") is not None or answer.get("reason") == "other_prior"
 

@@ -227,7 +227,7 @@ def test_agreement_is_stated_in_a_sentence(parts: Any) -> None:
     assert say([("m", a), ("n", declined)], "mn") == "n did not answer. Only m answers."
     assert say([("m", declined), ("n", declined)], "mn") == "None of them answers."
     assert say([("m", a), ("n", a)], "mno") == (
-        "They name the same class, which does not make it right. 1 could not be asked."
+        "They name the same class, which does not make it right. 1 gave no answer."
     )
 
 

@@ -227,7 +227,7 @@ def test_models_side_by_side_and_about(browser: Any, page: Any, trusted: Any) ->
         tab.wait_for_selector(".cards")
         states = tab.eval_on_selector_all(".cards .card", "cards => cards.map(c => c.dataset.state)")
         assert states == ["low", "none", "none", "error"]
-        assert "1 could not be asked" in tab.inner_text("#agreement")
+        assert "1 gave no answer" in tab.inner_text("#agreement")
         assert "At most 5 %" in tab.text_content(".cards")
         tab.get_by_role("tab", name="About").click()
         tab.wait_for_selector("#manifest[data-verdict=matches]")
