@@ -1,40 +1,19 @@
-"""The metrics that the Trainer computes after each epoch, through the suite's local ``evaluate`` modules."""
+"""The metrics that the Trainer computes after each epoch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-import evaluate
 import numpy as np
 from transformers import EvalPrediction
 
+from trainers.metrics import calibration, discrimination
 from trainers.trust.temperature import log_probs
 
 
 class DivergedError(ValueError):
     """Logits that are NaN or infinite."""
-
-
-MODULES = Path(__file__).parent / "modules"
-
-
-def load_module(name: str) -> evaluate.EvaluationModule:
-    """Load one of the suite's ``evaluate`` modules from its folder, offline.
-
-    Args:
-        name: ``lesion_classification`` or ``lesion_calibration``.
-
-    Raises:
-        ValueError: no module of that name.
-    """
-    folder = MODULES / name
-    if not folder.is_dir():
-        known = ", ".join(sorted(path.name for path in MODULES.iterdir() if path.is_dir()))
-        raise ValueError(f"no evaluate module {name!r}; give one of: {known}")
-    # In memory, as the processes of one run would otherwise meet in one cache file.
-    return evaluate.load(str(folder), keep_in_memory=True)
 
 
 # What ``trainer_metrics`` gives.
@@ -53,15 +32,21 @@ def trainer_metrics(labels: Sequence[str]) -> Callable[[EvalPrediction], dict[st
     Returns:
         A function of an ``EvalPrediction`` whose predictions are raw logits (N, C), or a tuple that begins with them.
     """
-    classification, calibration = load_module("lesion_classification"), load_module("lesion_calibration")
     n_classes = len(labels)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
         logits, truth = _arrays(prediction, n_classes)
-        logs = log_probs(logits)
-        found = classification.compute(predictions=logs.argmax(axis=1), references=truth, n_classes=n_classes)
-        honest = calibration.compute(predictions=np.exp(logs), references=truth)
-        return {**found, "nll": honest["nll"]}
+        probs = np.exp(log_probs(logits))
+        confusion = discrimination.confusion_matrix(truth, probs.argmax(axis=1), n_classes)
+        # A probability can round to 0; its log is cut off where doubles end.
+        logs = np.log(probs.clip(min=np.finfo(np.float64).tiny))
+        return {
+            "accuracy": float(discrimination.accuracy(confusion)),
+            "balanced_accuracy": float(discrimination.balanced_accuracy(confusion)),
+            "macro_f1": float(discrimination.macro_f1(confusion)),
+            "weighted_f1": float(discrimination.weighted_f1(confusion)),
+            "nll": float(calibration.nll(logs, truth)),
+        }
 
     return compute_metrics
 

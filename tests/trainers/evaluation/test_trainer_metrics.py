@@ -1,13 +1,18 @@
-"""The local ``evaluate`` modules load by path, offline, and the Trainer's ``compute_metrics`` goes through them."""
+"""The local ``evaluate`` modules load by path, offline, and agree with the Trainer's ``compute_metrics``."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 from transformers import EvalPrediction
 
-from trainers.evaluation.trainer_metrics import MODULES, load_module, trainer_metrics
+import trainers.evaluation
+from trainers.evaluation.trainer_metrics import trainer_metrics
+
+MODULES = Path(trainers.evaluation.__file__).parent / "modules"
 
 LABELS = ["bcc", "mel", "nv"]
 LOGITS = np.log(np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.2, 0.3, 0.5], [0.1, 0.8, 0.1]], dtype=np.float32))
@@ -29,7 +34,9 @@ def test_modules_load_by_path():
 
 
 def test_calibration_module_by_hand():
-    found = load_module("lesion_calibration").compute(predictions=[[0.5, 0.5], [0.25, 0.75]], references=[0, 1])
+    found = evaluate.load(str(MODULES / "lesion_calibration")).compute(
+        predictions=[[0.5, 0.5], [0.25, 0.75]], references=[0, 1]
+    )
     assert found["nll"] == pytest.approx((np.log(2) + np.log(4 / 3)) / 2)
     assert found["brier"] == pytest.approx(0.3125)
     assert found["ece"] == pytest.approx((0.5 + 0.25) / 2)
@@ -37,18 +44,24 @@ def test_calibration_module_by_hand():
 
 
 def test_calibration_module_survives_a_probability_of_zero():
-    found = load_module("lesion_calibration").compute(predictions=[[1.0, 0.0]], references=[1])
+    found = evaluate.load(str(MODULES / "lesion_calibration")).compute(predictions=[[1.0, 0.0]], references=[1])
     assert np.isfinite(found["nll"])
     assert found["brier"] == 2
 
 
-def test_an_unknown_module_names_the_known():
-    with pytest.raises(ValueError, match="lesion_calibration, lesion_classification"):
-        load_module("lesion_segmentation")
-
-
 def test_compute_metrics_by_hand():
     assert trainer_metrics(LABELS)(EvalPrediction(LOGITS, TRUTH)) == pytest.approx(EXPECTED, rel=1e-6)
+
+
+def test_compute_metrics_are_those_of_the_modules():
+    probs = np.exp(LOGITS.astype(np.float64))
+    probs /= probs.sum(axis=1, keepdims=True)
+    classes = {"predictions": probs.argmax(axis=1), "references": TRUTH}
+    found = evaluate.load(str(MODULES / "lesion_classification")).compute(**classes, n_classes=3)
+    found["nll"] = evaluate.load(str(MODULES / "lesion_calibration")).compute(predictions=probs, references=TRUTH)[
+        "nll"
+    ]
+    assert trainer_metrics(LABELS)(EvalPrediction(LOGITS, TRUTH)) == pytest.approx(found, rel=1e-12)
 
 
 def test_compute_metrics_takes_the_first_of_a_tuple_and_repeats():
