@@ -16,7 +16,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from memory import give_memory_back
+from process import give_memory_back, log_no_values
 from temporary_files import TemporaryFiles
 
 # Before Gradio is imported, which reads where its temporary files go.
@@ -46,11 +46,9 @@ from archives import LARGEST_ARCHIVE  # noqa: E402
 from content_policy import ContentPolicy  # noqa: E402
 from example_images import OWN, read_examples  # noqa: E402
 from html_answer import notice  # noqa: E402
-from model_loading import ModelSettingError, ModelStore  # noqa: E402
+from model_loading import ModelSettingError, ModelStore, Settings, read_settings  # noqa: E402
 from queueing import MOST_SESSIONS, MOST_WAITING  # noqa: E402
-from quiet_log import log_no_values  # noqa: E402
 from service import Service  # noqa: E402
-from settings import Settings, read_settings  # noqa: E402
 from similar import Gallery, GalleryError  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 from upload_limit import UploadLimit  # noqa: E402

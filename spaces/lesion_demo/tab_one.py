@@ -11,8 +11,7 @@ from answering import Options
 from classifier import Classifier
 from example_images import PICK, Example, example_buttons
 from html_answer import answer_panel, belonging, empty, glossary, message, model_facts, spoken, working
-from html_saved import save_link
-from html_views import views, waiting
+from html_views import save_link, views, waiting
 from model_loading import ModelUnavailableError
 from queueing import AT_ONCE, QUEUED, in_turn
 from service import REFUSALS, Service

@@ -28,8 +28,8 @@ def test_models_are_read_from_the_setting(parts: Any, tmp_path: Path) -> None:
 
 
 def test_settings_that_cannot_be_understood_are_named(parts: Any, tmp_path: Path) -> None:
-    read, refused = parts.settings.read_settings, parts.model_loading.ModelSettingError
-    assert read({}) == parts.settings.Settings([], "no", None, None)
+    read, refused = parts.model_loading.read_settings, parts.model_loading.ModelSettingError
+    assert read({}) == parts.model_loading.Settings([], "no", None, None)
     assert read({"LESION_ALLOW_ANY": "1"}).allow_any == "plain"
     assert read({"LESION_ALLOW_ANY": "Code"}).allow_any == "code"
     with pytest.raises(refused, match="LESION_ALLOW_ANY is 'yes'"):

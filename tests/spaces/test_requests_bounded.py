@@ -20,7 +20,7 @@ from PIL import Image
 
 BREAKS = """
 import asyncio, logging, sys, threading, traceback
-from quiet_log import log_no_values
+from process import log_no_values
 log_no_values()
 import uvicorn
 

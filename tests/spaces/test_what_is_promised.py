@@ -252,7 +252,7 @@ def test_a_saved_answer_is_one_file_with_nothing_outside(parts: Any, trusted: An
     image = opened(parts, trusted, "low")
     answer = parts.answering.classify(image, sure)
     panel = parts.html_answer.answer_panel(answer, sure)
-    link = parts.html_saved.save_link(image, panel, sure)
+    link = parts.html_views.save_link(image, panel, sure)
     found = re.search(r'download="([^"]+)" href="data:text/html;base64,([^"]+)"', link)
     assert found is not None
     document = base64.b64decode(found[2]).decode("utf-8")
