@@ -113,8 +113,14 @@ def save_ensemble(folder: Path) -> Path:
     names = [f"member_{number}/best.pt" for number in range(3)]
     for number, name in enumerate(names):
         save_member(member(number, "resnet10t"), folder / name, "resnet10t")
-    told = {"framework": "medimg_uq", "backbone": "resnet10t", "image_size": 320, "num_members": 3, "members": names}
-    (folder / "manifest.json").write_text(json.dumps(told))
+    manifest = {
+        "framework": "medimg_uq",
+        "backbone": "resnet10t",
+        "image_size": 320,
+        "num_members": 3,
+        "members": names,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder
 
 

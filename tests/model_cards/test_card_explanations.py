@@ -128,7 +128,7 @@ def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("over_blob", "spread", "said"),
+    ("over_blob", "spread", "message"),
     [
         (0.05, 0.02, "does better than the blob"),
         (-0.05, 0.02, "does worse than the blob"),
@@ -136,10 +136,10 @@ def test_what_the_probability_hangs_on_and_what_was_learned(explained: dict[str,
     ],
 )
 def test_no_more_is_claimed_than_the_interval_allows(
-    explained: dict[str, Any], over_blob: float, spread: float, said: str
+    explained: dict[str, Any], over_blob: float, spread: float, message: str
 ) -> None:
     explained["explanations"]["overall"]["inside"]["energy"]["minus_blob"] = difference(over_blob, spread)
-    assert said in section(card_text(explained, FILES))
+    assert message in section(card_text(explained, FILES))
     without = {
         "value": over_blob,
         "low": None,

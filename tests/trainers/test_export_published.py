@@ -106,8 +106,8 @@ def test_an_ensemble_comes_back_bit_for_bit_and_loads_where_it_was_published(
 def test_a_transformer_comes_back_bit_for_bit(tmp_path: Path) -> None:
     original = vit()
     original.save_pretrained(tmp_path / "published")
-    told = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
-    (tmp_path / "published" / "preprocessor_config.json").write_text(json.dumps(told))
+    settings = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]}
+    (tmp_path / "published" / "preprocessor_config.json").write_text(json.dumps(settings))
     ours = bring_in("vit-lesions12", tmp_path / "published", tmp_path / "ours")
     export_published(tmp_path / "ours", "vit-lesions12", tmp_path / "back")
     back = ViTForImageClassification.from_pretrained(tmp_path / "back")

@@ -180,8 +180,8 @@ def test_an_ensemble_without_a_manifest_is_found_by_its_folders(ensemble_copy: P
 def test_the_vision_transformer_keeps_head_classes_and_pixels(tmp_path: Path) -> None:
     original = vit()
     original.save_pretrained(tmp_path / "published")
-    result = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "resample": 3, "size": {"height": SIZE}}
-    (tmp_path / "published" / "preprocessor_config.json").write_text(json.dumps(result))
+    settings = {"image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4], "resample": 3, "size": {"height": SIZE}}
+    (tmp_path / "published" / "preprocessor_config.json").write_text(json.dumps(settings))
     model = bring_in("vit-lesions12", tmp_path / "published", tmp_path / "ours")
     assert_same_logits(model, lambda images: original(pixel_values=images).logits, pixels())
     assert model.config.labels == ["ak", "bcc", "clear", "df", "mel", "met", "nv", "random", "sk", "sl", "scc", "vasc"]

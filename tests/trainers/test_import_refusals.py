@@ -86,8 +86,8 @@ def test_a_pickle_with_code_is_not_opened(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path / "evil.pt")
-    said = refused("derm-x", tmp_path / "evil.pt", tmp_path / "ours")
-    assert f"is a pickle with code ({asks_for}) and was not opened" in said
+    message = refused("derm-x", tmp_path / "evil.pt", tmp_path / "ours")
+    assert f"is a pickle with code ({asks_for}) and was not opened" in message
     assert not (tmp_path / "opened").exists()
 
 
@@ -102,9 +102,9 @@ def test_a_pickle_with_code_is_not_opened(
 )
 def test_damaged_files_are_named(name: str, content: bytes, says: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    said = refused("derm-x", tmp_path / name, tmp_path / "ours")
-    assert name in said
-    assert says in said
+    message = refused("derm-x", tmp_path / name, tmp_path / "ours")
+    assert name in message
+    assert says in message
 
 
 def test_a_file_cut_in_half_is_named(derm_x_file: Path, tmp_path: Path) -> None:
@@ -132,9 +132,9 @@ def test_the_wrong_systems_file_is_named_for_what_it_is(
     torch.save(efficientnet().state_dict(), tmp_path / "ev2.pt")
     resnet = save_member(member(0), tmp_path / "best.pt")
     out = tmp_path / "ours"
-    said = refused("derm-x", tmp_path / "ev2.pt", out)
-    assert "is no torchvision mobilenet_v2, which derm-x is" in said
-    assert said.endswith("it looks like torchvision's efficientnet_v2_s with 7 classes")
+    message = refused("derm-x", tmp_path / "ev2.pt", out)
+    assert "is no torchvision mobilenet_v2, which derm-x is" in message
+    assert message.endswith("it looks like torchvision's efficientnet_v2_s with 7 classes")
     assert "looks like torchvision's mobilenet_v2 with 8" in refused("ham10000-efficientnetv2-s", derm_x_file, out)
     assert "looks like torchvision's mobilenet_v2 with 8 classes" in refused("isic-ensemble", derm_x_file, out)
     assert "looks like a ResNet-50 with 2 classes" in refused("derm-x", resnet, out)
@@ -147,8 +147,8 @@ def test_the_wrong_systems_file_is_named_for_what_it_is(
 
 def test_labels_outside_the_taxonomy_and_of_another_number(derm_x_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "ours"
-    said = refused("derm-x", derm_x_file, out, [*DERM_X[:-1], "wart"])
-    assert "unknown label 'wart'; known: akiec, bcc" in said
+    message = refused("derm-x", derm_x_file, out, [*DERM_X[:-1], "wart"])
+    assert "unknown label 'wart'; known: akiec, bcc" in message
     assert "8 classes and --labels names 2 (nv, mel)" in refused("derm-x", derm_x_file, out, ["nv", "mel"])
     assert "name a class twice" in refused("derm-x", derm_x_file, out, ["nv", *DERM_X[:-1]])
     torch.save(derm_x(classes=7).state_dict(), tmp_path / "seven.pt")
@@ -174,11 +174,11 @@ def test_a_missing_member_is_named(ensemble_copy: Path, tmp_path: Path) -> None:
 def test_members_that_differ_are_refused(ensemble_copy: Path, tmp_path: Path) -> None:
     second = ensemble_copy / "member_1" / "best.pt"
     save_member(member(1, "resnet10t", classes=3), second, "resnet10t", num_classes=3)
-    said = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
-    assert "member_1/best.pt has classes 3, member_0/best.pt has 2: members must agree" in said
+    message = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
+    assert "member_1/best.pt has classes 3, member_0/best.pt has 2: members must agree" in message
     save_member(member(1, "mobilenetv2_035"), second, "mobilenetv2_035")
-    said = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
-    assert "has backbone mobilenetv2_035, member_0/best.pt has resnet10t" in said
+    message = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
+    assert "has backbone mobilenetv2_035, member_0/best.pt has resnet10t" in message
     save_member(member(1, "resnet14t"), second, "resnet10t")
     assert "best.pt is no member of isic-ensemble (resnet10t)" in refused(
         "isic-ensemble", ensemble_copy, tmp_path / "ours"
@@ -188,8 +188,8 @@ def test_members_that_differ_are_refused(ensemble_copy: Path, tmp_path: Path) ->
     save_member(member(1, "resnet10t"), second, "resnet10t", num_classes=5)
     assert "states num_classes 5, its head has 2" in refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
     shutil.copy(ensemble_copy / "member_0" / "best.pt", second)
-    said = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
-    assert "member_1/best.pt is the same file as member_0/best.pt" in said
+    message = refused("isic-ensemble", ensemble_copy, tmp_path / "ours")
+    assert "member_1/best.pt is the same file as member_0/best.pt" in message
 
 
 @pytest.mark.parametrize(
@@ -247,6 +247,6 @@ def test_a_transformers_folder_with_code_is_not_opened(tmp_path: Path, monkeypat
     vit().save_pretrained(tmp_path / "published")
     (tmp_path / "published" / "model.safetensors").unlink()
     torch.save({"classifier.weight": Payload()}, tmp_path / "published" / "pytorch_model.bin")
-    said = refused("vit-lesions12", tmp_path / "published", tmp_path / "ours")
-    assert "its weights cannot be loaded" in said
+    message = refused("vit-lesions12", tmp_path / "published", tmp_path / "ours")
+    assert "its weights cannot be loaded" in message
     assert not (tmp_path / "opened").exists()

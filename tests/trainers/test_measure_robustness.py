@@ -64,13 +64,13 @@ def test_the_result_is_a_whole_repo_with_the_numbers_in_its_card(measured: Path,
 
 
 def test_each_condition_holds_the_answers_to_the_corrupted_images(measured: Path, splits: Splits) -> None:
-    asked = read_predictions(corrupted_file(measured, "test"))
+    given = read_predictions(corrupted_file(measured, "test"))
     clean = read_predictions(measured / "predictions_test.parquet")
-    assert len(asked) == 4 * 12
-    rows = [clean.image_id.tolist().index(name) for name in asked.image_id[:12]]
+    assert len(given) == 4 * 12
+    rows = [clean.image_id.tolist().index(name) for name in given.image_id[:12]]
     assert rows == sorted(rows), "in the split's order"
     for condition in read(measured)["robustness"]["conditions"]:
-        part = asked.select(asked.columns["corruption"] == f"{condition['kind']} {condition['severity']}")
+        part = given.select(given.columns["corruption"] == f"{condition['kind']} {condition['severity']}")
         made = decisions(part, read(measured)["trust"])
         assert condition["accuracy"]["value"] == pytest.approx((made.probs.argmax(1) == part.label).mean(), abs=1e-6)
         lost = (clean.select(np.array(rows)).logits.mean(1).argmax(1) == part.label).mean()

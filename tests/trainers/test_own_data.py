@@ -133,9 +133,9 @@ def test_images_are_recognised_by_their_content_and_other_files_are_counted(
     }
     assert len(rows) == 120
     assert all(image.partition("/")[0] == label for image, label in rows.items())
-    said = capsys.readouterr().err
-    assert "6 images" in said
-    assert "2 (.txt 1, .db 1)" in said or "2 (.db 1, .txt 1)" in said
+    output = capsys.readouterr().err
+    assert "6 images" in output
+    assert "2 (.txt 1, .db 1)" in output or "2 (.db 1, .txt 1)" in output
 
 
 @pytest.mark.parametrize(
@@ -344,9 +344,9 @@ def test_labels_of_a_metadata_file_are_the_classes(
     for split, rows in splits.splits.items():
         files = [str(name) for name in splits.column(split, "image_id")]
         assert [splits.labels[label] for label in rows["label"]] == [name.partition("_")[0] for name in files]
-    said = capsys.readouterr().err
-    assert "its 3 values are the classes" in said
-    assert "1 values of sex are neither female nor male" in said
+    output = capsys.readouterr().err
+    assert "its 3 values are the classes" in output
+    assert "1 values of sex are neither female nor male" in output
 
 
 def test_an_image_without_a_class_in_the_metadata_file_is_counted(flat: Path, tmp_path: Path) -> None:

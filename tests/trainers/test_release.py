@@ -96,7 +96,7 @@ def test_what_cannot_be_released_is_one_line(
     full.mkdir()
     (full / "mine.txt").write_text("mine")
     out = tmp_path / "out"
-    for words, said in (
+    for words, message in (
         ((tmp_path / "gone", out), "there is no folder"),
         ((changed, out), "config.json is not"),
         ((explained, full), "is not empty: choose another OUT"),
@@ -106,7 +106,7 @@ def test_what_cannot_be_released_is_one_line(
         assert stopped.value.code == 2
         line = capsys.readouterr().err.strip().splitlines()[-1]  # after the bars of loading
         assert line.startswith("error: ")
-        assert said in line
+        assert message in line
     assert sorted(path.name for path in tmp_path.iterdir()) == ["changed", "full"]
 
 

@@ -88,9 +88,9 @@ def test_the_recipe_carries_the_published_settings() -> None:
 def test_a_repo_that_it_starts_from_is_its_base_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "outputs" / "model").mkdir(parents=True)
-    said = ("google/vit-large-patch32-384", "outputs/model", str(tmp_path), "none", "timm")
+    message = ("google/vit-large-patch32-384", "outputs/model", str(tmp_path), "none", "timm")
     expected = ["google/vit-large-patch32-384", None, None, None, "timm/resnet50.a1_in1k"]
-    assert [base_model(weights, ["resnet50"]) for weights in said] == expected
+    assert [base_model(weights, ["resnet50"]) for weights in message] == expected
     assert base_model("timm", ["no_such_backbone"]) is None
 
 
@@ -298,12 +298,14 @@ def test_the_finished_folder_says_where_it_started(finished: tuple[Path, Best]) 
     out, _ = finished
     assert verify_folder(out) == []
     report = json.loads((out / "report.json").read_text())
-    said = report["model"]["initialised_from"]
-    assert re.match(r"vit-melanoma \(sha256 [0-9a-f]{64}\), its 3-class head replaced by 12 classes, position ", said)
-    assert said.endswith("position embeddings interpolated from 48 to 32 px")
+    message = report["model"]["initialised_from"]
+    assert re.match(
+        r"vit-melanoma \(sha256 [0-9a-f]{64}\), its 3-class head replaced by 12 classes, position ", message
+    )
+    assert message.endswith("position embeddings interpolated from 48 to 32 px")
     assert report["model"]["backbone"] == "vit_32x2_patch8_32"
     assert any("dosovitskiy2021vit" in entry for entry in report["model"]["citation"])
-    assert said in folder_card(out)
+    assert message in folder_card(out)
     processor = json.loads((out / "preprocessor_config.json").read_text())
     assert (processor["image_mean"], processor["image_std"]) == ([0.5] * 3, [0.25] * 3)
     assert processor["size"] == {"height": 32, "width": 32}

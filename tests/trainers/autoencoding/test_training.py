@@ -303,14 +303,14 @@ def test_the_linear_code_is_the_principal_components(trained_autoencoder: Path, 
     assert code.components.shape == (8, 3 * 32 * 32)
     np.testing.assert_allclose(code.components @ code.components.T, np.eye(8), atol=1e-4)
     # No other eight directions keep more of the training images: compare with NumPy's own decomposition.
-    pictures = np.stack(
+    images = np.stack(
         [
             np.asarray(row["image"].convert("RGB").resize((32, 32), Image.Resampling.BILINEAR)).transpose(2, 0, 1) / 255
             for row in splits.splits["train"].cast_column("image", datasets.Image(decode=True))
         ]
     ).reshape(code.n, -1)
-    singular = np.linalg.svd(pictures - pictures.mean(axis=0), compute_uv=False)
-    kept = ((pictures - code.mean) @ code.components.T) ** 2
+    singular = np.linalg.svd(images - images.mean(axis=0), compute_uv=False)
+    kept = ((images - code.mean) @ code.components.T) ** 2
     assert kept.sum() == pytest.approx((singular[:8] ** 2).sum(), rel=1e-3)
     scores = linear_scores(code, model, processor, splits, "test", progress=False)
     stored = read_reconstructions(trained_autoencoder / "reconstructions_test.parquet")

@@ -54,8 +54,8 @@ def plain(width: int = 30, height: int = 20) -> bytes:
 def test_the_resize_squashes_the_mask_as_the_image() -> None:
     left = np.zeros((20, 30), dtype=bool)
     left[:, :15] = True
-    picture = Image.new("RGB", (30, 20))
-    seen, state = as_the_model_sees(left, LesionImageProcessor(size=SIZE), picture, (40, 40))
+    photo = Image.new("RGB", (30, 20))
+    seen, state = as_the_model_sees(left, LesionImageProcessor(size=SIZE), photo, (40, 40))
     assert state == "there"
     expected = np.zeros((40, 40), dtype=bool)
     expected[:, :20] = True

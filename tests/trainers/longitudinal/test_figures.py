@@ -123,5 +123,5 @@ def test_the_same_study_gives_the_same_bytes(analysis: Analysis, tmp_path: Path)
     for name in names:
         one, two = (tmp_path / folder / "figures" / f"{name}.png" for folder in "ab")
         assert one.read_bytes() == two.read_bytes()
-        with Image.open(one) as picture:
-            assert min(picture.size) > 400
+        with Image.open(one) as image:
+            assert min(image.size) > 400

@@ -59,8 +59,8 @@ def test_from_drawn_photographs_to_effects(model: Path, tmp_path: Path, run: Run
             label = "acne" if day <= 4 else "clear"  # drawn: lesions at baseline, clear skin under the gel
             for view in (0, 1) if day == 2 else (0,):
                 name = f"{patient}/day{day}-{view}.png"
-                picture = draw(label, 10 * number + day, (48, 36), view)
-                (tmp_path / "photos" / name).write_bytes(picture.png())
+                image = draw(label, 10 * number + day, (48, 36), view)
+                (tmp_path / "photos" / name).write_bytes(image.png())
                 visits.append((name, patient, day, "Baseline" if day <= 4 else "Gel"))
     (tmp_path / "photos" / "bob" / "day7-0.png").write_bytes(b"no image")
     table = written(tmp_path / "visits.csv", visits)
@@ -69,11 +69,11 @@ def test_from_drawn_photographs_to_effects(model: Path, tmp_path: Path, run: Run
     words = ["--model", model, "--images", tmp_path / "photos", "--no_trust", "--out", scores]
     assert run(*words, main=score.main)[0] == 0
     words = ["--scores", scores, "--visits", table, "--class", "acne", "--out", data]
-    code, said, _ = run(*words, main=severity.main)
+    code, output, _ = run(*words, main=severity.main)
     assert code == 0
-    assert "24 days of 3 patients" in said
-    assert "1 scored images could not be read" in said
-    assert "no validated severity score" in said
+    assert "24 days of 3 patients" in output
+    assert "1 scored images could not be read" in output
+    assert "no validated severity score" in output
 
     probability = {row["image"]: row["prob_acne"] for row in rows_of(scores / "answers.csv")}
     rows = {(row["patient"], int(row["day"])): row for row in rows_of(data)}
@@ -87,9 +87,9 @@ def test_from_drawn_photographs_to_effects(model: Path, tmp_path: Path, run: Run
             assert float(row["severity"]) == pytest.approx(sum(views) / len(views))
         assert row["treatment"] == ("Baseline" if day <= 4 else "Gel")
 
-    code, said, warned = run("--data", data, "--out", out)
+    code, output, warned = run("--data", data, "--out", out)
     assert code == 0
-    assert "Gel against Baseline: " in said
+    assert "Gel against Baseline: " in output
     meaning = "100 x the probability of 'acne' by tiny-derm-x in images, no validated severity score"
     assert f"warning: severity here is {meaning}" in warned
     report = json.loads((out / "report.json").read_text())
@@ -141,16 +141,16 @@ def test_images_of_a_day_are_averaged_and_lost_days_are_missed(scores: Path, tmp
     assert without_visit == 0
     assert join(read_scores(scores, {"severe": 100.0}), written(tmp_path / "w.csv", visits))[2] == 1
     words = ["--scores", scores, "--visits", table, "--grades", "severe=3,mild=1", "--out", tmp_path / "s.csv"]
-    code, said, _ = run(*words, "--keep_declined", main=severity.main)
+    code, output, _ = run(*words, "--keep_declined", main=severity.main)
     assert code == 0
-    assert "3 days of 2 patients" in said
+    assert "3 days of 2 patients" in output
     assert [row["severity"] for row in rows_of(tmp_path / "s.csv")] == [repr((0.5 + 1.8) / 2), "3.0", ""]
     with pytest.raises(UserError, match="exists already"):
         severity.main([str(word) for word in words])
 
 
 @pytest.mark.parametrize(
-    ("words", "visits", "said"),
+    ("words", "visits", "message"),
     [
         (["--class", "acne"], [], "class 'acne' is none of the model's (clear, mild, severe)"),
         (["--class", "malignant"], [], "class 'malignant' is none of the model's"),
@@ -172,7 +172,7 @@ def test_images_of_a_day_are_averaged_and_lost_days_are_missed(scores: Path, tmp
 def test_scores_and_visits_that_make_no_study(
     words: list[str],
     visits: list[tuple[Any, ...]],
-    said: str,
+    message: str,
     scores: Path,
     tmp_path: Path,
     run: Run,
@@ -185,7 +185,7 @@ def test_scores_and_visits_that_make_no_study(
     code, _, error = run("--scores", "scores", "--visits", "v.csv", "--out", "s.csv", *words, main=severity.main)
     assert code == 2
     assert len(error.strip().splitlines()) == 1
-    assert said in error
+    assert message in error
     assert sorted(path.name for path in tmp_path.iterdir()) == ["odd", "scores", "v.csv"]
 
 

@@ -181,11 +181,11 @@ REFUSED = {
 def test_a_study_that_cannot_be_analysed_is_one_clear_line(
     case: str, tmp_path: Path, write: Callable[..., Path], run: Callable[..., tuple[int, str, str]]
 ) -> None:
-    rows, options, said = REFUSED[case]
+    rows, options, message = REFUSED[case]
     path = write(tmp_path / "s.csv", rows)
     with pytest.raises(UserError) as raised:
         read_study(path, **options)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
     words = [
         word
         for name, value in options.items()
@@ -196,12 +196,12 @@ def test_a_study_that_cannot_be_analysed_is_one_clear_line(
     lines = error.strip().splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
-    assert said in lines[0]
+    assert message in lines[0]
     assert [entry.name for entry in tmp_path.iterdir()] == ["s.csv"]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"patient,day,severity\na,1,2\n", "has no column treatment (it has: patient, day, severity)"),
         (b"patient|day|treatment|severity\na|1|Cream|2\n", "separated by commas, tabs or semicolons"),
@@ -211,12 +211,12 @@ def test_a_study_that_cannot_be_analysed_is_one_clear_line(
         ("patient,day,treatment,severity\nä,1,x,2\n".encode("latin-1"), "is not UTF-8 text"),
     ],
 )
-def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_file_that_is_no_such_table_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
     path = tmp_path / "s.csv"
     path.write_bytes(content)
     with pytest.raises(UserError) as raised:
         read_study(path)
-    assert said in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -25,9 +25,9 @@ def test_where_no_trust_can_be_fitted_there_is_a_temperature(
     words = ["--recipe", "metadata", "--dataset", str(phantom_dataset), "--output_dir", str(tmp_path / "out")]
     words += ["--num_train_epochs", "1", "--bootstrap_replicates", "20"]
     run(words, "metadata", classifier(MetadataForLesionClassification))
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "calibration split: no class has two lesions" in said
-    assert "trust=False" in said
+    output = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "calibration split: no class has two lesions" in output
+    assert "trust=False" in output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert set(report["trust"]) == {"temperature"}
     assert report["trust"]["temperature"]["alone_because"] == "calibration split: no class has two lesions"

@@ -176,12 +176,12 @@ def _loaded(model: Path) -> Scorer:
     return Scorer(parse_source(str(model)), AnswerSettings(), "cpu")
 
 
-def _said(model: Path, path: Path, record: dict[str, Any] | None = None, **asked: Any) -> dict[str, Any]:
+def _said(model: Path, path: Path, record: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
     """What ``predict`` says of one file."""
     asking = _loaded(model)
     item: Any = str(path) if record is None else {"image": str(path), **record}
     inputs = asking.processor(item, return_tensors="pt")
-    return asking.model.predict(**inputs, prepared_as=asking.processor.pixel_settings(), **asked)[0]
+    return asking.model.predict(**inputs, prepared_as=asking.processor.pixel_settings(), **given)[0]
 
 
 def _close(row: dict[str, str], answer: dict[str, Any]) -> None:

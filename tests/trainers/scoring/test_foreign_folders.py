@@ -61,15 +61,15 @@ def load_foreign(text: str) -> Any:
 
 def refusals(folder: Path) -> list[str]:
     """What score and the commands that load a model of ours say: one line each."""
-    said = []
+    messages = []
     with pytest.raises(ModelError) as refused:
         load_foreign(str(folder))
-    said.append(str(refused.value))
+    messages.append(str(refused.value))
     with pytest.raises(UserError) as refused_ours:
         load_ours(str(folder))
-    said.append(str(refused_ours.value))
-    assert all("\n" not in line and len(line) < 900 for line in said)
-    return said
+    messages.append(str(refused_ours.value))
+    assert all("\n" not in line and len(line) < 900 for line in messages)
+    return messages
 
 
 def flip(folder: Path) -> None:
@@ -186,7 +186,7 @@ def test_neither_pixels_nor_weights_that_are_no_numbers_get_a_class(whole: Path)
             model.predict(pixel_values=pixels, trust=False)
     with torch.no_grad():
         model.head.bias[2] = float("nan")
-    for ask in (
+    for call in (
         lambda x: model.predict(pixel_values=x, trust=False),
         lambda x: model.predict(pixel_values=x),
         lambda x: model.predict(pixel_values=x, trust=False, inference="tta"),
@@ -195,7 +195,7 @@ def test_neither_pixels_nor_weights_that_are_no_numbers_get_a_class(whole: Path)
         model,
     ):
         with pytest.raises(NotFiniteError, match="logits"):
-            ask(torch.zeros(2, 3, 32, 32))
+            call(torch.zeros(2, 3, 32, 32))
 
 
 def test_one_image_without_an_answer_spoils_no_batch(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,8 +140,8 @@ def test_a_prior_shifts_and_an_estimate_is_of_the_answers(
     start = np.array([0.2, 0.5, 0.3])
     prior = start.copy()
     for _ in range(found["iterations"]):  # Saerens et al. 2002, equation 2.9
-        shifted = probs * prior / start
-        prior = (shifted / shifted.sum(axis=1, keepdims=True)).mean(axis=0)
+        reweighted = probs * prior / start
+        prior = (reweighted / reweighted.sum(axis=1, keepdims=True)).mean(axis=0)
     assert [found["value"][label] for label in LABELS] == pytest.approx(prior, abs=1e-5)
     assert "estimated prior of" in shown
     assert "bias per class" in found["caution"], "its calibration is a scalar"

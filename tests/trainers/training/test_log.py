@@ -40,12 +40,12 @@ def ended(metric: str, keep_best: bool = True) -> Any:
     [("macro_f1", 1, 0.5), ("nll", 2, 1.1), ("eval_loss", 2, 1.1), ("eval_macro_f1", 1, 0.5)],
 )
 def test_the_best_epoch_is_the_metrics(metric: str, epoch: int, value: float) -> None:
-    said = training_section(ended(metric))
+    message = training_section(ended(metric))
     name = metric.removeprefix("eval_")
-    assert (said["metric"], said["best_epoch"], said["best_metric"]) == (name, epoch, value)
-    assert (said["kept_epoch"], said["kept_because"]) == (epoch, f"best validation {name}")
-    assert said["images_per_second"] == 40 * 3 / 20
-    assert said["history"][0] == {
+    assert (message["metric"], message["best_epoch"], message["best_metric"]) == (name, epoch, value)
+    assert (message["kept_epoch"], message["kept_because"]) == (epoch, f"best validation {name}")
+    assert message["images_per_second"] == 40 * 3 / 20
+    assert message["history"][0] == {
         "epoch": 1,
         "train_loss": 2.0,
         "learning_rate": 0.1,

@@ -78,7 +78,7 @@ def test_an_image_that_cannot_be_read_is_named() -> None:
         "made",
         "default",
     )
-    pictures = load_cases(broken, "train").images("look")
-    assert next(pictures).size == (32, 24)
+    photos = load_cases(broken, "train").images("look")
+    assert next(photos).size == (32, 24)
     with pytest.raises(UserError, match="image bad of the train split cannot be read"):
-        next(pictures)
+        next(photos)

@@ -35,7 +35,7 @@ def cases(phantom_dataset: Path) -> Cases:
 def page_of(cases: Cases, numbers: dict[str, Any], thumbnails: bool = True) -> str:
     rng = np.random.default_rng(0)
     panels = [Panel(kind, rng.normal(size=(len(cases), 2)), numbers) for kind in ("pixels", "features")]
-    small = [jpeg_thumbnail(picture, SIDE) for picture in cases.images("look")] if thumbnails else []
+    small = [jpeg_thumbnail(image, SIDE) for image in cases.images("look")] if thumbnails else []
     looks = class_looks(cases.labels, np.bincount(cases.label, minlength=8), {"mel": "Melanoma"}, {"mel": "malignant"})
     return render_page({"validation": PageSplit(cases, panels, small)}, looks, "A <map>", "Not a medical device & more")
 
@@ -74,8 +74,8 @@ def test_a_page_of_points_shows_nobody(cases: Cases, space_numbers: dict[str, An
 
 def test_an_image_id_cannot_end_the_script(cases: Cases, space_numbers: dict[str, Any]) -> None:
     name = "</script><script>alert(1)</script>"
-    strange = replace(cases, image_id=np.array([name, *cases.image_id[1:]], dtype=object))
-    page = page_of(strange, space_numbers, thumbnails=False)
+    ood = replace(cases, image_id=np.array([name, *cases.image_id[1:]], dtype=object))
+    page = page_of(ood, space_numbers, thumbnails=False)
     assert "alert(1)</script>" not in page
     assert data_of(page)["splits"]["validation"]["id"][0] == name
 
@@ -87,9 +87,9 @@ def test_points_fill_the_unit_square_in_proportion() -> None:
 
 
 def test_thumbnails_are_never_enlarged_and_carry_no_metadata() -> None:
-    picture = Image.new("RGB", (10, 6), "red")
-    picture.info["exif"] = b"Exif secret"
-    with Image.open(io.BytesIO(jpeg_thumbnail(picture, 64))) as small:
+    image = Image.new("RGB", (10, 6), "red")
+    image.info["exif"] = b"Exif secret"
+    with Image.open(io.BytesIO(jpeg_thumbnail(image, 64))) as small:
         assert small.size == (10, 6)
         assert "exif" not in small.info
 
@@ -117,10 +117,12 @@ def test_by_mouse_and_by_keyboard(browser: Any, cases: Cases, space_numbers: dic
     file.write_text(page_of(cases, space_numbers), encoding="utf-8")
     tab = browser.new_page(viewport={"width": 1100, "height": 760})
     tab.set_default_timeout(120_000)
-    said: list[str] = []
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else said.append(asked.url))
+    problems: list[str] = []
+    tab.on("pageerror", lambda error: problems.append(str(error)))
+    tab.on("console", lambda message: problems.append(message.text))
+    tab.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else problems.append(request.url)
+    )
     tab.goto(file.as_uri())
     assert tab.locator("#card").inner_text() == "No image is chosen."
     tab.locator("#canvas").focus()
@@ -148,5 +150,5 @@ def test_by_mouse_and_by_keyboard(browser: Any, cases: Cases, space_numbers: dic
     tab.locator("#canvas").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.locator("#card").inner_text() == "No image is chosen."
-    assert said == []
+    assert problems == []
     tab.close()

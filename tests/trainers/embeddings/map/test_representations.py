@@ -39,10 +39,10 @@ def cases(phantom_dataset: Path) -> Cases:
 
 
 def test_pixels_are_area_averages() -> None:
-    picture = Image.new("RGB", (64, 32), (255, 0, 51))
-    picture.paste((0, 0, 51), (0, 0, 32, 32))
+    image = Image.new("RGB", (64, 32), (255, 0, 51))
+    image.paste((0, 0, 51), (0, 0, 32, 32))
     # Two by two pixels, colours last: black-blue on the left, red-blue on the right.
-    np.testing.assert_allclose(pixel_vector(picture, 2), [0, 0, 0.2, 1, 0, 0.2] * 2, atol=1e-6)
+    np.testing.assert_allclose(pixel_vector(image, 2), [0, 0, 0.2, 1, 0, 0.2] * 2, atol=1e-6)
 
 
 def test_unit_vectors_and_zeros() -> None:

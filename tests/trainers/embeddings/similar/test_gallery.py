@@ -52,8 +52,8 @@ def test_its_columns_are_the_contract(made: Path, train_cases: Cases) -> None:
     assert rows["image_id"] == train_cases.image_id.tolist()
     assert rows["label"] == [train_cases.labels[label] for label in train_cases.label]
     np.testing.assert_allclose(np.linalg.norm(np.array(rows["features"], dtype=np.float64), axis=1), 1, atol=2e-3)
-    for number, picture in enumerate(train_cases.images("look")):
-        assert rows["dhash"][number] == dhash(picture)
+    for number, image in enumerate(train_cases.images("look")):
+        assert rows["dhash"][number] == dhash(image)
         with Image.open(io.BytesIO(rows["thumbnail"][number])) as small:
             assert small.format == "JPEG"
             assert max(small.size) <= 160

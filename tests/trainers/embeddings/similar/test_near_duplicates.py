@@ -14,9 +14,9 @@ from trainers.embeddings.cases import Cases
 from trainers.embeddings.near_duplicates import Looks, dhash, joined, look, looks_of, repeats, same_images
 
 
-def encoded(picture: Image.Image, kind: str = "PNG", **options: int) -> bytes:
+def encoded(photo: Image.Image, kind: str = "PNG", **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, format=kind, **options)
+    photo.save(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -27,18 +27,18 @@ def drawn() -> list[Image.Image]:
 
 @pytest.fixture(scope="module")
 def many(drawn: list[Image.Image]) -> Looks:
-    return joined([look(encoded(picture), str(number)) for number, picture in enumerate(drawn)])
+    return joined([look(encoded(photo), str(number)) for number, photo in enumerate(drawn)])
 
 
 def test_an_image_is_found_however_it_was_changed(drawn: list[Image.Image], many: Looks) -> None:
-    for number, picture in enumerate(drawn):
+    for number, photo in enumerate(drawn):
         for changed in (
-            encoded(picture),
-            encoded(picture, "JPEG", quality=70),
-            encoded(picture.resize((150, 112))),
-            encoded(ImageEnhance.Brightness(picture).enhance(0.8)),
-            encoded(ImageOps.mirror(picture)),
-            encoded(picture.rotate(90, expand=True)),
+            encoded(photo),
+            encoded(photo, "JPEG", quality=70),
+            encoded(photo.resize((150, 112))),
+            encoded(ImageEnhance.Brightness(photo).enhance(0.8)),
+            encoded(ImageOps.mirror(photo)),
+            encoded(photo.rotate(90, expand=True)),
         ):
             assert same_images(look(changed, "query"), many).tolist() == [number]
 

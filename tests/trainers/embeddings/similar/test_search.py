@@ -66,10 +66,10 @@ def test_a_file_that_shows_an_image_of_the_dataset_does_not_find_its_lesion(
 ) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
     row = 4
-    picture = Image.open(io.BytesIO(train_cases.stored(row))).convert("RGB")
-    picture = ImageEnhance.Brightness(picture).enhance(0.8) if change == "darker" else picture
+    photo = Image.open(io.BytesIO(train_cases.stored(row))).convert("RGB")
+    photo = ImageEnhance.Brightness(photo).enhance(0.8) if change == "darker" else photo
     file = tmp_path / ("mine.jpg" if change == "jpeg" else "mine.png")
-    picture.save(file, **({"quality": 90} if change == "jpeg" else {}))
+    photo.save(file, **({"quality": 90} if change == "jpeg" else {}))
     query = find_query(str(file), splits)
     assert (query.name, query.split, query.label, query.group_id) == (file.name, None, None, None)
     own = own_groups(query, splits)
@@ -137,14 +137,14 @@ def test_features_are_those_of_the_model(classifier: Path, phantom_dataset: Path
     splits = load_splits(str(phantom_dataset), "grouped")
     name = str(splits.column("test", "image_id")[0])
     query = find_query(name, splits)
-    said = answer_query(load_classifier(str(classifier)), query)
+    answered = answer_query(load_classifier(str(classifier)), query)
     model = MobileNetForLesionClassification.from_pretrained(classifier).eval()
     with torch.inference_mode():
         inputs = LesionImageProcessor.from_pretrained(classifier)(images=query.image, return_tensors="pt")
         expected = model(**inputs).features[0].numpy()
-    np.testing.assert_allclose(said.features, expected, atol=1e-5)
-    assert said.answer["is_ood"] is None
-    assert said.notes == ["This model has no fitted gate: nothing says whether the image is like those it knows."]
+    np.testing.assert_allclose(answered.features, expected, atol=1e-5)
+    assert answered.answer["is_ood"] is None
+    assert answered.notes == ["This model has no fitted gate: nothing says whether the image is like those it knows."]
 
 
 def test_a_model_that_reads_records_gets_what_the_dataset_knows(
@@ -157,8 +157,8 @@ def test_a_model_that_reads_records_gets_what_the_dataset_knows(
     with torch.inference_mode():
         record = {"image": query.image, **{field: row[field] for field in ("age", "sex", "localization")}}
         expected = encoder.model(**encoder.processor(images=record, return_tensors="pt")).features[0].numpy()
-    said = answer_query(encoder, query)
-    np.testing.assert_allclose(said.features, expected, atol=1e-5)
+    answered = answer_query(encoder, query)
+    np.testing.assert_allclose(answered.features, expected, atol=1e-5)
     file = tmp_path / "mine.png"
     query.image.save(file)
     unknown = answer_query(encoder, find_query(str(file), splits))
@@ -168,20 +168,20 @@ def test_a_model_that_reads_records_gets_what_the_dataset_knows(
     )
 
 
-def result_of(cases: Cases, said: Any, rows: list[int]) -> dict[str, Any]:
+def result_of(cases: Cases, answered: Any, rows: list[int]) -> dict[str, Any]:
     query = Query("mine.jpg", Image.new("RGB", (4, 4)), None, None, None, None, {})  # type: ignore[arg-type]
     similar = Similar([Found(row, 0.9 - row / 100) for row in rows], Own(["PH_1"], frozenset()), 2)
-    return described(query, said, similar, cases, {"mel": "Melanoma"})
+    return described(query, answered, similar, cases, {"mel": "Melanoma"})
 
 
 def test_a_declined_image_is_reported_as_declined(
     wary_classifier: Path, train_cases: Cases, phantom_dataset: Path
 ) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
-    said = answer_query(load_classifier(str(wary_classifier)), find_query(str(train_cases.image_id[0]), splits))
-    assert said.answer["is_ood"] is True
-    assert said.notes == []
-    text = in_words(result_of(train_cases, said, [1, 2]))
+    answered = answer_query(load_classifier(str(wary_classifier)), find_query(str(train_cases.image_id[0]), splits))
+    assert answered.answer["is_ood"] is True
+    assert answered.notes == []
+    text = in_words(result_of(train_cases, answered, [1, 2]))
     first, second, *_ = text.splitlines()
     assert first.startswith("mine.jpg: declined. The model declines")
     assert second == "What follows is near in numbers, not similar."
@@ -191,8 +191,8 @@ def test_the_table_names_cases_sources_and_what_was_left_out(
     classifier: Path, train_cases: Cases, phantom_dataset: Path
 ) -> None:
     splits = load_splits(str(phantom_dataset), "grouped")
-    said = answer_query(load_classifier(str(classifier)), find_query(str(train_cases.image_id[0]), splits))
-    result = result_of(train_cases, said, [1, 5])
+    answered = answer_query(load_classifier(str(classifier)), find_query(str(train_cases.image_id[0]), splits))
+    result = result_of(train_cases, answered, [1, 5])
     assert result["cases"][1] == {
         "rank": 2,
         "image_id": str(train_cases.image_id[5]),

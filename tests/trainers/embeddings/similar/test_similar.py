@@ -42,12 +42,12 @@ def test_similar_cases_of_a_file(
     assert str(tmp_path) not in json.dumps(result)
     with Image.open(out / "similar.png") as sheet:
         assert sheet.width > 800
-    said = capsys.readouterr().out
-    assert said.startswith("mole.png: predicted ")
+    output = capsys.readouterr().out
+    assert output.startswith("mole.png: predicted ")
     for case in result["cases"]:
-        assert case["image_id"] in said
-        assert f"{case['cosine']:.3f}" in said
-    assert "no fitted gate" in said
+        assert case["image_id"] in output
+        assert f"{case['cosine']:.3f}" in output
+    assert "no fitted gate" in output
 
 
 def test_an_image_of_the_dataset_by_its_id(
@@ -59,12 +59,12 @@ def test_an_image_of_the_dataset_by_its_id(
 ) -> None:
     image, group = str(train_cases.image_id[0]), train_cases.group_id[0]
     call(monkeypatch, "--model", classifier, "--dataset", phantom_dataset, "--image", image, "--k", 20)
-    said = capsys.readouterr().out
-    assert f"{image} (train split, {train_cases.labels[train_cases.label[0]]}): predicted" in said
+    output = capsys.readouterr().out
+    assert f"{image} (train split, {train_cases.labels[train_cases.label[0]]}): predicted" in output
     for row in range(len(train_cases)):
         if train_cases.group_id[row] == group and row:
-            assert str(train_cases.image_id[row]) not in said
-    assert f"left out: {(train_cases.group_id == group).sum()} of the query's own lesion" in said
+            assert str(train_cases.image_id[row]) not in output
+    assert f"left out: {(train_cases.group_id == group).sum()} of the query's own lesion" in output
 
 
 def test_evaluation_of_a_split(
