@@ -20,7 +20,7 @@ from trainers.autoencoding.reconstructing import (
     reconstruct_split,
     write_reconstructions,
 )
-from trainers.model_folder.citations import notes
+from trainers.model_folder.citations import ENTRIES, notes
 from trainers.model_folder.data import write_splits
 from trainers.model_folder.evaluate import write_report
 from trainers.model_folder.finish import Finished, cited, names, read_of
@@ -29,19 +29,7 @@ from trainers.model_folder.output import put_in_place
 SCHEMA_VERSION = 1
 # By this value the card's builder recognises an autoencoder's report.
 TASK = "reconstruction"
-PUBLISHED = """@misc{sagardia2022autoencoder,
-  title = {Skin lesion classification: a convolutional autoencoder to visualise the dataset},
-  author = {Sagardia, Mikel},
-  year = {2022},
-  note = {The published system: a project on part 3 of the ISIC 2017 challenge}
-}"""
-CHECKERBOARD = """@article{odena2016deconvolution,
-  title = {Deconvolution and Checkerboard Artifacts},
-  author = {Odena, Augustus and Dumoulin, Vincent and Olah, Chris},
-  journal = {Distill},
-  year = {2016},
-  doi = {10.23915/distill.00003}
-}"""
+CITED = ("sagardia2022autoencoder", "odena2016deconvolution")
 
 
 def finish(run: Finished, out: Path) -> dict[str, Any]:
@@ -133,6 +121,6 @@ def describe_model(model: Any, run: Finished, out: Path) -> dict[str, Any]:
         "base_model": None,
         "license": options.license or None,
         "weights_dtype": options.weights_dtype,
-        **cited(options, dataset["sources"], [PUBLISHED, CHECKERBOARD]),
+        **cited(options, dataset["sources"], [ENTRIES[key] for key in CITED]),
         "notes": notes(dataset["sources"], dataset["image_sizes"]),
     }

@@ -1,4 +1,4 @@
-"""The published checkpoint formats: one file a format reads it into a model of ours and writes it back.
+"""The published checkpoint formats: each is read into a model of ours and written back by one module.
 
 ``FORMATS`` names each published system and its files, without importing torch; :func:`find_system` has everything else.
 :mod:`trainers.import_published` and :mod:`trainers.export_published` are the commands.
