@@ -238,10 +238,10 @@ def space_card_errors(card: dict[str, Any]) -> list[str]:
     return errors
 
 
-def preupload(files: dict[str, Entry], asked: list[dict[str, Any]]) -> dict[str, Any]:
+def preupload(files: dict[str, Entry], requested: list[dict[str, Any]]) -> dict[str, Any]:
     """How each file is to be sent, and the id of the one that already stands under that path."""
     rows = []
-    for item in asked:
+    for item in requested:
         mode = upload_mode(item["path"], base64.b64decode(item["sample"]), item["size"])
         row: dict[str, Any] = {"path": item["path"], "uploadMode": mode, "shouldIgnore": False}
         if item["path"] in files:

@@ -124,7 +124,7 @@ def test_refusals_carry_the_codes_that_the_client_turns_into_exceptions(hub: Loo
     with pytest.raises(HfHubHTTPError, match="401"):
         HfApi(endpoint=hub.endpoint, token=False).model_info("org/secret")
     with pytest.raises(HfHubHTTPError, match="403"):
-        api.create_repo("strangers/m")
+        api.create_repo("others/m")
     with pytest.raises(ValueError, match=r"Invalid metadata in README\.md"):
         add(api, "org/secret", {"README.md": b"---\n: [\n---\n"})
     assert len(api.list_repo_commits("org/secret")) == 1

@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def folder_of(images: int, tmp_path: Path) -> Path:
     """A folder of so many links to a few small images."""
-    first = tmp_path / "pictures"
+    first = tmp_path / "images"
     if not first.is_dir():
         first.mkdir()
         rng = np.random.default_rng(0)

@@ -36,7 +36,7 @@ class TinyNetwork(nn.Module):
         return self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1))
 
 
-def pictures(seeds: range) -> tuple[torch.Tensor, torch.Tensor]:
+def drawn(seeds: range) -> tuple[torch.Tensor, torch.Tensor]:
     left = (SIDE * 4 // 3 - SIDE) // 2
     images = [
         np.asarray(draw(label, seed, (SIDE * 4 // 3, SIDE)).image)[:, left : left + SIDE]
@@ -71,8 +71,8 @@ def test_a_tiny_network_learns_phantoms_but_not_all_of_them() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        network = train(*pictures(range(60)), epochs=16)
-        images, labels = pictures(range(10_000, 10_025))  # other lesions than those trained on
+        network = train(*drawn(range(60)), epochs=16)
+        images, labels = drawn(range(10_000, 10_025))  # other lesions than those trained on
         with torch.no_grad():
             predicted = network(images).argmax(1)
     finally:

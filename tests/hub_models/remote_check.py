@@ -1,4 +1,4 @@
-"""Run by the model tester in a clean process: load a saved folder as a stranger does, and write down what came out.
+"""Run by the model tester in a clean process: load a saved folder without this repository, and write the outputs.
 
 Usage: remote_check.py FOLDER REPO_ROOT. Reads inputs.npz, records.json and *.png of the working directory, writes
 remote.json there.

@@ -237,20 +237,20 @@ def test_an_unknown_switch_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "named"),
     [
         ("do_hair_removal", "false", "do_hair_removal is 'false'; give true or false, without quotation marks"),
         ("do_resize", 1, "do_resize is 1; give true or false"),
         ("do_hair", True, "do_hair is no setting .* do_hair_removal, do_lesion_crop, do_colour_constancy"),
     ],
 )
-def test_a_saved_switch_that_is_none_is_refused(name: str, value: Any, said: str, tmp_path: Path) -> None:
+def test_a_saved_switch_that_is_none_is_refused(name: str, value: Any, named: str, tmp_path: Path) -> None:
     processor().save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
-    with pytest.raises(SwitchError, match=said):
+    with pytest.raises(SwitchError, match=named):
         AutoImageProcessor.from_pretrained(tmp_path)
-    with pytest.raises(SwitchError, match=said):
+    with pytest.raises(SwitchError, match=named):
         processor(**{name: value})
 
 
@@ -290,12 +290,12 @@ def test_saved_values_come_back(tmp_path: Path) -> None:
         do_colour_constancy=True,
     )
     given.save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert said["size"] == {"height": SIZE, "width": SIZE}
-    assert said["do_hair_removal"] is True
-    assert said["do_lesion_crop"] is True
-    assert said["do_colour_constancy"] is True
-    assert said["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert saved["size"] == {"height": SIZE, "width": SIZE}
+    assert saved["do_hair_removal"] is True
+    assert saved["do_lesion_crop"] is True
+    assert saved["do_colour_constancy"] is True
+    assert saved["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
     assert {path.name for path in tmp_path.glob("*.py")} == {
         "checks_lesion.py",
         "crop_lesion.py",
@@ -305,7 +305,7 @@ def test_saved_values_come_back(tmp_path: Path) -> None:
         "preprocess_lesion.py",
     }
     for loaded in (LesionImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
-        assert loaded.to_dict() == {**given.to_dict(), "auto_map": said["auto_map"]}
+        assert loaded.to_dict() == {**given.to_dict(), "auto_map": saved["auto_map"]}
         assert np.array_equal(loaded(sample_image(5))["pixel_values"], given(sample_image(5))["pixel_values"])
 
 
@@ -361,9 +361,9 @@ def test_colour_constancy_is_off_by_default_and_needs_no_opencv(monkeypatch: Any
 def test_a_processor_saved_before_the_switch_means_off(tmp_path: Path) -> None:
     processor().save_pretrained(tmp_path)
     path = tmp_path / "preprocessor_config.json"
-    said = json.loads(path.read_text())
-    assert said.pop("do_colour_constancy") is False
-    path.write_text(json.dumps(said))
+    saved = json.loads(path.read_text())
+    assert saved.pop("do_colour_constancy") is False
+    path.write_text(json.dumps(saved))
     old = LesionImageProcessor.from_pretrained(tmp_path)
     assert old.do_colour_constancy is False
     assert old.pixel_settings()["do_colour_constancy"] is False

@@ -88,8 +88,8 @@ def test_a_promise_is_worded_as_what_was_tested():
     )
     moderate = decide(TRUST, "nv", is_ood=False, band="moderate", prediction_set=["nv"], **WORDS).message
     assert "Moderate uncertainty: at most 20 % of answers with low or moderate uncertainty" in moderate
-    shifted = decide(TRUST, "nv", is_ood=False, withdrawn=OTHER_PRIOR, **WORDS).message
-    assert shifted.startswith("Melanocytic nevus (benign), without a tested error rate: the classes are assumed")
+    sentence = decide(TRUST, "nv", is_ood=False, withdrawn=OTHER_PRIOR, **WORDS).message
+    assert sentence.startswith("Melanocytic nevus (benign), without a tested error rate: the classes are assumed")
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_a_gallery_of_another_model_is_refused(
         ("json", "config.json of model org/bare@"),
         ("unknown", "transformers has no image classifier of model_type 'gpt2'"),
         ("text", "auto_map of its config.json lacks AutoModelForImageClassification"),
-        ("foreign", "takes its code from another repository (config.json: org/code--modeling_x.X)"),
+        ("remote", "takes its code from another repository (config.json: org/code--modeling_x.X)"),
         ("code", "has no modeling_y.py, which its code needs"),
         ("import", "modeling_y.py line 2 of model org/bare@"),
         ("vit", ""),
@@ -84,7 +84,7 @@ def test_a_model_that_the_space_could_not_load_is_refused(
     config = {
         "unknown": {"model_type": "gpt2"},
         "text": {"auto_map": {"AutoConfig": "configuration_x.C", "AutoModelForCausalLM": "modeling_x.X"}},
-        "foreign": {"auto_map": remote},
+        "remote": {"auto_map": remote},
         "code": {"auto_map": own},
         "import": {"auto_map": own},
         "timm": {"architecture": "mobilenetv2_100", "pretrained_cfg": {"num_classes": 2}},

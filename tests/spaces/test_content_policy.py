@@ -92,13 +92,13 @@ CALLS = """async (W) => {
 
 
 @pytest.fixture(scope="module")
-def foreign() -> Iterator[SimpleNamespace]:
+def other_server() -> Iterator[SimpleNamespace]:
     """Another server, which records its requests."""
-    asked: list[str] = []
+    requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
+            requests.append(self.path)
             self.send_response(200)
             self.send_header("Content-Type", "text/html")
             self.send_header("Access-Control-Allow-Origin", "*")
@@ -113,22 +113,24 @@ def foreign() -> Iterator[SimpleNamespace]:
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", asked=asked)
+    yield SimpleNamespace(url=f"http://127.0.0.1:{server.server_port}", requests=requests)
     server.shutdown()
 
 
-def ways(foreign: Any) -> list[str]:
-    host = foreign.url.removeprefix("http://")
-    return [way.format(W=foreign.url, H=host).replace("¶", "\n") for way in WAYS]
+def ways(other_server: Any) -> list[str]:
+    host = other_server.url.removeprefix("http://")
+    return [way.format(W=other_server.url, H=host).replace("¶", "\n") for way in WAYS]
 
 
 def test_a_card_names_nothing_to_load(
-    browser: Any, start_page: Any, model_folder: Path, foreign: Any, tmp_path: Path
+    browser: Any, start_page: Any, model_folder: Path, other_server: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "tracker"
     shutil.copytree(model_folder, folder)
-    (folder / "README.md").write_text("# Card\n\n" + "\n\n".join(ways(foreign)) + "\n\n## Its end\n", encoding="utf-8")
-    foreign.asked.clear()
+    (folder / "README.md").write_text(
+        "# Card\n\n" + "\n\n".join(ways(other_server)) + "\n\n## Its end\n", encoding="utf-8"
+    )
+    other_server.requests.clear()
     with start_page(str(folder)) as running, opened(browser, running.url) as tab:  # leaving checks the requests made
         tab.get_by_role("tab", name="About").click()
         tab.wait_for_selector("#manifest")
@@ -138,25 +140,25 @@ def test_a_card_names_nothing_to_load(
         assert tab.locator("#card :is(script, iframe, style, svg, video, form, [onerror], [ping])").count() == 0
         assert tab.evaluate("window.ran") is None
         assert tab.inner_text("#card h2") == "Its end"
-    assert foreign.asked == []
+    assert other_server.requests == []
 
 
-def test_the_policy_alone_lets_nothing_out(browser: Any, page: Any, foreign: Any) -> None:
+def test_the_policy_alone_lets_nothing_out(browser: Any, page: Any, other_server: Any) -> None:
     """The same put straight into the page, as if no code of ours prediction at it, and what scripts can do."""
-    foreign.asked.clear()
+    other_server.requests.clear()
     context = browser.new_context()
     tab = context.new_page()
     tab.goto(page.url)
     tab.wait_for_selector("#facts b")
     put = "(html) => document.body.insertAdjacentHTML('beforeend', html)"
-    for way in ways(foreign):
+    for way in ways(other_server):
         tab.evaluate(put, way)
     tab.wait_for_timeout(1500)
     assert tab.evaluate("window.ran") is None
-    tab.evaluate(CALLS, foreign.url)
+    tab.evaluate(CALLS, other_server.url)
     tab.wait_for_timeout(1500)
     context.close()
-    assert foreign.asked == []
+    assert other_server.requests == []
 
 
 def test_every_answer_carries_the_policy(page: Any, parts: Any) -> None:
@@ -181,11 +183,11 @@ def test_every_answer_carries_the_policy(page: Any, parts: Any) -> None:
     assert "".join(content_policy.inline_scripts("<script>a<b</script><script src=x></script><p>c")) == "a<b"
 
 
-def test_only_the_hub_may_frame_the_page(browser: Any, page: Any, foreign: Any) -> None:
+def test_only_the_hub_may_frame_the_page(browser: Any, page: Any, other_server: Any) -> None:
     """As huggingface.co frames a Space of *.hf.space; these two hosts exist in this browser alone."""
     context = browser.new_context()
     tab = context.new_page()
-    tab.goto(f"{foreign.url}/frame={page.url}")
+    tab.goto(f"{other_server.url}/frame={page.url}")
     tab.wait_for_timeout(1000)
     assert not any(frame.query_selector("#masthead, gradio-app") for frame in tab.frames)
     host = "org-lesions.hf.space"

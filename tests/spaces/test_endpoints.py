@@ -217,7 +217,7 @@ def test_a_large_photograph_can_be_submitted_more_than_once(client: Client, tmp_
 
 def test_a_burst_is_served_or_politely_refused(page: Any, photo: Path, tmp_path: Path) -> None:
     """Fifty requests of ten clients at once: each ends with an answer, or with a word that the queue is full."""
-    patient = {"timeout": 300}  # of the test machine's load, not of the page, is nothing to be said here
+    patient = {"timeout": 300}  # of the test machine's load, not of the page, not measured here
     clients = [
         Client(page.url, verbose=False, download_files=str(tmp_path), httpx_kwargs=patient) for _ in range(CLIENTS)
     ]

@@ -40,7 +40,7 @@ def assert_shows(tab: Any, expected: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def said(trusted: Any) -> Callable[..., dict[str, Any]]:
+def answer_to(trusted: Any) -> Callable[..., dict[str, Any]]:
     """What the trusted model says in plain Python."""
     model = EnsembleForLesionClassification.from_pretrained(trusted.folder).eval()
     processor = LesionImageProcessor.from_pretrained(trusted.folder)
@@ -51,12 +51,12 @@ def said(trusted: Any) -> Callable[..., dict[str, Any]]:
     return request
 
 
-def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., Any]) -> None:
+def test_one_image(browser: Any, page: Any, trusted: Any, answer_to: Callable[..., Any]) -> None:
     """Band first, the promise behind it, the class; heat map with its slider; prevalence withdraws the promise."""
     with opened(browser, page.url) as tab:
         assert_notice_in_view(tab)
         upload(tab, trusted.images["low"], then="[data-state=low]")
-        assert_shows(tab, said("low"))
+        assert_shows(tab, answer_to("low"))
         band, headline = tab.locator("#band").bounding_box(), tab.locator("#predicted").bounding_box()
         assert 0 < band["y"] < headline["y"]
         assert band["y"] + band["height"] < 860, "seen without scrolling"
@@ -65,7 +65,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         assert "At most 5 %" not in tab.inner_text("#band")
         tab.click("#band summary")
         assert "At most 5 % of such answers are expected to be wrong, with 90 % confidence" in tab.inner_text("#band")
-        assert tab.locator("#set li").count() == len(said("low")["prediction_set"])
+        assert tab.locator("#set li").count() == len(answer_to("low")["prediction_set"])
         assert tab.get_attribute("#gate", "data-ood") == "false"
         tab.wait_for_function("document.querySelector('#live').textContent.startsWith('Answered. How often')")
 
@@ -80,7 +80,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
             tab.click("#save")
         saved = Path(download.value.path()).read_text(encoding="utf-8")
         assert download.value.suggested_filename == "lesion_answer.html"
-        assert long_names(said("low")["probabilities"])[said("low")["predicted"]] in saved
+        assert long_names(answer_to("low")["probabilities"])[answer_to("low")["predicted"]] in saved
 
         before = assumed(tab)
         tab.click("#shift input")
@@ -104,7 +104,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, said: Callable[..., An
         assert tab.locator(".toast-body").count() == 0, "a value that is no number is not sent"
         tab.click("#shift input")
         tab.wait_for_selector("#answer [data-state=low]")
-        assert_shows(tab, said("low"))
+        assert_shows(tab, answer_to("low"))
         tab.mouse.wheel(0, 5000)
         assert_notice_in_view(tab)
         tab.click("#meaning summary")
@@ -276,7 +276,7 @@ def test_released_model_declines_clothing(
     browser: Any, start_page: Callable[..., Any], repo_root: Path, data_dir: Path, tmp_path: Path
 ) -> None:
     """The released model: drawn cloth and a photo of clothing are declined; a drawn lesion is answered."""
-    clothing = tmp_path / "picture.jpg"
+    clothing = tmp_path / "image.jpg"
     shutil.copyfile(sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[0], clothing)
     released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
     with start_page(str(released)) as running, opened(browser, running.url) as tab:

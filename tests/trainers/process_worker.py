@@ -25,13 +25,13 @@ class Watched(Dataset):
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
-        self.asked: list[int] = []
+        self.requested: list[int] = []
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, key: tuple[int, int]) -> Any:
-        self.asked.append(int(key[0]))
+        self.requested.append(int(key[0]))
         return self.dataset[key]
 
 
@@ -65,7 +65,7 @@ class WatchedTrainer(LesionTrainer):
         kept = self.accelerator.unwrap_model(self.model)
         seen = {
             "processes": self.args.world_size,
-            "asked": self.watched.asked,
+            "requested": self.watched.requested,
             "images": len(self.watched),
             "validation": self.eval_dataset.labels.tolist(),
             "losses": self.losses,

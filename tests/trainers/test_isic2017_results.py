@@ -94,10 +94,10 @@ def test_a_larger_pair_agrees_with_scikit_learn(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     label = rng.integers(0, 3, 300)
     scores = np.round(rng.random((300, 2)) * 0.5 + 0.3 * np.stack([label == 0, label == 2], axis=1), 2)
-    message, true = tmp_path / "said.csv", tmp_path / "true.csv"
-    message.write_text("Id,task_1,task_2\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(scores)))
+    predicted, true = tmp_path / "predicted.csv", tmp_path / "true.csv"
+    predicted.write_text("Id,task_1,task_2\n" + "".join(f"{i},{a},{b}\n" for i, (a, b) in enumerate(scores)))
     true.write_text("Id,task_1,task_2\n" + "".join(f"{i},{int(x == 0)},{int(x == 2)}\n" for i, x in enumerate(label)))
-    found = results(message, true, tmp_path / "out", 0.5, 100)
+    found = results(predicted, true, tmp_path / "out", 0.5, 100)
     each = [sk.roc_auc_score(label == 0, scores[:, 0]), sk.roc_auc_score(label == 2, scores[:, 1])]
     assert found["auc_melanoma"]["value"] == pytest.approx(each[0], abs=1e-6)
     assert found["auc_keratosis"]["value"] == pytest.approx(each[1], abs=1e-6)

@@ -20,7 +20,7 @@ from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import Splits, load_splits
 from trainers.model_folder.evaluate import corrupted_file
 from trainers.model_folder.rebuild import rebuild
-from trainers.model_folder.robustness import altered, drawn, measure_robustness
+from trainers.model_folder.robustness import corrupted_image, drawn, measure_robustness
 
 REPLICATES = 50  # as the model was trained with, so that evaluating again changes nothing
 pytestmark = [
@@ -90,7 +90,7 @@ def test_a_draw_keeps_the_order_and_an_image_its_corruption() -> None:
     assert len(set(few.tolist())) == 10
     assert few.tolist() == sorted(few.tolist()) == drawn(1000, 10, 3).tolist()
     image = Image.effect_noise((64, 48), 60).convert("RGB")
-    one, same, other = (np.asarray(altered(image, i, kind="hairs", severity=3, seed=0)) for i in (4, 4, 5))
+    one, same, other = (np.asarray(corrupted_image(image, i, kind="hairs", severity=3, seed=0)) for i in (4, 4, 5))
     assert np.array_equal(one, same)
     assert not np.array_equal(one, other)
 

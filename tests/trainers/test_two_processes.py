@@ -129,7 +129,7 @@ def test_two_processes_train_one_model(script: str, two_processes: Any, phantom_
             order += order[: -len(order) % (2 * batch)]
             for start in range(0, len(order), batch):
                 expected[start // batch % 2] += order[start : start + batch]
-        assert [one["asked"] for one in both] == expected
+        assert [one["requested"] for one in both] == expected
 
         # The same gradients, so the same weights; and the same choice of the epoch to keep.
         for when in ("last", "kept"):
@@ -155,7 +155,7 @@ def test_two_processes_do_what_one_does_on_the_same_batches(
     one = seen(tmp_path / "one", 0)
     first, second = (seen(two_processes("train_vit"), rank) for rank in (0, 1))
     assert one["processes"] == 1
-    assert first["asked"][:8] + second["asked"][:8] == one["asked"][:16]
+    assert first["requested"][:8] + second["requested"][:8] == one["requested"][:16]
     averaged = [(a + b) / 2 for a, b in zip(first["losses"], second["losses"], strict=True)]
     assert len(averaged) == len(one["losses"]) == 12
     assert averaged == pytest.approx(one["losses"], abs=1e-4)

@@ -69,8 +69,8 @@ def pair(predictions: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, list[s
     Raises:
         UserError: ids that are in one table only, a truth that is not 0 or 1, or a task with one kind of image.
     """
-    said, true = read_tasks(predictions), read_tasks(truth)
-    for name, other, these, those in ((predictions, truth, said, true), (truth, predictions, true, said)):
+    predicted, true = read_tasks(predictions), read_tasks(truth)
+    for name, other, these, those in ((predictions, truth, predicted, true), (truth, predictions, true, predicted)):
         missing = [image_id for image_id in those if image_id not in these]
         if missing:
             raise UserError(
@@ -89,7 +89,7 @@ def pair(predictions: Path, truth: Path) -> tuple[np.ndarray, np.ndarray, list[s
         count = int(positive[:, task].sum())
         if count in (0, len(ids)):
             raise UserError(f"{truth} holds {count} {title} among {len(ids)} images: an AUC needs images of both kinds")
-    return positive, np.array([said[image_id] for image_id in ids]), ids
+    return positive, np.array([predicted[image_id] for image_id in ids]), ids
 
 
 def score(

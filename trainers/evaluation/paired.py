@@ -3,7 +3,7 @@
 Each side is one model or several of one recipe (seeds, ensemble members); a side's metric is the mean over its models.
 
 Interval: the cluster bootstrap of ``intervals``, paired: one resample of lesions serves both sides, so what is common
-to them cancels (Davison & Hinkley 1997, section 3.8). ECE's resamples are shifted to be centred on the value. Chance
+to them cancels (Davison & Hinkley 1997, section 3.8). ECE's resamples are centred on the value. Chance
 lifts the ECE of a small sample, more so that of the better calibrated model; a relative change is fairer on
 ``ece_debiased``.
 

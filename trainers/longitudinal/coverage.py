@@ -75,7 +75,7 @@ def measure(
     wanted = [name for name in MODELS if any(method.startswith(name) for method in methods)]
     for number in tqdm(range(studies), desc="studies", disable=None, leave=False):
         study, truth = as_study(design, seed + number)
-        models: dict[str, MixedFit | str] = dict.fromkeys(MODELS, "not asked for")
+        models: dict[str, MixedFit | str] = dict.fromkeys(MODELS, "not requested")
         for name in wanted:
             try:
                 models[name] = fit_mixed(study, MODELS[name])
@@ -181,7 +181,7 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
             )
     lines += [
         "",
-        "| setting | patients' own intervals hold | told better | of these right | told worse | of these right |",
+        "| setting | patients' own intervals hold | called better | of these right | called worse | of these right |",
         "|---|---|---|---|---|---|",
     ]
     from trainers.longitudinal.patients import BETTER, WORSE

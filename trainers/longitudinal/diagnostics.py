@@ -187,7 +187,7 @@ def order_warnings(order: list[dict[str, Any]], baseline: str) -> list[str]:
             alike.setdefault(f"{how} given {when}", []).append(entry["treatment"])
     return [
         f"{', '.join(names)}: {when} than {baseline}, so what changes with time alone (the season, healing by itself, "
-        "falling back to the mean after a bad start, an earlier treatment that still works) cannot be told from the "
-        "effect; only an order drawn by lot can separate them"
+        "falling back to the mean after a bad start, an earlier treatment that still works) cannot be separated from "
+        "the effect; only an order drawn by lot can do that"
         for when, names in alike.items()
     ]

@@ -24,7 +24,7 @@ BETTER, UNCLEAR, WORSE = "better", "no clear change", "worse"
 # What stands for better and worse where severity drifts by itself: seen, but no credit or blame of a treatment.
 LOWER, HIGHER = "lower", "higher"
 PRIOR_WIDTH = 5.0  # scale of tau's prior, in standard deviations of a day
-CAVEAT = "Whether the treatment or the passing of time did it cannot be told from this."
+CAVEAT = "Whether the treatment or the passing of time did it is not known from this study."
 GRID = 400  # values of tau, of equal prior mass
 
 

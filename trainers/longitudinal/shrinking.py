@@ -144,7 +144,7 @@ def _withheld(noise: DayNoise | None) -> dict[str, Any]:
     why = "how much days vary is unknown, no two of one phase differ"
     if noise is not None:
         why = "all patients differ by the same number, how far patients differ is unknown"
-    text = f"Nothing can be said of this patient alone: {why}."
+    text = f"No estimate for this patient alone: {why}."
     return {"shrunken": None, "p_better": None, "p_worse": None, "verdict": "", "sentence": text}
 
 

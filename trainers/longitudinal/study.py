@@ -127,7 +127,7 @@ def assemble(days: Sequence[Day], where: str, baseline: str, treatments: Sequenc
     wanted = (
         names
         if treatments is None
-        else [_named(names, name, "asked for", "--treatments", where) for name in treatments]
+        else [_named(names, name, "to analyse", "--treatments", where) for name in treatments]
     )
     wanted = [name for name in dict.fromkeys(wanted) if name != base]
     kept = [row for row in days if row.treatment in {base, *wanted}]

@@ -82,10 +82,10 @@ def predict_conditions(
     gated = "ood" in finished.report["trust"]
     parts = []
     for kind, severity in conditions:
-        alter = partial(altered, kind=kind, severity=severity, seed=seed)
+        corrupt = partial(corrupted_image, kind=kind, severity=severity, seed=seed)
         name = f"{kind} {severity}"
         found = predict_split(
-            finished.model, finished.processor, splits, split, rows=rows, alter=alter, named=name, progress=progress
+            finished.model, finished.processor, splits, split, rows=rows, corrupt=corrupt, named=name, progress=progress
         )
         parts.append(with_ood_scores(finished.model, found) if gated else found)
     arrays = ("image_id", "lesion_id", "group_id", "label", "logits", *(("ood_score",) if gated else ()))
@@ -95,6 +95,6 @@ def predict_conditions(
     return replace(parts[0], **joined, columns=columns, split=f"{split}_corrupted", features=None, early=None)
 
 
-def altered(image: Image.Image, index: int, *, kind: str, severity: int, seed: int) -> Image.Image:
+def corrupted_image(image: Image.Image, index: int, *, kind: str, severity: int, seed: int) -> Image.Image:
     """One image under one corruption; a function of the module, so that workers can import it."""
     return corrupted(image, kind, severity, seed=seed, index=index)

@@ -33,14 +33,14 @@ PREDICTIONS = f"predictions_{SPLIT}.parquet"
 SCHEMA_VERSION = 1
 
 
-def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bool) -> Predictions:
+def gather(work: Work, classes: Classes, title: str, from_answers: bool, promised: bool) -> Predictions:
     """The labelled images that were read, as a predictions file holds them.
 
     Args:
         work: a run whose parts are all there.
         classes: that the labels are evaluated on.
         title: of the model, for the message.
-        shifted: take the probabilities of the answers, as one member at temperature 1; otherwise the raw logits.
+        from_answers: take the probabilities of the answers, as one member at temperature 1; otherwise the raw logits.
         promised: keep the OOD scores, since sets and bands hold for these answers.
 
     Raises:
@@ -55,7 +55,7 @@ def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bo
                 continue
             ids.append(printable(one.image))
             rows.append({**(one.metadata or {}), **one.labels})
-            if shifted:
+            if from_answers:
                 logits.append(np.log(np.maximum([[answer[name] for name in names]], 1e-300)))
             else:
                 logits.append(answer["logits"].reshape(-1, len(classes.labels)))
@@ -65,7 +65,7 @@ def gather(work: Work, classes: Classes, title: str, shifted: bool, promised: bo
         raise UserError("no image that has a label could be read: nothing can be evaluated; answers.csv would say why")
     lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
     groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
-    has_features = not shifted and all(one is not None for one in features)
+    has_features = not from_answers and all(one is not None for one in features)
     try:
         found = Predictions(
             image_id=np.array(ids, dtype=object),
@@ -141,7 +141,7 @@ def write_external(
     trust: dict[str, Any],
     out: Path,
     *,
-    shifted: bool,
+    reweighted: bool,
     replicates: int,
     seed: int,
 ) -> dict[str, Any]:
@@ -153,18 +153,18 @@ def write_external(
         about: the sections ``model``, ``provenance`` and ``scored`` of the report.
         trust: what was fitted, as far as the answers were given by it.
         out: the folder.
-        shifted: whether the answers were re-weighted to another prior.
+        reweighted: whether the answers were re-weighted to another prior.
         replicates: bootstrap resamples.
         seed: of the resamples.
 
     Raises:
         UserError: nothing can be evaluated.
     """
-    reweighted = shifted
+    from_answers = reweighted
     translated = classes.translated(one.labels[LABEL] for one in read_listing(work.listing) if one.labels)
     if classes.on_malignancy:  # sets and bands hold for the model's own classes
-        shifted, trust = True, {"temperature": {"value": 1.0}}
-    rows = gather(work, classes, about["model"]["title"], shifted, promised="conformal" in trust)
+        from_answers, trust = True, {"temperature": {"value": 1.0}}
+    rows = gather(work, classes, about["model"]["title"], from_answers, promised="conformal" in trust)
     write_predictions(rows, out / PREDICTIONS)
     scored = {
         **about["scored"],

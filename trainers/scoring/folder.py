@@ -294,7 +294,7 @@ def finish(
             about,
             trust_of(scorer),
             staging,
-            shifted=job.settings.prior is not None,
+            reweighted=job.settings.prior is not None,
             replicates=job.bootstrap_replicates,
             seed=job.settings.seed,
         )

@@ -23,8 +23,8 @@ class Sum:
         return SimpleNamespace(logits=torch.stack([pixel_values.sum((1, 2, 3)), extra[:, 0]], dim=1))
 
 
-PICTURE = torch.tensor([[[[3.0, 1.0], [2.0, 0.0]]]])
-INPUTS = {"pixel_values": PICTURE, "extra": torch.tensor([[0.5]])}
+IMAGE = torch.tensor([[[[3.0, 1.0], [2.0, 0.0]]]])
+INPUTS = {"pixel_values": IMAGE, "extra": torch.tensor([[0.5]])}
 
 
 def sigmoid(value: float) -> float:
@@ -33,7 +33,7 @@ def sigmoid(value: float) -> float:
 
 def test_curves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "blurred", torch.zeros_like)
-    best = places(PICTURE[0, 0].numpy(), np.random.default_rng(0))
+    best = places(IMAGE[0, 0].numpy(), np.random.default_rng(0))
     assert best.tolist() == [[0, 2], [1, 3]]
     deletion, insertion = curves(Sum(), INPUTS, 0, [best, 3 - best], steps=4)
     # 3, 2, 1 and 0 are taken away one after the other from a sum of 6; then in the opposite order.
@@ -47,7 +47,7 @@ def test_curves_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_many_images_are_predicted_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measure, "blurred", torch.zeros_like)
-    order = places(PICTURE[0, 0].numpy(), np.random.default_rng(0))
+    order = places(IMAGE[0, 0].numpy(), np.random.default_rng(0))
     whole = curves(Sum(), INPUTS, 0, [order] * 3, steps=4)
     monkeypatch.setattr(measure, "AT_ONCE", 5)
     for one, other in zip(whole, curves(Sum(), INPUTS, 0, [order] * 3, steps=4), strict=True):

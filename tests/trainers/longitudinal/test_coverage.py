@@ -55,10 +55,12 @@ def test_sums_by_hand() -> None:
     assert found["width"] == 5
     assert found["withheld"] == pytest.approx(1 / 3)
     assert summed([[], []]) == {**dict.fromkeys(("bias", "bias_se", "coverage", "coverage_se", "width")), "withheld": 1}
-    told = patients_summed([[(True, "better", -1.0), (False, "better", 2.0)], [(True, "worse", 3.0), (True, "", 0.0)]])
-    assert told["coverage"] == 0.75
-    assert told["better"] == {"told": 0.5, "right": 0.5}
-    assert told["worse"] == {"told": 0.25, "right": 1.0}
+    verdicts = patients_summed(
+        [[(True, "better", -1.0), (False, "better", 2.0)], [(True, "worse", 3.0), (True, "", 0.0)]]
+    )
+    assert verdicts["coverage"] == 0.75
+    assert verdicts["better"] == {"told": 0.5, "right": 0.5}
+    assert verdicts["worse"] == {"told": 0.25, "right": 1.0}
 
 
 def test_the_command_prints_the_tables(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:

@@ -77,7 +77,7 @@ def test_it_writes_what_it_found(simulated_study: tuple[Path, SimulatedStudy], t
     for row in patients:
         words = {"better": "Better during ", "worse": "Worse during ", "no clear change": "No clear change during "}
         assert row["sentence"].startswith(words[row["verdict"]] + row["treatment"])
-        assert row["sentence"].endswith("cannot be told from this.")
+        assert row["sentence"].endswith("is not known from this study.")
         assert float(row["p_better"]) + float(row["p_worse"]) == pytest.approx(1)
         # The mixed model's own prediction lies near; it takes days for independent.
         assert float(row["blup"]) == pytest.approx(float(row["shrunken"]), abs=3)
@@ -114,7 +114,7 @@ def test_an_order_by_lot_and_independent_days_are_not_warned_of(tmp_path: Path, 
     # Lots balance the study, never a patient: whose cream came before or behind the baseline cannot tell it from time.
     for row in rows_of(tmp_path / "out" / "patients.csv"):
         assert row["sentence"].endswith(
-            " Whether the treatment or the passing of time did it cannot be told from this."
+            " Whether the treatment or the passing of time did it is not known from this study."
         )
         assert "; if nothing else changed with time, probability that it was " in row["sentence"]
 
@@ -167,7 +167,7 @@ def test_differences_that_are_all_one_number_tell_nobody_anything(
     assert "withheld: all patients differ by the same number" in output
     for row in rows_of(tmp_path / "out" / "patients.csv"):
         assert (row["verdict"], row["p_better"], row["shrunken"]) == ("", "", "")
-        assert row["sentence"].startswith("Nothing can be said of this patient alone: all patients differ by the same")
+        assert row["sentence"].startswith("No estimate for this patient alone: all patients differ by the same")
 
 
 def test_a_treatment_of_one_patient_says_nothing_of_further_ones(
@@ -250,7 +250,7 @@ def test_days_that_say_nothing_leave_the_patients_without_a_number(
     for row in rows_of(tmp_path / "out" / "patients.csv"):
         assert row["difference"] != ""
         assert {row[name] for name in ("shrunken", "low", "high", "p_better", "p_worse", "verdict", "blup")} == {""}
-        assert row["sentence"].startswith("Nothing can be said of this patient alone")
+        assert row["sentence"].startswith("No estimate for this patient alone")
     assert not (tmp_path / "out" / "figures" / "patients.png").exists()
 
 

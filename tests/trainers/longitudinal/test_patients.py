@@ -117,7 +117,7 @@ def test_time_is_named_where_it_may_have_done_it() -> None:
     assert late.startswith("Better during Gel: ")
     assert late.endswith(
         "; if nothing else changed with time, probability that it was lower: over 99 %. "
-        "Whether the treatment or the passing of time did it cannot be told from this."
+        "Whether the treatment or the passing of time did it is not known from this study."
     )
     drifting = sentence(*given[:4], "lower", moves=True)
     assert drifting.startswith("Lower during Gel: ")

@@ -98,7 +98,7 @@ REFUSED = {
     "a treatment that is not there": (
         BASE,
         {"treatments": ["Cream", "Laser"]},
-        "no treatment 'Laser' asked for (it has: Baseline, Cream): name one of these by --treatments",
+        "no treatment 'Laser' to analyse (it has: Baseline, Cream): name one of these by --treatments",
     ),
     "a missed baseline": (
         [(who, day, name, "" if name == "Baseline" else x) for who, day, name, x in BASE],

@@ -120,9 +120,9 @@ def test_files_of_others_and_newer_files_are_refused(predictions: Predictions, t
     (tmp_path / "text.parquet").write_text("no Parquet")
     with pytest.raises(UserError, match="cannot be read as Parquet"):
         read_predictions(tmp_path / "text.parquet")
-    pq.write_table(pa.table({"x": [1]}), tmp_path / "foreign.parquet")
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match="not written by this suite"):
-        read_predictions(tmp_path / "foreign.parquet")
+        read_predictions(tmp_path / "other.parquet")
     write_predictions(predictions, tmp_path / "p.parquet")
     table = pq.read_table(tmp_path / "p.parquet")
     about = {**json.loads(table.schema.metadata[METADATA_KEY]), "schema_version": 99}

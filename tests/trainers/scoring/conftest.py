@@ -176,7 +176,7 @@ def _loaded(model: Path) -> Scorer:
     return Scorer(parse_source(str(model)), AnswerSettings(), "cpu")
 
 
-def _said(model: Path, path: Path, record: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
+def _answer_to(model: Path, path: Path, record: dict[str, Any] | None = None, **given: Any) -> dict[str, Any]:
     """What ``predict`` says of one file."""
     asking = _loaded(model)
     item: Any = str(path) if record is None else {"image": str(path), **record}
@@ -206,9 +206,9 @@ def loaded() -> Callable[[Path], Scorer]:
 
 
 @pytest.fixture(scope="session")
-def said() -> Callable[..., dict[str, Any]]:
+def answer_to() -> Callable[..., dict[str, Any]]:
     """Model folder, image, record -> what ``predict`` says."""
-    return _said
+    return _answer_to
 
 
 @pytest.fixture(scope="session")

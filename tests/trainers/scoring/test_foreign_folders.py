@@ -32,7 +32,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\ns
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("foreign") / "model"
+    folder = tmp_path_factory.mktemp("other") / "model"
     return save(folder, MobileNetLesionConfig, MobileNetForLesionClassification, backbone="mobilenetv2_035")
 
 

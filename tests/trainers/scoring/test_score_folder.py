@@ -40,9 +40,9 @@ def test_the_ways_of_asking_are_the_models() -> None:
     assert score.INFERENCES == MODEL_INFERENCES
 
 
-def test_one_image_is_answered_in_words_and_as_json(ours: Path, images: Path, run: Run, said: Any) -> None:
+def test_one_image_is_answered_in_words_and_as_json(ours: Path, images: Path, run: Run, answer_to: Any) -> None:
     path = images / "i00.png"
-    answer = said(ours, path)
+    answer = answer_to(ours, path)
     code, out, _ = run("--model", ours, "--images", path)
     assert code == 0
     assert out.startswith(f"i00.png: {answer['message']}\n")
@@ -73,7 +73,7 @@ def test_of_a_file_of_several_images_the_first_is_scored(ours: Path, tmp_path: P
 
 
 def test_a_folder_gives_one_row_an_image(
-    ours: Path, images: Path, tmp_path: Path, run: Run, said: Any, close: Any, rows_of: Any
+    ours: Path, images: Path, tmp_path: Path, run: Run, answer_to: Any, close: Any, rows_of: Any
 ) -> None:
     out = tmp_path / "out"
     code, shown, _ = run("--model", ours, "--images", images, "--out", out, "--batch_size", 4)
@@ -92,7 +92,7 @@ def test_a_folder_gives_one_row_an_image(
             assert {row[name] for name in KEYS[1:-1]} == {""}
             continue
         assert row["error"] == ""
-        close(row, said(ours, images / row["image"]))
+        close(row, answer_to(ours, images / row["image"]))
         verdicts.add(row["reason"])
     assert len(verdicts) > 1
     table = pq.read_table(out / "answers.parquet")
@@ -113,24 +113,24 @@ def test_a_folder_gives_one_row_an_image(
 
 @pytest.mark.parametrize("inference", ["tta", "mc_dropout"])
 def test_other_ways_of_asking(
-    ours: Path, images: Path, tmp_path: Path, run: Run, inference: str, said: Any, close: Any, rows_of: Any
+    ours: Path, images: Path, tmp_path: Path, run: Run, inference: str, answer_to: Any, close: Any, rows_of: Any
 ) -> None:
     words = ("--inference", inference, "--samples", 5, "--seed", 2, "--batch_size", 1)
     assert run("--model", ours, "--images", images, "--out", tmp_path / "out", *words)[0] == 0
     row = rows_of(tmp_path / "out")[3]
-    close(row, said(ours, images / row["image"], inference=inference, samples=5, seed=2))
+    close(row, answer_to(ours, images / row["image"], inference=inference, samples=5, seed=2))
     assert row["band"] == row["prediction_set"] == ""
     assert row["reason"] in ("other_inference", "out_of_distribution")
     assert float(row["epistemic"]) > 0
 
 
 def test_a_prior_shifts_and_an_estimate_is_of_the_answers(
-    ours: Path, images: Path, tmp_path: Path, run: Run, said: Any, close: Any, rows_of: Any
+    ours: Path, images: Path, tmp_path: Path, run: Run, answer_to: Any, close: Any, rows_of: Any
 ) -> None:
     words = ("--model", ours, "--images", images)
     assert run(*words, "--out", tmp_path / "out", "--prior", "mel=0.5,nv=0.3,bkl=0.2")[0] == 0
     row = rows_of(tmp_path / "out")[1]
-    close(row, said(ours, images / row["image"], prior={"mel": 0.5, "nv": 0.3, "bkl": 0.2}))
+    close(row, answer_to(ours, images / row["image"], prior={"mel": 0.5, "nv": 0.3, "bkl": 0.2}))
     code, shown, _ = run(*words, "--out", tmp_path / "estimated", "--estimate_prior")
     assert code == 0
     found = json.loads((tmp_path / "estimated" / "summary.json").read_text())["estimated_prior"]
@@ -149,7 +149,7 @@ def test_a_prior_shifts_and_an_estimate_is_of_the_answers(
 
 
 def test_metadata_reaches_the_model_and_gaps_stay_unknown(
-    fusion: Path, images: Path, tmp_path: Path, run: Run, said: Any, close: Any, rows_of: Any
+    fusion: Path, images: Path, tmp_path: Path, run: Run, answer_to: Any, close: Any, rows_of: Any
 ) -> None:
     table = tmp_path / "patients.csv"
     table.write_text("image,age,sex,dx\ni00,80,female,nv\ni01.png,,male,mel\n")
@@ -159,17 +159,20 @@ def test_metadata_reaches_the_model_and_gaps_stay_unknown(
     rows = rows_of(tmp_path / "out")
     records: list[dict[str, Any]] = [{"age": 80, "sex": "female"}, {"sex": "male"}, {}]
     for row, record in zip(rows, records, strict=False):
-        close(row, said(fusion, images / row["image"], record, trust=False))
+        close(row, answer_to(fusion, images / row["image"], record, trust=False))
     assert rows[0]["prob_mel"] != pytest.approx(
-        said(fusion, images / "i00.png", {}, trust=False)["probabilities"]["mel"]
+        answer_to(fusion, images / "i00.png", {}, trust=False)["probabilities"]["mel"]
     )
     assert "does not read dx" in shown
     assert "9 of 11 images have no row" in shown
     code, shown, _ = run(*words, "--out", tmp_path / "without")
     assert code == 0
     assert "also reads age, sex: without --metadata all of it is unknown" in shown
-    close(rows_of(tmp_path / "without")[2], said(fusion, images / "i02.png", {}, trust=False))
+    close(rows_of(tmp_path / "without")[2], answer_to(fusion, images / "i02.png", {}, trust=False))
     code, shown, _ = run("--model", fusion, "--images", images / "i00.png", "--no_trust", "--metadata", table, "--json")
     assert code == 0
     record = {"age": 80, "sex": "female"}
-    assert json.loads(shown)["probabilities"] == said(fusion, images / "i00.png", record, trust=False)["probabilities"]
+    assert (
+        json.loads(shown)["probabilities"]
+        == answer_to(fusion, images / "i00.png", record, trust=False)["probabilities"]
+    )

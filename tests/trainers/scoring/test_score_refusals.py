@@ -28,7 +28,7 @@ def tiny_resnet(**changes: Any) -> ResNetConfig:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models ``ours`` (never fitted), ``peer``, ``headless``, ``twice``, ``foreign``; images in ``clinic``; tables."""
+    """Models ``ours`` (never fitted), ``peer``, ``headless``, ``twice``, ``remote``; images in ``clinic``; tables."""
     place = tmp_path_factory.mktemp("place")
     torch.manual_seed(0)
     config = MobileNetLesionConfig(id2label=LABELS, backbone="mobilenetv2_035", image_size=32)
@@ -37,8 +37,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ResNetForImageClassification(tiny_resnet()).save_pretrained(place / "peer")
     ResNetModel(tiny_resnet()).save_pretrained(place / "headless")
     ResNetForImageClassification(tiny_resnet(id2label={0: "mel", 1: "mel"})).save_pretrained(place / "twice")
-    (place / "foreign").mkdir()
-    (place / "foreign" / "config.json").write_text(
+    (place / "remote").mkdir()
+    (place / "remote" / "config.json").write_text(
         json.dumps({"model_type": "other", "auto_map": {"AutoConfig": "configuration_other.OtherConfig"}})
     )
     (place / "clinic" / "b").mkdir(parents=True)
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tables = {
         "good": "image,label\nx,mel\ny,nv\n",
         "no_label_column": "image,diagnosis\nx,mel\n",
-        "no_image_column": "picture,label\nx,mel\n",
+        "no_image_column": "photo,label\nx,mel\n",
         "empty": "image,label\n",
         "twice": "image,label\nx,mel\nx,nv\n",
         "two_names": "image,label\nx,mel\nx.png,nv\n",
@@ -106,13 +106,13 @@ REFUSED = {
     "a peer's estimate": (("--model", "peer", *OUT, "--estimate_prior"), "--estimate_prior needs the prior that"),
     "a head at random": (("--model", "headless", *OUT), "--model headless lacks 2 of its weights, such as 'classifier"),
     "one name twice": (("--model", "twice", *OUT), "--model twice has the classes ['mel', 'mel']: give one with two"),
-    "code of its own": (("--model", "foreign", *OUT), "--model foreign needs code that lies beside its weights"),
+    "code of its own": (("--model", "remote", *OUT), "--model remote needs code that lies beside its weights"),
     "metadata for nothing": (
         (*OUT, *NO, "--metadata", "patients.csv"),
         "ours looks at images alone: leave",
     ),
     "no label column": ((*OUT, "--labels", "no_label_column.csv"), "has no column 'label' (it has: image, diagnosis)"),
-    "no image column": ((*OUT, "--labels", "no_image_column.csv"), "has no column 'image' (it has: picture, label)"),
+    "no image column": ((*OUT, "--labels", "no_image_column.csv"), "has no column 'image' (it has: photo, label)"),
     "no labels file": ((*OUT, "--labels", "nowhere.csv"), "--labels 'nowhere.csv' cannot be read (No such file"),
     "not UTF-8": ((*OUT, "--labels", "latin.csv"), "--labels latin.csv is not UTF-8 text"),
     "no row": ((*OUT, "--labels", "empty.csv"), "--labels empty.csv holds no image"),

@@ -39,10 +39,10 @@ def test_maps_say_the_numbers_and_are_reproducible(panels: int, space_numbers: d
     kinds = ["pixels", "codes", "features"][:panels]
     shown = [Panel(kind, rng.normal(size=(50, 2)), space_numbers) for kind in kinds]
     first = draw_maps(shown, labels, groups, looks, "t-SNE of a test")
-    said = texts(first)
-    assert "5-NN balanced accuracy 0.50 (0.40 to 0.60), chance 0.25" in said
-    assert "silhouette \N{MINUS SIGN}0.10; trustworthiness of the map 0.90" in said
-    assert f"mel *: Melanoma ({int((labels == 0).sum())})" in said
+    drawn_texts = texts(first)
+    assert "5-NN balanced accuracy 0.50 (0.40 to 0.60), chance 0.25" in drawn_texts
+    assert "silhouette \N{MINUS SIGN}0.10; trustworthiness of the map 0.90" in drawn_texts
+    assert f"mel *: Melanoma ({int((labels == 0).sum())})" in drawn_texts
     assert len(first.axes) == panels
     files = []
     for figure in (first, draw_maps(shown, labels, groups, looks, "t-SNE of a test")):
