@@ -85,7 +85,7 @@ def predict_conditions(
         corrupt = partial(corrupted_image, kind=kind, severity=severity, seed=seed)
         name = f"{kind} {severity}"
         found = predict_split(
-            finished.model, finished.processor, splits, split, rows=rows, corrupt=corrupt, named=name, progress=progress
+            finished.model, finished.processor, splits, split, rows=rows, alter=corrupt, named=name, progress=progress
         )
         parts.append(with_ood_scores(finished.model, found) if gated else found)
     arrays = ("image_id", "lesion_id", "group_id", "label", "logits", *(("ood_score",) if gated else ()))
