@@ -23,7 +23,7 @@ from trainers.autoencoding.reconstructing import (
 from trainers.model_folder.citations import ENTRIES, notes
 from trainers.model_folder.data import write_splits
 from trainers.model_folder.evaluate import write_report
-from trainers.model_folder.finish import Finished, cited, names, read_of
+from trainers.model_folder.finish import TrainedModel, cited, names, read_of
 from trainers.model_folder.output import put_in_place
 
 SCHEMA_VERSION = 1
@@ -32,7 +32,7 @@ TASK = "reconstruction"
 CITED = ("sagardia2022autoencoder", "odena2016deconvolution")
 
 
-def finish(run: Finished, out: Path) -> dict[str, Any]:
+def finish(run: TrainedModel, out: Path) -> dict[str, Any]:
     """Write the finished folder ``out`` (which appears whole or not at all); returns its report."""
     staging = run.partial / "finished"
     shutil.rmtree(staging, ignore_errors=True)
@@ -62,7 +62,7 @@ def finish(run: Finished, out: Path) -> dict[str, Any]:
     return report
 
 
-def store(run: Finished, folder: Path) -> tuple[Any, Any]:
+def store(run: TrainedModel, folder: Path) -> tuple[Any, Any]:
     """Save weights, configs and the code that loads them; read them back: what is evaluated is what is stored."""
     half = run.options.weights_dtype == "float16"
     run.model.save_pretrained(folder, weights_dtype="float16" if half else None)
@@ -72,7 +72,7 @@ def store(run: Finished, folder: Path) -> tuple[Any, Any]:
     return model.to(run.model.device).eval(), AutoImageProcessor.from_pretrained(folder)
 
 
-def evaluate_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reconstructions]:
+def evaluate_splits(run: TrainedModel, model: Any, processor: Any) -> dict[str, Reconstructions]:
     """Reconstructions of validation and test by the stored model; codes are rounded within validation's range."""
     options: Any = run.options
     seed = run.about["provenance"]["seed"]
@@ -95,7 +95,7 @@ def evaluate_splits(run: Finished, model: Any, processor: Any) -> dict[str, Reco
     return found
 
 
-def describe_model(model: Any, run: Finished, out: Path) -> dict[str, Any]:
+def describe_model(model: Any, run: TrainedModel, out: Path) -> dict[str, Any]:
     """The ``model`` section of what becomes the folder ``out``."""
     options: Any = run.options
     config = model.config

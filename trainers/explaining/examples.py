@@ -17,7 +17,7 @@ from trainers.explaining import maps
 from trainers.explaining.masks import as_the_model_sees
 from trainers.explaining.measure import Subject
 from trainers.model_folder.evaluate import EVALUATED_SPLITS
-from trainers.model_folder.folder import Finished
+from trainers.model_folder.folder import EvaluatedModel
 from trainers.model_folder.release import without_places
 
 # Phantoms from this number on are in no dataset that was built with a small seed.
@@ -101,7 +101,7 @@ def phantom_examples(
     return Examples(found, labels, VERDICTS if fitted else (RIGHT, WRONG), caption)
 
 
-def redraw_examples(finished: Finished, folder: Path, *, progress: bool = True) -> None:
+def redraw_examples(finished: EvaluatedModel, folder: Path, *, progress: bool = True) -> None:
     """Replace the examples in a copied folder by phantoms, for each split whose heat maps were measured.
 
     Args:

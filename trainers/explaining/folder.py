@@ -19,7 +19,7 @@ from trainers.explaining.masks import MaskedImages, Masks
 from trainers.explaining.measure import Options, Subject, measure
 from trainers.metrics.predictions import Predictions
 from trainers.model_folder.data import Splits
-from trainers.model_folder.folder import Finished, finished_model, rewritten
+from trainers.model_folder.folder import EvaluatedModel, finished_model, rewritten
 from trainers.model_folder.provenance import origin
 
 
@@ -87,7 +87,7 @@ def check_method(model: Any, method: str) -> None:
         raise UserError(f"--method {method!r} is none of this model's: choose one of {', '.join(methods)}")
 
 
-def subject_of(finished: Finished, splits: Splits, rows: Predictions, masks: Path | None) -> Subject:
+def subject_of(finished: EvaluatedModel, splits: Splits, rows: Predictions, masks: Path | None) -> Subject:
     """The images of a split with their masks and verdicts, and the class to explain in each."""
     trust = finished.report["trust"]
     fitted = "conformal" in trust and rows.ood_score is not None
@@ -111,7 +111,7 @@ def subject_of(finished: Finished, splits: Splits, rows: Predictions, masks: Pat
 
 def pick_examples(
     kind: str,
-    finished: Finished,
+    finished: EvaluatedModel,
     subject: Subject,
     table: ExplanationTable,
     splits: Splits,

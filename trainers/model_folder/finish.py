@@ -57,7 +57,7 @@ class TrainingOptions(Protocol):
 
 
 @dataclass
-class Finished:
+class TrainedModel:
     """A trained model and the description of its run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Finished:
     mc_dropout_samples: int = 0
 
 
-def finish(run: Finished, out: Path) -> dict[str, Any]:
+def finish(run: TrainedModel, out: Path) -> dict[str, Any]:
     """Write the finished folder ``out`` (which appears whole or not at all); returns its report."""
     staging = run.partial / "finished"
     shutil.rmtree(staging, ignore_errors=True)
@@ -130,7 +130,7 @@ def print_finished(out: Path, report: dict[str, Any], done: str = "finished", *,
 
 
 def trust_or_temperature(
-    run: Finished, model: Any, processor: Any, predictions: dict[str, Predictions], options: TrustOptions
+    run: TrainedModel, model: Any, processor: Any, predictions: dict[str, Predictions], options: TrustOptions
 ) -> FittedTrust:
     """All of trust; a temperature alone where the split is too small for more: no training is lost to that."""
     try:
@@ -159,7 +159,7 @@ def read_of(split: str, purpose: str) -> dict[str, str]:
     return {"split": split, "date": made["created"], "command": made["command"], "purpose": purpose}
 
 
-def store(run: Finished, folder: Path) -> tuple[Any, Any]:
+def store(run: TrainedModel, folder: Path) -> tuple[Any, Any]:
     """Save the model and read it back: what is evaluated is what is stored."""
     save(run.model, run.processor, folder, run.options.weights_dtype)
     model = AutoModelForImageClassification.from_pretrained(folder)
@@ -184,7 +184,9 @@ def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody
 
 
-def sample_dropout(model: Any, predictions: dict[str, Predictions], run: Finished, folder: Path) -> np.ndarray | None:
+def sample_dropout(
+    model: Any, predictions: dict[str, Predictions], run: TrainedModel, folder: Path
+) -> np.ndarray | None:
     """MC dropout on the test split (N, M, S, C), stored beside the predictions; None where it cannot be sampled."""
     test = predictions.get("test")
     if not run.mc_dropout_samples or test is None or test.features is None or not model.can_sample_head():
@@ -225,7 +227,7 @@ def cited(options: TrainingOptions, sources: list[str], methods: list[str]) -> d
     return {"citation": list(dict.fromkeys([*own, *methods])), "citation_stated": bool(own)}
 
 
-def describe_model(model: Any, run: Finished, out: Path) -> dict[str, Any]:
+def describe_model(model: Any, run: TrainedModel, out: Path) -> dict[str, Any]:
     """The ``model`` section of what becomes the folder ``out``."""
     config, options = model.config, run.options
     dataset = run.about["provenance"]["dataset"]

@@ -32,7 +32,7 @@ REBUILT = ("*.py", "__pycache__", ".*", FOLDER)
 
 
 @dataclass(frozen=True)
-class Finished:
+class EvaluatedModel:
     """A finished model that is to be evaluated further.
 
     Attributes:
@@ -68,7 +68,7 @@ class Finished:
 
 
 @contextmanager
-def finished_model(source: str, splits: Splits, out: Path) -> Iterator[tuple[Finished, Splits]]:
+def finished_model(source: str, splits: Splits, out: Path) -> Iterator[tuple[EvaluatedModel, Splits]]:
     """A model to be evaluated further, and the dataset with its classes in the model's order; ``out`` is checked first.
 
     Args:
@@ -107,7 +107,7 @@ def as_folder(source: str) -> Iterator[Path]:
         yield Path(temporary)
 
 
-def read_finished(folder: Path, named: str) -> Finished:
+def read_finished(folder: Path, named: str) -> EvaluatedModel:
     """Load a finished model with its predictions and report.
 
     Args:
@@ -130,11 +130,13 @@ def read_finished(folder: Path, named: str) -> Finished:
     predictions = {split: read_predictions(path) for split, path in paths.items() if path.is_file()}
     if "evaluation" not in report or not predictions:
         raise UserError(f"{named!r} was never evaluated: fit its trust first, with python -m trainers.fit_trust")
-    return Finished(folder, model, processor, report, predictions)
+    return EvaluatedModel(folder, model, processor, report, predictions)
 
 
 @contextmanager
-def rewritten(finished: Finished, out: Path, *, split: str, purpose: str) -> Iterator[tuple[Path, dict[str, Any]]]:
+def rewritten(
+    finished: EvaluatedModel, out: Path, *, split: str, purpose: str
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """A copy of a finished folder to add files and a section of the report to; at the end it becomes ``out``.
 
     Model, code, figures, card and manifest are rebuilt. A read of the test split is written down.

@@ -14,7 +14,7 @@ from datasets_scripts.command import UserError
 from model_cards.card import REPORT
 from trainers.metrics.predictions import read_predictions, write_predictions
 from trainers.model_folder.finish import save
-from trainers.model_folder.folder import Finished, read_finished
+from trainers.model_folder.folder import EvaluatedModel, read_finished
 from trainers.model_folder.output import check_empty, written_whole
 from trainers.model_folder.rebuild import rebuild
 
@@ -23,7 +23,7 @@ EXAMPLES_FOLDER = "examples"
 LEFT_OUT = ("*.py", "__pycache__", ".*", EXAMPLES_FOLDER)
 
 
-def release(folder: Path, out: Path, redraw: Callable[[Finished, Path], None], *, replicates: int = 1000) -> None:
+def release(folder: Path, out: Path, redraw: Callable[[EvaluatedModel, Path], None], *, replicates: int = 1000) -> None:
     """Write the release of a finished model.
 
     Args:

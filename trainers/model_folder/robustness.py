@@ -14,7 +14,7 @@ from datasets_scripts.command import UserError
 from trainers.metrics.predictions import CORRUPTION, Predictions, write_predictions
 from trainers.model_folder.data import Splits
 from trainers.model_folder.evaluate import corrupted_file, evaluate_robustness
-from trainers.model_folder.folder import Finished, finished_model, rewritten
+from trainers.model_folder.folder import EvaluatedModel, finished_model, rewritten
 from trainers.model_folder.perturbations import CORRUPTIONS, SEVERITIES, corrupted
 from trainers.model_folder.predict import predict_split, with_ood_scores
 
@@ -70,7 +70,7 @@ def drawn(n: int, images: int | None, seed: int) -> np.ndarray:
 
 
 def predict_conditions(
-    finished: Finished,
+    finished: EvaluatedModel,
     splits: Splits,
     split: str,
     rows: np.ndarray,

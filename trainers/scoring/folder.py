@@ -88,7 +88,7 @@ class Job:
 
 
 @dataclass
-class Finished:
+class ScoringResult:
     """A finished run.
 
     Attributes:
@@ -102,7 +102,7 @@ class Finished:
     notes: list[str] = field(default_factory=list)
 
 
-def score_folder(job: Job) -> Finished:
+def score_folder(job: Job) -> ScoringResult:
     """Score a folder, or go on with it; ``out`` appears whole or not at all.
 
     Raises:
@@ -262,7 +262,7 @@ def finish(
     earlier: int,
     started: float,
     passed_over: Counter[str],
-) -> Finished:
+) -> ScoringResult:
     """Merge the parts, evaluate them where there are labels, sum up, and put the finished folder in place.
 
     Args:
@@ -311,7 +311,7 @@ def finish(
     write_text(staging / "summary.json", json.dumps(summary, indent=1, allow_nan=False) + "\n")
     put_in_place(staging, job.out)
     shutil.rmtree(job.partial)
-    return Finished(summary, report)
+    return ScoringResult(summary, report)
 
 
 def counts(job: Job, listing: Listing, merged: Merged, passed_over: Counter[str]) -> dict[str, Any]:
@@ -410,7 +410,7 @@ def notes(scorer: Scorer, listing: Listing, rows: Table | None) -> list[str]:
     return found
 
 
-def print_finished(finished: Finished, out: Path) -> None:
+def print_finished(finished: ScoringResult, out: Path) -> None:
     """Print notes, counts, the estimated prior and the main numbers of a report."""
     for note in finished.notes:
         print(f"note: {note}")

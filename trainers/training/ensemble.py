@@ -25,7 +25,7 @@ from model_cards.manifest import read_manifest
 from model_cards.verify import verify_folder
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS
 from trainers.model_folder.data import Splits, load_splits
-from trainers.model_folder.finish import Finished, finish, print_finished
+from trainers.model_folder.finish import TrainedModel, finish, print_finished
 from trainers.model_folder.output import beside, check_empty, locked
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, provenance
 from trainers.training.arguments import EnsembleArguments, LesionArguments, parse
@@ -204,7 +204,9 @@ def put_together(
         check_empty(out, held=True)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        report = finish(Finished(model, processor, splits, about, options, partial, options.mc_dropout_samples), out)
+        report = finish(
+            TrainedModel(model, processor, splits, about, options, partial, options.mc_dropout_samples), out
+        )
     print_finished(out, report)
     return out
 

@@ -34,7 +34,7 @@ from trainers.model_folder.data import (
     load_splits,
     note,
 )
-from trainers.model_folder.finish import Finished, finish, print_finished
+from trainers.model_folder.finish import TrainedModel, finish, print_finished
 from trainers.model_folder.output import beside, locked
 from trainers.model_folder.provenance import audit_leaks, fingerprint, provenance
 from trainers.training.arguments import LesionArguments, parse
@@ -63,7 +63,7 @@ class Task:
     check: Callable[[Any, Splits], None]
     build_model: Callable[[Any, Splits], tuple[Any, LesionImageProcessor]]
     build_trainer: Callable[[Any, LesionImageProcessor, Splits, Any, LesionTrainingArguments], LesionTrainer]
-    finish: Callable[[Finished, Path], dict[str, Any]]
+    finish: Callable[[TrainedModel, Path], dict[str, Any]]
 
 
 def classifier(model_class: Any) -> Task:
@@ -168,7 +168,7 @@ def train(
                 "training": training_section(trainer),
                 "leak_audit": audit_leaks(splits),
             }
-            report = task.finish(Finished(whole, processor, splits, about, options, working), out)
+            report = task.finish(TrainedModel(whole, processor, splits, about, options, working), out)
             # A member answers nobody: its ensemble does.
             print_finished(out, report, warn="promise" in report and "member" not in resolved)
     return out
