@@ -180,3 +180,15 @@ def test_a_model_that_cannot_be_loaded_is_shown_with_its_error(parts: Any) -> No
     assert "value" not in chosen, "the model stays as it is"
     assert "There is no a/b." in message
     assert "Not loaded" in message
+
+
+def test_the_answer_of_another_record_is_cleared(parts: Any) -> None:
+    handlers = importlib.import_module("tab_one")._Handlers(SimpleNamespace(), [])
+    *panels, record = handlers.clear_other("a.png", None, None, "unknown", "unknown")
+    assert all(isinstance(panel, dict) for panel in panels), "the panels stay"
+    *panels, record = handlers.clear_other("a.png", record, 45, "unknown", "unknown")
+    assert 'data-state="working"' in panels[0]
+    assert panels[1] == ""
+    assert record == [45, "unknown", "unknown"]
+    *panels, record = handlers.clear_other("a.png", record, 45, "unknown", "unknown")
+    assert all(isinstance(panel, dict) for panel in panels)
