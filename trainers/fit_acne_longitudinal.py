@@ -77,10 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What follows imports statsmodels and matplotlib, which --help and the errors above need not wait for.
     from tqdm import tqdm
 
+    from datasets_scripts.output import written_whole
     from trainers.longitudinal.analysis import DEFAULT, Settings, analyse
     from trainers.longitudinal.study import read_study
     from trainers.longitudinal.writing import shown, write_all
-    from trainers.model_folder.output import check_empty, written_whole
+    from trainers.model_folder.output import check_empty
 
     check_empty(given.out, "--out")
     study = read_study(given.data, given.baseline, given.treatments)

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import AutoImageProcessor, AutoModel
 
+from datasets_scripts.output import put_in_place
 from model_cards.build import build_card
 from trainers.autoencoding.evaluate import EVALUATED_SPLITS, evaluate
 from trainers.autoencoding.figures import draw_all, quantile_rows
@@ -24,7 +25,6 @@ from trainers.model_folder.citations import ENTRIES, notes
 from trainers.model_folder.data import write_splits
 from trainers.model_folder.evaluate import write_report
 from trainers.model_folder.finish import TrainedModel, cited, names, read_of
-from trainers.model_folder.output import put_in_place
 
 SCHEMA_VERSION = 1
 # By this value the card's builder recognises an autoencoder's report.

@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 import yaml
 
 from datasets_scripts import shards
+from datasets_scripts.output import written_whole
 from model_cards.report_view import cell
 from trainers.embeddings.cases import Cases
 from trainers.embeddings.near_duplicates import dhash
 from trainers.embeddings.representations import Encoder, unit
 from trainers.embeddings.thumbnails import jpeg_thumbnail
-from trainers.model_folder.output import written_whole
 from trainers.model_folder.provenance import origin
 
 FORMAT_VERSION = 1

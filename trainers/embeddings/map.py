@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datasets_scripts.command import UserError
+from datasets_scripts.output import written_whole
 from trainers.embeddings.cases import Cases, load_cases, whole_lesions
 from trainers.embeddings.class_colours import ClassLook, class_looks
 from trainers.embeddings.cluster_quality import Evaluated, difference
@@ -35,7 +36,7 @@ from trainers.embeddings.representations import (
 from trainers.embeddings.thumbnails import jpeg_thumbnail
 from trainers.evaluation.figures.charts import FOLDER, save_figure
 from trainers.model_folder.data import Splits, load_splits
-from trainers.model_folder.output import check_empty, written_whole
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import describe_dataset, origin
 
 SCHEMA_VERSION = 1

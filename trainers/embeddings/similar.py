@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from datasets_scripts.images import open_image
+from datasets_scripts.output import written_whole
 from trainers.embeddings.cases import Cases, load_cases
 from trainers.embeddings.gallery import at_most_per_class, build_gallery
 from trainers.embeddings.index import CaseIndex, check_faiss, check_k
@@ -34,7 +35,7 @@ from trainers.embeddings.retrieval import (
 from trainers.embeddings.search import described, own_groups, search
 from trainers.evaluation.figures.charts import DPI, FOLDER, INK, LOOK, ORANGE, QUIET, save_figure
 from trainers.model_folder.data import Splits, load_splits
-from trainers.model_folder.output import check_empty, written_whole
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import origin
 
 COLUMNS = 4

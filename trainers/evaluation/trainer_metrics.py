@@ -35,6 +35,7 @@ def trainer_metrics(labels: Sequence[str]) -> Callable[[EvalPrediction], dict[st
     n_classes = len(labels)
 
     def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+        """The metrics of one evaluation."""
         logits, truth = _arrays(prediction, n_classes)
         probs = np.exp(log_probs(logits))
         confusion = discrimination.confusion_matrix(truth, probs.argmax(axis=1), n_classes)

@@ -17,6 +17,7 @@ import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from datasets_scripts.command import UserError, shown_path
+from datasets_scripts.output import put_in_place
 from hub_models import PIPELINE_TASK, LesionClassificationPipeline
 from model_cards.facts import chosen_on
 from model_cards.report_view import ReportNode
@@ -25,7 +26,6 @@ from trainers.model_folder.citations import citations, notes
 from trainers.model_folder.data import Splits, write_splits
 from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_splits
 from trainers.model_folder.mc_dropout import head_samples, samples_file, write_samples
-from trainers.model_folder.output import put_in_place
 from trainers.model_folder.predict import predict_split
 from trainers.model_folder.provenance import origin
 from trainers.model_folder.trust import (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.command import UserError
+from datasets_scripts.output import written_whole
 from model_cards.facts import chosen_on
 from model_cards.report_view import ReportNode
 from model_cards.verify import verify_folder
@@ -16,7 +17,6 @@ from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_
 from trainers.model_folder.finish import SCHEMA_VERSION, read_of, save, write_all, write_ood
 from trainers.model_folder.folder import check_output, load
 from trainers.model_folder.mc_dropout import read_samples, samples_file, write_samples
-from trainers.model_folder.output import written_whole
 from trainers.model_folder.predict import predict_split
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, origin
 from trainers.model_folder.trust import (
@@ -71,12 +71,7 @@ def fit_trust(
     ood |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
     unchanged = can_reuse(old, dataset, options, weights_dtype)
-    stored = stored_predictions(Path(source), bool(model.early_layers())) if unchanged else {}
-    predictions = {
-        split: stored.get(split) or predict_split(model, processor, splits, split, inference=options.inference)
-        for split in EVALUATED_SPLITS
-        if split in splits.splits
-    }
+    predictions = _predicted(model, processor, splits, Path(source) if unchanged else None, options.inference)
     fitted = _learned(model, processor, splits, predictions, options)
     described = about(old, splits, dataset, options.seed)
     if "training" in described and "trained_on" not in described:
@@ -101,6 +96,18 @@ def fit_trust(
             write_samples(predictions["test"], samples, samples_file(folder, "test"))
         describe(report, predictions, folder, ood)
     return report
+
+
+def _predicted(
+    model: Any, processor: Any, splits: Splits, folder: Path | None, inference: str
+) -> dict[str, Predictions]:
+    """Predictions of each evaluated split, those of ``folder`` where it holds them."""
+    stored = {} if folder is None else stored_predictions(folder, bool(model.early_layers()))
+    return {
+        split: stored.get(split) or predict_split(model, processor, splits, split, inference=inference)
+        for split in EVALUATED_SPLITS
+        if split in splits.splits
+    }
 
 
 def _learned(

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 import hub_models
 from datasets_scripts.command import UserError
+from datasets_scripts.output import beside, written_whole
 from model_cards.card import read_report
 from model_cards.hub import download, split_revision
 from model_cards.manifest import check_manifest
@@ -23,7 +24,7 @@ from trainers.metrics.predictions import Predictions, read_predictions
 from trainers.model_folder.data import Splits
 from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, read_ood
 from trainers.model_folder.finish import read_of, save
-from trainers.model_folder.output import beside, check_empty, written_whole
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import describe_dataset
 from trainers.model_folder.source import LOADING_FAILS, ModelError, check_files, one_line, parse_source
 

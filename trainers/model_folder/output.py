@@ -1,4 +1,4 @@
-"""Output folders that appear whole or not at all: written beside, renamed at the end."""
+"""Checks of an output folder or file before the work; ``datasets_scripts.output`` writes them whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,12 +9,6 @@ from pathlib import Path
 
 from datasets_scripts import output
 from datasets_scripts.command import UserError
-from datasets_scripts.output import beside, locked, put_in_place, whole_file, written_whole
-
-__all__ = [
-    "beside", "check_empty", "check_file", "check_new_file", "check_writable", "locked", "put_in_place", "whole_file",
-    "written_whole",
-]  # fmt: skip
 
 
 def check_empty(out: Path, option: str = "--output_dir", *, held: bool = False) -> None:

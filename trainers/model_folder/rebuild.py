@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from datasets_scripts.command import UserError
+from datasets_scripts.output import beside, locked
 from model_cards.autoencoder import is_autoencoder
 from model_cards.card import read_report
 from model_cards.report_view import ReportNode
@@ -23,7 +24,6 @@ from trainers.model_folder.evaluate import (
     read_ood,
 )
 from trainers.model_folder.mc_dropout import read_samples, samples_file
-from trainers.model_folder.output import beside, locked
 
 
 def rebuild(folder: Path, replicates: int) -> None:

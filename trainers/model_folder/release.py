@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.command import UserError
+from datasets_scripts.output import written_whole
 from model_cards.card import REPORT
 from trainers.metrics.predictions import read_predictions, write_predictions
 from trainers.model_folder.finish import save
 from trainers.model_folder.folder import EvaluatedModel, read_finished
-from trainers.model_folder.output import check_empty, written_whole
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.rebuild import rebuild
 
 VARIABLES = ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR")

@@ -10,11 +10,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 
 import hub_models
 from datasets_scripts.command import UserError
+from datasets_scripts.output import written_whole
 from model_cards.build import build_card
 from trainers.model_folder.citations import citations
 from trainers.model_folder.evaluate import write_report
 from trainers.model_folder.finish import SCHEMA_VERSION, in_words, save
-from trainers.model_folder.output import check_empty, written_whole
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import origin
 from trainers.model_folder.source import check_files
 from trainers.published import find_system

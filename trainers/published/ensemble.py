@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from datasets_scripts.command import UserError, read_json
+from datasets_scripts.output import written_whole
 from datasets_scripts.taxonomy import TASKS
 from hub_models import EnsembleForLesionClassification, EnsembleLesionConfig, UnknownBackboneError
 from hub_models.backbone_lesion import BackboneWeightsError, build_timm_backbone, match_by_name
 from hub_models.checks_lesion import MOST_MEMBERS, brief, is_whole
-from trainers.model_folder.output import written_whole
 from trainers.published.state import not_this, plain_reason, read_state, sha256, take_head
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone, save_tensors

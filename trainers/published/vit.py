@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 from transformers import ImageProcessingMixin, ViTImageProcessor
 
 from datasets_scripts.command import UserError
+from datasets_scripts.output import written_whole
 from datasets_scripts.taxonomy import CLASSES, TASKS, UnknownLabelError, canonical, class_order
 from hub_models.backbone_lesion import BackboneWeightsError
 from hub_models.configuration_lesion import LesionConfigError
 from hub_models.configuration_vit import ViTLesionConfig
 from hub_models.modeling_vit import ViTForLesionClassification, read_pixel_statistics, read_vit
-from trainers.model_folder.output import written_whole
 from trainers.published.system import Imported, System
 from trainers.published.writing import in_published_order, require_backbone
 

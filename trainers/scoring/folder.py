@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from datasets_scripts.command import UserError, shown_path
 from datasets_scripts.images import passed_over_text
+from datasets_scripts.output import beside, locked, put_in_place
 from model_cards.manifest import write_text
 from trainers.metrics.predictions import TEXT_COLUMNS
-from trainers.model_folder.output import beside, check_empty, locked, put_in_place
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import origin
 from trainers.model_folder.source import Source, fingerprint
 from trainers.scoring.answers import Merged, merge, probabilities

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.command import OneLineParser, UserError, run, shown_path
-from trainers.model_folder.output import beside, check_empty
+from datasets_scripts.output import beside
+from trainers.model_folder.output import check_empty
 from trainers.training.arguments import (
     LesionArguments,
     as_typed,

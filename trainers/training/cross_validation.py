@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from datasets_scripts.command import UserError, shown_path
+from datasets_scripts.output import beside, locked, put_in_place
 from model_cards.card import read_report
 from model_cards.manifest import write_manifest, write_text
 from model_cards.verify import verify_folder
@@ -26,7 +27,7 @@ from trainers.evaluation.pooling import Fold, check_alike, fold_values, pool, po
 from trainers.evaluation.tables import write_tables
 from trainers.metrics.predictions import read_predictions, write_predictions
 from trainers.model_folder.evaluate import evaluate_splits, write_report
-from trainers.model_folder.output import beside, check_empty, locked, put_in_place
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import command_line
 
 STATE = "cross_validate.json"

@@ -19,6 +19,7 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from datasets_scripts.command import UserError, shown_path
+from datasets_scripts.output import beside, locked
 from hub_models import EnsembleForLesionClassification, MemberMismatchError
 from model_cards.card import read_report
 from model_cards.manifest import read_manifest
@@ -26,7 +27,7 @@ from model_cards.verify import verify_folder
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS
 from trainers.model_folder.data import Splits, load_splits
 from trainers.model_folder.finish import TrainedModel, finish, print_finished
-from trainers.model_folder.output import beside, check_empty, locked
+from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, provenance
 from trainers.training.arguments import EnsembleArguments, LesionArguments, parse
 from trainers.training.log import settle_metric

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets_scripts.command import UserError
-from trainers.model_folder.output import beside, check_empty
+from datasets_scripts.output import beside
+from trainers.model_folder.output import check_empty
 from trainers.training.arguments import LesionArguments, plain
 from trainers.training.inherited import REFUSED
 from trainers.training.trainer import COMPLETE_FILE, SETTINGS_FILE, newest_checkpoint

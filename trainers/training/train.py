@@ -20,6 +20,7 @@ from transformers.integrations import TensorBoardCallback
 
 import hub_models
 from datasets_scripts.command import UserError
+from datasets_scripts.output import beside, locked
 from datasets_scripts.taxonomy import CLASSES, long_names, malignancy_groups
 from hub_models import LesionConfig, LesionImageProcessor
 from trainers.evaluation.trainer_metrics import TRAINER_METRICS, trainer_metrics
@@ -35,7 +36,6 @@ from trainers.model_folder.data import (
     note,
 )
 from trainers.model_folder.finish import TrainedModel, finish, print_finished
-from trainers.model_folder.output import beside, locked
 from trainers.model_folder.provenance import audit_leaks, fingerprint, provenance
 from trainers.training.arguments import LesionArguments, parse
 from trainers.training.log import settle_metric, training_section

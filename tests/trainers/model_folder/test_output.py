@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from datasets_scripts.command import UserError
+from datasets_scripts.output import beside, locked, written_whole
 from trainers.model_folder import rebuild as rebuilding
-from trainers.model_folder.output import beside, check_empty, check_writable, locked, written_whole
+from trainers.model_folder.output import check_empty, check_writable
 
 
 @pytest.mark.parametrize("name", ["new", "a/b/c/new", "./new", "empty"])

@@ -22,11 +22,11 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from datasets_scripts.build_phantom import main as build_phantom
 from datasets_scripts.command import UserError
+from datasets_scripts.output import locked
 from hub_models import LesionImageProcessor
 from model_cards.verify import verify_folder
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.mc_dropout import head_samples, read_samples, samples_file
-from trainers.model_folder.output import locked
 from trainers.training.ensemble import entry, member_folder, run, same_processor
 
 OPTIONS = [
