@@ -276,7 +276,7 @@ class LesionImageProcessor(PilBackend):
                 flat.extend(found if isinstance(found, list) or getattr(found, "ndim", 0) == 4 else [found])
             return flat
         if isinstance(images, (str, os.PathLike)):
-            return fetch_image(images) if str(images).startswith(REMOTE) else open_image(images)
+            return fetch_image(str(images)) if str(images).startswith(REMOTE) else open_image(images)
         if getattr(images, "ndim", 0) == 2:
             return to_rgb(images)
         return super().fetch_images(images)
