@@ -73,7 +73,7 @@ PHANTOM_LABELS: tuple[str, ...] = (*LOOKS, *_ALWAYS_MISTAKEN, "random")
 
 
 class UnknownPhantomError(UserError):
-    """Raised when a class is asked for that no phantom is drawn for."""
+    """A class for which no phantom can be drawn."""
 
     def __init__(self, label: str) -> None:
         super().__init__(f"no phantom is drawn for class {label!r}; known classes: {', '.join(PHANTOM_LABELS)}")
@@ -126,7 +126,7 @@ def draw(
         label: short name of a class, one of :data:`PHANTOM_LABELS`.
         seed: which lesion of that class, >= 0.
         size: width and height in pixels, each >= 16.
-        view: which photograph of that lesion, >= 0: turned, shifted, other light, other hairs.
+        view: which photograph of that lesion, >= 0: turned, moved, other light, other hairs.
         with_hairs: False leaves out the hairs and nothing else.
 
     Returns:

@@ -56,7 +56,7 @@ _pool: ProcessPoolExecutor | None = None
 
 
 class PhantomRequestError(UserError):
-    """A set of phantoms that cannot be drawn as asked for."""
+    """A set of phantoms that cannot be drawn."""
 
 
 def phantom_rows(task: str, n: int, seed: int, size: tuple[int, int] = (200, 150)) -> list[Row]:

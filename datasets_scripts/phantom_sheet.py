@@ -30,8 +30,8 @@ def sheet(task: str, seed: int) -> Image.Image:
 
     from datasets_scripts.phantom import DRAWN, draw
 
-    picture = Image.new("RGB", (PAD + COLUMNS * cell - GAP, TOP + rows * (height + CAPTION + PAD) + PAD), PAPER)
-    pen = ImageDraw.Draw(picture)
+    sheet = Image.new("RGB", (PAD + COLUMNS * cell - GAP, TOP + rows * (height + CAPTION + PAD) + PAD), PAPER)
+    pen = ImageDraw.Draw(sheet)
     pen.text((PAD, 8), f"Phantoms. {DRAWN}", fill=INK, font=ImageFont.load_default(15))
     for index, label in enumerate(labels):
         left = PAD + index % COLUMNS * cell
@@ -40,8 +40,8 @@ def sheet(task: str, seed: int) -> Image.Image:
         pen.text((left, top), caption, fill=INK, font=ImageFont.load_default(13))
         for number in range(PER_CLASS):
             lesion = draw(label, seed + number, size=(2 * width, 2 * height)).image.resize(TILE)
-            picture.paste(lesion, (left + number * (width + PAD), top + CAPTION))
-    return picture
+            sheet.paste(lesion, (left + number * (width + PAD), top + CAPTION))
+    return sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

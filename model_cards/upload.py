@@ -90,7 +90,7 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
     Raises:
         HubProblem: unreachable, refused, or interrupted; says whether anything was committed.
         UserError: the repository holds files that were not published from here, or is public where a private one was
-            asked for; or the Hub holds something else than was sent.
+            requested; or the Hub holds something else than was sent.
     """
     sdk = "gradio" if work.repo_type == "space" else None
     with one_sentence(api, work.about):

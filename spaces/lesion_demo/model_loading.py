@@ -249,7 +249,7 @@ class ModelStore:
         return text
 
     def _runs_code(self, location: str) -> bool:
-        """Code runs where the host said so, or comes from an organisation whose models the host offers anyway."""
+        """Code runs where the host allows it, or comes from an organisation whose models the host offers anyway."""
         organisations = {
             source.location.split("/")[0]
             for source in self._sources.values()

@@ -147,29 +147,29 @@ def trusted(tmp_path_factory: pytest.TempPathFactory) -> Trusted:
                 value.mul_(8)
     processor = LesionImageProcessor(size={"height": 64, "width": 64})
     drawings = [(label, seed) for label in ("nv", "mel", "bcc", "vasc", "df", "random") for seed in range(2)]
-    pictures = [draw(*drawing).image for drawing in drawings]
-    model.set_trust(_trust(labels, low=0.0, moderate=0.0, strange=1e9))
-    answers = model.predict(**processor(images=pictures, return_tensors="pt"))
+    drawn = [draw(*drawing).image for drawing in drawings]
+    model.set_trust(_trust(labels, low=0.0, moderate=0.0, gate_threshold=1e9))
+    answers = model.predict(**processor(images=drawn, return_tensors="pt"))
     scores = [answer["ood_score"] for answer in answers]
-    strangest = max(range(len(scores)), key=scores.__getitem__)
-    rest = [number for number in range(len(scores)) if number != strangest]
+    most_ood = max(range(len(scores)), key=scores.__getitem__)
+    rest = [number for number in range(len(scores)) if number != most_ood]
     doubts = {number: 1 - max(answers[number]["probabilities"].values()) for number in rest}
     calm, middle, high = (sorted(rest, key=doubts.__getitem__)[place] for place in (0, len(rest) // 2, -1))
-    gate = (scores[strangest] + max(scores[number] for number in rest)) / 2
+    gate = (scores[most_ood] + max(scores[number] for number in rest)) / 2
     low, moderate = (doubts[calm] + doubts[middle]) / 2, (doubts[middle] + doubts[high]) / 2
     assert doubts[calm] < low < doubts[middle] < moderate < doubts[high]
-    model.set_trust(_trust(labels, low=low, moderate=moderate, strange=gate))
+    model.set_trust(_trust(labels, low=low, moderate=moderate, gate_threshold=gate))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / "figures").mkdir()
-    pictures[0].save(folder / "figures" / "gate_test.png")
+    drawn[0].save(folder / "figures" / "gate_test.png")
     (folder / "README.md").write_text(CARD, encoding="utf-8")
     write_manifest(folder)
-    chosen = {"low": calm, "moderate": middle, "high": high, "strange": strangest}
+    chosen = {"low": calm, "moderate": middle, "high": high, "ood": most_ood}
     paths = {}
     for name, number in chosen.items():
         paths[name] = home / f"{name}.png"
-        pictures[number].save(paths[name])
+        drawn[number].save(paths[name])
     return Trusted(folder, paths)
 
 
@@ -185,20 +185,21 @@ See its [limits](#limits).
 """
 
 
-def _trust(labels: list[str], low: float, moderate: float, strange: float) -> dict[str, Any]:
-    said = {"split": "calibration", "n": 10}
+def _trust(labels: list[str], low: float, moderate: float, gate_threshold: float) -> dict[str, Any]:
+    fitted_on = {"split": "calibration", "n": 10}
     prior = [0.5 / (len(labels) - 1)] * len(labels)
     prior[labels.index("nv")] = 0.5
     return {
-        "temperature": {"kind": "scalar", "value": 1.0, **said},
-        "prior": {"value": prior, **said},
+        "temperature": {"kind": "scalar", "value": 1.0, **fitted_on},
+        "prior": {"value": prior, **fitted_on},
         "ood": {
-            "detector": "energy", "threshold": strange, "acceptance": 0.95, "settings": {}, "buffers": {}, **said
+            "detector": "energy", "threshold": gate_threshold, "acceptance": 0.95, "settings": {}, "buffers": {},
+            **fitted_on,
         },
-        "conformal": {"method": "lac", "alpha": 0.1, "qhat": [0.95] * len(labels), "settings": {}, **said},
+        "conformal": {"method": "lac", "alpha": 0.1, "qhat": [0.95] * len(labels), "settings": {}, **fitted_on},
         "bands": {
-            "low": {"threshold": low, "risk": 0.05, "confidence": 0.9, **said},
-            "moderate": {"threshold": moderate, "risk": 0.2, "confidence": 0.9, **said},
+            "low": {"threshold": low, "risk": 0.05, "confidence": 0.9, **fitted_on},
+            "moderate": {"threshold": moderate, "risk": 0.2, "confidence": 0.9, **fitted_on},
         },
         "policy": {"max_set_size": len(labels)},
         "fitted_for": {"inference": "plain", "preprocessing": {}},

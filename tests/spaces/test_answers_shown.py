@@ -76,7 +76,7 @@ def test_four_states(parts: Any, trusted: Any, sure: Any) -> None:
         assert {**answer, "model": None} == {**answer_to(trusted, state), "model": None}
         assert (answer["band"], answer["reason"]) == (state, reason)
         assert parts.words.state(answer) == ("declined" if state == "high" else state)
-    assert parts.answering.classify(opened(parts, trusted, "strange"), sure)["reason"] == "out_of_distribution"
+    assert parts.answering.classify(opened(parts, trusted, "ood"), sure)["reason"] == "out_of_distribution"
 
 
 def read_aloud(html: str) -> str:
@@ -101,7 +101,7 @@ def test_promise_is_stated_in_the_models_own_numbers(parts: Any, trusted: Any, s
         assert nats == pytest.approx(answer_to(trusted, "moderate")[part], abs=1e-6)
 
 
-@pytest.mark.parametrize("state", ["high", "strange"])
+@pytest.mark.parametrize("state", ["high", "ood"])
 def test_of_a_declined_image_no_class_is_seen(parts: Any, trusted: Any, sure: Any, state: str) -> None:
     """In no panel, no view, no table, no CSV, no comparison, no sentence for screen readers."""
     image = opened(parts, trusted, state)
@@ -144,7 +144,7 @@ def test_prevalence_reweighs_and_withdraws(parts: Any, trusted: Any, sure: Any) 
     assert "You assumed another prevalence" in panel
     assert "withdrawn" in panel
     # A model that declines where it was calibrated is not made to answer by another prevalence.
-    for state in ("high", "strange"):
+    for state in ("high", "ood"):
         assert parts.answering.classify(opened(parts, trusted, state), sure, question)["abstain"] is True
     for wrong in (0.0, 1.0, math.nan, True, "x"):
         with pytest.raises(parts.answering.OptionError, match=r"share from 0\.001 to 0\.999"):
@@ -194,7 +194,7 @@ def test_many_and_one_agree(parts: Any, trusted: Any, sure: Any, tmp_path: Path)
     entries = parts.archives.list_entries([*paths[:2], broken, *paths[2:]])
     read: Any = lambda entry: parts.image_files.read_image(entry.source)  # noqa: E731
     rows = [row for some in parts.many.classify_files(entries, sure, read) for row in some]
-    assert [row.name for row in rows] == ["low.png", "moderate.png", "=cmd|calc.png", "high.png", "strange.png"]
+    assert [row.name for row in rows] == ["low.png", "moderate.png", "=cmd|calc.png", "high.png", "ood.png"]
     assert "may be damaged" in rows[2].error
     for row, state in zip([rows[0], rows[1], rows[3], rows[4]], names, strict=True):
         assert row.answer["probabilities"] == pytest.approx(answer_to(trusted, state)["probabilities"], abs=1e-5)

@@ -39,7 +39,7 @@ TABS = {
     "One image": ("#photo", "#answer [data-state]", "low", "declined"),
     "Compare": ("#compare-photo", "#comparison .card:first-child", "low", "declined"),
     "Similar": ("#similar-photo", "#cases [data-state]", "cases", "declined"),
-    "Many": ("#files", "#many tbody tr > :last-child", "low.png", "strange.png"),
+    "Many": ("#files", "#many tbody tr > :last-child", "low.png", "ood.png"),
 }
 
 
@@ -67,7 +67,7 @@ def slow_page(
 def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: Any, trusted: Any, tab_name: str) -> None:
     """Once changed while the answer is there, once while it is still being made."""
     block, states, answered, declined = TABS[tab_name]
-    low, ood = trusted.images["low"], trusted.images["strange"]
+    low, ood = trusted.images["low"], trusted.images["ood"]
     with opened(browser, slow_page.url) as tab:
         tab.get_by_role("tab", name=tab_name).click()
         tab.evaluate(RECORD, [block, states])
@@ -94,10 +94,10 @@ def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: An
         wait(ood, declined)
         tab.wait_for_timeout(2000 * SLOW_S)
         seen = set(tab.evaluate("[...window.frames_seen]"))
-        own = {f"low.png {answered}", f"strange.png {declined}"}
+        own = {f"low.png {answered}", f"ood.png {declined}"}
         without_answer = {one for one in seen if one.split(" ")[-1] not in (answered, declined) or " " not in one}
         assert seen - without_answer <= own, seen
-        assert f"strange.png {declined}" in seen
+        assert f"ood.png {declined}" in seen
 
 
 def test_an_answer_is_seen_beside_its_own_model_only(

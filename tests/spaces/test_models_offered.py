@@ -96,8 +96,8 @@ def test_models_that_cannot_be_loaded_say_why(
         assert str(failure.value).startswith(f"The model {title} could not be loaded: ")
         assert str(tmp_path) not in str(failure.value), "where the host keeps its models is nobody's business"
         assert tmp_path.name not in str(failure.value)
-    said = capsys.readouterr().err
-    assert f"{tmp_path}/gone" in said, "the host's log says it"
+    log = capsys.readouterr().err
+    assert f"{tmp_path}/gone" in log, "it is in the host's log"
     with pytest.raises(parts.model_loading.ModelUnavailableError, match="known models: unknown, empty, gone, nothing"):
         store.get("other")
     with pytest.raises(parts.model_loading.ModelUnavailableError, match="Start the page with LESION_MODELS="):
@@ -124,8 +124,8 @@ def test_visitors_models_are_loaded_only_where_the_host_lets_them(
     parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Never a folder of the machine; code of visitors' models only where the host allows it; at most two are kept."""
-    asked: list[Any] = []
-    monkeypatch.setattr(parts.model_loading, "load", lambda source: asked.append(source) or source)
+    loaded_sources: list[Any] = []
+    monkeypatch.setattr(parts.model_loading, "load", lambda source: loaded_sources.append(source) or source)
     hosts = parts.model_loading.parse_models("ours/model")
     refused = parts.model_loading.ModelUnavailableError
     with pytest.raises(refused, match="its host only"):
@@ -139,12 +139,12 @@ def test_visitors_models_are_loaded_only_where_the_host_lets_them(
     assert store.add(" org/name@v1 ") == "org/name@v1"
     store.add("ours/other")
     store.add("third/model")
-    assert [(s.location, s.revision, s.runs_code) for s in asked] == [
+    assert [(s.location, s.revision, s.runs_code) for s in loaded_sources] == [
         ("org/name", "v1", False), ("ours/other", None, True), ("third/model", None, False),
     ]  # fmt: skip
     assert store.titles == ["model", "ours/other", "third/model"]
     parts.model_loading.ModelStore(hosts, "code").add("org/name")
-    assert asked[-1].runs_code
+    assert loaded_sources[-1].runs_code
 
 
 def test_code_of_other_organisations_is_not_run(parts: Any, tmp_path: Path) -> None:

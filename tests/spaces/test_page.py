@@ -126,7 +126,7 @@ def assumed(tab: Any) -> float:
 def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None:
     names = list(long_names(("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")).values())
     with opened(browser, page.url) as tab:
-        for state, why in (("strange", "unlike the images"), ("high", "too unsure of this lesion")):
+        for state, why in (("ood", "unlike the images"), ("high", "too unsure of this lesion")):
             upload(tab, trusted.images["low"], then="[data-state=low]")
             tab.wait_for_selector("#heat")
             clear(tab)
@@ -184,7 +184,7 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
     """An archive and loose files, one of them broken: a table that sorts, and the same as CSV."""
     archive, broken = tmp_path / "some.zip", tmp_path / "broken.jpg"
     with zipfile.ZipFile(archive, "w") as zipped:
-        for state in ("low", "high", "strange"):
+        for state in ("low", "high", "ood"):
             zipped.write(trusted.images[state], f"folder/{state}.png")
     broken.write_bytes(b"no image")
     with opened(browser, page.url) as tab:
@@ -199,7 +199,7 @@ def test_many_images(browser: Any, page: Any, trusted: Any, tmp_path: Path) -> N
                 "#many tbody tr", f"rows => rows.map(r => [...r.cells].at({number}).innerText.trim())"
             )
 
-        names = ["folder/high.png", "folder/low.png", "folder/strange.png", "broken.jpg", "moderate.png"]
+        names = ["folder/high.png", "folder/low.png", "folder/ood.png", "broken.jpg", "moderate.png"]
         assert column(-1) == names
         tab.locator("#many th button", has_text="Rating").press("Enter")
         assert column(2)[:2] == ["answered", "uncertain"]

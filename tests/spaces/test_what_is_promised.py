@@ -50,14 +50,14 @@ def test_what_was_measured_comes_before_the_limit(parts: Any, trusted: Any, with
     report = a_report(plain.trust)
     sure = with_report(report)
 
-    def said(state: str, classifier: Any = sure) -> str:
+    def rating(state: str, classifier: Any = sure) -> str:
         answer = parts.answering.classify(opened(parts, trusted, state), classifier)
         card = parts.html_compare.comparison([(classifier, answer, "m")])
         panel = parts.html_answer.answer_panel(answer, classifier)
         assert ("wrong in testing" in read_aloud(panel)) == ("wrong in testing" in read_aloud(card)), "same in Compare"
         return read_aloud(panel)
 
-    low = said("low")
+    low = rating("low")
     assert (
         "About 6 in 100 such answers were wrong in testing. In testing, 17 of 100 malignant or premalignant lesions "
         "with this rating were called benign."
@@ -67,24 +67,24 @@ def test_what_was_measured_comes_before_the_limit(parts: Any, trusted: Any, with
     ]
     assert order == sorted(order)
     assert "more than the limit" in low, "5.8 % were wrong, and at most 5 % were promised"
-    moderate = said("moderate")
+    moderate = rating("moderate")
     assert "About 3 in 10 such answers were wrong in testing." in moderate
     assert moderate.index("About 3 in 10") < moderate.index("At most 20 %")
     assert "called benign" not in moderate
-    assert "wrong in testing" not in said("high")
-    assert "wrong in testing" not in said("low", plain), "no report, no number"
-    assert "was not measured" in said("low", plain)
+    assert "wrong in testing" not in rating("high")
+    assert "wrong in testing" not in rating("low", plain), "no report, no number"
+    assert "was not measured" in rating("low", plain)
     # A report of other bands than the model's, or without the number, says nothing of this one.
     other = json.loads(json.dumps(report))
     other["trust_evaluation"]["bands"]["promises"]["low"]["threshold"] += 0.01
     without = json.loads(json.dumps(report))
     without["trust_evaluation"]["bands"]["bands"]["low"]["error"] = {"value": None, "why": "not defined"}
     for nothing in (other, without, "{", "[]", {"trust_evaluation": {"bands": []}}):
-        assert "wrong in testing" not in said("low", with_report(nothing))
+        assert "wrong in testing" not in rating("low", with_report(nothing))
     report["trust_evaluation"]["bands"]["missed_in_moderate"] = {"of_malignant_in_moderate": {"value": 0.4}}
-    assert "40 of 100 malignant or premalignant lesions" in said("moderate", with_report(report))
+    assert "40 of 100 malignant or premalignant lesions" in rating("moderate", with_report(report))
     del report["trust_evaluation"]["bands"]["missed_in_low"]
-    assert "called benign" not in said("low", with_report(report))
+    assert "called benign" not in rating("low", with_report(report))
 
 
 def test_no_probability_is_surer_than_the_surest_answers_were_right(parts: Any, trusted: Any, with_report: Any) -> None:
@@ -179,10 +179,10 @@ def test_in_a_table_the_class_comes_before_the_rating(parts: Any, trusted: Any) 
 )
 def test_advice_follows_the_reason(parts: Any, reason: str, names: list[str] | None, helps: bool) -> None:
     answer = {"abstain": True, "reason": reason, "prediction_set": names, "probabilities": {"a": 0.5, "b": 0.5}}
-    told = " ".join(parts.words.advice(answer, {"ood": {"acceptance": 0.95}}, ["HAM10000"]))
-    assert ("one sharp close-up" in told) is helps
-    assert ("5 of 100" in told) is helps
-    assert "neither that it is harmless" in told
+    advice = " ".join(parts.words.advice(answer, {"ood": {"acceptance": 0.95}}, ["HAM10000"]))
+    assert ("one sharp close-up" in advice) is helps
+    assert ("5 of 100" in advice) is helps
+    assert "neither that it is harmless" in advice
 
 
 def test_two_classes_are_named_as_what_they_are(parts: Any) -> None:
@@ -276,8 +276,10 @@ def test_measured_is_what_the_card_prints(parts: Any, repo_root: Path, name: str
     missed = parts.measured.measured(released, "low").missed
     assert "| the malignant lesions in the band | " in card
     assert f"| {parts.words.percent(missed)} (at most" in card
-    said = parts.words.what_was_measured(parts.measured.measured(released, "low"), released.at_risk_name)
-    assert f"{parts.words.of_100(missed)} {released.at_risk_name} lesions with this rating were called benign" in said
+    sentence = parts.words.what_was_measured(parts.measured.measured(released, "low"), released.at_risk_name)
+    assert (
+        f"{parts.words.of_100(missed)} {released.at_risk_name} lesions with this rating were called benign" in sentence
+    )
 
 
 @pytest.mark.parametrize("name", ["derm-x-mobilenetv2-ham7", "isic-skin-lesion-uncertainty"])
@@ -305,12 +307,12 @@ def test_a_set_without_the_predicted_class_is_stated_first(parts: Any, trusted: 
     quiet, loud = {**answer, "prediction_set": [answer["predicted"], other]}, {**answer, "prediction_set": [other]}
     heading = f"{sure.long_names[other]} cannot be ruled out"
 
-    def places(told: dict[str, Any]) -> list[str]:
-        row = parts.many.Row("a.png", told)
+    def places(answer: dict[str, Any]) -> list[str]:
+        row = parts.many.Row("a.png", answer)
         return [
-            read_aloud(parts.html_answer.answer_panel(told, sure)),
-            parts.html_answer.spoken(told, sure),
-            read_aloud(parts.html_compare.comparison([(sure, told, "m")])),
+            read_aloud(parts.html_answer.answer_panel(answer, sure)),
+            parts.html_answer.spoken(answer, sure),
+            read_aloud(parts.html_compare.comparison([(sure, answer, "m")])),
             read_aloud(parts.html_tables.table([row], sure, 1, "x")),
         ]
 

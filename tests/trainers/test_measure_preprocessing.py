@@ -65,12 +65,12 @@ def test_f1_counts_pixels_of_all_images(monkeypatch: Any) -> None:
     bare = np.zeros((2, 3, 3), np.uint8)
     score.add(bare + np.uint8(40), bare, truth, found_on_bare=np.zeros((2, 3), np.uint8))
     score.add(bare, bare, np.zeros((2, 3), bool), found_on_bare=found)
-    message = score.described()
-    assert message["precision"] == pytest.approx(2 / 3)
-    assert message["recall"] == pytest.approx(1 / 2)
-    assert message["f1"] == pytest.approx(4 / 7)
-    assert (message["pictures"], message["bare_pictures"], message["bare_pictures_touched"]) == (1, 2, 1)
-    assert message["psnr_with_hair_db"]["mean"] == pytest.approx(10 * np.log10(255**2 / 1600))
+    measured = score.described()
+    assert measured["precision"] == pytest.approx(2 / 3)
+    assert measured["recall"] == pytest.approx(1 / 2)
+    assert measured["f1"] == pytest.approx(4 / 7)
+    assert (measured["pictures"], measured["bare_pictures"], measured["bare_pictures_touched"]) == (1, 2, 1)
+    assert measured["psnr_with_hair_db"]["mean"] == pytest.approx(10 * np.log10(255**2 / 1600))
 
 
 def test_drawn_hair_is_where_the_mask_says() -> None:
@@ -87,18 +87,18 @@ def test_the_command_writes_every_number(ham10000: Path, tmp_path: Path, monkeyp
     monkeypatch.setattr(preprocessing, "TIMED_SIZES", ((64, 48), (96, 72)))
     out = tmp_path / "numbers.json"
     run(monkeypatch, "--ham10000", ham10000, "--out", out)
-    message = json.loads(out.read_text())
-    assert json.loads(capsys.readouterr().out) == message
-    crop = message["lesion_crop"]
+    measured = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out) == measured
+    crop = measured["lesion_crop"]
     assert (crop["images"], crop["empty_masks"]) == (5, 1)
     assert set(crop["lesion_kept"]) == {"mean", "q05", "q25", "q50", "q75", "q95"}
     assert crop["lesion_kept"]["mean"] > 0.9
     assert 0 < crop["box_iou"]["q50"] <= crop["box_iou_without_margin"]["q95"] <= 1
-    assert message["hair_on_phantoms"]["64x48"]["bare_pictures"] == 8
-    assert message["hair_drawn_on_real_images"]["images_looked_at"] == 6
-    assert 0 <= message["hair_drawn_on_real_images"]["on_those_with_hair_of_their_own"]["pictures"] < 6
-    assert set(message["milliseconds_median"]) == {"64x48", "96x72"}
-    assert all(ms > 0 for row in message["milliseconds_median"].values() for ms in row.values())
+    assert measured["hair_on_phantoms"]["64x48"]["bare_pictures"] == 8
+    assert measured["hair_drawn_on_real_images"]["images_looked_at"] == 6
+    assert 0 <= measured["hair_drawn_on_real_images"]["on_those_with_hair_of_their_own"]["pictures"] < 6
+    assert set(measured["milliseconds_median"]) == {"64x48", "96x72"}
+    assert all(ms > 0 for row in measured["milliseconds_median"].values() for ms in row.values())
     assert not list(tmp_path.glob(".*"))
 
 

@@ -29,12 +29,12 @@ def test_a_stopped_run_goes_on_where_it_was(
     monkeypatch.setattr(workers, "PART_IMAGES", 4)
     words = ("--model", ours, "--images", images, "--batch_size", 2)
     assert run(*words, "--out", tmp_path / "whole")[0] == 0
-    asked: list[int] = []
+    batch_sizes: list[int] = []
     whole = Scorer.score
 
     def counting(self: Scorer, root: Path, batch: Any) -> Any:
-        asked.append(len(batch))
-        if len(asked) == 4:
+        batch_sizes.append(len(batch))
+        if len(batch_sizes) == 4:
             raise KeyboardInterrupt
         return whole(self, root, batch)
 
@@ -62,10 +62,10 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert code == 2
     assert "images was '11 images" in error
 
-    asked[:] = [0] * 4
+    batch_sizes[:] = [0] * 4
     code, _, _ = run(*words, "--out", out)
     assert code == 0
-    assert sum(asked) == N - 4
+    assert sum(batch_sizes) == N - 4
     assert json.loads((out / "summary.json").read_text())["images_of_earlier_runs"] == 4
     assert (out / "answers.csv").read_bytes() == (tmp_path / "whole" / "answers.csv").read_bytes()
     assert not (tmp_path / "out.partial").exists()
@@ -101,7 +101,7 @@ def test_several_processes_and_a_kill_change_nothing(ours: Path, images: Path, t
 
 @pytest.mark.slow
 def test_a_model_is_loaded_by_its_hub_name_and_revision(
-    hub: LoopbackHub, ours: Path, images: Path, tmp_path: Path, said: Any, close: Any, rows_of: Any
+    hub: LoopbackHub, ours: Path, images: Path, tmp_path: Path, answer_to: Any, close: Any, rows_of: Any
 ) -> None:
     api = HfApi(endpoint=hub.endpoint, token=hub.token)
     api.create_repo("org/ours")
@@ -121,4 +121,4 @@ def test_a_model_is_loaded_by_its_hub_name_and_revision(
     assert done.returncode == 0, done.stderr
     model = json.loads((out / "summary.json").read_text())["model"]
     assert (model["name"], model["revision"]) == ("org/ours", first)
-    close(rows_of(out)[0], said(ours, images / "i00.png"))
+    close(rows_of(out)[0], answer_to(ours, images / "i00.png"))
