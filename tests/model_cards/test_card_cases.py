@@ -252,7 +252,7 @@ def test_the_card_of_a_model_without_images_names_records(report: dict[str, Any]
     assert 'answer = classify({"age": 55, "sex": "female", "localization": "back"})' in card
     assert "the gate declined the record" in card
     assert "It declines a record that the gate finds unlike the calibration images" in card
-    assert "taken because this model looks at no image: there is nothing to perturb and choose by." in card
+    assert "used because this model takes no image: there is nothing to perturb and choose by." in card
     assert "It was not tested on records of none of the classes." in card
     assert "How the detectors compare" not in card
     assert "image-classification" not in card.split("---\n", 2)[2], "the stock task knows images alone"

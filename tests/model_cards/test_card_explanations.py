@@ -91,7 +91,7 @@ def explained(report: dict[str, Any]) -> dict[str, Any]:
 
 
 def section(card: str) -> str:
-    return card.split("## Where it looks\n")[1].split("\n## ")[0]
+    return card.split("## Heat maps\n")[1].split("\n## ")[0]
 
 
 def test_the_number_stands_beside_what_it_would_be_without_a_model(explained: dict[str, Any]) -> None:
@@ -165,7 +165,7 @@ def test_without_masks_a_single_model_and_another_rounding(explained: dict[str, 
 
 
 def test_a_report_without_explanations_has_no_such_section(report: dict[str, Any]) -> None:
-    assert "## Where it looks" not in card_text(report, FILES)
+    assert "## Heat maps" not in card_text(report, FILES)
 
 
 def scalars(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

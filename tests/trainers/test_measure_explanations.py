@@ -161,7 +161,7 @@ def test_a_new_fit_of_trust_leaves_the_section_out(explained: Path, splits: Spli
     out = tmp_path / "fitted"
     fit_trust(str(explained), splits, out, TrustOptions(detector="energy", max_set_size=8), replicates=REPLICATES)
     assert "explanations" not in read(out)
-    assert "## Where it looks" not in folder_card(out)
+    assert "## Heat maps" not in folder_card(out)
     assert not [*out.glob("explanations_*"), *(out / "figures").glob("heat_*"), *out.glob("examples")]
     assert verify_folder(out) == []
 
