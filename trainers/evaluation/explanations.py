@@ -99,7 +99,7 @@ def explanations_section(table: ExplanationTable, *, replicates: int = 1000, see
         seed: of the resamples.
 
     Returns:
-        JSON-ready: what the table knows of itself (``split``, ``method``, ``examples``, ...), ``n``, ``n_groups``,
+        JSON-ready: the description of the table (``split``, ``method``, ``examples``, ...), ``n``, ``n_groups``,
         ``masks``, ``blank``, ``overall``, ``per_class``, ``per_verdict``, ``random_weights``, ``members``,
         ``repeated`` and ``conventions``.
     """

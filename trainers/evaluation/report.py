@@ -77,7 +77,7 @@ def evaluate(
 
 
 def conventions(replicates: int) -> dict[str, str]:
-    """What the numbers mean where the literature knows several meanings; goes into the report and the card."""
+    """The definition of each number that has several in the literature; goes into the report and the card."""
     return {
         "averages": "Balanced accuracy, macro F1 and macro AUROC (one class against the rest) are means over the "
         "classes that have images; weighted F1 weighs them by support.",

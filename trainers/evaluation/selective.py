@@ -203,7 +203,7 @@ def selective_section(
 
 
 def conventions(risk: float) -> dict[str, str]:
-    """What the numbers mean where the literature knows several meanings; goes into the report."""
+    """The definition of each number that has several in the literature; goes into the report."""
     return {
         "ties": "Images of equal uncertainty are accepted together.",
         "aurc": "Mean over images of the selective risk at their own uncertainty (Geifman and El-Yaniv 2017).",

@@ -1,9 +1,9 @@
 """Calibration errors of probabilities: plain, weighted functions (see ``discrimination`` for the weights).
 
 All are errors: 0 is best. Conventions, stated because each has rivals: the Brier score sums over the classes (range
-0 to 2, Brier 1950) and is not halved; ECE looks at the confidence of the predicted class only, in 15 bins of equal
+0 to 2, Brier 1950) and is not halved; ECE uses the confidence of the predicted class only, in 15 bins of equal
 width (Guo et al. 2017, equation 3), and takes absolute differences. The adaptive ECE is the same in bins of equal mass,
-the class-wise ECE looks at every class's probability, not the predicted one's alone.
+the class-wise ECE uses every class's probability, not the predicted one's alone.
 """
 
 from __future__ import annotations

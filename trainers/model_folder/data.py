@@ -381,7 +381,7 @@ def encoded_metadata(rows: datasets.Dataset, processor: Any) -> Tensor:
     missing = [name for name in fields if name not in rows.column_names]
     if missing:
         raise UserError(
-            f"the dataset has no column {missing[0]!r}, which this model looks at (it has "
+            f"the dataset has no column {missing[0]!r}, which this model uses (it has "
             f"{', '.join(rows.column_names)}): add it, null where it is unknown, or leave it out of metadata_fields"
         )
     records = rows.select_columns(fields).with_format(None)

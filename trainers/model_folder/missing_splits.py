@@ -182,7 +182,7 @@ def _split_named(name: str) -> str | None:
 def split_folders(root: Path) -> dict[str, list[str]] | None:
     """The files of each split, where the folders of splits have names that ``datasets`` does not recognise.
 
-    ``datasets`` knows ``train`` but not ``Train`` (all images would be in one split), and no ``calibration``.
+    ``datasets`` recognises ``train`` but not ``Train`` (all images would be in one split), and no ``calibration``.
 
     Returns:
         Split -> patterns of files relative to ``root``; None where ``datasets`` recognises every name, where no folder

@@ -47,12 +47,12 @@ def measure_robustness(
         progress: show progress bars.
 
     Raises:
-        UserError: ``out`` is not empty; there is no such model, or it looks at no image, or was evaluated on other
+        UserError: ``out`` is not empty; there is no such model, or it has no image input, or was evaluated on other
             images.
     """
     with finished_model(source, splits, out) as (finished, splits):
         if "pixel_values" not in finished.model.input_names:
-            raise UserError(f"{source!r} looks at no image, which nothing can be done to: give a model that does")
+            raise UserError(f"{source!r} has no image input, so nothing can be corrupted: give a model that has")
         rows = drawn(len(finished.evaluated(splits, split)), images, seed)
         conditions = [(k, s) for k in kinds or CORRUPTIONS for s in severities or SEVERITIES]
         found = predict_conditions(finished, splits, split, rows, conditions, seed, progress)

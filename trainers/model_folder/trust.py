@@ -145,10 +145,10 @@ def predict_folders(model: Any, processor: Any, folders: Sequence[Path], inferen
     """Folder name -> predictions of its images, which are of none of the classes.
 
     Raises:
-        UserError: two folders of one name, or one of a split's, or without images; a model that looks at none.
+        UserError: two folders of one name, or one of a split's, or without images; a model without image input.
     """
     if folders and "pixel_values" not in model.input_names:
-        raise UserError("--ood was given, but this model looks at no image: leave it out")
+        raise UserError("--ood was given, but this model has no image input: leave it out")
     found: dict[str, Predictions] = {}
     for folder in folders:
         name = folder.resolve().name

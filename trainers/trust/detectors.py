@@ -81,7 +81,7 @@ def score(name: str, fit: OODFit, features: np.ndarray, raw_logits: np.ndarray, 
     if bad.any():
         raise OODFitError(
             f"{name} gives {int(bad.sum())} of {len(scores)} images a score that is NaN or infinite: their features or "
-            "logits are enormous; look at the training"
+            "logits are enormous; check the training"
         )
     return scores
 
@@ -158,7 +158,7 @@ def fit_projection(features: np.ndarray, most: int = MOST) -> Projection:
     values, vectors = eigh(small, subset_by_index=(len(small) - kept, len(small) - 1))
     values, vectors = values[::-1], vectors[:, ::-1]
     if not values[0] > (NEGLIGIBLE * np.abs(features).max()) ** 2:
-        raise OODFitError(f"the {width} features are the same on all {n} images: the model looks at nothing")
+        raise OODFitError(f"the {width} features are the same on all {n} images: they do not depend on the image")
     vectors = vectors[:, values > NEGLIGIBLE * values[0]]
     if n < width:
         vectors = centred.T @ vectors
@@ -359,5 +359,5 @@ def inputs_of(detector: str, features: np.ndarray, early: np.ndarray | None) -> 
     if detector not in EARLY:
         return features
     if early is None:
-        raise OODFitError(f"{detector} looks at an early layer, of which nothing was stored: choose another detector")
+        raise OODFitError(f"{detector} uses an early layer, of which nothing was stored: choose another detector")
     return early

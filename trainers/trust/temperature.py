@@ -163,7 +163,7 @@ def _fit(
     if np.ptp(logits, axis=-1).max() == 0:
         return unchanged, (
             f"all logits of an image are equal on each of the {n} images, so no temperature changes the answer: "
-            "T = 1 is kept; look at the training"
+            "T = 1 is kept; check the training"
         )
     value, after, edge = _search_temperature(logits, labels, weights)
     if edge == "low":

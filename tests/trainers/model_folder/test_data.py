@@ -279,7 +279,7 @@ def test_bad_metadata_names_its_image(patients: datasets.Dataset) -> None:
 
 def test_a_dataset_without_the_models_columns_is_refused(patients: datasets.Dataset) -> None:
     processor = LesionImageProcessor(model_input_names=["metadata"], metadata_fields=["age", "localization"])
-    with pytest.raises(UserError, match=r"no column 'localization', which this model looks at \(it has image"):
+    with pytest.raises(UserError, match=r"no column 'localization', which this model uses \(it has image"):
         LesionImages(patients, processor)
 
 

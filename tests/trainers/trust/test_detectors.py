@@ -169,7 +169,7 @@ def test_buffers_are_small_float32_and_named_as_the_model_expects(name, members)
 
 @pytest.mark.parametrize("name", ["mahalanobis", "nearest_neighbours", "vim"])
 def test_features_that_never_vary_are_named(name):
-    with pytest.raises(OODFitError, match="20 images: the model looks at nothing"):
+    with pytest.raises(OODFitError, match="20 images: they do not depend on the image"):
         fit_of(name)(np.full((20, 5), 3.3), np.zeros((20, 2)), np.zeros(20, dtype=int), 1.0)
 
 

@@ -246,7 +246,7 @@ def test_an_early_layer_is_chosen_where_it_tells_more(known):
 
 
 def test_an_early_layer_that_nobody_stored_is_named(known, perturbed):
-    with pytest.raises(OODFitError, match="early_mahalanobis looks at an early layer, of which nothing was stored"):
+    with pytest.raises(OODFitError, match="early_mahalanobis uses an early layer, of which nothing was stored"):
         fit_gate(*of(known), 1.0, detector="early_mahalanobis")
     with pytest.raises(OODFitError, match="of which nothing was stored"):
         fit_gate(*of(known), 1.0, perturbed, early=early_of(known, 1))

@@ -1,4 +1,4 @@
-"""The images of explanations: how much heat lies on the lesion, what the heat is worth, and examples to look at.
+"""The figures of explanations: the share of heat on the lesion, its faithfulness, and examples.
 
 The two charts are drawn from the table of explanations alone, like everything in ``figures``. Images are shown by the
 examples alone, which have a folder of their own since they cannot be rebuilt without the model.
@@ -75,7 +75,7 @@ class Examples:
     Attributes:
         found: (class, kind) -> its example, where there is one.
         labels: the C short class names, in order.
-        kinds: those of ``VERDICTS`` that the model knows.
+        kinds: those of ``VERDICTS`` of the model.
         caption: where the images come from and how they were chosen, in a sentence or two.
     """
 
