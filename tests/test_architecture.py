@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -147,3 +148,38 @@ def test_every_package_is_listed_and_spaces_is_not(repo_root: Path) -> None:
         for init in (repo_root / folder).rglob("__init__.py")
     }
     assert listed == there
+
+
+# Words of no standard meaning here, and what to write.
+WORDS = {
+    "anew": "again",
+    "mend": "fix",
+    "mended": "fixed",
+    "judge": "evaluate",
+    "judging": "evaluating",
+    "strangers": "ood images, or other users",
+    "ruined": "perturbed",
+    "altered": "perturbed, or changed",
+    "pictures": "images",
+    "picture": "image",
+}
+
+
+def test_prose_and_names_use_standard_words(repo_root: Path) -> None:
+    folders = [*FOLDERS, "spaces", "tests"]
+    files = [
+        path
+        for folder in folders
+        for kind in ("py", "md", "j2", "js")
+        for path in (repo_root / folder).rglob(f"*.{kind}")
+    ]
+    files += [*repo_root.glob("*.md")]
+    pattern = re.compile(rf"(?<![\w\"'])({'|'.join(WORDS)})(?![\w\"'])", re.IGNORECASE)
+    wrong = []
+    for path in sorted(files):
+        name = path.relative_to(repo_root).as_posix()
+        if "released" in path.parts or "golden" in path.parts or name == "tests/test_architecture.py":
+            continue
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            wrong += [f"{name}:{number}: {word}: write {WORDS[word.lower()]}" for word in pattern.findall(line)]
+    assert wrong == []

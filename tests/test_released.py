@@ -71,11 +71,11 @@ def test_a_release_is_whole_small_and_shows_nobody(folder: Path) -> None:
     assert verify_folder(folder) == []
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 30 * MEGABYTE
-    pictures = {path.stem for path in files if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}}
+    charts = {path.stem for path in files if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}}
     report = json.loads((folder / "report.json").read_text())
     examples = report.get("explanations", {}).get("examples", [])
     assert all(DRAWN in example["caption"] for example in examples)
-    assert pictures - FURTHER_CHARTS - {Path(example["file"]).stem for example in examples} == CHARTS
+    assert charts - FURTHER_CHARTS - {Path(example["file"]).stem for example in examples} == CHARTS
     assert report["model"]["license"] == "cc-by-nc-4.0"
 
 

@@ -140,7 +140,7 @@ def _text(path: Path) -> str | None:
 
 
 def _image(_: Any, tokens: Sequence[Token], at: int, __: Any, env: MutableMapping[str, Any]) -> str:
-    caption, uri = escape(tokens[at].content), picture_uri(env["folder"], unquote(str(tokens[at].attrs["src"])))
+    caption, uri = escape(tokens[at].content), image_uri(env["folder"], unquote(str(tokens[at].attrs["src"])))
     return f'<img src="{uri}" alt="{caption}">' if uri else f"<em>({caption}: image not shown)</em>"
 
 
@@ -164,7 +164,7 @@ _RULES = {
 }  # fmt: skip
 
 
-def picture_uri(folder: Path, link: str) -> str | None:
+def image_uri(folder: Path, link: str) -> str | None:
     """An image of the folder as a data URI; None where the link leads elsewhere, or to no image of decent size."""
     path = folder / link
     kind = IMAGE_TYPES.get(path.suffix.lower())
@@ -183,7 +183,7 @@ def figures(folder: Path) -> list[tuple[str, str]]:
     paths = sorted((folder / "figures").glob("*"), key=lambda path: ("_test" not in path.stem, path.stem))
     found = []
     for path in paths:
-        uri = picture_uri(folder, f"figures/{path.name}")
+        uri = image_uri(folder, f"figures/{path.name}")
         if uri:
             name, _, split = path.stem.rpartition("_")
             of_split = name and split in SPLITS

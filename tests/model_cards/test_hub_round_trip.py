@@ -50,7 +50,7 @@ def as_a_stranger(code: str, hub: LoopbackHub, home: Path) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def picture(seed: int, size: tuple[int, int] = (48, 40)) -> bytes:
+def jpeg_of(seed: int, size: tuple[int, int] = (48, 40)) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
@@ -100,7 +100,7 @@ def test_another_process_gets_the_same_logits_also_from_a_pinned_revision(
     hub: LoopbackHub, published_model: Published, real_model_folder: Path, report: dict[str, Any], tmp_path: Path
 ) -> None:
     image = tmp_path / "lesion.png"
-    image.write_bytes(picture(1))
+    image.write_bytes(jpeg_of(1))
     logits, raw_logits = local_answer(real_model_folder, image)
     # A second publication with another temperature moves main; the pinned revision must not move with it.
     config = json.loads((real_model_folder / "config.json").read_text())
@@ -138,7 +138,7 @@ def test_the_code_on_the_card_runs_as_printed(
     hub: LoopbackHub, published_model: Published, real_model_folder: Path, report: dict[str, Any], tmp_path: Path
 ) -> None:
     image = tmp_path / "lesion.jpg"
-    image.write_bytes(picture(2))
+    image.write_bytes(jpeg_of(2))
     probabilities = torch.tensor(local_answer(real_model_folder, image)[0][0]).softmax(-1).tolist()
     card = folder_card(real_model_folder)
     blocks = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
@@ -166,7 +166,7 @@ def test_a_dataset_loads_by_its_name_config_and_revision(hub: LoopbackHub, tmp_p
         Row(
             image_id=f"image{index:03}",
             label=labels[index % 2],
-            read=lambda index=index: picture(index),
+            read=lambda index=index: jpeg_of(index),
             lesion_id=f"lesion{index:03}",
             source="invented",
             license="cc0-1.0",
@@ -199,5 +199,5 @@ print(json.dumps([
     assert names == ["mel", "nv"]
     assert streamed
     for index in (0, 41):
-        own = np.asarray(Image.open(io.BytesIO(picture(index)))).tobytes()
+        own = np.asarray(Image.open(io.BytesIO(jpeg_of(index)))).tobytes()
         assert pixels[f"image{index:03}"] == hashlib.sha256(own).hexdigest()

@@ -56,7 +56,7 @@ def test_the_card_shows_its_own_images_and_loads_nothing_else(parts: Any, truste
     assert "See its “limits”." in text, "headings have no ids on the page, so links to them are plain words"
     assert [caption for caption, _ in parts.model_folder.figures(trusted.folder)] == ["Gate, test split"]
     for link in ("../x.png", "/etc/x.png", "https://example.com/x.png", "config.json", "a\0.png"):
-        assert parts.model_folder.picture_uri(trusted.folder, link) is None
+        assert parts.model_folder.image_uri(trusted.folder, link) is None
 
 
 def test_nearest_cases(parts: Any, gallery: Any, trusted: Any) -> None:

@@ -35,7 +35,7 @@ TINY_VIT = {
 }
 # What makes each script small. 10 a process do not divide the 96 images: 20, 20, 20, 20, then 16 and 4 to fill up.
 TIMM_KWARGS = ("--model_config", '{"backbone_kwargs": {}}')
-ANEW = ("--backbone_weights", "none", "--metadata_weights", "")
+FROM_SCRATCH = ("--backbone_weights", "none", "--metadata_weights", "")
 OPTIONS: dict[str, tuple[str, ...]] = {
     "train_efficientnet": ("--recipe", "demo", "--backbone", "test_efficientnet", *TIMM_KWARGS),
     "train_ensemble": ("--recipe", "demo", "--backbone", "test_resnet", "--members", "2", "--mc_dropout_samples", "2"),

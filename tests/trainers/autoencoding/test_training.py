@@ -213,7 +213,7 @@ def test_bad_options_are_named_and_leave_nothing(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def without_pictures(folder: Path, image: Any) -> Path:
+def without_images(folder: Path, image: Any) -> Path:
     """A dataset in the suite's form with two rows per split, whose ``image`` is what was given."""
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["mel", "nv"])})
     if image == "no column":
@@ -235,7 +235,7 @@ def without_pictures(folder: Path, image: Any) -> Path:
 )
 def test_a_dataset_without_images_is_one_line(tmp_path: Path, image: Any, named: str) -> None:
     # Of another name each: the cache of datasets identifies local folders by their names.
-    folder = without_pictures(tmp_path / ("null" if image is None else "column"), image)
+    folder = without_images(tmp_path / ("null" if image is None else "column"), image)
     with pytest.raises(UserError, match=named):
         run(
             ["--recipe", "autoencoder_demo", "--dataset", str(folder), "--output_dir", str(tmp_path / "out")],

@@ -135,8 +135,8 @@ def test_the_gate_comes_before_sets_and_bands(rows, trust):
     features, logits = rows.features.copy(), rows.logits.copy()
     features[outliers] = -features[outliers]
     logits[outliers] = -logits[outliers]
-    with_strangers = replace(rows, features=features, logits=logits)
-    spoilt = fitted(with_strangers)
+    with_outliers = replace(rows, features=features, logits=logits)
+    spoilt = fitted(with_outliers)
     assert spoilt.config["ood"] == trust.config["ood"]
     kept = second & accepted(rows, trust)
     kept[outliers] = False
