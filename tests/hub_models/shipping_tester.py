@@ -145,38 +145,38 @@ class ShippingTester:
 
         done = run_clean(REMOTE_CHECK, folder, repo_root, folder=tmp_path)
         assert done.returncode == 0, done.stderr[-3000:]
-        said = json.loads((tmp_path / "remote.json").read_text())
-        assert said["model_module"].startswith("transformers_modules.")
-        assert said["ours"] == []
-        assert said["dtype"] == "torch.float32"
-        np.testing.assert_allclose(said["logits"], logits.numpy(), rtol=0, atol=1e-5)
-        np.testing.assert_allclose(said["logits_saved_again"], logits.numpy(), rtol=0, atol=1e-5)
-        assert set(said["files_saved_again"]) >= self.shared_files | self.own_files
-        assert set(said["inputs"]) == set(self.model_class.input_names)
-        for name, value in said["inputs"].items():
+        result = json.loads((tmp_path / "remote.json").read_text())
+        assert result["model_module"].startswith("transformers_modules.")
+        assert result["ours"] == []
+        assert result["dtype"] == "torch.float32"
+        np.testing.assert_allclose(result["logits"], logits.numpy(), rtol=0, atol=1e-5)
+        np.testing.assert_allclose(result["logits_saved_again"], logits.numpy(), rtol=0, atol=1e-5)
+        assert set(result["files_saved_again"]) >= self.shared_files | self.own_files
+        assert set(result["inputs"]) == set(self.model_class.input_names)
+        for name, value in result["inputs"].items():
             np.testing.assert_allclose(value, inputs[name].numpy(), rtol=0, atol=1e-6)
         expected = [dict(zip(LABELS, row.tolist(), strict=True)) for row in functional.softmax(logits, -1)]
-        assert [row["probabilities"] for row in said["predict"]] == [pytest.approx(row, abs=1e-5) for row in expected]
-        assert said["pipeline"] == [pytest.approx(row, abs=1e-5) for row in expected]
+        assert [row["probabilities"] for row in result["predict"]] == [pytest.approx(row, abs=1e-5) for row in expected]
+        assert result["pipeline"] == [pytest.approx(row, abs=1e-5) for row in expected]
         if self.explanations:
             np.testing.assert_allclose(
-                said["heat_maps"], model.explain(**inputs, target=1).heat_maps, rtol=0, atol=1e-4
+                result["heat_maps"], model.explain(**inputs, target=1).heat_maps, rtol=0, atol=1e-4
             )
         else:
-            assert said["heat_maps"] == ["ExplanationError"]
-        answers = [said[name] for name in ("answers", "answers_by_two", "answers_saved_again", "answers_saved_alone")]
-        np.testing.assert_allclose(said["features"], of_features, rtol=0, atol=1e-4)
-        assert said["one_answer_an_image"] == [2, 2, 2]
-        assert said["task"] == PIPELINE_TASK
+            assert result["heat_maps"] == ["ExplanationError"]
+        answers = [result[name] for name in ("answers", "answers_by_two", "answers_saved_again", "answers_saved_alone")]
+        np.testing.assert_allclose(result["features"], of_features, rtol=0, atol=1e-4)
+        assert result["one_answer_an_image"] == [2, 2, 2]
+        assert result["task"] == PIPELINE_TASK
         for answer in answers:
             assert [row["predicted"] for row in answer] == [row["predicted"] for row in of_records]
             for row, known in zip(answer, of_records, strict=True):
                 assert set(row) == set(known)
                 assert row["probabilities"] == pytest.approx(known["probabilities"], abs=1e-5)
-        assert said["answer_to_a_path"]["probabilities"] == pytest.approx(expected[0], abs=1e-5)
-        name, message = said["unknown_site"]
+        assert result["answer_to_a_path"]["probabilities"] == pytest.approx(expected[0], abs=1e-5)
+        name, message = result["unknown_site"]
         assert name == "RecordError"
         assert message.startswith("localization is 'elbow'; give one of abdomen, ")
-        name, message = said["without_opencv"]
+        name, message = result["without_opencv"]
         assert name == "MissingOpenCVError"
         assert "pip install opencv-python-headless" in message

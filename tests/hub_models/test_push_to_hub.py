@@ -40,15 +40,15 @@ def test_a_pushed_model_loads_with_its_pipeline_and_can_be_fine_tuned(hub: Loopb
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    said = json.loads((tmp_path / "pushed.json").read_text())
-    assert said["copy"]["probabilities"] == pytest.approx(said["here"]["probabilities"], abs=1e-5)
-    assert said["by_the_repo_alone"] == said["copy"]
-    assert said["copy"]["reason"] != "trust_not_asked"
-    assert said["width"] == 1280
-    assert len(said["warnings"]) == 1
-    assert said["evaluated"] == [6, 3]
-    assert said["difference"] < 1e-5
+    result = json.loads((tmp_path / "pushed.json").read_text())
+    assert result["copy"]["probabilities"] == pytest.approx(result["here"]["probabilities"], abs=1e-5)
+    assert result["by_the_repo_alone"] == result["copy"]
+    assert result["copy"]["reason"] != "trust_not_asked"
+    assert result["width"] == 1280
+    assert len(result["warnings"]) == 1
+    assert result["evaluated"] == [6, 3]
+    assert result["difference"] < 1e-5
     # A reference with "--" would fetch the code from the repo that was loaded first.
-    assert len(said["code"]) == 4
-    assert not [name for name in said["code"] if "--" in name]
-    assert set(said["tuned"]["probabilities"]) == set(said["stock"]) == {"x", "y", "z"}
+    assert len(result["code"]) == 4
+    assert not [name for name in result["code"] if "--" in name]
+    assert set(result["tuned"]["probabilities"]) == set(result["stock"]) == {"x", "y", "z"}

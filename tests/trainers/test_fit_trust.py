@@ -52,7 +52,7 @@ def read(folder: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def clothes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six images of stripes, one of them in a folder of its own."""
-    folder = tmp_path_factory.mktemp("foreign") / "clothes"
+    folder = tmp_path_factory.mktemp("ood") / "clothes"
     (folder / "more").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(6):
@@ -134,15 +134,15 @@ def test_predictions_keep_the_scores_of_the_gate(again: Path, clothes: Path) -> 
         assert stored.ood_score is not None
         assert np.isfinite(stored.ood_score).all()
         assert stored.features is not None
-    foreign = read_predictions(again / "predictions_ood_0.parquet")
-    assert (foreign.split, foreign.dataset, foreign.features) == ("ood_clothes", "clothes", None)
-    assert foreign.image_id.tolist() == ["1.png", "2.png", "3.png", "4.png", "5.png", "more/0.png"]
-    assert set(foreign.label) == {NO_LABEL}
+    ood_rows = read_predictions(again / "predictions_ood_0.parquet")
+    assert (ood_rows.split, ood_rows.dataset, ood_rows.features) == ("ood_clothes", "clothes", None)
+    assert ood_rows.image_id.tolist() == ["1.png", "2.png", "3.png", "4.png", "5.png", "more/0.png"]
+    assert set(ood_rows.label) == {NO_LABEL}
     evaluated = read(again)["trust_evaluation"]
-    [told] = evaluated["gate"]["sets"]
+    [shown] = evaluated["gate"]["sets"]
     gate = read(again)["trust"]["ood"]
-    assert (told["name"], told["n"]) == ("clothes", 6)
-    assert told["declined"]["value"] == pytest.approx((foreign.ood_score > gate["threshold"]).mean(), abs=1e-6)
+    assert (shown["name"], shown["n"]) == ("clothes", 6)
+    assert shown["declined"]["value"] == pytest.approx((ood_rows.ood_score > gate["threshold"]).mean(), abs=1e-6)
     assert evaluated["verdicts"]["clothes"]["n"] == 6
 
 
@@ -286,7 +286,7 @@ def test_stored_predictions_are_used_only_where_the_manifest_verifies(trained: P
 
 
 @pytest.mark.parametrize(
-    ("changed", "asked", "still"),
+    ("changed", "options", "still"),
     [
         ({}, {}, True),
         ({"weights_dtype": "float32"}, {}, True),
@@ -298,7 +298,7 @@ def test_stored_predictions_are_used_only_where_the_manifest_verifies(trained: P
     ],
 )
 def test_answers_of_other_pixels_weights_or_views_are_not_used(
-    trained: Path, changed: dict[str, Any], asked: dict[str, Any], still: bool
+    trained: Path, changed: dict[str, Any], options: dict[str, Any], still: bool
 ) -> None:
     old = read(trained)
     dataset = {
@@ -307,4 +307,4 @@ def test_answers_of_other_pixels_weights_or_views_are_not_used(
     }
     if "fitted" in changed:
         old["trust"]["fitted_for"]["inference"] = changed["fitted"]
-    assert can_reuse(old, dataset, TrustOptions(**asked), changed.get("weights_dtype", "")) is still
+    assert can_reuse(old, dataset, TrustOptions(**options), changed.get("weights_dtype", "")) is still
