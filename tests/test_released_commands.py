@@ -6,12 +6,12 @@ import csv
 import importlib
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from hub_server import LoopbackHub
 from test_released import RELEASED
@@ -203,7 +203,7 @@ def test_it_is_published_to_a_hub_and_scores_from_there(released: Released, hub:
     def clean(*words: object) -> str:
         command = [sys.executable, "-m", *map(str, words)]
         env = hub.client_env(tmp_path, OMP_NUM_THREADS="1")
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=False)
+        done = processes.run(command, env=env)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import processes
 import pytest
 from hub_server import LoopbackHub
 
@@ -94,13 +95,10 @@ run(lambda: build_ham10000.main(["--source", "org/absent", "--out", sys.argv[2] 
 
 def test_a_mirror_on_the_hub(ham_records, make_mirror, tmp_path, repo_root):
     with LoopbackHub() as hub:
-        done = subprocess.run(
+        done = processes.run(
             [sys.executable, "-c", FROM_HUB, str(make_mirror(ham_records)), str(tmp_path / "out")],
             env=hub.client_env(tmp_path),
             cwd=repo_root,
-            capture_output=True,
-            text=True,
-            check=False,
         )
     repeats = len(ham_records[::3]) + len(ham_records[::7])
     assert f"warning: {repeats} repeated rows" in done.stderr

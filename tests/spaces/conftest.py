@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import processes
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -322,14 +323,13 @@ def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
             k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_SERVER", "SPACE", "SYSTEM", "HF_"))
         }
         page = Page(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "uploads")
-        with page.log.open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "spaces/lesion_demo/app.py"],
-                cwd=repo_root,
-                env={**inherited, **own, **environment},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        process = processes.Process(
+            [sys.executable, "spaces/lesion_demo/app.py"],
+            cwd=repo_root,
+            env={**inherited, **own, **environment},
+            stdout=str(page.log),
+            stderr=str(page.log),
+        )
         page.pid = process.pid
         try:
             _wait(page, process)
@@ -345,7 +345,7 @@ def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
     return start
 
 
-def _wait(page: Page, process: subprocess.Popen[bytes]) -> None:
+def _wait(page: Page, process: processes.Process) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), urllib.request.urlopen(page.url, timeout=10):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 from scipy.special import softmax
 
@@ -178,7 +179,7 @@ def finished(phantom_dataset: Path, quiet_env: dict[str, str], tmp_path_factory:
 
 def run(env: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "trainers.cross_validate", *map(str, words)]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
+    return processes.run(command, env=env, timeout=900)
 
 
 @pytest.mark.slow

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from card_text import folder_card
@@ -237,13 +237,9 @@ def test_a_model_of_the_hub_is_fitted_on_a_config_without_a_calibration_split(
     out = tmp_path / "fitted"
     words = ["org/model@main", "--dataset", str(phantom_dataset), "--config_name", "published"]
     more = ["--output_dir", str(out), "--bootstrap_replicates", str(REPLICATES), "--detector", "vim"]
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "trainers.fit_trust", *words, *more],
         env=hub.client_env(tmp_path, OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert verify_folder(out) == []

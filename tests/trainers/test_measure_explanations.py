@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from card_text import folder_card
@@ -257,13 +257,9 @@ def test_it_reads_a_model_from_the_hub(
     out = tmp_path / "again"
     words = ["org/explained@main", "--dataset", str(phantom_dataset), "--output_dir", str(out), "--images", "1"]
     words += ["--split", "validation", "--method", "hires_cam", "--steps", "2", "--examples", "none"]
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "trainers.measure_explanations", *words, "--bootstrap_replicates", "5"],
         env=hub.client_env(tmp_path, OMP_NUM_THREADS="1"),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1].startswith("measured: ")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from datasets import load_dataset
 from safetensors.torch import load_file
@@ -40,7 +40,7 @@ FROZEN = '{"freeze_backbone": true, "freeze_metadata": true}'
 
 def train(script: Path, env: dict[str, str], *options: object) -> None:
     command = [sys.executable, str(script), *TINY, *map(str, options)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = processes.run(command, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

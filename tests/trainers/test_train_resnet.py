@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 import yaml
@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, quiet_env: dict[str, str]
     words = [word for name, value in TINY.items() for word in (f"--{name}", value)]
     script = [sys.executable, str(repo_root / "trainers" / "train_resnet.py"), "--recipe", "resnet_frozen"]
     command = [*script, *words, "--dataset", str(folder / "data"), "--output_dir", str(folder / "model")]
-    done = subprocess.run(command, env=quiet_env, capture_output=True, text=True, timeout=600, check=False)
+    done = processes.run(command, env=quiet_env)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder / "model"
 

@@ -1,7 +1,7 @@
 """Each train script on two CPU processes: every image once, gradients averaged, metrics gathered without repeats.
 
-``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2`` (gloo). The scripts run as they are; ``process_worker.py``
-writes down what their Trainers saw.
+``ACCELERATE_USE_CPU=true torchrun --nproc_per_node 2`` (gloo), or its environment. The scripts run as they are;
+``process_worker.py`` writes down what their Trainers saw.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from processes import run_ranks
 from safetensors.torch import load_file
 
 from model_cards.verify import verify_folder
@@ -53,6 +54,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "train_vit": ("--backbone_weights", "none", "--model_config", json.dumps(TINY_VIT), "--learning_rate", "1e-3"),
 }
 BATCH = {"train_vit": 8}
+BY_TORCHRUN = "train_metadata"  # the others are started as torchrun starts them, without its own imports
 SMALL = (
     *("--image_size", "32", "--num_train_epochs", "2", "--per_device_eval_batch_size", "5", "--ema_decay", "0"),
     *("--dataloader_num_workers", "0", "--disable_tqdm", "true", "--precision", "fp32", "--sampling", "uniform"),
@@ -63,19 +65,23 @@ SMALL = (
 def launch(script: str, processes: int, batch: int, dataset: Path, folder: Path, env: dict[str, str]) -> None:
     """Run a train script; what its Trainer saw stands in ``folder``, its finished model in ``folder/model``."""
     folder.mkdir()
-    start((*(TORCHRUN if processes > 1 else ()), str(WORKER), str(folder)), script, batch, dataset, folder, env)
+    words = command_line(script, batch, dataset, folder)
+    command = [sys.executable, str(WORKER), str(folder), *words]
+    env = {**env, "ACCELERATE_USE_CPU": "true"}
+    if processes > 1 and script == BY_TORCHRUN:
+        torchrun([str(WORKER), str(folder), *words], env)
+    else:
+        run_ranks(command, processes, env=env)
 
 
-def start(command: tuple[str, ...], script: str, batch: int, dataset: Path, folder: Path, env: dict[str, str]) -> None:
+def command_line(script: str, batch: int, dataset: Path, folder: Path) -> list[str]:
     options = (*OPTIONS[script], *SMALL, "--per_device_train_batch_size", str(batch), "--dataset", str(dataset))
-    path = str(SCRIPTS / f"{script}.py")
+    return [str(SCRIPTS / f"{script}.py"), *options, "--output_dir", str(folder / "model")]
+
+
+def torchrun(words: list[str], env: dict[str, str]) -> None:
     done = subprocess.run(
-        [sys.executable, *command, path, *options, "--output_dir", str(folder / "model")],
-        env={**env, "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
+        [sys.executable, *TORCHRUN, *words], env=env, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -176,8 +182,9 @@ def test_fsdp_trains_the_same_vit(
     asked, _, _ = _validate_launch_command(launch_command_parser().parse_args(words))
     told = {name: value for name, value in prepare_multi_gpu_env(asked).items() if name not in os.environ}
     assert told["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "ViTLayer"
-    command = (*TORCHRUN, str(HERE / "fsdp_worker.py"))
-    start(command, "train_vit", BATCH["train_vit"], phantom_dataset, tmp_path, {**quiet_env, **told})
+    words = command_line("train_vit", BATCH["train_vit"], phantom_dataset, tmp_path)
+    command = [sys.executable, str(HERE / "fsdp_worker.py"), *words]
+    run_ranks(command, 2, env={**quiet_env, **told, "ACCELERATE_USE_CPU": "true"})
     assert verify_folder(tmp_path / "model") == []
     split = load_file(tmp_path / "model" / "model.safetensors")
     whole = load_file(two_processes("train_vit") / "model" / "model.safetensors")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 
 TINY = [
@@ -49,6 +49,6 @@ def trained_autoencoder(
     """A finished folder made by the real Trainer; trained to take noise off, with SSIM in its loss, stored as fp16."""
     out = tmp_path_factory.mktemp("trained_autoencoder") / "model"
     command = train_autoencoder(out, "--noise_std", "0.1", "--ssim_weight", "0.01", "--weights_dtype", "float16")
-    done = subprocess.run(command, env=quiet_env, capture_output=True, text=True, timeout=600, check=False)
+    done = processes.run(command, env=quiet_env)
     assert done.returncode == 0, done.stderr[-3000:]
     return out

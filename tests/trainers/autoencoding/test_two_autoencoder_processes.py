@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from processes import run_ranks
 from safetensors.torch import load_file
 
 from model_cards.verify import verify_folder
-
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.mark.slow
@@ -27,15 +25,7 @@ def test_two_processes_do_what_one_does_on_the_same_batches(
         folders[processes] = tmp_path / f"processes{processes}"
         more = ("--per_device_train_batch_size", str(batch), "--linear_reference", "false")
         python, *words = train_autoencoder(folders[processes], *more)
-        done = subprocess.run(
-            [python, *(TORCHRUN if processes == 2 else []), *words],
-            env={**quiet_env, "ACCELERATE_USE_CPU": "true"},
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        run_ranks([python, *words], processes, env={**quiet_env, "ACCELERATE_USE_CPU": "true"})
     assert sys.executable == python
     reports = {k: json.loads((folder / "report.json").read_text()) for k, folder in folders.items()}
     assert [reports[k]["provenance"]["hardware"]["processes"] for k in (1, 2)] == [1, 2]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import processes
 import pytest
 from hub_server import LoopbackHub
 from huggingface_hub import HfApi
@@ -84,7 +84,7 @@ def test_several_processes_and_a_kill_change_nothing(ours: Path, images: Path, t
 
     killed = [*words, "--out", str(tmp_path / "killed"), "--processes", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = subprocess.Popen([sys.executable, "-m", "trainers.score", *killed], env=env)
+    running = processes.Process([sys.executable, "-m", "trainers.score", *killed], env=env)
     parts = tmp_path / "killed.partial" / "parts"
     while not (parts.is_dir() and list(parts.glob("*.parquet"))):
         assert running.poll() is None
@@ -110,14 +110,7 @@ def test_a_model_is_loaded_by_its_hub_name_and_revision(
     api.upload_file(path_or_fileobj=b"{}", path_in_repo="model.safetensors", repo_id="org/ours")
     out = tmp_path / "out"
     words = ["--model", "org/ours@v1", "--images", str(images), "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-m", "trainers.score", *words],
-        env=hub.client_env(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = processes.run([sys.executable, "-m", "trainers.score", *words], env=hub.client_env(tmp_path))
     assert done.returncode == 0, done.stderr
     model = json.loads((out / "summary.json").read_text())["model"]
     assert (model["name"], model["revision"]) == ("org/ours", first)

@@ -7,12 +7,12 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from card_text import folder_card
@@ -158,7 +158,7 @@ def test_a_killed_run_goes_on_with_the_member_it_was_in(
     finished = (member_folder(out, 0) / "model.safetensors").stat().st_mtime_ns
     script = str(repo_root / "trainers" / "train_ensemble.py")
     arguments = [sys.executable, script, *command(phantom_dataset, out)]
-    process = subprocess.Popen(arguments, env=quiet_env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = processes.Process(arguments, env=quiet_env)
     partial = member_folder(out, 1).with_name("member_1.partial")
     deadline = time.monotonic() + 300
     while not list(partial.glob("checkpoints/checkpoint-*/complete")):

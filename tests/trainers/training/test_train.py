@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from card_text import folder_card
@@ -38,7 +39,7 @@ Env = dict[str, str]
 
 
 def run(command: list[str], env: Env, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    return processes.run(command, env=env, cwd=cwd)
 
 
 def one_line_error(done: subprocess.CompletedProcess[str]) -> str:
@@ -149,9 +150,7 @@ def test_a_killed_run_leaves_nothing_half_written_and_resumes_to_the_same_weight
     # One worker, which persists, and a dropout above 0, as the recipe says.
     more = ("--num_train_epochs", "3", "--save_total_limit", "5", "--dataloader_num_workers", "1")
     assert run(train_command(whole, *more), quiet_env).returncode == 0
-    process = subprocess.Popen(
-        train_command(killed, *more), env=quiet_env, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-    )
+    process = processes.Process(train_command(killed, *more), env=quiet_env)
     deadline = time.monotonic() + 300
     while not list(killed.with_name("killed.partial").glob("checkpoints/checkpoint-*/complete")):
         assert process.poll() is None, "the run ended before it could be killed"
@@ -184,7 +183,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_finished_folder(
 ) -> None:
     out = tmp_path / "out"
     words = ["bash", "-c", 'ulimit -f 500; exec "$@"', "bash", *train_command(out)]  # 500 blocks of 1,024 bytes
-    error = one_line_error(run(words, quiet_env))
+    done = subprocess.run(words, env=quiet_env, capture_output=True, text=True, timeout=600, check=False)
+    error = one_line_error(done)
     assert "File too large" in error
     assert not out.exists()
 

@@ -1,0 +1,203 @@
+"""Run Python commands in processes of their own, which need not import torch again.
+
+A server process imports the large libraries once and forks for each command. The command has its own environment,
+working directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads
+``HF_*`` when it is imported (huggingface_hub, transformers, datasets, gradio) is not imported before, and neither is
+anything of this project. A test of what an import costs, or of a user who has only the Hub, starts Python itself.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = (
+    *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.utils.data", "torchvision.transforms.v2"),
+    *("scipy.stats", "scipy.optimize", "sklearn.metrics", "sklearn.model_selection", "matplotlib.pyplot"),
+    *("pandas", "pyarrow.parquet", "httpx", "requests", "PIL.Image", "cv2", "yaml", "jinja2", "safetensors.torch"),
+    *("fastapi", "uvicorn", "pydantic"),
+)
+STREAMS = ("stdout", "stderr")
+_server: subprocess.Popen[str] | None = None
+
+
+class Process:
+    """A running command, with the methods of ``subprocess.Popen`` that the tests use."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: Path | str | None = None,
+        stdout: str = os.devnull,
+        stderr: str = os.devnull,
+    ) -> None:
+        assert command[0] == sys.executable, f"{command[0]} is not this Python"
+        self.args, self.returncode = list(command), None
+        given = {"command": command[1:], "env": dict(os.environ if env is None else env)}
+        self.pid = _ask({**given, "cwd": str(cwd or os.getcwd()), "stdout": stdout, "stderr": stderr})
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, minus the number of the signal that ended it.
+
+        Raises:
+            subprocess.TimeoutExpired: it still runs.
+        """
+        if self.returncode is None:
+            self.returncode = _ask({"wait": self.pid, "seconds": timeout})
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0)
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def run(
+    command: Sequence[str],
+    *,
+    env: dict[str, str] | None = None,
+    cwd: Path | str | None = None,
+    timeout: float = 600,
+) -> subprocess.CompletedProcess[str]:
+    """As ``subprocess.run(command, capture_output=True, text=True)``; the first word is ``sys.executable``."""
+    with tempfile.TemporaryDirectory() as folder:
+        streams = {name: os.path.join(folder, name) for name in ("stdout", "stderr")}
+        process = Process(command, env=env, cwd=cwd, **streams)
+        try:
+            process.wait(timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        shown = [Path(path).read_text("utf-8", errors="replace") for path in streams.values()]
+    return subprocess.CompletedProcess(process.args, process.returncode or 0, *shown)
+
+
+def run_ranks(command: Sequence[str], count: int, *, env: dict[str, str], timeout: float = 600) -> None:
+    """Run a command on ``count`` processes that find each other, as torchrun starts them; each must succeed.
+
+    Raises:
+        RuntimeError: one of them failed, with the end of what it wrote to stderr.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GROUP_RANK": "0"}
+    together |= {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count)}
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for rank in range(count):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "ROLE_RANK": str(rank)}
+            running.append(Process(command, env={**env, **together, **own}, stderr=f"{folder}/{rank}"))
+        try:
+            for rank, process in enumerate(running):
+                if process.wait(timeout) != 0:
+                    raise RuntimeError(f"rank {rank}: {Path(folder, str(rank)).read_text()[-3000:]}")
+        finally:
+            for process in running:
+                process.kill()
+
+
+def _ask(request: dict[str, Any]) -> Any:
+    """The server's answer; starts the server first where there is none."""
+    global _server
+    if _server is None or _server.poll() is not None:
+        # Isolated: the sys.path of each command is built on the one of Python alone.
+        command = [sys.executable, "-I", __file__]
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        _server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        atexit.register(_server.kill)
+    assert _server.stdin is not None
+    assert _server.stdout is not None
+    _server.stdin.write(json.dumps(request) + "\n")
+    _server.stdin.flush()
+    return json.loads(_server.stdout.readline())
+
+
+def _serve() -> dict[str, Any]:
+    """Answer requests until the client is gone; in the process of a command, return its request."""
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            answer = _wait(request["wait"], request["seconds"])
+        else:
+            answer = os.fork()
+            if answer == 0:
+                return request
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+    os._exit(0)
+
+
+def _wait(pid: int, seconds: float | None) -> int | None:
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+        time.sleep(0.005)
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Be the process of a command: ``-m MODULE``, ``-c CODE`` or a script, and its words."""
+    import random
+
+    import numpy as np
+
+    for number, (path, flags) in enumerate(
+        [(os.devnull, os.O_RDONLY), *((request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in STREAMS)]
+    ):
+        os.dup2(os.open(path, flags, 0o644), number)
+    os.environ.clear()
+    os.environ.update(request["env"])
+    os.chdir(request["cwd"])
+    random.seed()
+    np.random.seed()
+    first, *words = request["command"]
+    in_folder = first in ("-m", "-c")
+    sys.argv = words if in_folder else [first, *words]
+    sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.path.insert(0, "" if in_folder else os.path.dirname(os.path.abspath(first)))
+    if first == "-m":
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.argv = ["-c", *words[1:]]
+        exec(compile(words[0], "<string>", "exec"), vars(sys.modules["__main__"]))
+    else:
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
+    for _name in LIBRARIES:
+        importlib.import_module(_name)
+    _become(_serve())
