@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := outputs/demo
-# Two workers, one test file to a worker: files share costly fixtures (a trained model, a built dataset).
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two workers, one test file to a worker: files share costly fixtures (a trained model, a built dataset). The long files
+# come first (tests/conftest.py).
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 MODEL ?= hub_models/released/derm-x-mobilenetv2-ham7,hub_models/released/isic-skin-lesion-uncertainty
 
 .PHONY: help setup demo test lint space clean

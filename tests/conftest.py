@@ -18,6 +18,29 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
 from shared_fixtures import made_once, phantom_dataset, quiet_env, train_command, trained  # noqa: F401
 
+# The files that take longest: they come first, so that no worker is left alone with one of them at the end.
+LONG = (
+    "trainers/test_two_processes.py",
+    "trainers/training/test_train.py",
+    "test_released_commands.py",
+    "trainers/test_cross_validate.py",
+    "trainers/test_measure_explanations.py",
+    "trainers/training/test_resume.py",
+    "trainers/training/test_ensemble.py",
+    "trainers/test_vit.py",
+    "trainers/autoencoding/test_training.py",
+    "trainers/longitudinal/test_fit_acne_longitudinal.py",
+    "spaces/test_page.py",
+    "spaces/test_endpoints.py",
+    "datasets_scripts/test_curate.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the long files first; within a file they stay in order."""
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
 
 def absent(what: str) -> None:
     """Skip a test whose outside need is absent; in CI nothing may be skipped."""

@@ -117,7 +117,16 @@ def test_an_output_folder_with_files_is_refused(tmp_path: Path) -> None:
 
 def test_what_is_right_passes(tmp_path: Path) -> None:
     words = ["--dataset", str(tmp_path), "--output_dir", str(tmp_path / "out"), "--fp16", "--no_keep_features"]
-    check([*words, "--resume-from-checkpoint", "true", "--image-size=64"], "resnet", LesionArguments)
+    words += ["--resume-from-checkpoint", "true", "--image-size=64"]
+    check(words, "resnet", LesionArguments)
+    assert list(tmp_path.iterdir()) == []
+    given = quick_parser("resnet", LesionArguments).parse_args(words)
+    assert (given.fp16, given.keep_features, given.image_size, given.resume_from_checkpoint) == (
+        True,
+        False,
+        64,
+        "true",
+    )
 
 
 def test_the_names_are_those_of_the_code() -> None:
