@@ -1,7 +1,7 @@
 """From any image to ``pixel_values``: upright RGB; hair removal, crop, colour constancy if on; resize; normalise.
 
 A record ``{"image": ..., "age": ..., "sex": ..., "localization": ...}`` may stand wherever an image may; a model that
-looks at metadata gets ``metadata`` beside the pixels, or in their place.
+reads metadata gets ``metadata`` beside the pixels, or in their place.
 
 :meth:`LesionImageProcessor.prepare` is the part before the resize. Training calls it, then augments, then calls the
 processor with these switches off (:data:`PREPARED`), so that a model never sees in use what it did not see in training.
@@ -27,7 +27,7 @@ from .checks_lesion import LARGEST_IMAGE, brief, is_number, is_whole
 from .crop_lesion import lesion_box
 from .hair_lesion import remove_hair
 from .metadata_lesion import IMAGE, MetadataFieldsError, RecordError, encode_record, resolve_fields
-from .preprocess_lesion import SWITCHES, constant_colour, open_image, require_opencv, to_rgb
+from .preprocess_lesion import SWITCHES, constant_colour, fetch_image, open_image, require_opencv, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -50,7 +50,7 @@ PIXEL_SETTINGS = (
 PREPARED = dict.fromkeys(SWITCHES, False)
 # Those of them that need OpenCV.
 NEED_OPENCV = ("do_hair_removal", "do_lesion_crop")
-# What loading an image by its address looks like.
+# The beginnings of an image's address.
 REMOTE = ("http://", "https://", "data:image/")
 
 
@@ -132,7 +132,7 @@ class LesionImageProcessor(PilBackend):
             self.metadata_fields = resolve_fields(self.metadata_fields)
 
     def _check_pixel_settings(self) -> None:
-        """Refuse saved settings that no image can be prepared with, or that ask for an enormous one.
+        """Refuse saved settings that no image can be prepared with, or that make an enormous one.
 
         Raises:
             PixelSettingError: names the setting and its value.
@@ -202,8 +202,8 @@ class LesionImageProcessor(PilBackend):
         rows = None if records is None else self.encode(records)
         features = BatchFeature()
         if "pixel_values" in self.model_input_names:
-            pictures = images if records is None else [self._picture(records, number) for number in range(len(records))]
-            features = super()._preprocess_image_like_inputs(pictures, *args, **kwargs)
+            found = images if records is None else [self._image(records, number) for number in range(len(records))]
+            features = super()._preprocess_image_like_inputs(found, *args, **kwargs)
         if "metadata" in self.model_input_names:
             if rows is None:
                 n = len(features["pixel_values"]) if "pixel_values" in features else count_images(images)
@@ -219,16 +219,16 @@ class LesionImageProcessor(PilBackend):
         """
         if not any(self._switches(**{name: kwargs.get(name) for name in PREPARED}).values()):
             return super()._prepare_image_like_inputs(images, *args, expected_ndims=expected_ndims, **kwargs)
-        pictures: Any = self._prepare_images_structure(images, expected_ndims=expected_ndims)
+        prepared: Any = self._prepare_images_structure(images, expected_ndims=expected_ndims)
         process = partial(self.process_image, **kwargs)
-        threads = min(len(pictures), torch.get_num_threads())
+        threads = min(len(prepared), torch.get_num_threads())
         if threads < 2:
-            return list(map(process, pictures))
+            return list(map(process, prepared))
         with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(process, pictures))
+            return list(pool.map(process, prepared))
 
     def encode(self, records: list[Mapping[str, Any]]) -> np.ndarray:
-        """Check records and encode them: (N, M) float32, M = 0 for a model that looks at no metadata.
+        """Check records and encode them: (N, M) float32, M = 0 for a model that reads no metadata.
 
         Raises:
             RecordError: names the record's number in the list, the value and what to do.
@@ -242,11 +242,11 @@ class LesionImageProcessor(PilBackend):
         return np.asarray(rows, dtype=np.float32)
 
     @staticmethod
-    def _picture(records: list[Mapping[str, Any]], number: int) -> Any:
-        picture = records[number].get(IMAGE)
-        if picture is None:
-            raise RecordError(f"record {number} has no image; this model looks at one: give it under {IMAGE!r}.")
-        return single_image(picture, f"record {number}")
+    def _image(records: list[Mapping[str, Any]], number: int) -> Any:
+        image = records[number].get(IMAGE)
+        if image is None:
+            raise RecordError(f"record {number} has no image; this model reads one: give it under {IMAGE!r}.")
+        return single_image(image, f"record {number}")
 
     def pixel_settings(self) -> dict[str, Any]:
         """The settings that decide how an image becomes pixels, as JSON holds them."""
@@ -267,16 +267,16 @@ class LesionImageProcessor(PilBackend):
         return np.moveaxis(np.asarray(prepared), -1, 0)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:
-        """Open paths as they are (transformers' own loader would clip 16-bit images), let grey arrays (H, W) pass."""
+        """Open paths and addresses (transformers' loader clips 16 bits, takes any format); keep grey arrays (H, W)."""
         images = image_url_or_urls
         if isinstance(images, (list, tuple)):
-            # One flat list: transformers looks at the first item alone to tell images from batches.
+            # One flat list: transformers tells images from batches by the first item alone.
             flat: list[Any] = []
             for found in map(self.fetch_images, images):
                 flat.extend(found if isinstance(found, list) or getattr(found, "ndim", 0) == 4 else [found])
             return flat
-        if isinstance(images, os.PathLike) or (isinstance(images, str) and not images.startswith(REMOTE)):
-            return open_image(images)
+        if isinstance(images, (str, os.PathLike)):
+            return fetch_image(str(images)) if str(images).startswith(REMOTE) else open_image(images)
         if getattr(images, "ndim", 0) == 2:
             return to_rgb(images)
         return super().fetch_images(images)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .configuration_mobilenet import MobileNetLesionConfig
-from .modeling_lesion import LesionFeatures, LesionForImageClassification
+from .modeling_lesion import LesionForImageClassification
+from .output_lesion import LesionFeatures
 
 
 class MobileNetForLesionClassification(LesionForImageClassification):

@@ -1,11 +1,11 @@
-"""How strange an image is to a classifier: one pure function a detector, of its features and raw logits.
+"""Out-of-distribution scores: one pure function per detector, of features and raw logits.
 
-A score says how far an image lies from those a detector was fitted on; higher = more OOD. It has no unit, and means
-something only beside the threshold fitted with it. The functions run on any device, in batches of any size, and need
+A score is the distance of an image from those the detector was fitted on; higher = more OOD. It has no unit, and is
+meaningful only with the threshold fitted for it. The functions run on any device, in batches of any size, and need
 nothing but tensors; what they know of the fitted images lies in ``settings`` (numbers) and ``buffers`` (matrices).
 
 ======================  ==============================================================  =============================
-detector                what makes an image strange                                    buffers
+detector                high score for an image                                         buffers
 ======================  ==============================================================  =============================
 ``max_softmax``         no class is probable (Hendrycks & Gimpel, ICLR 2017)            none
 ``max_logit``           no logit is large (Hendrycks et al., ICML 2022)                 none
@@ -16,12 +16,12 @@ detector                what makes an image strange                             
 ``early_mahalanobis``   the Mahalanobis distance, of early statistics                   mean, projection, class_means
 ======================  ==============================================================  =============================
 
-The last features know what tells the classes apart; that an image shows no skin at all they may have forgotten. What
-an early layer sees, by :func:`channel_statistics`, still tells; which depth is best differs with what is strange
+The last features separate the classes; they may no longer show that an image has no skin in it. The statistics of an
+early layer, by :func:`channel_statistics`, still do; the best depth differs with the kind of OOD image
 (Anthony & Kamnitsas, "On the use of Mahalanobis distance for out-of-distribution detection with neural networks for
 medical imaging", UNSURE 2023).
 
-The fits stand in the suite's ``trainers/trust/ood``.
+The fits stand in the suite's ``trainers/trust/detectors.py``.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ def ood_score(
         name: one of ``DETECTORS``.
         features: (N, D) pooled features; those of M members stand side by side.
         raw_logits: (N, C), or (N, M, C) of M members; before temperature.
-        temperature: T > 0; only ``max_softmax`` looks at it.
+        temperature: T > 0; only ``max_softmax`` uses it.
         settings: the numbers that were fitted.
         buffers: the matrices that were fitted, by name; on the device of ``features``.
         early: (N, E) statistics of an early layer by :func:`channel_statistics`, those of M members side by side; only
-            the detectors in ``EARLY`` look at them, and then not at ``features``.
+            the detectors in ``EARLY`` use them, and then not ``features``.
 
     Returns:
         (N,) float32, finite for finite input; higher = more OOD.
@@ -88,7 +88,7 @@ def ood_score(
 
 
 def channel_statistics(activations: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation of each channel over the image: what it looks like, not where.
+    """Mean and standard deviation of each channel over the image.
 
     Args:
         activations: (N, C, H, W) of a convolutional layer, or (N, L, C) tokens of a transformer's.

@@ -20,19 +20,19 @@ PIPELINE_TASK = "lesion-classification"
 
 
 class LesionClassificationPipeline(Pipeline):
-    """What :meth:`predict` of the model says of each input.
+    """The answer of the model's :meth:`predict` for each input.
 
     An input is an image (PIL image, array, path or address), or a record ``{"image": ..., "age": ..., "sex": ...,
     "localization": ...}`` with any of the last three left out. An image alone is a record with all else unknown.
     One input gives one answer. N images give N answers in their order: a list, tuple, column of a dataset or array
     (N, H, W, C) gives a list, also where such things stand within one another; a generator or a dataset of torch gives
-    an iterator. A record of N images is N records, whose other values are N each or one for all. ``batch_size`` says
-    how many go through the model at once. ``trust``, ``inference`` and ``prior`` are those of the model's ``predict``.
+    an iterator. A record of N images is N records, whose other values are N each or one for all. ``batch_size``
+    is the number of images in one pass of the model; ``trust``, ``inference`` and ``prior`` are as in ``predict``.
 
     Raises:
         ImageCountError: an item of a dataset of torch holds several images.
-        TrustNotFittedError: nobody measured how far the model can be trusted; ``trust=False`` asks without.
-        RecordError: a record is not what it should be, or lacks the image that the model looks at.
+        TrustNotFittedError: trust is not fitted; ``trust=False`` answers without.
+        RecordError: a record is not what it should be, or lacks the image that the model reads.
         UnreadableImageError: a file is cut short, damaged or no image.
     """
 
@@ -56,8 +56,8 @@ class LesionClassificationPipeline(Pipeline):
             raise TypeError(
                 f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior, batch_size."
             )
-        asked = {"trust": trust, "inference": inference, "prior": prior}
-        return {}, {name: value for name, value in asked.items() if value is not None}, {}
+        options = {"trust": trust, "inference": inference, "prior": prior}
+        return {}, {name: value for name, value in options.items() if value is not None}, {}
 
     def __call__(self, inputs: Any, *args: Any, **parameters: Any) -> Any:
         """The answer of one input, or the answers of several; the class describes both."""
@@ -71,10 +71,10 @@ class LesionClassificationPipeline(Pipeline):
             input_ = single_image(input_, "an input")
         return self.image_processor(input_, return_tensors="pt")
 
-    def _forward(self, input_tensors: Any, **asked: Any) -> Any:
-        """A batch -> an answer a row; a dictionary, so that transformers can take a batch apart again."""
+    def _forward(self, input_tensors: Any, **options: Any) -> Any:
+        """A batch -> an answer a row; a dictionary, so that transformers can split a batch."""
         prepared_as = self.image_processor.pixel_settings()
-        return {"answers": self.model.predict(**input_tensors, **asked, prepared_as=prepared_as)}
+        return {"answers": self.model.predict(**input_tensors, **options, prepared_as=prepared_as)}
 
     def postprocess(self, model_outputs: Any, **_: Any) -> dict[str, Any]:
         """The answer of one input."""

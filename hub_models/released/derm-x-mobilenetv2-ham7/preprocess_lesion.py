@@ -8,17 +8,19 @@ what the model sees.
 
 from __future__ import annotations
 
+import io
 import os
 import struct
 import zlib
 from typing import Any
+from urllib.request import Request, urlopen
 
 import numpy as np
 from PIL import Image
 
 from .checks_lesion import what_file_is
 
-try:  # Optional: only the two switches need it, so that nobody else has to install it.
+try:  # Only the two switches need it.
     import cv2
 except ImportError:
     cv2 = None  # type: ignore[assignment]
@@ -27,6 +29,7 @@ except ImportError:
 BROKEN = (OSError, SyntaxError, EOFError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
 # Pillow's names of what is opened. Formats that start other programs (EPS, WMF) are not among them.
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "AVIF", "HEIF")
+FETCH_TIMEOUT_S = 60
 # Decoding takes about 20 bytes a pixel.
 MOST_PIXELS = 64_000_000
 ORIENTATION = 0x0112
@@ -85,15 +88,39 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         UnreadableImageError: there is no such file, or it is cut short, damaged or no image.
         PixelValueError: it has too many pixels.
     """
-    Image.init()
     try:
-        image = Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])
+        image = Image.open(path, formats=known_formats())
     except BROKEN as error:
         raise UnreadableImageError(
             f"{path} cannot be opened as an image ({what_file_is(path) or error}). Give the path of a whole image file."
         ) from error
     with image:
         return to_rgb(image)
+
+
+def fetch_image(address: str) -> Image.Image:
+    """Open an image at an address (``http``, ``https`` or ``data``), in the formats of :func:`open_image`.
+
+    Raises:
+        UnreadableImageError: nothing is there, or it is no image.
+        PixelValueError: it has too many pixels.
+    """
+    short = address if len(address) <= 120 else f"{address[:117]}..."
+    try:
+        request = Request(address, headers={"User-Agent": "lesion-suite"})  # some servers refuse Python's own name
+        with urlopen(request, timeout=FETCH_TIMEOUT_S) as response:
+            image = Image.open(io.BytesIO(response.read()), formats=known_formats())
+    except BROKEN as error:
+        raise UnreadableImageError(
+            f"{short} cannot be opened as an image ({error}). Give the address of a whole image file."
+        ) from error
+    return to_rgb(image)
+
+
+def known_formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow reads."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def to_rgb(image: Any) -> Image.Image:
@@ -162,7 +189,7 @@ def upright(image: Image.Image) -> Image.Image:
     if turn is None:
         return image
     turned = image.transpose(turn)
-    for key in EXIF_KEYS:  # otherwise the next reader would turn it again
+    for key in EXIF_KEYS:  # otherwise the next reader would turn it once more
         turned.info.pop(key, None)
     return turned
 

@@ -1,4 +1,4 @@
-"""Storing a classifier at half the bytes: parameters rounded to fp16, everything that was fitted kept in float32."""
+"""The base of classifiers and autoencoder: weights may be stored as fp16, while everything fitted keeps float32."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 
 class WeightsDtypeError(ValueError):
-    """Weights that cannot be stored in the type asked for."""
+    """Weights that cannot be stored in the requested type."""
 
 
-class LesionStorage:
-    """What a classifier adds to transformers' ``save_pretrained``; mixed into the shared base."""
+class LesionPreTrainedModel(PreTrainedModel):
+    """A model of transformers that can be stored at half the bytes."""
 
-    config: Any
-    state_dict: Any
-    named_parameters: Any
+    # Trainer would otherwise pass num_items_in_batch to forward.
+    accepts_loss_kwargs = False
     # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
     float32_prefixes: tuple[str, ...] = ("trust",)
 
@@ -28,30 +28,30 @@ class LesionStorage:
 
         Args:
             save_directory: the folder.
-            *args: passed on to transformers.
+            *args: of transformers.
             weights_dtype: None = as they are; ``"float16"`` rounds the parameters, while buffers (statistics of batch
-                normalisation, trust) and ``float32_prefixes`` keep float32. The config says float32 all the same, so
+                normalisation, trust) and ``float32_prefixes`` keep float32. The config names float32 all the same, so
                 that the model loads and runs as float32: half the file, the same code path.
-            **kwargs: passed on to transformers.
+            **kwargs: of transformers.
 
         Raises:
-            WeightsDtypeError: another type is asked for, or a weight is too large for fp16.
+            WeightsDtypeError: another type, or a weight that is too large for fp16.
         """
         if weights_dtype is None:
-            super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+            super().save_pretrained(save_directory, *args, **kwargs)
             return
         if weights_dtype != "float16":
             raise WeightsDtypeError(f'weights_dtype is {weights_dtype!r}; give None or "float16".')
         state = kwargs.pop("state_dict", None)
         kwargs["state_dict"] = self._half_state(self.state_dict() if state is None else state)
-        super().save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+        super().save_pretrained(save_directory, *args, **kwargs)
         if self.config.dtype != "float32":
             # transformers wrote the type in memory; a model that was halved in memory must load as float32 too.
             self.config.dtype = "float32"
             self.config.save_pretrained(save_directory)
 
     def _half_state(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Round the parameters of a state dict to fp16; every other floating tensor becomes float32."""
+        """A state dict with its parameters rounded to fp16; every other floating tensor becomes float32."""
         parameters = {name for name, _ in self.named_parameters()}
         stored = {}
         for name, tensor in state.items():

@@ -98,11 +98,23 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
     return str(source.get("hf_hub_id") or f"timm {source.get('architecture', name)}.{source.get('tag', '')}")
 
 
+def keep_values(parts: list[nn.Module]) -> None:
+    """Mark freshly built modules as initialised, so that transformers does not redraw timm's values.
+
+    On the meta device (inside ``from_pretrained``) there are no values yet: then nothing is marked, and what the
+    checkpoint lacks is drawn by ``_init_weights``.
+    """
+    for module in (module for part in parts for module in part.modules()):
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        if not any(tensor.is_meta for tensor in own):
+            setattr(module, "_is_hf_initialized", True)  # noqa: B010 - not an attribute that nn.Module declares
+
+
 def early_stages(backbones: list[nn.Module]) -> list[nn.Module]:
     """Of each CNN of timm the stage that works at an eighth of the image's size; none of what names no stages.
 
     Early enough to know colours and textures, late enough to know more than single pixels: of MobileNetV2's stages the
-    one that best told perturbed calibration images from unruined ones, for two models.
+    one that best separated perturbed calibration images from unperturbed ones, for two models.
     """
     found = []
     for backbone in backbones:
@@ -239,10 +251,10 @@ def classifier_prefixes(backbone: nn.Module) -> tuple[str, ...]:
 
 
 def check_safetensors(path: Path) -> None:
-    """Check that a file exists and is a whole safetensors file: a length, a JSON header, as many bytes as it says.
+    """Check that a file exists and is a whole safetensors file: length, JSON header, as many bytes as it states.
 
     Raises:
-        BackboneWeightsError: says what is wrong with it.
+        BackboneWeightsError: names the fault.
     """
     if not path.is_file():
         raise BackboneWeightsError(f'{path}: no such file. Give a .safetensors file, "timm" to download, or None.')

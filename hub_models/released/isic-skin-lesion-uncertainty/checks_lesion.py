@@ -1,4 +1,4 @@
-"""Checks of what somebody else wrote: numbers of a config, and files that are not what their name says.
+"""Checks of files from elsewhere: numbers of a config, and files whose content does not fit their name.
 
 A config can come from anywhere, so every number that decides how much is built has a limit.
 """

@@ -30,13 +30,15 @@ from .checks_lesion import (
 )
 
 LABEL_GROUPS = ("benign", "premalignant", "malignant")
+# The groups that ``p_malignant`` sums.
+MALIGNANT_GROUPS = ("malignant", "premalignant")
 # What sets the labels in ``from_pretrained``.
 LABEL_KEYS = ("num_labels", "id2label", "label2id")
 # What is stored about the classes, and holds for no others.
 ABOUT_CLASSES = ("label_names", "label_groups", "trust")
 SMALLEST_IMAGE = 32
 # A name in timm's registry, perhaps with the tag of its weights. `hf-hub:`, `local-dir:` and paths are none: timm would
-# open a folder, or download from another repository, for whoever wrote the config.
+# open a folder, or download from another repository, as the author of the config wants.
 TIMM_NAME = re.compile(r"[A-Za-z0-9_]{1,100}(\.[A-Za-z0-9_]{1,100})?")
 ACTIVATIONS = ("elu", "gelu", "hard_swish", "leaky_relu", "mish", "relu", "relu6", "silu", "swish")
 POOLINGS = ("avg", "avgmax", "fast", "max")
@@ -123,7 +125,7 @@ class LesionConfig(PreTrainedConfig):
     """
 
     model_type = "lesion"
-    # Trainer's metrics see the logits alone; the runner asks for the other outputs when it writes predictions.
+    # Trainer's metrics see the logits alone; the other outputs are stored with the predictions.
     keys_to_ignore_at_inference = [
         "raw_logits",
         "features",
@@ -167,7 +169,7 @@ class LesionConfig(PreTrainedConfig):
         """As transformers does, also for other labels than the stored ones, as fine-tuning on new classes sets them.
 
         What is stored about the classes (``label_names``, ``label_groups``, ``trust``) does not hold for other ones. It
-        is dropped with one warning, unless it is given again. The order of the classes counts: the head's rows have it.
+        is dropped with one warning, unless it is also given. The order of the classes counts: the head's rows have it.
 
         Args:
             config_dict: the content of a ``config.json``.
@@ -229,7 +231,7 @@ class LesionConfig(PreTrainedConfig):
 
     @property
     def backbones(self) -> list[str]:
-        """The architectures that look at the pixels, one a member; empty where none does."""
+        """The architectures that read the pixels, one per member; empty where none does."""
         return [self.backbone]
 
     @property

@@ -14,7 +14,7 @@ try:  # Optional, as in preprocess_lesion.py; ``require_opencv`` speaks first wh
 except ImportError:
     cv2 = None  # type: ignore[assignment]
 
-# The lesion is looked for at this size of the shorter side at most.
+# The lesion is searched at this size of the shorter side at most.
 DETECT_SIDE = 300
 # The lesion covers this share of the image, or the mask is not believed; the margin is a share of the longer side.
 LESION_AREA = (0.01, 0.85)
@@ -74,7 +74,7 @@ def lesion_box(rgb: np.ndarray, margin: float = LESION_MARGIN) -> tuple[int, int
 
 
 def lesion_mask(blue: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The dark regions of a channel (H, W) uint8 that may be the lesion, and the ellipse looked at: (H, W) bool each.
+    """The dark regions of a channel (H, W) uint8 that may be the lesion, and the ellipse searched: (H, W) bool each.
 
     Nothing is marked where the dark is hardly darker than the rest.
     """

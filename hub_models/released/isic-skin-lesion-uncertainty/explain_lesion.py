@@ -1,17 +1,15 @@
-"""Where a classifier looked: heat maps over the image, by gradients or by attention.
+"""Heat maps over the image, by gradients or by attention.
 
-A model takes part through three hooks, of which a CNN of timm needs none of its own: ``explained_layers`` (what such a
-layer receives is explained), ``as_maps`` (that activation as channels of a small image) and ``attentions`` (the query
-and key layers of a transformer). A heat map says what the model used, not where the lesion is.
+A model has three hooks for them, of which a CNN of timm overrides none: ``explained_layers`` (the input of such a
+layer is explained), ``as_maps`` (that activation as channels of a small image) and ``attentions`` (the query
+and key layers of a transformer). A heat map shows what the model used, not where the lesion is.
 """
 
 from __future__ import annotations
 
 import operator
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,11 +17,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .infer_lesion import hooked, in_eval_mode
+
 Target = int | str | Sequence[int | str] | torch.Tensor
 
 
 class ExplanationError(ValueError):
-    """An explanation that there is not, or not of this model, or of a class that there is not."""
+    """An explanation that does not exist, or not for this model, or of an unknown class."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,13 @@ class LesionExplanation:
     """What ``explain`` returns; every tensor on the model's device.
 
     Attributes:
-        heat_maps: (N, H, W) float32 in [0, 1] at the size of the pixels given, 1 = where it mattered most in this
-            image. A map is 0 everywhere where nothing spoke for the class. Of members: the mean of their maps, so
-            that it reaches 1 only where all of them peak.
+        heat_maps: (N, H, W) float32 in [0, 1] at the size of the pixels given, 1 = the largest weight in this
+            image. A map is 0 everywhere where nothing is positive for the class. Of members: the mean of their
+            maps, so that it reaches 1 only where all of them peak.
         spread: (N, H, W) float32 in [0, 0.5], the standard deviation of the members' maps (over M, not M - 1); None
             where the model has no members.
         target: (N,) int64 index of the class explained, in the order of ``config.labels``.
-        method: how it was made.
+        method: one of :func:`explanation_methods`.
     """
 
     heat_maps: torch.Tensor
@@ -63,7 +63,7 @@ def hires_cam(activation: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
 
 
 def roll_out(so_far: torch.Tensor | None, attention: torch.Tensor) -> torch.Tensor:
-    """One layer further: rollout (N, T, T) of the layers below, or None, and attention (N, heads, T, T) -> (N, T, T).
+    """Roll-out after one more layer: that before it (N, T, T) or None, and attention (N, heads, T, T) -> (N, T, T).
 
     Abnar and Zuidema 2020, equation 1: the heads' mean, half of it the residual connection; each row sums to 1.
     """
@@ -75,8 +75,8 @@ def roll_out(so_far: torch.Tensor | None, attention: torch.Tensor) -> torch.Tens
 def to_heat(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Raw maps (N, h, w) -> heat maps (N, H, W) in [0, 1]: ReLU, enlarged bilinearly, divided by their own maximum.
 
-    A map without a positive value stays 0 everywhere: there is nothing to scale. Pytorch-grad-cam also takes a map's
-    minimum off, and is equal but for that.
+    A map without a positive value stays 0 everywhere: there is nothing to scale. Pytorch-grad-cam also subtracts the
+    minimum of a map, and is equal otherwise.
     """
     heat = functional.interpolate(maps.clamp(min=0)[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     peak = heat.amax(dim=(1, 2), keepdim=True)
@@ -84,7 +84,7 @@ def to_heat(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 
 def pooling_layers(backbones: Sequence[nn.Module]) -> list[nn.Module]:
-    """Of each CNN of timm the layer that averages over the image: what it receives is the last that has places.
+    """The layer of each CNN of timm that averages over the image: its input is the last map with positions.
 
     Raises:
         ExplanationError: a backbone has no such layer, or does not put its channels first.
@@ -106,89 +106,64 @@ GRADIENT_METHODS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     "hires_cam": hires_cam,
 }
 ROLLOUT = "attention_rollout"
-# Arguments of ``forward`` that say nothing about the image.
+# Arguments of ``forward`` that are no input.
 NOT_SEEN = ("labels", "return_dict")
 
 
-class LesionExplanations:
-    """What a classifier adds to show where it looked; mixed into the shared base."""
+def explanation_methods(model: Any) -> list[str]:
+    """The methods of a model; none where it reads no image."""
+    gradients = list(GRADIENT_METHODS) if model.explained_layers() else []
+    return [*gradients, ROLLOUT] if model.attentions() else gradients
 
-    config: Any
-    device: torch.device
 
-    def explanation_methods(self) -> list[str]:
-        """The methods that this model has; none where it looks at no image."""
-        model: Any = self
-        gradients = list(GRADIENT_METHODS) if model.explained_layers() else []
-        return [*gradients, ROLLOUT] if model.attentions() else gradients
+def explain(
+    model: Any, features: Any, inputs: Mapping[str, Any], target: Target | None, method: str
+) -> LesionExplanation:
+    """Heat maps of a batch, in eval mode; the method of the model describes the arguments.
 
-    def explain(
-        self,
-        features: torch.Tensor | Mapping[str, torch.Tensor] | None = None,
-        /,
-        *,
-        target: Target | None = None,
-        method: str = "grad_cam",
-        **inputs: torch.Tensor | None,
-    ) -> LesionExplanation:
-        """Show where the model looked, in eval mode.
+    By gradients: one forward pass and a backward pass of the layers after the explained one. The roll-out: one forward
+    pass and the product of queries and keys once more, with one attention (N, heads, T, T) in memory at a time.
 
-        The model is left as it was: no hook, no gradient, the same modes. Grad-CAM and HiResCAM explain the raw logit
-        of the class, before temperature; they cost one forward pass and a backward pass of what follows the explained
-        layer alone. The roll-out costs one forward pass and the product of queries and keys once more, with one
-        attention (N, heads, T, T) in memory at a time; it says what the class token gathered, whatever the class.
-
-        Args:
-            features: what the image processor returns, or ``pixel_values`` alone; or give them by name.
-            target: the class to explain, by index or short name, one for all or one an image; None = the predicted one.
-            method: ``grad_cam`` (Selvaraju et al. 2017), ``hires_cam`` (Draelos and Carin 2020), both also on the
-                tokens of a transformer; ``attention_rollout`` (Abnar and Zuidema 2020) for transformers only.
-            **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
-
-        Returns:
-            Heat maps (N, H, W), their spread over members, and the class that they explain.
-
-        Raises:
-            ExplanationError: no such method, or not for this model; no such class; no image, or none of numbers.
-            PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
-        """
-        model: Any = self
-        methods = self.explanation_methods()
-        if method not in methods:
-            what = f"choose one of {', '.join(methods)}" if methods else "it looks at no image and has none"
-            raise ExplanationError(f"method is {method!r}, which {type(self).__name__} does not have: {what}.")
-        received = check_inputs({**named(features), **inputs})
-        # The caller may be in inference mode, where no gradient can be had, nor of a tensor that was made there.
-        with torch.inference_mode(False), torch.no_grad(), in_eval_mode(model):
-            given = {
-                name: (value.clone() if value.is_inference() else value.detach()).to(self.device)
-                for name, value in received.items()
-            }
-            height, width = model.check_pixels(given["pixel_values"]).shape[-2:]
-            size = (int(height), int(width))
-            if method == ROLLOUT:
-                output, maps = rolled_out(model, given, size)
-                classes = resolve_target(target, output.logits, self.config.labels)
-            else:
-                output, activations = explained_pass(model, given)
-                classes = resolve_target(target, output.logits, self.config.labels)
-                gradients = gradients_of_logits(output.raw_logits, classes, activations)
-                combine, pairs = GRADIENT_METHODS[method], zip(activations, gradients, strict=True)
-                maps = [combine(*(model.as_maps(one.detach(), size).float() for one in pair)) for pair in pairs]
-            heat = torch.stack([to_heat(one, size) for one in maps])
-            spread = heat.std(dim=0, correction=0) if output.raw_logits.ndim == 3 else None
-            return LesionExplanation(heat.mean(dim=0), spread, classes, method)
+    Raises:
+        ExplanationError: no such method, or not for this model; no such class; no image, or none of numbers.
+        PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
+    """
+    methods = explanation_methods(model)
+    if method not in methods:
+        what = f"choose one of {', '.join(methods)}" if methods else "it reads no image and has none"
+        raise ExplanationError(f"method is {method!r}, which {type(model).__name__} does not have: {what}.")
+    received = check_inputs({**named(features), **inputs})
+    # The caller may be in inference mode, which records no gradient, nor takes one of a tensor that was made there.
+    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(model):
+        given = {
+            name: (value.clone() if value.is_inference() else value.detach()).to(model.device)
+            for name, value in received.items()
+        }
+        height, width = model.check_pixels(given["pixel_values"]).shape[-2:]
+        size = (int(height), int(width))
+        if method == ROLLOUT:
+            output, maps = rolled_out(model, given, size)
+            classes = resolve_target(target, output.logits, model.config.labels)
+        else:
+            output, activations = explained_pass(model, given)
+            classes = resolve_target(target, output.logits, model.config.labels)
+            gradients = gradients_of_logits(output.raw_logits, classes, activations)
+            combine, pairs = GRADIENT_METHODS[method], zip(activations, gradients, strict=True)
+            maps = [combine(*(model.as_maps(one.detach(), size).float() for one in pair)) for pair in pairs]
+        heat = torch.stack([to_heat(one, size) for one in maps])
+        spread = heat.std(dim=0, correction=0) if output.raw_logits.ndim == 3 else None
+        return LesionExplanation(heat.mean(dim=0), spread, classes, method)
 
 
 def named(features: Any) -> dict[str, Any]:
-    """What ``explain`` was given without a name, by name: a mapping as it is, anything else as the pixels."""
+    """The positional argument of ``explain`` by name: a mapping as it is, anything else as the pixels."""
     if features is None:
         return {}
     return dict(features) if isinstance(features, Mapping) else {"pixel_values": features}
 
 
 def check_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """What of the inputs ``forward`` takes beside labels: tensors of numbers, at least one image.
+    """The inputs of ``forward`` without labels: tensors of numbers, at least one image.
 
     Raises:
         ExplanationError: no image, no tensor, or a value that is no number.
@@ -211,44 +186,6 @@ def check_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return given
 
 
-# Models in eval mode for a while, with how many callers want it so and the modules to put back into train mode.
-BORROWED: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = weakref.WeakKeyDictionary()
-BORROWING = threading.Lock()
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and afterwards each as it was, also where they were not all the same.
-
-    Several threads may want it at once: the last one out puts back what the first one found.
-    """
-    with BORROWING:
-        callers, training = BORROWED.get(model) or (0, [module for module in model.modules() if module.training])
-        for module in training:
-            module.training = False
-        BORROWED[model] = callers + 1, training
-    try:
-        yield
-    finally:
-        with BORROWING:
-            callers, training = BORROWED.pop(model)
-            if callers > 1:
-                BORROWED[model] = callers - 1, training
-            else:
-                for module in training:
-                    module.training = True
-
-
-@contextmanager
-def hooked(handles: list[Any]) -> Iterator[None]:
-    """Hooks that are gone afterwards, whatever happened."""
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
     """A forward pass that records a graph only behind the explained layers.
 
@@ -257,7 +194,7 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
         inputs: ``forward``'s.
 
     Returns:
-        The output, and what each of ``explained_layers`` received: leaves that ask for a gradient, so that it does not
+        The output, and what each of ``explained_layers`` received: leaves that require a gradient, so that it does not
         matter which weights are frozen.
     """
     layers, thread = model.explained_layers(), threading.get_ident()
@@ -271,7 +208,7 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
     def keep(number: int) -> Any:
         def hook(module: nn.Module, received: Any) -> Any:
             if threading.get_ident() != thread:
-                return None  # somebody else's image on its way through the same model
+                return None  # another thread's image in the same model
             seen[number] = received[0].detach().requires_grad_()
             torch.set_grad_enabled(True)
             return (seen[number], *received[1:])

@@ -17,7 +17,7 @@ try:  # Optional, as in preprocess_lesion.py; ``require_opencv`` speaks first wh
 except ImportError:
     cv2 = None  # type: ignore[assignment]
 
-# Hair is looked for at this size of the shorter side at most, and painted over at this one; larger images are reduced.
+# Hair is searched at this size of the shorter side at most, and painted over at this one; larger images are reduced.
 DETECT_SIDE = 150
 PAINT_SIDE = 450
 # Below this there is no telling a hair from anything else.

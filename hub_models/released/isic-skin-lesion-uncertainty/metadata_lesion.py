@@ -21,7 +21,7 @@ from typing import Any
 from .checks_lesion import brief, is_number
 
 UNKNOWN = "unknown"
-# How None, NaN and the missing values of common table readers look when they are written out.
+# None, NaN and the missing values of common table readers as text.
 UNKNOWN_WORDS = {"", UNKNOWN, "none", "nan", "null", "na", "n/a", "<na>"}
 IMAGE = "image"
 
@@ -49,7 +49,7 @@ STANDARD_FIELDS: dict[str, dict[str, Any]] = {
         ]
     },
 }
-# Limits of a config that somebody else wrote.
+# Limits of a config from elsewhere.
 MOST_FIELDS, MOST_VALUES = 100, 1000
 NUMBER_KEYS = ("lowest", "highest", "centre", "scale")
 LEAKS = {

@@ -13,7 +13,8 @@ from torch import nn
 from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights, stages
 from .configuration_ensemble import EnsembleLesionConfig
 from .explain_lesion import pooling_layers
-from .modeling_lesion import LesionFeatures, LesionForImageClassification
+from .modeling_lesion import LesionForImageClassification
+from .output_lesion import LesionFeatures
 
 if TYPE_CHECKING:
     from typing import Self
@@ -70,13 +71,13 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         Raises:
             BackboneWeightsError: they cannot be fetched, found, read or fitted.
         """
-        said = []
+        loaded = []
         for member in self.members:
             if weights == "timm":
-                said.append(load_timm_weights(member.backbone, member.name, **member.kwargs))  # type: ignore[arg-type]
+                loaded.append(load_timm_weights(member.backbone, member.name, **member.kwargs))  # type: ignore[arg-type]
             else:
-                said.append(load_backbone_file(member.backbone, weights))  # type: ignore[arg-type]
-        return "; ".join(dict.fromkeys(said))
+                loaded.append(load_backbone_file(member.backbone, weights))  # type: ignore[arg-type]
+        return "; ".join(dict.fromkeys(loaded))
 
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """ImageNet's, whatever the backbones: members of different architectures must agree on the pixels."""

@@ -1,39 +1,36 @@
-"""Applying trust: what raw logits say once something was fitted on lesions that the weights never saw.
+"""Applying trust: temperature, uncertainty, class priors, conformal sets and risk bands.
 
-Pure functions of tensors and of the numbers under ``config.trust``. The fits stand in the suite's ``trainers/trust``.
+Pure functions of tensors and of the numbers under ``config.trust``. These numbers are fitted by the suite's
+``trainers/trust``, on images that the weights never saw.
+
+A conformal set holds every class y whose score s(x, y) is at most that class's threshold qhat[y]; low scores conform.
+The promise of a set is a share of sets that hold the true class, over images like those of the fit. It is no promise
+about one image.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 
+from .configuration_lesion import CONFORMAL_METHODS
+
 SUM_TOLERANCE = 1e-6
-# Why an answer is as it is: one code each, stable, for programs to read.
-ANSWERED = "answered"
-OUT_OF_DISTRIBUTION = "out_of_distribution"
-HIGH_UNCERTAINTY = "high_uncertainty"
-SET_TOO_LARGE = "set_too_large"
-EMPTY_SET = "empty_set"
-OTHER_PREPROCESSING = "other_preprocessing"
-OTHER_INFERENCE = "other_inference"
-OTHER_PRIOR = "other_prior"
-TRUST_NOT_ASKED = "trust_not_asked"
-WITHDRAWN = {
-    OTHER_PREPROCESSING: "the image was prepared with other settings than the images of the calibration",
-    OTHER_INFERENCE: "the model was run in another way than at its calibration",
-    OTHER_PRIOR: "the classes are assumed to be more or less frequent than at its calibration",
-}
-MOST_SERIOUS_FIRST = ("malignant", "premalignant", "benign")
+RAPS_SETTINGS = {"penalty": 0.01, "k_reg": 2}
+# Thresholds are fitted in float64 and applied in float32: a score that equals its threshold must not fall out of the
+# set by rounding. The slack only ever adds a class, so it cannot break the promise.
+ROUNDING = 1e-6
+# Half-precision softmax rows miss 1 by about this much; logits miss by far more.
+NOT_A_PROBABILITY = 1e-2
 
 
 class TrustNotFittedError(RuntimeError):
-    """A model was asked how far it can be trusted, and nobody ever measured that."""
+    """Trust was requested of a model for which none was fitted."""
 
 
 class NotFiniteError(ValueError):
@@ -41,19 +38,36 @@ class NotFiniteError(ValueError):
 
 
 class PriorError(ValueError):
-    """Class frequencies that are none, or not those of the model's classes."""
+    """Class frequencies that are no distribution, or not over the model's classes."""
+
+
+class ConformalError(ValueError):
+    """Probabilities, scores, thresholds or settings from which no set or band follows."""
+
+
+class TrustBuffers(nn.Module):
+    """The fitted matrices of the gate: float32 buffers of the shapes that ``config.trust`` names."""
+
+    def __init__(self, trust: Mapping[str, Any]) -> None:
+        super().__init__()
+        for name, shape in trust.get("ood", {}).get("buffers", {}).items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float32))
+
+    def as_dict(self) -> dict[str, torch.Tensor]:
+        """Name -> matrix."""
+        return dict(self.named_buffers())
 
 
 def check_finite(name: str, values: torch.Tensor, what_to_do: str) -> None:
-    """Refuse values of which no answer can be made: an argmax over NaN would still name a class.
+    """Check that values are finite: an argmax over NaN would still name a class.
 
     Args:
         name: of the values, for the message.
-        values: (N, ...), a row an image.
-        what_to_do: the message's second half.
+        values: (N, ...), one row per image.
+        what_to_do: the second half of the message.
 
     Raises:
-        NotFiniteError: says in how many rows, and in which first.
+        NotFiniteError: names the number of rows and the first one.
     """
     if torch.compiler.is_compiling() or values.is_meta:
         return
@@ -66,10 +80,10 @@ def check_finite(name: str, values: torch.Tensor, what_to_do: str) -> None:
 
 
 def calibrate(raw_logits: torch.Tensor, fitted: Mapping[str, Any] | None) -> torch.Tensor:
-    """Raw logits (..., C) -> calibrated logits (..., C), whose softmax means what it says.
+    """Raw logits (..., C) -> calibrated logits (..., C); their softmax is the calibrated probability.
 
-    ``raw / T`` (Guo et al. 2017, equation 9), plus a bias a class where one was fitted (Alexandari et al. 2020); or
-    ``raw * scale + bias`` (vector scaling). Nothing fitted: as they are.
+    ``raw / T`` (Guo et al. 2017, equation 9), plus one bias per class where it was fitted (Alexandari et al. 2020);
+    or ``raw * scale + bias`` (vector scaling). Unchanged where nothing was fitted.
     """
     if not fitted:
         return raw_logits
@@ -89,12 +103,12 @@ def mean_log_probs(log_probs: torch.Tensor) -> torch.Tensor:
 
 
 def joint_logits(raw_logits: torch.Tensor) -> torch.Tensor:
-    """Raw logits (N, C) as they are, or of M members (N, M, C) -> log of their mean probability (N, C) at T = 1."""
+    """Raw logits (N, C) unchanged, or of M members (N, M, C) -> log of their mean probability (N, C) at T = 1."""
     return raw_logits if raw_logits.ndim == 2 else mean_log_probs(functional.log_softmax(raw_logits, dim=-1))
 
 
 def entropy(log_probs: torch.Tensor) -> torch.Tensor:
-    """Log probabilities (..., C) -> entropy (...) in nats, in [0, log C]; a class of probability 0 adds nothing."""
+    """Log probabilities (..., C) -> entropy (...) in nats, in [0, log C]; a class of probability 0 adds 0."""
     return torch.special.entr(log_probs.exp()).sum(dim=-1)
 
 
@@ -103,7 +117,7 @@ def uncertainty_parts(log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
     Total is the entropy of the mean probability, aleatoric the mean of the members' entropies, epistemic their
     difference, the mutual information between the answer and the member (Depeweg et al. 2018, equation 9): total =
-    aleatoric + epistemic exactly, and epistemic >= 0 (rounding below 0 is cut off, and taken from aleatoric).
+    aleatoric + epistemic exactly, and epistemic >= 0 (a rounding error below 0 is set to 0 and taken from aleatoric).
     """
     total = entropy(mean_log_probs(log_probs))
     epistemic = (total - entropy(log_probs).mean(dim=1)).clamp(min=0.0)
@@ -111,7 +125,7 @@ def uncertainty_parts(log_probs: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
 
 
 def check_prior(prior: Mapping[str, float] | Sequence[float], labels: Sequence[str]) -> torch.Tensor:
-    """A prior as a user gives it -> its shares in the order of the classes.
+    """A user's prior -> its shares in the order of the classes.
 
     Args:
         prior: class name -> share, or C shares in the order of ``labels``; all above 0, sum 1 within 1e-6.
@@ -155,107 +169,154 @@ def check_prior(prior: Mapping[str, float] | Sequence[float], labels: Sequence[s
 
 
 def shift_prior(log_probs: torch.Tensor, calibrated_at: torch.Tensor, prior: torch.Tensor) -> torch.Tensor:
-    """Log probabilities (N, C) at one class prior (C,) -> at another: p * prior / calibrated_at, made to sum to 1.
+    """Log probabilities (N, C) at one class prior (C,) -> at another: p * prior / calibrated_at, normalised to sum 1.
 
-    Saerens, Latinne and Decaestecker 2002, equation 2.4. Right where only the frequencies of the classes differ,
-    and not what a class looks like.
+    Saerens, Latinne and Decaestecker 2002, equation 2.4. Correct where only the frequencies of the classes differ, and
+    not the images within a class.
     """
     return functional.log_softmax(log_probs + (prior / calibrated_at).log().to(log_probs), dim=-1)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Whether the model answers, and why.
+def conformal_scores(
+    probs: torch.Tensor, method: str = "lac", settings: Mapping[str, float] | None = None
+) -> torch.Tensor:
+    """Nonconformity score of each class for each image; higher = a worse fit.
 
-    Attributes:
-        abstain: it declines. None where trust was not asked for.
-        reason: a code of this file.
-        message: one plain sentence or two.
-    """
+    ``lac``: 1 - p_y, in [0, 1] (Sadinle, Lei, Wasserman 2019, equation 4). The smallest sets on average; they may be
+    empty, where no class is probable enough.
 
-    abstain: bool | None
-    reason: str
-    message: str
+    ``aps``: the probability of y and of all classes more probable than y, in (0, 1] (Romano, Sesia, Candes 2020,
+    equation 7, with u = 1). Deterministic: their random u, which makes the coverage exact, would give the
+    same image two different sets. The cost: the sets cover more and are larger, and the score of the first class is
+    its own probability, so the most confident answers have high scores and can leave their own set empty.
 
-
-def decide(
-    trust: Mapping[str, Any],
-    predicted: str,
-    *,
-    is_ood: bool,
-    band: str | None = None,
-    prediction_set: Sequence[str] | None = None,
-    withdrawn: str | None = None,
-    long_names: Mapping[str, str] | None = None,
-    groups: Mapping[str, str] | None = None,
-) -> Verdict:
-    """The one policy: gate, then set, then band.
+    ``raps``: aps + penalty * max(rank - k_reg, 0), rank 1 for the most probable class (Angelopoulos, Bates, Malik,
+    Jordan 2021, equation 4, with u = 1); at least 0, no upper bound. Shortens the long tails of aps sets.
 
     Args:
-        trust: what was fitted.
-        predicted: the most probable class.
-        is_ood: the gate's verdict.
-        band: ``low``, ``moderate`` or ``high``; None when withdrawn.
-        prediction_set: names in it; None when withdrawn.
-        withdrawn: why there is neither band nor set: a key of ``WITHDRAWN``.
-        long_names: short name -> long name, for the message; a class without one is called by its short name.
-        groups: short name -> ``benign`` | ``premalignant`` | ``malignant``, for the message.
+        probs: (N, C) probabilities, rows sum to 1; float64 stays, everything else is taken to float32.
+        method: ``lac``, ``aps`` or ``raps``.
+        settings: of ``raps``: ``penalty`` >= 0 and ``k_reg`` >= 0; ``RAPS_SETTINGS`` where missing. Others take none.
+
+    Returns:
+        (N, C) scores. Classes of equal probability are ranked by their index.
+
+    Raises:
+        ConformalError: another shape, a NaN or infinite value, rows that are no probabilities, an unknown method or
+            setting, a negative penalty or k_reg.
     """
-    likeliest = class_in_words(predicted, long_names, groups)
-    if is_ood:
-        return Verdict(
-            True,
-            OUT_OF_DISTRIBUTION,
-            "The model declines: this image is unlike those it was calibrated on, so its answer would mean nothing.",
-        )
-    if withdrawn or band is None or prediction_set is None:
-        why = WITHDRAWN[withdrawn or OTHER_INFERENCE]
-        return Verdict(False, withdrawn or OTHER_INFERENCE, f"{likeliest}, without a tested error rate: {why}.")
-    if not prediction_set:
-        return Verdict(
-            True,
-            EMPTY_SET,
-            "The model declines: no class is as probable as the true one usually is for such lesions, not even the "
-            f"most probable, {likeliest}.",
-        )
-    # Malignant classes first: whoever reads only the beginning must not miss them.
-    ordered = sorted(prediction_set, key=lambda name: MOST_SERIOUS_FIRST.index((groups or {}).get(name, "benign")))
-    possible = [class_in_words(name, long_names, groups) for name in ordered]
-    if band == "high":
-        return Verdict(
-            True,
-            HIGH_UNCERTAINTY,
-            "The model declines. High uncertainty: it is less sure of this image than of those for which an error rate "
-            f"was tested. Not ruled out: {listed(possible, 'and')}.",
-        )
-    uncertainty = f"{band.capitalize()} uncertainty"
-    if len(possible) > trust["policy"]["max_set_size"]:
-        those = listed(possible, "and")
-        apart = f"{those} apart" if len(possible) == 2 else f"{len(possible)} classes apart: {those}"
-        return Verdict(True, SET_TOO_LARGE, f"The model declines: it cannot tell {apart}. {uncertainty}.")
-    if list(prediction_set) == [predicted]:
-        answer = likeliest
-    else:
-        ruled_out = {1: " is not ruled out", 2: ": neither is ruled out"}.get(len(possible), ": none is ruled out")
-        answer = f"{listed(possible, 'or')}{ruled_out}, and {likeliest} is the most probable"
-    return Verdict(False, ANSWERED, f"{answer}. {uncertainty}: {promise(trust['bands'][band], band)}")
+    penalty, k_reg = _checked_settings(method, settings)
+    probs = _checked_probs(probs)
+    if method == "lac":
+        return 1.0 - probs
+    order = probs.argsort(dim=1, descending=True, stable=True)
+    # A class's place in its row's order is the inverse of that permutation.
+    place = order.argsort(dim=1)
+    down_to = probs.gather(1, order).cumsum(dim=1).gather(1, place)
+    if method == "aps":
+        return down_to
+    return down_to + penalty * (place + 1 - k_reg).clamp(min=0).to(probs.dtype)
 
 
-def class_in_words(label: str, long_names: Mapping[str, str] | None, groups: Mapping[str, str] | None) -> str:
-    """A class by its long name, with its group where the name does not contain it: ``Melanoma (malignant)``."""
-    name, group = (long_names or {}).get(label) or label, (groups or {}).get(label)
-    return name if not group or group in name.lower() else f"{name} ({group})"
+def prediction_sets(scores: torch.Tensor, qhat: Sequence[float | None] | torch.Tensor) -> torch.Tensor:
+    """The classes in the set of each image: score <= qhat of that class.
 
+    The comparison allows ``ROUNDING`` (1e-6) so that a score fitted in float64 and recomputed in float32 still meets
+    its own threshold.
 
-def listed(names: Sequence[str], last: str) -> str:
-    """``A``, ``A or B``, ``A, B or C``."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"
+    Args:
+        scores: (N, C) of ``conformal_scores``, by the method that the thresholds were fitted with.
+        qhat: C thresholds; None or infinite where the fit had too few lesions: that class is in every set.
 
+    Returns:
+        (N, C) bool; a row may be all False (an empty set) or all True.
 
-def promise(band: Mapping[str, Any], name: str) -> str:
-    """The error rate that was tested for a band, in words."""
-    among = "such answers" if name == "low" else "answers with low or moderate uncertainty"
-    return (
-        f"at most {band['risk'] * 100:g} % of {among} are expected to be wrong, with {band['confidence'] * 100:g} % "
-        "confidence, on lesions like those it was calibrated on."
+    Raises:
+        ConformalError: shapes that do not agree, or a NaN among scores or thresholds.
+    """
+    thresholds = torch.as_tensor(
+        [math.inf if value is None else float(value) for value in qhat], dtype=scores.dtype, device=scores.device
     )
+    if scores.ndim != 2 or thresholds.shape != scores.shape[1:]:
+        raise ConformalError(
+            f"scores have shape {tuple(scores.shape)} and qhat {tuple(thresholds.shape)}: "
+            "give (N, C) scores and one threshold a class"
+        )
+    for name, values in (("scores", scores), ("qhat", thresholds)):
+        if bool(values.isnan().any()):
+            raise ConformalError(f"{int(values.isnan().sum())} of the {name} are NaN: no set can be made of them")
+    return scores <= thresholds + ROUNDING
+
+
+def sets_and_bands(probs: torch.Tensor, trust: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+    """Calibrated probabilities (N, C) -> conformal sets, uncertainty and risk bands.
+
+    Args:
+        probs: (N, C).
+        trust: a model's ``config.trust``.
+
+    Returns:
+        The sets (N, C) bool; the uncertainty (N,), 1 - the largest probability; the N bands.
+    """
+    fitted, bands = trust["conformal"], trust["bands"]
+    sets = prediction_sets(conformal_scores(probs, fitted["method"], fitted["settings"]), fitted["qhat"])
+    uncertainty = 1 - probs.amax(dim=1)
+    return sets, uncertainty, risk_bands(uncertainty, bands["low"]["threshold"], bands["moderate"]["threshold"])
+
+
+def risk_bands(uncertainty: torch.Tensor, low: float | None, moderate: float | None) -> list[str]:
+    """The risk band of each answer.
+
+    ``low`` where the uncertainty is at most the low threshold, ``moderate`` where it is above that and at most the
+    moderate one, ``high`` elsewhere. The moderate promise was tested on both bands together.
+
+    Args:
+        uncertainty: (N,), of the kind that the thresholds were fitted on (1 - the largest calibrated probability).
+        low: threshold of the low band, None = no promise was possible: the band is empty.
+        moderate: the same of the moderate band; None leaves it empty.
+
+    Returns:
+        N names.
+
+    Raises:
+        ConformalError: another shape, a NaN, or a moderate threshold below the low one.
+    """
+    if uncertainty.ndim != 1 or bool(uncertainty.isnan().any()):
+        raise ConformalError(
+            f"uncertainty has shape {tuple(uncertainty.shape)} and {int(uncertainty.isnan().sum())} NaN: "
+            "give one number an image"
+        )
+    for name, value in (("low", low), ("moderate", moderate)):
+        if value is not None and math.isnan(value):
+            raise ConformalError(f"the {name} threshold is NaN: give a number, or None for an empty band")
+    if low is not None and moderate is not None and moderate < low:
+        raise ConformalError(f"the moderate threshold {moderate} is below the low one {low}: fit the bands again")
+    lowest = -math.inf if low is None else low
+    middle = -math.inf if moderate is None else moderate
+    return ["low" if u <= lowest else "moderate" if u <= middle else "high" for u in uncertainty.tolist()]
+
+
+def _checked_settings(method: str, settings: Mapping[str, float] | None) -> tuple[float, float]:
+    if method not in CONFORMAL_METHODS:
+        raise ConformalError(f"method {method!r}: give one of {', '.join(CONFORMAL_METHODS)}")
+    given = dict(settings or {})
+    unknown = sorted(set(given) - set(RAPS_SETTINGS if method == "raps" else ()))
+    if unknown:
+        raise ConformalError(f"method {method!r} knows no setting {unknown[0]!r}: leave it out")
+    penalty, k_reg = (float(given.get(name, default)) for name, default in RAPS_SETTINGS.items())
+    for name, value in (("penalty", penalty), ("k_reg", k_reg)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ConformalError(f"{name} {value}: give a finite number of at least 0")
+    return penalty, k_reg
+
+
+def _checked_probs(probs: torch.Tensor) -> torch.Tensor:
+    if probs.ndim != 2:
+        raise ConformalError(f"probabilities have shape {tuple(probs.shape)}: give (N, C)")
+    probs = probs if probs.dtype == torch.float64 else probs.float()
+    if not bool(probs.isfinite().all()):
+        bad = int((~probs.isfinite()).any(dim=1).sum())
+        raise ConformalError(f"{bad} of {len(probs)} images have a probability that is NaN or infinite")
+    if probs.numel() and not bool((probs >= 0).all() & ((probs.sum(dim=1) - 1).abs() <= NOT_A_PROBABILITY).all()):
+        raise ConformalError("rows are no probabilities (each at least 0, sum 1): give softmax, not logits")
+    return probs
