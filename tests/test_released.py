@@ -34,7 +34,7 @@ CHARTS = {
 FURTHER_CHARTS = {"training_curves", "heat_on_lesion_test", "heat_map_checks_test", "robustness_test"}
 DRAWN = "Drawn phantoms, none of them a photograph"
 # Runs where none of our packages can be imported, as on a user's machine.
-STRANGER = """
+CLEAN_PROCESS = """
 import json, sys
 class Blocked:
     def find_spec(self, name, path=None, target=None):
@@ -54,9 +54,9 @@ print(json.dumps({"raw": raw.tolist(), "answers": model.predict(**inputs)}))
 """
 
 
-def ask_as_a_stranger(folder: Path, images: list[Path], tmp_path: Path) -> dict[str, list]:
+def answers_in_a_clean_process(folder: Path, images: list[Path], tmp_path: Path) -> dict[str, list]:
     env = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    command = [sys.executable, "-I", "-c", STRANGER, str(folder), *map(str, images)]
+    command = [sys.executable, "-I", "-c", CLEAN_PROCESS, str(folder), *map(str, images)]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -105,7 +105,7 @@ def test_another_process_gets_the_stored_logits_from_the_images(folder: Path, da
     chosen = np.linspace(0, len(rows) - 1, 12).astype(int)
     names = [f"{rows.image_id[row]}.jpg" for row in chosen]
     images = [next((data_dir / "ham10000").glob(f"HAM10000_images_part_*/{name}")) for name in names]
-    answer = ask_as_a_stranger(folder, images, tmp_path)
+    answer = answers_in_a_clean_process(folder, images, tmp_path)
     np.testing.assert_allclose(np.array(answer["raw"]), rows.logits[chosen], atol=2e-3)
     trust = json.loads((folder / "config.json").read_text())["trust"]
     made = decisions(rows.select(chosen), trust)
@@ -121,7 +121,9 @@ def test_another_process_gets_the_stored_logits_from_the_images(folder: Path, da
 @pytest.mark.real
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
 def test_it_declines_clothes(folder: Path, data_dir: Path, tmp_path: Path) -> None:
-    answers = ask_as_a_stranger(folder, sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[:40], tmp_path)["answers"]
+    answers = answers_in_a_clean_process(folder, sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[:40], tmp_path)[
+        "answers"
+    ]
     assert sum(answer["abstain"] for answer in answers) >= 38
 
 

@@ -33,18 +33,18 @@ from model_cards.build import build_card
 from model_cards.publish import Published, plan, publish
 
 # Importing any of our packages fails in the other process, although this checkout may be installed there.
-STRANGER = """
+CLEAN_PROCESS = """
 import sys
 sys.modules.update(dict.fromkeys(("hub_models", "model_cards", "trainers", "datasets_scripts")))
 """
 
 
-def as_a_stranger(code: str, hub: LoopbackHub, home: Path) -> Any:
+def in_a_clean_process(code: str, hub: LoopbackHub, home: Path) -> Any:
     """Run code in a clean process in an empty folder; it prints one JSON value on its last line."""
     home.mkdir(exist_ok=True)
     env = hub.client_env(home, OMP_NUM_THREADS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     env.pop("PYTHONPATH", None)
-    line = [sys.executable, "-c", STRANGER + code]
+    line = [sys.executable, "-c", CLEAN_PROCESS + code]
     done = subprocess.run(line, cwd=home, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -124,7 +124,7 @@ for revision in ("main", "{published_model.commit}"):
     answers[revision] = [output.logits.tolist(), output.raw_logits.tolist(), type(model).__module__]
 print(json.dumps(answers))
 """
-    answers = as_a_stranger(code, hub, tmp_path / "stranger")
+    answers = in_a_clean_process(code, hub, tmp_path / "user")
     pinned, newest = answers[published_model.commit], answers["main"]
     np.testing.assert_allclose(pinned[0], logits, atol=1e-5)
     np.testing.assert_allclose(pinned[1], raw_logits, atol=1e-5)
@@ -145,7 +145,7 @@ def test_the_code_on_the_card_runs_as_printed(
     assert len(blocks) == 1
     block = blocks[0].replace("ORG/invented-mobilenet", "org/lesions").replace("lesion.jpg", str(image))
     program = f"import json\n{block}\nprint(json.dumps(answer))\n"
-    answer = as_a_stranger(program, hub, tmp_path / "stranger")
+    answer = in_a_clean_process(program, hub, tmp_path / "user")
     expected = dict(zip(["bcc", "df", "mel", "nv"], probabilities, strict=True))
     assert answer["probabilities"] == pytest.approx(expected, abs=1e-5)
     assert answer["predicted"] == max(expected, key=lambda name: expected[name])
@@ -193,7 +193,7 @@ print(json.dumps([
     sorted(row["image_id"] for row in stream) == sorted(splits["train"]["image_id"]),
 ]))
 """
-    counts, names, pixels, streamed = as_a_stranger(code, hub, tmp_path / "stranger")
+    counts, names, pixels, streamed = in_a_clean_process(code, hub, tmp_path / "user")
     assert sum(counts.values()) == 80
     assert set(counts) == {"train", "validation", "calibration", "test"}
     assert names == ["mel", "nv"]
