@@ -64,7 +64,7 @@ def test_dermx(archive, acne, tmp_path, capsys):
     }
     card = (out / "README.md").read_text()
     assert "license: other" in card
-    assert "carry no licence" in card
+    assert "have no licence" in card
 
 
 def test_zipped_archive_and_mirror_give_the_same_grouped_splits(archive, ham_records, make_mirror, tmp_path):

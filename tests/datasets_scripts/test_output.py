@@ -16,6 +16,7 @@ from datasets_scripts.output import beside, check_free, locked, put_in_place, wh
 HOLDER = """
 import sys
 from pathlib import Path
+from datasets_scripts.output import written_whole
 with written_whole(Path(sys.argv[1])) as partial:
     (partial / "first").write_text("first")
     print("writing", flush=True)
