@@ -137,7 +137,7 @@ def test_two_models_are_compared_image_by_image() -> None:
     assert result["scores"]["ssim"]["difference"]["value"] == 0.0
     table = markdown(result, ("A", a), ("B", b))
     assert "| PSNR (dB) | " in table
-    assert "| +1.000 |" in table
+    assert "| +1.000 (no interval) |" in table
     assert "grid every 2 pixels, over beside it (dB)" in table
 
 
