@@ -225,7 +225,7 @@ def test_mean_probabilities_are_the_class_prior_in_the_same_weights():
 
 @pytest.mark.parametrize("kind", ["scalar", "bias_corrected", "vector"])
 def test_constant_logits_change_nothing_with_a_warning(kind):
-    with pytest.warns(TemperatureWarning, match="T = 1 is kept; look at the training"):
+    with pytest.warns(TemperatureWarning, match="T = 1 is kept; check the training"):
         fit = fit_calibration(np.full((6, 2, 3), 2.0), np.array([0, 1, 2, 0, 0, 0]), kind)
     assert (fit.value, fit.kind) == (1.0, kind)
     assert fit.nll_after == fit.nll_before == pytest.approx(np.log(3))
