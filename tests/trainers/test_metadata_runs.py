@@ -162,7 +162,10 @@ def test_bad_options_of_a_metadata_run_are_named(
     [
         (["--image_size", "64"], "was trained with image_size 32, this run has image_size 64"),
         (["--hair_removal", "true"], "trained with do_hair_removal False, this run has True"),
-        (["--backbone", "mobilenetv2_050"], "model has backbone mobilenetv2_035, this run has backbone mobilenetv2_050"),
+        (
+            ["--backbone", "mobilenetv2_050"],
+            "model has backbone mobilenetv2_035, this run has backbone mobilenetv2_050",
+        ),
         (["--backbone_weights", "outputs/none"], "'outputs/none' is no trained image model"),
         (["--metadata_weights", "outputs/none"], "'outputs/none' is no trained metadata-only model"),
     ],
