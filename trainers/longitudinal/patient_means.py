@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import norm, t
-from statsmodels.stats.multitest import multipletests
 
 from trainers.longitudinal.study import Study
 
@@ -93,8 +92,10 @@ def lacking(pairs: int) -> str:
 
 def holm(p_values: list[float | None]) -> list[float | None]:
     """P values adjusted for their number by Holm's step-down method (Scand J Stat 6:65, 1979); None stays None."""
-    adjusted = list(p_values)
-    known = [index for index, value in enumerate(p_values) if value is not None]
-    for index, value in zip(known, multipletests([p_values[index] for index in known], method="holm")[1], strict=True):
-        adjusted[index] = float(value)
+    known = sorted((value, index) for index, value in enumerate(p_values) if value is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    largest = 0.0
+    for rank, (value, index) in enumerate(known):
+        largest = max(largest, min(1.0, (len(known) - rank) * value))
+        adjusted[index] = largest
     return adjusted
