@@ -16,15 +16,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
-from shared_fixtures import (  # noqa: F401
-    made_once,
-    phantom_dataset,
-    quiet_env,
-    sketched_charts,
-    sketched_charts_of_file,
-    train_command,
-    trained,
-)
+from shared_fixtures import made_once, phantom_dataset, quiet_env, train_command, trained  # noqa: F401
 
 # The files that take longest: they come first, so that no worker is left alone with one of them at the end.
 LONG = (

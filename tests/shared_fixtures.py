@@ -8,13 +8,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from filelock import FileLock
-from PIL import Image
 
 TINY = [
     "--recipe",
@@ -97,22 +95,3 @@ def trained(
 ) -> Path:
     """A finished model folder made by the real Trainer."""
     return made_once("model", lambda out: run_training(train_command(out), quiet_env))
-
-
-def sketch(figure: Any, path: Any, **_: Any) -> None:
-    """Write a small image in place of a chart: laying out and drawing charts is most of the time of a tiny model."""
-    Image.new("RGB", (16, 9), "white").save(path)
-
-
-@pytest.fixture
-def sketched_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a test that looks at no chart: its charts are made of their data as always, and not drawn."""
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", sketch)
-
-
-@pytest.fixture(scope="module")
-def sketched_charts_of_file() -> Iterator[None]:
-    """The same for a whole file and the folders that its own fixtures make."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("matplotlib.figure.Figure.savefig", sketch)
-        yield

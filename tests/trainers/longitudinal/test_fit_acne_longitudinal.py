@@ -103,7 +103,6 @@ def test_it_writes_what_it_found(simulated_study: tuple[Path, SimulatedStudy], t
     assert "days resemble the day before (autocorrelation 0." in report["warnings"][-1]
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_an_order_by_lot_and_independent_days_are_not_warned_of(tmp_path: Path, run: Run) -> None:
     write_simulated(simulate(Design(order="random", patients=40, days=10, autocorrelation=0), 1), tmp_path / "s.csv")
     code, _, warned = run("--data", tmp_path / "s.csv", "--out", tmp_path / "out")
@@ -120,7 +119,6 @@ def test_an_order_by_lot_and_independent_days_are_not_warned_of(tmp_path: Path, 
         assert "; if nothing else changed with time, probability that it was " in row["sentence"]
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_a_patient_with_treatment_and_baseline_in_turns_is_not_warned_of_time(
     tmp_path: Path, write: Callable[..., Path], run: Run
 ) -> None:
@@ -139,7 +137,6 @@ def test_a_patient_with_treatment_and_baseline_in_turns_is_not_warned_of_time(
     assert ["if nothing else changed" in output[who] for who in "abcd"] == [False, False, True, True]
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_where_severity_drifts_no_patient_is_reported_as_better_or_worse(tmp_path: Path, run: Run) -> None:
     """An audit's study: p02's antibiotics helped by 6.6 points, came last, and the trend made them look harmful."""
     write_simulated(simulate(Design(order="random", patients=8, trend=0.3), 5), tmp_path / "s.csv")
@@ -173,7 +170,6 @@ def test_differences_that_are_all_one_number_tell_nobody_anything(
         assert row["sentence"].startswith("No estimate for this patient alone: all patients differ by the same")
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_a_treatment_of_one_patient_says_nothing_of_further_ones(
     tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
 ) -> None:
@@ -186,7 +182,6 @@ def test_a_treatment_of_one_patient_says_nothing_of_further_ones(
     assert "- B: too few patients had it to say how far patients differ" in readme
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_options_are_heard(
     tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
 ) -> None:
@@ -259,7 +254,6 @@ def test_days_that_say_nothing_leave_the_patients_without_a_number(
     assert not (tmp_path / "out" / "figures" / "patients.png").exists()
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_an_effect_without_pairs_is_withheld_by_every_method(
     tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
 ) -> None:
@@ -290,7 +284,6 @@ def test_names_of_any_kind_are_drawn(
     assert {row["patient"] for row in rows_of(tmp_path / "out" / "patients.csv")} == {row[0] for row in rows}
 
 
-@pytest.mark.usefixtures("sketched_charts")
 def test_a_slip_of_the_pen_is_warned_of(
     tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run
 ) -> None:

@@ -14,8 +14,6 @@ from model_cards.verify import verify_folder
 from trainers.model_folder import finish
 from trainers.training.train import classifier, run
 
-pytestmark = pytest.mark.usefixtures("sketched_charts_of_file")
-
 
 def test_where_no_trust_can_be_fitted_there_is_a_temperature(
     phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
