@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from hub_models.answer_lesion import decide
+from hub_models.answer_lesion import decide, trust_of_each
 from hub_models.trust_lesion import calibrate, mean_log_probs, sets_and_bands
 from trainers.metrics.predictions import Predictions
 
@@ -68,15 +69,12 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
     )
 
 
-def example_answers(
-    predictions: Predictions, trust: Mapping[str, Any], labels: Sequence[Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+def example_answers(predictions: Predictions, trust: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The first image that the model answers and the first that it declines, as the model would answer them.
 
     Args:
         predictions: with ``ood_score`` and a label for each image.
         trust: a model's ``config.trust``.
-        labels: ``name``, ``long_name`` and ``group`` of each class: the report's ``model.labels``.
 
     Returns:
         For each: ``label`` (the true class) and the keys of an answer that are shown: ``predicted``, ``band``,
@@ -85,35 +83,21 @@ def example_answers(
     Raises:
         ValueError: no gate has scored these predictions.
     """
-    made = decisions(predictions, trust)
-    answers = []
-    for declined in (False, True):
-        for row in np.flatnonzero(made.abstains == declined)[:1]:
-            is_ood = not made.accepted[row]
-            predicted = predictions.labels[int(made.probs[row].argmax())]
-            inside = [name for name, there in zip(predictions.labels, made.sets[row].tolist(), strict=True) if there]
-            band, prediction_set = (None, None) if is_ood else (made.bands[row], inside)
-            verdict = decide(
-                trust,
-                predicted,
-                is_ood=is_ood,
-                band=band,
-                prediction_set=prediction_set,
-                long_names={label["name"]: label["long_name"] for label in labels},
-                groups={label["name"]: label["group"] for label in labels if label["group"]},
-            )
-            answers.append(
-                {
-                    "label": predictions.labels[int(predictions.label[row])],
-                    "predicted": predicted,
-                    "band": band,
-                    "prediction_set": prediction_set,
-                    "abstain": verdict.abstain,
-                    "reason": verdict.reason,
-                    "message": verdict.message,
-                }
-            )
-    return answers
+    labels, probs = predictions.labels, calibrated_probs(predictions, trust)
+    config = SimpleNamespace(
+        trust=trust, labels=labels, label_names=predictions.label_names, label_groups=predictions.label_groups
+    )
+    answers = trust_of_each(torch.tensor(gate_scores(predictions)), probs, config, None)
+    abstains = [answer["abstain"] for answer in answers]
+    rows = [abstains.index(declined) for declined in (False, True) if declined in abstains]
+    return [
+        {
+            "label": labels[int(predictions.label[row])],
+            "predicted": labels[int(probs[row].argmax())],
+            **{name: answers[row][name] for name in ("band", "prediction_set", "abstain", "reason", "message")},
+        }
+        for row in rows
+    ]
 
 
 def gate_scores(predictions: Predictions) -> np.ndarray:

@@ -122,7 +122,7 @@ def describe(
     ]
     report.pop("example_answers", None)
     if "trust_evaluation" in report:
-        report["example_answers"] = example_answers(predictions["test"], report["trust"], report["model"]["labels"])
+        report["example_answers"] = example_answers(predictions["test"], report["trust"])
     if "robustness" in report:
         report["robustness"]["figures"] = draw_robustness(report, predictions, folder)
     if "explanations" in report:

@@ -93,10 +93,9 @@ def test_each_image_is_answered_as_the_model_would(rows):
 
 
 def test_the_examples_are_the_first_answered_and_the_first_declined_image(rows):
-    labels = [{"name": n, "long_name": n.upper(), "group": rows.label_groups[n]} for n in LABELS]
     behind = rows.select(np.arange(3, len(rows)))  # begins with the one that the band declines
     expected = [next(i for i in IMAGES[3:] if (i[6] == "answered") == answered) for answered in (True, False)]
-    found = example_answers(behind, TRUST, labels)
+    found = example_answers(behind, TRUST)
     assert [row["reason"] for row in found] == [image[6] for image in expected]
     assert [row["label"] for row in found] == [LABELS[image[1]] for image in expected]
     assert [row["predicted"] for row in found] == [LABELS[int(np.argmax(image[2]))] for image in expected]
@@ -104,7 +103,7 @@ def test_the_examples_are_the_first_answered_and_the_first_declined_image(rows):
     assert [set(row["prediction_set"]) for row in found] == [image[5] for image in expected]
     assert [row["abstain"] for row in found] == [False, True]
     assert found[0]["message"].startswith(f"{found[0]['predicted'].upper()} (")
-    ood = example_answers(rows.select(np.array([5])), TRUST, labels)
+    ood = example_answers(rows.select(np.array([5])), TRUST)
     assert [(row["reason"], row["band"], row["prediction_set"]) for row in ood] == [("out_of_distribution", None, None)]
 
 
