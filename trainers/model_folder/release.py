@@ -13,6 +13,7 @@ from typing import Any
 from datasets_scripts.command import UserError
 from datasets_scripts.output import written_whole
 from model_cards.card import REPORT
+from trainers.evaluation.figures.explanations import EXAMPLES_FOLDER
 from trainers.metrics.predictions import read_predictions, write_predictions
 from trainers.model_folder.finish import save
 from trainers.model_folder.folder import EvaluatedModel, read_finished
@@ -20,7 +21,6 @@ from trainers.model_folder.output import check_empty
 from trainers.model_folder.rebuild import rebuild
 
 VARIABLES = ("LESION_DATA_DIR", "LESION_WEIGHTS_DIR")
-EXAMPLES_FOLDER = "examples"
 LEFT_OUT = ("*.py", "__pycache__", ".*", EXAMPLES_FOLDER)
 
 
