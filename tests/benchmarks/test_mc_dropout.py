@@ -34,7 +34,7 @@ def least_seconds(*works: Callable[[], object]) -> list[float]:
     return [min(times) for times in zip(*rounds, strict=True)]
 
 
-def test_thirty_samples_of_the_head_cost_far_less_than_a_forward(
+def test_thirty_samples_of_the_head_take_under_a_twentieth_of_the_forward_they_start_from(
     model: MobileNetForLesionClassification,
 ) -> None:
     inputs = {"pixel_values": torch.randn(BATCH, 3, SIZE, SIZE)}
@@ -52,4 +52,4 @@ def test_thirty_samples_of_the_head_cost_far_less_than_a_forward(
         forward, head = least_seconds(lambda: model.infer(inputs, "plain"), sample)
     ratio = (forward + head) / forward
     print(f"{SAMPLES} samples of the head / one forward, {BATCH} images at {SIZE} px: {ratio:.4f}")
-    assert ratio < 1.25  # measured 1.02 to 1.06; a forward per sample would be 30
+    assert ratio < 1.05
