@@ -184,9 +184,8 @@ def run(main: Callable[[], object]) -> None:
             sys.stdout.flush()  # report a full disk now: at the end of the interpreter it cannot be reported
         except KeyboardInterrupt as error:
             _leave(130, f"interrupted: {_one_line(error) or 'run the same command again'}")
-        except (
-            Exception
-        ) as error:  # every kind: libraries that are not imported here raise the errors of LIBRARY_ERRORS
+        except Exception as error:
+            # Every kind: libraries that are not imported here raise the errors of LIBRARY_ERRORS.
             if interrupted():  # some libraries turn an interrupted import into an ImportError
                 _leave(130, "interrupted: run the same command again")
             message = from_outside(error)

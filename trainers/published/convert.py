@@ -38,8 +38,7 @@ def import_published(
         The report that was written.
 
     Raises:
-        UserError: ``out`` is not empty.
-        UserError: the checkpoint is not this system's, incomplete, damaged, or holds code.
+        UserError: ``out`` is not empty; the checkpoint is not this system's, incomplete, damaged, or holds code.
     """
     check_empty(out)
     found = system.read(checkpoint, labels)

@@ -177,8 +177,7 @@ def write_listing(
         labels: rows to go with them.
 
     Raises:
-        UserError: there is no image.
-        UserError: a table names an image that is not there, or one that it might mean two of.
+        UserError: there is no image; a table names an image that is not there, or one that it might mean two of.
     """
     digest, counts, several = hashlib.sha256(), [0, 0, 0], 0
     for image, size in images:

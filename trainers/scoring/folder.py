@@ -223,9 +223,8 @@ def _begin(partial: Path, settings: dict[str, Any], listing: Any) -> None:
         (partial / PARTS).mkdir(parents=True)
         with (partial / LISTING).open("w", encoding="ascii") as file:
             shutil.copyfileobj(listing, file)
-        write_text(
-            stored, json.dumps(settings, indent=1, allow_nan=False) + "\n"
-        )  # last: with it, the listing is whole
+        # Last: with it, the listing is whole.
+        write_text(stored, json.dumps(settings, indent=1, allow_nan=False) + "\n")
 
 
 def score_missing(scorer: Scorer, work: Work, processes: int) -> int:
