@@ -196,13 +196,13 @@ def split_folders(root: Path) -> dict[str, list[str]] | None:
         for name in sorted(below):
             if split := _split_named(name):
                 below.remove(name)  # a class may have the name of a split
-                found.setdefault(split, []).append(Path(folder, name))
-    found = {split: folders for split, folders in found.items() if any(map(_has_image, folders))}
+                if _has_image(Path(folder, name)):
+                    found.setdefault(split, []).append(Path(folder, name))
     names = {path.name for folders in found.values() for path in folders}
     if "train" not in found or names <= {"train", "validation", "test", *OTHER_SPLIT_NAMES}:
         return None
     return {
-        split: [f"{glob.escape(path.relative_to(root).as_posix())}/**" for path in folders if _has_image(path)]
+        split: [f"{glob.escape(path.relative_to(root).as_posix())}/**" for path in folders]
         for split, folders in found.items()
     }
 
