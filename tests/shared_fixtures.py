@@ -14,27 +14,14 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+# Options of every tiny training.
+SHORT = [
+    *("--num_train_epochs", "2", "--per_device_train_batch_size", "16"),
+    *("--dataloader_num_workers", "0", "--disable_tqdm", "true", "--precision", "fp32"),
+]
 TINY = [
-    "--recipe",
-    "demo",
-    "--backbone",
-    "mobilenetv2_035",
-    "--image_size",
-    "32",
-    "--num_train_epochs",
-    "2",
-    "--per_device_train_batch_size",
-    "16",
-    "--bootstrap_replicates",
-    "50",
-    "--dataloader_num_workers",
-    "0",
-    "--disable_tqdm",
-    "true",
-    "--precision",
-    "fp32",
-    "--ema_decay",
-    "0.9",
+    *("--recipe", "demo", "--backbone", "mobilenetv2_035", "--image_size", "32", "--ema_decay", "0.9"),
+    *("--bootstrap_replicates", "50", *SHORT),
 ]
 Make = Callable[[Path], object]
 

@@ -12,6 +12,7 @@ import processes
 import pytest
 from datasets import load_dataset
 from safetensors.torch import load_file
+from shared_fixtures import SHORT
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from datasets_scripts.command import UserError
@@ -21,20 +22,7 @@ from trainers.metrics.predictions import read_predictions
 from trainers.training.train import classifier
 from trainers.training.train import run as run_training
 
-TINY = [
-    "--bootstrap_replicates",
-    "20",
-    "--dataloader_num_workers",
-    "0",
-    "--disable_tqdm",
-    "true",
-    "--precision",
-    "fp32",
-    "--num_train_epochs",
-    "2",
-    "--per_device_train_batch_size",
-    "16",
-]
+TINY = [*SHORT, "--bootstrap_replicates", "20"]
 FROZEN = '{"freeze_backbone": true, "freeze_metadata": true}'
 
 

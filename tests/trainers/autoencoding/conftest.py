@@ -8,26 +8,12 @@ from pathlib import Path
 
 import processes
 import pytest
+from shared_fixtures import SHORT
 
+SHAPE = '{"code_size": 8, "encoder_channels": [8, 16, 16]}'
 TINY = [
-    "--recipe",
-    "autoencoder_demo",
-    "--image_size",
-    "32",
-    "--model_config",
-    '{"code_size": 8, "encoder_channels": [8, 16, 16]}',
-    "--num_train_epochs",
-    "2",
-    "--per_device_train_batch_size",
-    "16",
-    "--bootstrap_replicates",
-    "50",
-    "--dataloader_num_workers",
-    "0",
-    "--disable_tqdm",
-    "true",
-    "--precision",
-    "fp32",
+    *("--recipe", "autoencoder_demo", "--image_size", "32", "--model_config", SHAPE),
+    *("--bootstrap_replicates", "50", *SHORT),
 ]
 
 
