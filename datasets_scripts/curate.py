@@ -33,6 +33,7 @@ def curate(
     published: list[str | None] | None,
     seed: int,
     warnings: Sequence[str] = (),
+    split_by_source: bool = False,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
@@ -43,6 +44,8 @@ def curate(
         published: the split of each row in config `published`, or ``None``; ``None`` alone: no such config.
         seed: of the grouped splits.
         warnings: of the reader; written to the audit and the card.
+        split_by_source: draw the grouped splits of each source on its own; a group of several sources follows its
+            first image.
 
     Raises:
         UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
@@ -56,7 +59,7 @@ def curate(
         warn(several)
         found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
         groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
-        folds = _folds(rows, groups, seed)
+        folds = _folds_by_source(rows, groups, seed) if split_by_source else _folds(rows, groups, seed)
         configs = _configs(rows, folds, published)
         files = shards.cells(rows, folds, published)
         audit = {
@@ -110,6 +113,18 @@ def _folds(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
     folds = np.empty(len(rows), dtype=np.int64)
     kinds = [row.label if row.provenance != SYNTHETIC else f"{row.label}, synthetic" for row in rows]
     folds[order] = base_folds([kinds[i] for i in order], [groups[i] for i in order], seed)
+    return folds
+
+
+def _folds_by_source(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
+    """As :func:`_folds`, each source on its own."""
+    folds = np.empty(len(rows), dtype=np.int64)
+    for source in dict.fromkeys(row.source for row in rows):
+        own = [i for i, row in enumerate(rows) if row.source == source]
+        folds[own] = _folds([rows[i] for i in own], [groups[i] for i in own], seed)
+    first: dict[str, int] = {}
+    for i, group in enumerate(groups):
+        folds[i] = first.setdefault(group, int(folds[i]))
     return folds
 
 

@@ -13,7 +13,7 @@ import warnings
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -345,3 +345,23 @@ def scan_all(rows: Sequence[Row]) -> list[Scan]:
         more = f" ({len(faults)} of {len(rows)} images are unusable)" if len(faults) > 1 else ""
         raise ImageError(f"{faults[0]}{more}")
     return [r for r in results if isinstance(r, Scan)]
+
+
+def stretched_squares(read: Callable[[], bytes], ratio: tuple[int, int]) -> Callable[[], bytes]:
+    """A reader of the same image that stretches a square to a ratio of width to height; other shapes stay as they are.
+
+    The longer side stays as it is. The result is a JPEG of quality 95.
+    """
+
+    def stretched() -> bytes:
+        data = read()
+        image = Image.open(io.BytesIO(data), formats=known_formats())
+        if image.width != image.height:
+            return data
+        scale = image.width / max(ratio)
+        size = round(scale * ratio[0]), round(scale * ratio[1])
+        buffer = io.BytesIO()
+        image.convert("RGB").resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=95)
+        return buffer.getvalue()
+
+    return stretched

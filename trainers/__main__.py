@@ -18,6 +18,7 @@ from datasets_scripts.command import did_you_mean, fail, run
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "build a dataset": {
         "build_ham10000": ("datasets_scripts.build_ham10000", "HAM10000, seven diagnoses"),
+        "build_dermoscopy": ("datasets_scripts.build_dermoscopy", "HAM10000 and ISIC 2017 in one dataset"),
         "build_dermx": ("datasets_scripts.build_dermx", "the Derm-X dataset: HAM10000 and acne"),
         "build_isic_binary": ("datasets_scripts.build_isic_binary", "ISIC archive, benign or malignant"),
         "build_isic2017": ("datasets_scripts.build_isic2017", "the ISIC 2017 challenge"),

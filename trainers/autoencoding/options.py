@@ -32,8 +32,8 @@ class AutoencoderArguments(LesionArguments):
     augmentation: str = field(
         default="turns",
         metadata={
-            "help": "Training augmentation: turns (flips and quarter turns, every pixel kept), none, flips_rotation or "
-            "crops_colour."
+            "help": "Training augmentation: turns (flips and quarter turns, every pixel kept), none, flips_rotation, "
+            "crops_colour or wide_crops."
         },
     )
     loss: str = field(

@@ -87,12 +87,18 @@ class Masks:
 
 
 def crop_box(processor: Any, image: Image.Image) -> tuple[int, int, int, int]:
-    """What of an image the processor keeps: left, top, right, bottom in pixels of the upright image."""
-    if not processor.do_lesion_crop:
+    """What of an image the model sees: left, top, right, bottom in pixels of the upright image.
+
+    Outside the image where the processor adds a border.
+    """
+    if processor.do_lesion_crop:
+        before = processor.prepare(image, do_lesion_crop=False, do_colour_constancy=False)
+        left, top, right, bottom = lesion_box(np.asarray(before))
+    else:
         upright = to_rgb(image)
-        return 0, 0, upright.width, upright.height
-    before = processor.prepare(image, do_lesion_crop=False, do_colour_constancy=False)
-    return lesion_box(np.asarray(before))
+        left, top, right, bottom = 0, 0, upright.width, upright.height
+    seen = processor.seen_box(right - left, bottom - top)
+    return left + seen[0], top + seen[1], left + seen[2], top + seen[3]
 
 
 def as_the_model_sees(

@@ -48,6 +48,7 @@ BY_DETECTOR = {
 }
 # The command that builds a recipe's dataset -> the values that the ``source`` column of that dataset may have.
 BY_BUILDER: Mapping[str, Collection[str]] = {
+    "build_dermoscopy": (ham10000.SOURCE, isic2017.SOURCE),
     "build_dermx": (ham10000.SOURCE, dermnet.SOURCE),
     "build_ham10000": (ham10000.SOURCE,),
     "build_isic2017": (isic2017.SOURCE, ham10000.SOURCE),

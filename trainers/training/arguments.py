@@ -40,7 +40,8 @@ CORRUPTIONS = (
 )
 SEVERITIES = (1, 2, 3)
 SAMPLING = ("uniform", "oversample", "square_root")
-AUGMENTATIONS = ("none", "flips_rotation", "crops_colour")
+AUGMENTATIONS = ("none", "flips_rotation", "crops_colour", "wide_crops")
+RESIZE_MODES = ("squash", "crop", "pad")
 LOSSES = ("cross_entropy", "focal")
 CLASS_WEIGHTS = ("none", "balanced")
 WEIGHTS_DTYPES = ("float32", "float16")
@@ -116,8 +117,19 @@ class LesionArguments:
             "a somewhat larger image_size than this can do better, for less training (Touvron et al. 2019)."
         },
     )
+    resize_mode: str = field(
+        default="squash",
+        metadata={
+            "help": "How an image of another shape comes to image_size: squash (changes its shape, as published), crop "
+            "(its centre) or pad (adds a border)."
+        },
+    )
     augmentation: str = field(
-        default="flips_rotation", metadata={"help": "Training augmentation: none, flips_rotation or crops_colour."}
+        default="flips_rotation",
+        metadata={
+            "help": "Training augmentation: none, flips_rotation, crops_colour or wide_crops (crops of a third of the "
+            "image and more)."
+        },
     )
     hair_removal: bool = field(default=False, metadata={"help": "Remove hair before everything else (needs OpenCV)."})
     lesion_crop: bool = field(
@@ -192,6 +204,7 @@ class LesionArguments:
         """Option -> the values that it may have."""
         return {
             "augmentation": AUGMENTATIONS,
+            "resize_mode": RESIZE_MODES,
             "class_weights": CLASS_WEIGHTS,
             "loss": LOSSES,
             "precision": PRECISIONS,

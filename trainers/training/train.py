@@ -296,6 +296,7 @@ def image_processor(
         size={"height": size, "width": size},
         image_mean=list(mean),
         image_std=list(std),
+        resize_mode=options.resize_mode,
         do_hair_removal=options.hair_removal,
         do_lesion_crop=options.lesion_crop,
         do_colour_constancy=options.colour_constancy,

@@ -1,0 +1,118 @@
+"""Build one dataset folder of two dermoscopy archives, HAM10000 and ISIC 2017: seven classes or two."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.taxonomy import TASKS, malignancy_groups
+
+if TYPE_CHECKING:
+    from datasets_scripts.rows import Archive
+
+TITLES = {
+    "ham10000": "HAM10000 and ISIC 2017, seven classes, grouped by lesion",
+    "isic_binary": "HAM10000 and ISIC 2017, benign against malignant, grouped by lesion",
+}
+# Seborrheic keratosis is one of the diagnoses that HAM10000 counts as benign keratosis-like lesion.
+ISIC2017_AS_HAM10000 = {"mel": "mel", "nv": "nv", "sk": "bkl"}
+NOTES = (
+    "Dermoscopy images of two archives; the column `source` names each image's archive. ISIC 2017 has melanoma, nevus "
+    "and seborrheic keratosis only; seborrheic keratosis counts as `bkl`. Each archive is split on its own, so that "
+    "its part of a split is what a dataset of this archive alone has.",
+    "ISIC 2017 names neither lesions nor patients: there each image counts as its own lesion, and only near-duplicates "
+    "are kept in the same split.",
+)
+UNSQUEEZED = (
+    "The copy of ISIC 2017 had been squeezed to squares. Its images were stretched to {0}:{1} again, the shape of most "
+    "originals; the true shape of each image is not known."
+)
+
+
+def as_seven_classes(archive: Archive) -> Archive:
+    """The rows of ISIC 2017 with HAM10000's labels; ``diagnosis`` keeps the archive's own."""
+    from datasets_scripts.rows import Archive
+
+    rows = [replace(row, label=ISIC2017_AS_HAM10000[row.label], diagnosis=row.label) for row in archive.rows]
+    return Archive(rows, archive.warnings)
+
+
+def as_two_classes(archive: Archive) -> Archive:
+    """The rows of ISIC 2017 as benign or malignant; ``diagnosis`` is the label in HAM10000's words."""
+    from datasets_scripts.rows import Archive
+
+    groups = malignancy_groups(ISIC2017_AS_HAM10000)
+    rows = [replace(row, label=groups[row.label], diagnosis=ISIC2017_AS_HAM10000[row.label]) for row in archive.rows]
+    return Archive(rows, archive.warnings)
+
+
+def _ratio(text: str) -> tuple[int, int]:
+    sides = text.split(":")
+    if len(sides) != 2 or not all(side.isdigit() and 1 <= int(side) <= 100 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no ratio of width to height; give one such as 4:3")
+    return int(sides[0]), int(sides[1])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and build."""
+    options = parser("build_dermoscopy", __doc__)
+    from datasets_scripts.sources import ham10000, isic2017, isic_archive
+
+    options.add_argument("--ham10000", required=True, help=ham10000.SOURCE_HELP)
+    options.add_argument(
+        "--isic2017",
+        required=True,
+        help="the folder with the challenge's ISIC-2017_*_Data and ISIC-2017_*_Part3_GroundTruth.csv",
+    )
+    options.add_argument(
+        "--task",
+        choices=tuple(TITLES),
+        default="ham10000",
+        help="ham10000 (seven classes) or isic_binary (benign, malignant; akiec is left out) (default: %(default)s)",
+    )
+    options.add_argument(
+        "--unsqueeze",
+        type=_ratio,
+        metavar="W:H",
+        help="stretch square images of ISIC 2017 to this shape: for copies that were squeezed to squares",
+    )
+    given = options.parse_args(arguments)
+    check_source(given.ham10000)
+    check_source(given.isic2017)
+    from datasets_scripts.curate import check_out, check_rows, curate
+    from datasets_scripts.dataset_card import Description, printed_leak_table
+    from datasets_scripts.images import stretched_squares
+
+    check_out(given.out)
+    first, second = ham10000.read(given.ham10000, with_masks=False), isic2017.read(given.isic2017)
+    if given.unsqueeze:
+        for row in second.rows:
+            row.read = stretched_squares(row.read, given.unsqueeze)
+    if given.task == "isic_binary":
+        first, second = isic_archive.from_ham10000(first), as_two_classes(second)
+    else:
+        second = as_seven_classes(second)
+    rows = [*first.rows, *second.rows]
+    warnings = [*first.warnings, *second.warnings]
+    warn(warnings)
+    check_rows(rows, TASKS[given.task])
+    about = Description(
+        name="dermoscopy",
+        title=TITLES[given.task],
+        labels=TASKS[given.task],
+        license="other",
+        citation=f"{ham10000.CITATION.strip()}\n\n{isic2017.CITATION.strip()}\n",
+        notes=(*NOTES, *([UNSQUEEZED.format(*given.unsqueeze)] if given.unsqueeze else [])),
+    )
+    audit = curate(rows, given.out, about, published=None, seed=given.seed, warnings=warnings, split_by_source=True)
+    print(printed_leak_table(audit))
+    counts = ", ".join(f"{count} of {source}" for source, count in Counter(row.source for row in rows).items())
+    print(f"{audit['rows']} images written to {given.out}: {counts}")
+
+
+if __name__ == "__main__":
+    run(main)
