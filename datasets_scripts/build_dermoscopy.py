@@ -6,6 +6,7 @@ import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets_scripts.command import check_source, parser, run, warn
@@ -80,14 +81,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="W:H",
         help="stretch square images of ISIC 2017 to this shape: for copies that were squeezed to squares",
     )
+    options.add_argument(
+        "--splits_of",
+        metavar="DIR",
+        help="give each image the split that it has in this dataset folder of the same archives: a model of it can "
+        "then be trained further without a leak",
+    )
     given = options.parse_args(arguments)
     check_source(given.ham10000)
     check_source(given.isic2017)
     from datasets_scripts.curate import check_out, check_rows, curate
     from datasets_scripts.dataset_card import Description, printed_leak_table
     from datasets_scripts.images import stretched_squares
+    from datasets_scripts.shards import folds_of
 
     check_out(given.out)
+    folds = folds_of(Path(given.splits_of)) if given.splits_of else None
     first, second = ham10000.read(given.ham10000, with_masks=False), isic2017.read(given.isic2017)
     if given.unsqueeze:
         for row in second.rows:
@@ -108,7 +117,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         citation=f"{ham10000.CITATION.strip()}\n\n{isic2017.CITATION.strip()}\n",
         notes=(*NOTES, *([UNSQUEEZED.format(*given.unsqueeze)] if given.unsqueeze else [])),
     )
-    audit = curate(rows, given.out, about, published=None, seed=given.seed, warnings=warnings, split_by_source=True)
+    audit = curate(
+        rows,
+        given.out,
+        about,
+        published=None,
+        seed=given.seed,
+        warnings=warnings,
+        split_by_source=True,
+        folds_of=folds,
+    )
     print(printed_leak_table(audit))
     counts = ", ".join(f"{count} of {source}" for source, count in Counter(row.source for row in rows).items())
     print(f"{audit['rows']} images written to {given.out}: {counts}")

@@ -34,6 +34,7 @@ def curate(
     seed: int,
     warnings: Sequence[str] = (),
     split_by_source: bool = False,
+    folds_of: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
@@ -46,6 +47,7 @@ def curate(
         warnings: of the reader; written to the audit and the card.
         split_by_source: draw the grouped splits of each source on its own; a group of several sources follows its
             first image.
+        folds_of: base fold of each image id, in place of drawing them.
 
     Raises:
         UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
@@ -59,7 +61,10 @@ def curate(
         warn(several)
         found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
         groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
-        folds = _folds_by_source(rows, groups, seed) if split_by_source else _folds(rows, groups, seed)
+        if folds_of is not None:
+            folds = _given_folds(rows, folds_of)
+        else:
+            folds = _folds_by_source(rows, groups, seed) if split_by_source else _folds(rows, groups, seed)
         configs = _configs(rows, folds, published)
         files = shards.cells(rows, folds, published)
         audit = {
@@ -126,6 +131,21 @@ def _folds_by_source(rows: Sequence[Row], groups: Sequence[str], seed: int) -> n
     for i, group in enumerate(groups):
         folds[i] = first.setdefault(group, int(folds[i]))
     return folds
+
+
+def _given_folds(rows: Sequence[Row], folds_of: Mapping[str, int]) -> np.ndarray:
+    """The folds (N,) that are given.
+
+    Raises:
+        UserError: an image has none.
+    """
+    missing = [row.image_id for row in rows if row.image_id not in folds_of]
+    if missing:
+        raise UserError(
+            f"{len(missing)} images are in no split of the dataset whose splits are to be used, the first is "
+            f"{missing[0]!r}; give a dataset of the same archives"
+        )
+    return np.array([folds_of[row.image_id] for row in rows], dtype=np.int64)
 
 
 def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> Configs:

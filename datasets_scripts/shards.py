@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image, Value
 from tqdm import tqdm
 
+from datasets_scripts.command import UserError
 from datasets_scripts.images import Scan, normalised
 from datasets_scripts.rows import SYNTHETIC, Row
 
@@ -47,6 +48,21 @@ def cells(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None
         f"data/{split or NOT_PUBLISHED}-base{fold:02d}{'-synthetic' if row.provenance == SYNTHETIC else ''}.parquet"
         for row, split, fold in zip(rows, splits, folds, strict=True)
     ]
+
+
+def folds_of(folder: Path) -> dict[str, int]:
+    """Image id -> base fold of a dataset folder that :func:`write_shards` wrote.
+
+    Raises:
+        UserError: it holds no such file.
+    """
+    found: dict[str, int] = {}
+    for file in sorted((folder / "data").glob("*-base[0-9][0-9]*.parquet")):
+        fold = int(file.stem.split("-base")[1][:2])
+        found |= dict.fromkeys(pq.read_table(file, columns=["image_id"])["image_id"].to_pylist(), fold)
+    if not found:
+        raise UserError(f"{folder} is no dataset folder of a build command; give one whose splits are to be used")
+    return found
 
 
 def write_shards(

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from .configuration_lesion import LABEL_GROUPS, MALIGNANT_GROUPS
-from .preprocess_lesion import SWITCHES
+from .preprocess_lesion import FIRST_SETTINGS
 from .trust_lesion import TrustNotFittedError, check_prior, entropy, sets_and_bands, shift_prior
 
 # The reason of an answer: stable codes, for programs to read.
@@ -75,10 +75,10 @@ def why_withdrawn(
     """
     fitted_for = config.trust.get("fitted_for", {})
     settings = fitted_for.get("preprocessing") or {}
-    # A switch that was not known when trust was fitted was off.
-    compared = {*settings, *SWITCHES} if settings and prepared_as is not None else set()
-    if any(((prepared_as or {}).get(name) or False) != (settings.get(name) or False) for name in compared):
-        return OTHER_PREPROCESSING
+    if settings and prepared_as is not None:
+        then, now = ({**FIRST_SETTINGS, **given} for given in (settings, prepared_as))
+        if any((then[name] or False) != (now.get(name) or False) for name in then):
+            return OTHER_PREPROCESSING
     pixels, size = inputs.get("pixel_values"), (config.image_size, config.image_size)
     if pixels is not None and pixels.ndim == 4 and tuple(pixels.shape[2:]) != size:
         return OTHER_PREPROCESSING

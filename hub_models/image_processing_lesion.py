@@ -224,6 +224,11 @@ class LesionImageProcessor(PilBackend):
         left, top = (width - across) // 2, (height - down) // 2
         return left, top, left + across, top + down
 
+    def seen(self, image: Any) -> Image.Image:
+        """What the model sees of an image, prepared but not resized; black where ``pad`` adds a border."""
+        prepared = self.prepare(image)
+        return prepared.crop(self.seen_box(*prepared.size))
+
     def resize(self, image: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
         """(3, H, W) to ``size``, as ``resize_mode`` says; transformers calls it for each image."""
         _, height, width = image.shape

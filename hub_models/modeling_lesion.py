@@ -37,6 +37,7 @@ from .explain_lesion import ExplanationError, LesionExplanation, Target, explain
 from .infer_lesion import dropout_layers, infer, recorded, sample_head
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .output_lesion import LesionOutput, make_output
+from .preprocess_lesion import FIRST_SETTINGS
 from .storage_lesion import LesionPreTrainedModel
 from .trust_lesion import TrustBuffers, check_finite
 
@@ -143,8 +144,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
         if self.pixel_settings is None:
             return
         for name, ours in processor.pixel_settings().items():
-            # A switch that a processor does not know is off.
-            theirs = self.pixel_settings.get(name)
+            theirs = self.pixel_settings.get(name, FIRST_SETTINGS.get(name))
             if (theirs or False) != (ours or False):
                 raise BackboneWeightsError(
                     f"the image model was trained with {name} {theirs}, this run has {ours}; give the same."

@@ -14,11 +14,16 @@ import numpy as np
 from answering import Prediction
 from classifier import Classifier
 from measured import heat_is_worse_than_centre
-from page_images import as_seen, data_uri, heat_layer, heat_map, prepared, shown
+from page_images import as_seen, data_uri, heat_layer, heat_map, prepared, seen_size, shown
 from PIL import Image
 from words import HEAT_IS_WORSE, NOT_A_DEVICE
 
 FILE = "lesion_answer.html"
+RESIZED = {
+    "squash": "resized to",
+    "crop": "cut to its centre and resized to",
+    "pad": "framed and resized to",
+}
 SIDE = 480  # longest side of the image in it, pixels
 # The colours of style.css, for white paper.
 _STYLE = """
@@ -45,7 +50,7 @@ def waiting(image: Image.Image, prediction: Prediction, classifier: Classifier) 
     if not prediction.answer.get("abstain"):
         heat = _no_heat(classifier)
         if classifier.can_explain and classifier.reads_images:
-            heat = _heat_frame(image.size, "", _caption(prediction, classifier), waiting=True)
+            heat = _heat_frame(seen_size(image, classifier), "", _caption(prediction, classifier), waiting=True)
     side = classifier.image_size
     given = _pair(image, "", "", (side, side), classifier) if side and classifier.reads_images else ""
     return f'<section class="panel views waiting" aria-busy="true">{heat}{given}</section>' if heat or given else ""
@@ -123,7 +128,7 @@ def _pair(
     done = [text for name, text in SWITCHES if getattr(processor, name, False)]
     known = any(hasattr(processor, name) for name, _ in SWITCHES)
     steps = ", ".join(done) if done else ("no hair removal, crop or colour correction" if known else "")
-    squashed = f"resized to {size[0]} × {size[1]} pixels"
+    squashed = f"{RESIZED.get(getattr(processor, 'resize_mode', 'squash'), 'resized')} {size[0]} × {size[1]} pixels"
     return (
         f'<h3>What the model was given</h3><div class="pair"{own_id}><figure><div class="frame">{uploaded}</div>'
         f"<figcaption>Uploaded, {image.width} × {image.height} pixels</figcaption></figure>"

@@ -42,9 +42,20 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def prepared(image: Image.Image, classifier: Classifier) -> Image.Image:
-    """The image as the model's processor leaves it before the resize: hairs, crop and colours done where on."""
-    prepare = getattr(classifier.processor, "prepare", None)
-    return prepare(image) if prepare is not None else image
+    """What the model sees of the image, before the resize: hairs, crop and colours done where on."""
+    for name in ("seen", "prepare"):  # releases of before ``resize_mode`` have the second only
+        if hasattr(classifier.processor, name):
+            seen: Image.Image = getattr(classifier.processor, name)(image)
+            return seen
+    return image
+
+
+def seen_size(image: Image.Image, classifier: Classifier) -> tuple[int, int]:
+    """Width and height of :func:`prepared` where no lesion crop is on, without preparing the image."""
+    if not hasattr(classifier.processor, "seen_box"):
+        return image.size
+    left, top, right, bottom = classifier.processor.seen_box(*image.size)
+    return right - left, bottom - top
 
 
 def as_seen(inputs: dict[str, torch.Tensor], classifier: Classifier) -> Image.Image | None:

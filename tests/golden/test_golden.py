@@ -31,6 +31,7 @@ RELEASED = "hub_models/released/derm-x-mobilenetv2-ham7"
 ERRORS = [
     "build_ham10000 --source /no/such/place --out OUT",
     "build_ham10000 --source spaces --out OUT --seed -1",
+    "build_dermoscopy --ham10000 /no/such/place --isic2017 /no/such/place --out OUT",
     "build_dermx --ham10000 /no/such/place --dermnet /no/such/place --out OUT",
     "build_isic_binary --source /no/such/place --out OUT",
     "build_isic2017 --source /no/such/place --out OUT",

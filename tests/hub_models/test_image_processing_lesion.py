@@ -20,7 +20,7 @@ from hub_models import LesionImageProcessor, MissingOpenCVError, PixelValueError
 from hub_models import preprocess_lesion as preprocess
 from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import remove_hair
-from hub_models.image_processing_lesion import PREPARED, SwitchError
+from hub_models.image_processing_lesion import PREPARED, PixelSettingError, SwitchError
 from hub_models.preprocess_lesion import constant_colour
 
 SIZE = 48
@@ -30,8 +30,8 @@ def processor(**changes: Any) -> LesionImageProcessor:
     return LesionImageProcessor(**{"size": SIZE, **changes})
 
 
-def pixels(image: Any, **switches: Any) -> np.ndarray:
-    return processor()(image, return_tensors="np", **switches)["pixel_values"]
+def pixels(image: Any, mode: str = "squash", **switches: Any) -> np.ndarray:
+    return processor(resize_mode=mode)(image, return_tensors="np", **switches)["pixel_values"]
 
 
 def encoded(image: Image.Image, form: str, **options: Any) -> bytes:
@@ -60,6 +60,59 @@ def test_the_resize_squashes_and_keeps_no_aspect_ratio() -> None:
     assert got.shape == (3, SIZE, SIZE)
     assert (got[:, :, : SIZE // 2 - 2] < 0).all()
     assert (got[:, :, SIZE // 2 + 2 :] > 0).all()
+
+
+def test_crop_keeps_the_centre_in_its_shape() -> None:
+    image = sample_image(2, width=90)
+    side = image.height
+    left = (90 - side) // 2
+    expected = pixels(image.crop((left, 0, left + side, side)))
+    assert side < 90
+    assert np.array_equal(pixels(image, mode="crop"), expected)
+    turned = image.transpose(Image.Transpose.ROTATE_90)
+    upright = pixels(turned.crop((0, left, side, left + side)))
+    assert np.array_equal(pixels(turned, mode="crop"), upright)
+
+
+def test_pad_shows_all_of_the_image_between_borders_of_the_mean_colour() -> None:
+    wide = np.full((40, 80, 3), 255, np.uint8)
+    got = pixels(wide, mode="pad")[0]
+    border, middle = SIZE // 4, SIZE // 2
+    assert np.abs(got[:, : border - 2]).max() < 0.02  # mean colour, rounded to whole grey levels
+    assert np.abs(got[:, -border + 2 :]).max() < 0.02
+    assert (got[:, middle - border + 2 : middle + border - 2] > 2.0).all()
+
+
+@pytest.mark.parametrize("mode", ["squash", "crop", "pad"])
+def test_a_square_image_is_the_same_in_every_mode(mode: str) -> None:
+    image = sample_image(3, width=64, height=64)
+    assert np.array_equal(pixels(image, mode=mode), pixels(image))
+
+
+def test_seen_is_what_the_pixels_show() -> None:
+    image = sample_image(4, width=100)
+    cropping = processor(resize_mode="crop")
+    seen = cropping.seen(image)
+    assert seen.size == (image.height, image.height)
+    assert np.array_equal(pixels(image, mode="crop"), pixels(seen))
+    assert processor(resize_mode="pad").seen(image).size == (100, 100)
+    assert processor().seen(image).size == image.size
+
+
+def test_a_processor_saved_before_resize_mode_squashes(tmp_path: Path) -> None:
+    processor().save_pretrained(tmp_path)
+    path = tmp_path / "preprocessor_config.json"
+    saved = json.loads(path.read_text())
+    assert saved.pop("resize_mode") == "squash"
+    path.write_text(json.dumps(saved))
+    old = LesionImageProcessor.from_pretrained(tmp_path)
+    assert old.pixel_settings()["resize_mode"] == "squash"
+    assert np.array_equal(old(sample_image(6))["pixel_values"], pixels(sample_image(6)))
+
+
+def test_an_unknown_resize_mode_is_refused() -> None:
+    with pytest.raises(PixelSettingError, match="resize_mode is 'stretch'; give squash, crop, pad"):
+        processor(resize_mode="stretch")
 
 
 @pytest.mark.parametrize("number", [1, 3])

@@ -143,6 +143,10 @@ class TrustTester:
         assert (row["reason"], row["band"]) == ("other_preprocessing", None)
         (row,) = model.predict(**self.inputs(1), prepared_as={"do_colour_constancy": True})
         assert row["reason"] == "other_preprocessing", "it was not known at the fit, so it was off"
+        (row,) = model.predict(**self.inputs(1), prepared_as={"resize_mode": "crop"})
+        assert row["reason"] == "other_preprocessing", "likewise, so images were squashed"
+        (row,) = model.predict(**self.inputs(1), prepared_as={"resize_mode": "squash"})
+        assert row["reason"] != "other_preprocessing"
         (row,) = model.predict(**self.inputs(1), prepared_as={"do_hair_removal": None})
         assert row["reason"] == "answered"
 

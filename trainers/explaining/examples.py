@@ -51,7 +51,7 @@ def dataset_examples(
         (batch,) = subject.batches([row], "", progress=False)
         heat = batch.heat(subject.model, method)[0]
         mask = batch.masks[0] if batch.masks[0].any() else None
-        image = np.asarray(subject.images.processor.prepare(subject.images.read(row)))
+        image = np.asarray(subject.images.processor.seen(subject.images.read(row)))
         predicted = subject.labels[subject.predicted[row]]
         found[label, kind] = Example(label, kind, predicted, image, heat, mask, _energy(heat, mask))
     shown = sorted({f"{sources[row]} ({licences[row]})" for row in chosen.values()})
@@ -123,7 +123,7 @@ def redraw_examples(finished: EvaluatedModel, folder: Path, *, progress: bool = 
 def _of_phantom(phantom: Phantom, kind: str, predicted: str, heat: np.ndarray, processor: Any) -> Example:
     mask, _ = as_the_model_sees(phantom.lesion_mask, processor, phantom.image, (heat.shape[0], heat.shape[1]))
     seen = mask if mask.any() else None
-    image = np.asarray(processor.prepare(phantom.image))
+    image = np.asarray(processor.seen(phantom.image))
     return Example(phantom.label, kind, predicted, image, heat, seen, _energy(heat, seen))
 
 

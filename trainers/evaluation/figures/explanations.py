@@ -53,7 +53,7 @@ class Example:
         label: true class.
         kind: of ``VERDICTS``.
         predicted: the class that the model predicts, and that the heat map explains.
-        image: (H, W, 3) uint8, prepared as for the model but not resized.
+        image: (H, W, 3) uint8, what the model sees, not resized.
         heat: (h, w) in [0, 1].
         mask: (h, w) bool; None where there is none.
         energy: share of the heat on the lesion; None where there is no heat, or no mask.
