@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,10 +27,6 @@ NOTES = (
     "ISIC 2017 names neither lesions nor patients: there each image counts as its own lesion, and only near-duplicates "
     "are kept in the same split.",
 )
-UNSQUEEZED = (
-    "The copy of ISIC 2017 had been squeezed to squares. Its images were stretched to {0}:{1} again, the shape of most "
-    "originals; the true shape of each image is not known."
-)
 
 
 def as_seven_classes(archive: Archive) -> Archive:
@@ -51,13 +46,6 @@ def as_two_classes(archive: Archive) -> Archive:
     return Archive(rows, archive.warnings)
 
 
-def _ratio(text: str) -> tuple[int, int]:
-    sides = text.split(":")
-    if len(sides) != 2 or not all(side.isdigit() and 1 <= int(side) <= 100 for side in sides):
-        raise argparse.ArgumentTypeError(f"{text!r} is no ratio of width to height; give one such as 4:3")
-    return int(sides[0]), int(sides[1])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_dermoscopy", __doc__)
@@ -75,12 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="ham10000",
         help="ham10000 (seven classes) or isic_binary (benign, malignant; akiec is left out) (default: %(default)s)",
     )
-    options.add_argument(
-        "--unsqueeze",
-        type=_ratio,
-        metavar="W:H",
-        help="stretch square images of ISIC 2017 to this shape: for copies that were squeezed to squares",
-    )
+    isic2017.add_unsqueeze(options)
     options.add_argument(
         "--splits_of",
         metavar="DIR",
@@ -92,15 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_source(given.isic2017)
     from datasets_scripts.curate import check_out, check_rows, curate
     from datasets_scripts.dataset_card import Description, printed_leak_table
-    from datasets_scripts.images import stretched_squares
     from datasets_scripts.shards import folds_of
 
     check_out(given.out)
     folds = folds_of(Path(given.splits_of)) if given.splits_of else None
-    first, second = ham10000.read(given.ham10000, with_masks=False), isic2017.read(given.isic2017)
-    if given.unsqueeze:
-        for row in second.rows:
-            row.read = stretched_squares(row.read, given.unsqueeze)
+    first, second = ham10000.read(given.ham10000, with_masks=False), isic2017.read(given.isic2017, given.unsqueeze)
     if given.task == "isic_binary":
         first, second = isic_archive.from_ham10000(first), as_two_classes(second)
     else:
@@ -115,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         labels=TASKS[given.task],
         license="other",
         citation=f"{ham10000.CITATION.strip()}\n\n{isic2017.CITATION.strip()}\n",
-        notes=(*NOTES, *([UNSQUEEZED.format(*given.unsqueeze)] if given.unsqueeze else [])),
+        notes=(*NOTES, *([isic2017.UNSQUEEZED.format(*given.unsqueeze)] if given.unsqueeze else [])),
     )
     audit = curate(
         rows,

@@ -30,7 +30,7 @@ HAM10000_NOTES = (
 PUBLISHED = "the challenge's own split (official training, validation and test set)"
 
 
-def read(source: str) -> tuple[Archive, Description]:
+def read(source: str, unsqueeze: tuple[int, int] | None = None) -> tuple[Archive, Description]:
     """The archive and its description for the card.
 
     Raises:
@@ -62,16 +62,16 @@ def read(source: str) -> tuple[Archive, Description]:
         labels=TASKS["isic2017"],
         license=isic2017.LICENSE,
         citation=isic2017.CITATION,
-        notes=NOTES,
+        notes=(*NOTES, *([isic2017.UNSQUEEZED.format(*unsqueeze)] if unsqueeze else [])),
         published_as=PUBLISHED,
     )
-    return isic2017.read(source), about
+    return isic2017.read(source, unsqueeze), about
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_isic2017", __doc__)
-    from datasets_scripts.sources import ham10000
+    from datasets_scripts.sources import ham10000, isic2017
 
     options.add_argument(
         "--source",
@@ -79,16 +79,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="the folder with {train,valid,test}/{melanoma,nevus,seborrheic_keratosis}; or with the challenge's "
         "ISIC-2017_*_Data and ISIC-2017_*_Part3_GroundTruth.csv, unpacked or zipped; or " + ham10000.SOURCE_HELP,
     )
+    isic2017.add_unsqueeze(options)
+    options.add_argument(
+        "--splits_of",
+        metavar="DIR",
+        help="give each image the split that it has in this dataset folder, such as one of build_dermoscopy: a model "
+        "of it can then be trained further without a leak",
+    )
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
     from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.shards import folds_of
 
     check_out(given.out)
-    archive, about = read(given.source)
+    folds = folds_of(Path(given.splits_of)) if given.splits_of else None
+    archive, about = read(given.source, given.unsqueeze)
     warn(archive.warnings)
     check_rows(archive.rows, about.labels)
-    audit = curate(archive.rows, given.out, about, published=archive.splits, seed=given.seed, warnings=archive.warnings)
+    audit = curate(
+        archive.rows,
+        given.out,
+        about,
+        published=archive.splits,
+        seed=given.seed,
+        warnings=archive.warnings,
+        folds_of=folds,
+    )
     print(printed_leak_table(audit))
     print(f"{audit['rows']} images written to {given.out}")
 

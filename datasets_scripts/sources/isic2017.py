@@ -6,12 +6,14 @@ or zipped; or ``{train,valid,test}/{melanoma,nevus,seborrheic_keratosis}``. Supe
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from datasets_scripts.command import UserError
+from datasets_scripts.images import stretched_squares
 from datasets_scripts.rows import UNKNOWN, Archive, Row
 from datasets_scripts.sources import class_folders, tables
 from datasets_scripts.sources.archive_files import ArchiveFiles, Reader
@@ -32,6 +34,10 @@ CITATION = """
   year      = {2018}
 }
 """
+UNSQUEEZED = (
+    "This copy of ISIC 2017 had been squeezed to squares. Its images were stretched to {0}:{1} again, the shape of "
+    "most originals; the true shape of each image is not known."
+)
 _TASK = "isic2017"
 _TRUTH = re.compile(r"isic-2017_(training|validation|test)(_v2)?_part3_groundtruth", re.IGNORECASE)
 _SPLITS = {"training": "train", "validation": "validation", "test": "test"}
@@ -57,11 +63,29 @@ def is_layout(source: str) -> bool:
     return any(class_folders.split_of(path) is not None for path, _ in files.image_entries)
 
 
-def read(source: str) -> Archive:
+def add_unsqueeze(options: argparse.ArgumentParser) -> None:
+    """The option ``--unsqueeze`` of the commands that read the challenge."""
+    options.add_argument(
+        "--unsqueeze",
+        type=_ratio,
+        metavar="W:H",
+        help="stretch square images of ISIC 2017 to this shape: for copies that were squeezed to squares",
+    )
+
+
+def _ratio(text: str) -> tuple[int, int]:
+    sides = text.split(":")
+    if len(sides) != 2 or not all(side.isdigit() and 1 <= int(side) <= 100 for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is no ratio of width to height; give one such as 4:3")
+    return int(sides[0]), int(sides[1])
+
+
+def read(source: str, unsqueeze: tuple[int, int] | None = None) -> Archive:
     """Read the challenge's images.
 
     Args:
         source: folder (or zip file) in one of the layouts.
+        unsqueeze: width and height of the shape that square images are stretched to; None = they stay square.
 
     Returns:
         Rows sorted by image id, with the official splits where all three are there. The challenge names no lesions:
@@ -85,7 +109,8 @@ def read(source: str) -> Archive:
     patients, sexes, tables_read = _patients(files)
     rows, splits = [], []
     for image_id, label, reader, split in sorted(labelled, key=lambda entry: entry[0]):
-        row = Row(image_id, label, reader, image_id, source=SOURCE, license=LICENSE, attribution=ATTRIBUTION)
+        read_image = stretched_squares(reader, unsqueeze) if unsqueeze else reader
+        row = Row(image_id, label, read_image, image_id, source=SOURCE, license=LICENSE, attribution=ATTRIBUTION)
         row.read_mask = images.get(f"{image_id}_segmentation")
         row.age, row.sex = patients.get(image_id, (None, UNKNOWN))
         rows.append(row)

@@ -10,7 +10,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from datasets_scripts import build_dermoscopy, build_ham10000
+from datasets_scripts import build_dermoscopy, build_ham10000, build_isic2017
 from datasets_scripts.command import UserError
 from datasets_scripts.images import stretched_squares
 
@@ -91,3 +91,12 @@ def test_only_squares_are_stretched(drawn) -> None:
     assert stretched_squares(lambda: wide, (4, 3))() == wide
     square = stretched_squares(lambda: drawn.png(drawn.draw(1, (60, 60))), (2, 3))()
     assert Image.open(io.BytesIO(square)).size == (40, 60)
+
+
+def test_isic2017_alone_in_the_splits_of_both(archive, challenge, tmp_path) -> None:
+    both = built(archive, challenge, tmp_path / "both")
+    words = ["--source", str(challenge), "--unsqueeze", "3:2", "--splits_of", str(tmp_path / "both")]
+    build_isic2017.main([*words, "--out", str(tmp_path / "alone")])
+    alone = datasets.load_dataset(str(tmp_path / "alone"), "grouped")
+    assert split_of(alone, "ISIC 2017 challenge") == split_of(both, "ISIC 2017 challenge")
+    assert {image.size for image in alone["train"]["image"]} == {(40, 27)}

@@ -148,6 +148,20 @@ def test_file_fills_the_whole_backbone(rename: Any, half: bool, tmp_path: Path) 
     assert str(tmp_path) not in origin, "a card must not tell the path on this machine"
 
 
+@pytest.mark.parametrize("prefix", ["backbone.", "members.0.backbone."])
+def test_the_backbone_of_a_finished_model_is_taken(prefix: str, tmp_path: Path) -> None:
+    state = strange_backbone()
+    (tmp_path / "finished").mkdir()
+    whole = {**{prefix + key: value for key, value in state.items()}, "head.weight": torch.zeros(2, 1280)}
+    path = write(whole, tmp_path / "finished" / "model.safetensors")
+    model = MobileNetForLesionClassification.from_backbone(config(), weights=path)
+    assert all(torch.equal(value, state[key]) for key, value in model.backbone.state_dict().items())
+    assert str(model.config.initialised_from).startswith("finished/model.safetensors (a finished model's keys")
+    two = write({**whole, "members.1.head.bias": torch.zeros(2)}, tmp_path / "two.safetensors")
+    with pytest.raises(BackboneWeightsError, match="belongs to this backbone"):
+        MobileNetForLesionClassification.from_backbone(config(), weights=two)
+
+
 def test_counters_may_be_absent_and_a_classifier_present(tmp_path: Path) -> None:
     state = {k: v for k, v in strange_backbone().items() if not k.endswith("num_batches_tracked")}
     path = write({**state, "classifier.weight": torch.zeros(5, 1280)}, tmp_path / "weights.safetensors")

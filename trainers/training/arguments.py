@@ -101,8 +101,9 @@ class LesionArguments:
     backbone_weights: str = field(
         default="timm",
         metadata={
-            "help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file; for a "
-            "ViT, a Hub repo id or folder of transformers; for late fusion, those of a trained image model."
+            "help": "Where the backbone starts: timm (the Hub), none (random), or a local .safetensors file, such as "
+            "model.safetensors of a finished model; for a ViT, a Hub repo id or folder of transformers; for late "
+            "fusion, those of a trained image model."
         },
     )
     metadata_weights: str = field(
