@@ -2,8 +2,9 @@
 
 A server process imports the large libraries once and forks for each command. The command has its own environment,
 working directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads
-``HF_*`` when it is imported (huggingface_hub, transformers, datasets, gradio) is not imported before, and neither is
-anything of this project. A test of what an import costs, or of a user who has only the Hub, starts Python itself.
+``HF_*`` when it is imported (huggingface_hub, transformers, datasets) is imported before only by a second server, which
+the first forks for each set of such variables that comes a second time; nothing of this project is imported before. A
+test of what an import costs, or of a user who has only the Hub, starts Python itself.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 LIBRARIES = (
     *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.utils.data", "torchvision.transforms.v2"),
@@ -30,6 +31,9 @@ LIBRARIES = (
     *("pandas", "pyarrow.parquet", "httpx", "requests", "PIL.Image", "cv2", "yaml", "jinja2", "safetensors.torch"),
     *("fastapi", "uvicorn", "pydantic"),
 )
+# What these read when they are imported: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and others of AT_IMPORT.
+HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
+AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
 STREAMS = ("stdout", "stderr")
 _server: subprocess.Popen[str] | None = None
 
@@ -49,7 +53,8 @@ class Process:
         assert command[0] == sys.executable, f"{command[0]} is not this Python"
         self.args, self.returncode = list(command), None
         given = {"command": command[1:], "env": dict(os.environ if env is None else env)}
-        self.pid = _ask({**given, "cwd": str(cwd or os.getcwd()), "stdout": stdout, "stderr": stderr})
+        request = {**given, "cwd": str(cwd or os.getcwd()), "stdout": stdout, "stderr": stderr}
+        self.pid, self.server = _ask(request)
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, minus the number of the signal that ended it.
@@ -58,7 +63,7 @@ class Process:
             subprocess.TimeoutExpired: it still runs.
         """
         if self.returncode is None:
-            self.returncode = _ask({"wait": self.pid, "seconds": timeout})
+            self.returncode = _ask({"wait": self.pid, "seconds": timeout, "server": self.server})
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self.returncode
@@ -144,17 +149,47 @@ def _ask(request: dict[str, Any]) -> Any:
 
 def _serve() -> dict[str, Any]:
     """Answer requests until the client is gone; in the process of a command, return its request."""
-    for line in sys.stdin:
+    own, requests, answers = "", sys.stdin, sys.stdout
+    seen, servers = set[str](), dict[str, tuple[IO[str], IO[str]]]()
+    while line := requests.readline():
         request = json.loads(line)
-        if "wait" in request:
-            answer = _wait(request["wait"], request["seconds"])
+        key = own or (request["server"] if "wait" in request else _read_at_import(request["env"]))
+        elsewhere = key != own and key in seen
+        if elsewhere and key not in servers:
+            (requests_end, to), (back, answers_end) = os.pipe(), os.pipe()
+            if os.fork() == 0:
+                os.close(to)
+                own, requests, answers = key, os.fdopen(requests_end), os.fdopen(answers_end, "w")
+                os.environ.clear()
+                os.environ.update(request["env"])
+                _import(HUB_LIBRARIES)
+                continue
+            os.close(requests_end)
+            os.close(answers_end)
+            servers[key] = os.fdopen(to, "w"), os.fdopen(back)
+        if elsewhere:
+            servers[key][0].write(line)
+            servers[key][0].flush()
+            answer = servers[key][1].readline()
         else:
-            answer = os.fork()
-            if answer == 0:
+            seen.add(key)
+            found = _wait(request["wait"], request["seconds"]) if "wait" in request else (os.fork(), own)
+            if found == (0, own):
                 return request
-        sys.stdout.write(json.dumps(answer) + "\n")
-        sys.stdout.flush()
+            answer = json.dumps(found) + "\n"
+        answers.write(answer)
+        answers.flush()
     os._exit(0)
+
+
+def _read_at_import(env: dict[str, str]) -> str:
+    """The variables that the libraries of the Hub read when they are imported."""
+    return json.dumps(sorted((name, value) for name, value in env.items() if name.startswith(AT_IMPORT)))
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
+        importlib.import_module(name)
 
 
 def _wait(pid: int, seconds: float | None) -> int | None:
@@ -198,6 +233,5 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for _name in LIBRARIES:
-        importlib.import_module(_name)
+    _import(LIBRARIES)
     _become(_serve())

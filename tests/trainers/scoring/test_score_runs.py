@@ -21,6 +21,14 @@ from trainers.scoring.scorer import Scorer
 LABELS = ["mel", "nv", "bkl"]
 N = 11
 Run = Callable[..., tuple[int, str, str]]
+SMALL_PARTS = """
+from datasets_scripts.command import run
+from trainers import score
+from trainers.scoring import workers
+if __name__ == "__main__":
+    workers.PART_IMAGES = 8
+    run(score.main)
+"""
 
 
 def test_a_stopped_run_goes_on_where_it_was(
@@ -72,10 +80,13 @@ def test_a_stopped_run_goes_on_where_it_was(
 
 
 @pytest.mark.slow
-def test_several_processes_and_a_kill_change_nothing(ours: Path, images: Path, tmp_path: Path, run: Run) -> None:
+def test_several_processes_and_a_kill_change_nothing(
+    ours: Path, images: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "PART_IMAGES", 8)
     many = tmp_path / "many"
     many.mkdir()
-    for number in range(2400):  # enough that the kill below comes before the end, however late
+    for number in range(480):  # enough that the kill below comes before the end, however late
         os.link(images / f"i0{number % 7}.png", many / f"{number:04d}.png")
     words = ["--model", str(ours), "--images", str(many), "--batch_size", "8"]
     assert run(*words, "--out", tmp_path / "one")[0] == 0
@@ -84,18 +95,18 @@ def test_several_processes_and_a_kill_change_nothing(ours: Path, images: Path, t
 
     killed = [*words, "--out", str(tmp_path / "killed"), "--processes", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = processes.Process([sys.executable, "-m", "trainers.score", *killed], env=env)
+    running = processes.Process([sys.executable, "-c", SMALL_PARTS, *killed], env=env)
     parts = tmp_path / "killed.partial" / "parts"
     while not (parts.is_dir() and list(parts.glob("*.parquet"))):
         assert running.poll() is None
         time.sleep(0.01)
     running.kill()
     running.wait()
-    assert 0 < len(list(parts.glob("*.parquet"))) < 19  # of 128 images each
+    assert 0 < len(list(parts.glob("*.parquet"))) < 60
     assert not (tmp_path / "killed").exists()
     # The workers see within a batch that the process that started them is gone.
     assert run(*killed)[0] == 0
-    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["images_of_earlier_runs"] >= 2400 - 18 * 128
+    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["images_of_earlier_runs"] >= 8
     assert (tmp_path / "killed" / "answers.csv").read_bytes() == (tmp_path / "one" / "answers.csv").read_bytes()
 
 
