@@ -15,6 +15,10 @@ from hub_models import (
     EnsembleLesionConfig,
     LesionConfigError,
     MemberMismatchError,
+    MobileNetForLesionClassification,
+    MobileNetLesionConfig,
+    ResNetForLesionClassification,
+    ResNetLesionConfig,
 )
 
 SMALL = {"backbone": "mobilenetv2_035", "backbone_kwargs": {}, "dropout": 0.1}
@@ -66,6 +70,20 @@ def test_the_answer_is_the_mean_of_the_members_probabilities() -> None:
     mean = torch.stack([functional.softmax(member.logits, -1) for member in alone]).mean(0)
     torch.testing.assert_close(functional.softmax(output.logits, -1), mean)
     assert torch.equal(output.features, torch.cat([member.features for member in alone], dim=1))
+
+
+def test_a_classifier_of_one_cnn_can_be_a_member() -> None:
+    labels = dict(enumerate(("a", "b", "c")))
+    config = MobileNetLesionConfig(id2label=labels, image_size=64, backbone="mobilenetv2_035", dropout=0.4)
+    alone = MobileNetForLesionClassification(config).eval()
+    ensemble = EnsembleForLesionClassification.from_members([single(0), alone])
+    assert ensemble.config.members[1] == {"backbone": "mobilenetv2_035", "backbone_kwargs": {}, "dropout": 0.4}
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(ensemble(pixels).raw_logits[:, 1], alone(pixels).logits)
+    layers = ResNetForLesionClassification(ResNetLesionConfig(id2label=labels, image_size=64, backbone="resnet10t"))
+    with pytest.raises(MemberMismatchError, match="member 1 is a ResNetForLesionClassification; give ensembles"):
+        EnsembleForLesionClassification.from_members([single(0), layers])
 
 
 def test_members_that_agree_disagree_in_nothing() -> None:

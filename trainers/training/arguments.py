@@ -228,6 +228,13 @@ class EnsembleArguments(LesionArguments):
         default=None,
         metadata={"help": "Train this member alone, 0 to K-1 (another process or machine trains the others)."},
     )
+    members_from: str = field(
+        default="",
+        metadata={
+            "help": "Train nothing: put these finished models together, folders separated by commas. Each was trained "
+            "on the train split of this dataset."
+        },
+    )
     mc_dropout_samples: int = field(
         default=30, metadata={"help": "Passes of MC dropout in the comparison of methods; 0 leaves that row out."}
     )

@@ -29,12 +29,24 @@ from trainers.model_folder.data import Splits, load_splits
 from trainers.model_folder.finish import TrainedModel, finish, print_finished
 from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, provenance
-from trainers.training.arguments import EnsembleArguments, LesionArguments, parse
+from trainers.training.arguments import IDENTITY, EnsembleArguments, LesionArguments, parse
 from trainers.training.log import settle_metric
 from trainers.training.resume import check_output
 from trainers.training.train import check_model, classifier, end_processes, print_recipe, settle_identity, train
 from trainers.training.training_arguments import LesionTrainingArguments
 
+# What of a recipe says something about an ensemble of finished models.
+OF_AN_ENSEMBLE = {
+    *IDENTITY,
+    "bootstrap_replicates",
+    "config_name",
+    "dataset",
+    "dataset_command",
+    "mc_dropout_samples",
+    "output_dir",
+    "recipe_name",
+    "weights_dtype",
+}
 # What may differ between members, or between two calls for the same member.
 NOT_THE_RECIPE = {
     "backbone",
@@ -77,6 +89,8 @@ def run(argv: list[str], recipe: str) -> Path | None:
         raise UserError("no output folder was given: add --output_dir DIR")
     out = Path(training.output_dir)
     check_empty(out)
+    if options.members_from:
+        return of_finished(options, training, resolved, out)
     settle_metric(training, TRAINER_METRICS)
     folders = [member_folder(out, number) for number in range(options.members)]
     # Decided before any training, so that every process of a run decides alike.
@@ -110,6 +124,48 @@ def run(argv: list[str], recipe: str) -> Path | None:
     for folder in folders:
         check_member(folder, splits, resolved)
     return put_together(folders, out, options, splits, resolved, training.seed)
+
+
+def of_finished(
+    options: EnsembleArguments, training: LesionTrainingArguments, resolved: dict[str, Any], out: Path
+) -> Path | None:
+    """The ensemble of the finished models of ``members_from``; None on all processes but the first.
+
+    Raises:
+        UserError: a folder is no finished model or was changed, or was trained on another dataset.
+    """
+    if training.process_index > 0:
+        return None
+    folders = [Path(word.strip()) for word in options.members_from.split(",")]
+    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    settle_identity(options, resolved, splits)
+    for folder in folders:
+        check_finished(folder, splits)
+    options.backbone_weights = "none"  # each member's report says where it started
+    used = {"members": len(folders), "members_from": ",".join(folder.name for folder in folders)}
+    own = {name: resolved[name] for name in sorted(set(resolved) & OF_AN_ENSEMBLE)} | used
+    print_recipe(own)
+    return put_together(folders, out, options, splits, own, training.seed)
+
+
+def check_finished(folder: Path, splits: Splits) -> dict[str, Any]:
+    """The report of a finished model that may take part.
+
+    Raises:
+        UserError: it is none, was changed, or was trained on another dataset.
+    """
+    problems = verify_folder(folder)
+    if problems:
+        raise UserError(
+            f"member {str(folder)!r} is not as it was finished ({problems[0]}): train it again in another folder"
+        )
+    made: dict[str, Any] = read_report(folder)["provenance"]
+    if made["dataset"]["fingerprint"] != describe_dataset(splits)["fingerprint"]:
+        raise UserError(
+            f"member {str(folder)!r} was trained on another dataset or config ({made['dataset']['name']}, "
+            f"{made['dataset']['config_name']}): give that one, another --output_dir, or another member"
+        )
+    return made
 
 
 def member_folder(out: Path, number: int) -> Path:
@@ -154,25 +210,14 @@ def check_member(folder: Path, splits: Splits, resolved: dict[str, Any]) -> None
     Raises:
         UserError: a file was changed or is missing; another recipe or dataset.
     """
-    problems = verify_folder(folder)
-    if problems:
-        raise UserError(
-            f"member {str(folder)!r} is not as it was finished ({problems[0]}): delete it to train it again"
-        )
-    made = read_report(folder)["provenance"]
-    theirs, ours = made["recipe"], {key: value for key, value in resolved.items() if key != "recipe_name"}
+    theirs = check_finished(folder, splits)["recipe"]
+    ours = {key: value for key, value in resolved.items() if key != "recipe_name"}
     for key in sorted((set(theirs) | set(ours)) - NOT_THE_RECIPE):
         if theirs.get(key) != ours.get(key):
             raise UserError(
                 f"member {str(folder)!r} was trained with {key} {theirs.get(key)!r}, now it is {ours.get(key)!r}: "
                 "give the same recipe, another --output_dir, or delete the member"
             )
-    fingerprint = describe_dataset(splits)["fingerprint"]
-    if made["dataset"]["fingerprint"] != fingerprint:
-        raise UserError(
-            f"member {str(folder)!r} was trained on another dataset or config ({made['dataset']['name']}, "
-            f"{made['dataset']['config_name']}): give that one, another --output_dir, or delete the member"
-        )
 
 
 def put_together(

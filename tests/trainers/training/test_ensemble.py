@@ -85,6 +85,22 @@ def test_predictions_hold_the_members_and_the_output_their_mean(ensemble: Path) 
     np.testing.assert_allclose(softmax(output.logits.numpy(), axis=-1), mean, atol=1e-5)
 
 
+def test_finished_models_are_put_together(ensemble: Path, phantom_dataset: Path, tmp_path: Path) -> None:
+    members = [str(member_folder(ensemble, number)) for number in (1, 0)]
+    out = tmp_path / "model"
+    assert run(command(phantom_dataset, out, "--members_from", ",".join(members)), "ensemble") == out
+    assert verify_folder(out) == []
+    made, whole = (read_predictions(folder / "predictions_test.parquet") for folder in (out, ensemble))
+    np.testing.assert_allclose(made.logits[:, ::-1], whole.logits, atol=1e-5)
+    report = json.loads((out / "report.json").read_text())
+    assert report["provenance"]["recipe"]["members_from"] == "member_1,member_0"
+    assert "learning_rate" not in report["provenance"]["recipe"]
+    assert [member["backbone"] for member in report["training"]["members"]] == ["mobilenetv2_050", "mobilenetv2_035"]
+    with pytest.raises(UserError, match="nowhere"):
+        run(command(phantom_dataset, tmp_path / "other", "--members_from", str(tmp_path / "nowhere")), "ensemble")
+    assert not (tmp_path / "other").exists()
+
+
 def test_the_report_compares_the_methods(ensemble: Path) -> None:
     report = json.loads((ensemble / "report.json").read_text())
     assert report["model"]["backbone"] == "1 x mobilenetv2_035, 1 x mobilenetv2_050"
