@@ -20,6 +20,7 @@ from .configuration_metadata import MetadataLesionConfig
 from .configuration_mobilenet import MobileNetLesionConfig
 from .configuration_resnet import ResNetLesionConfig
 from .configuration_vit import ViTLesionConfig
+from .decision_lesion import DecisionError
 from .explain_lesion import ExplanationError, LesionExplanation
 from .image_processing_lesion import ImageCountError, LesionImageProcessor, SwitchError
 from .infer_lesion import InferenceError
@@ -95,6 +96,7 @@ __all__ = [
     "AutoencoderOutput",
     "BackboneDownloadError",
     "BackboneWeightsError",
+    "DecisionError",
     "EfficientNetForLesionClassification",
     "EfficientNetLesionConfig",
     "EnsembleForLesionClassification",

@@ -77,6 +77,22 @@ def fitted_trust() -> dict[str, Any]:
             "low": {"threshold": 0.223, "risk": 0.05, "confidence": 0.9, "n": 46, "errors": 0, **tested},
             "moderate": {"threshold": 0.416, "risk": 0.1, "confidence": 0.9, "n": 47, "errors": 1, **tested},
         },
+        "decision": {
+            "rule": "most_probable",
+            "cost": [[0.0, 10.0, 1.0, 10.0], [1.0, 0.0, 1.0, 1.0], [1.0, 10.0, 0.0, 10.0], [1.0, 1.0, 1.0, 0.0]],
+            "sensitivity": {
+                "target": 0.9,
+                "confidence": 0.9,
+                "threshold": 0.084312,
+                "n": 41,
+                "missed": 1,
+                "p_value": 0.0743,
+                "reason": None,
+            },
+            "n_lesions": 47,
+            "half": "second",
+            **fitted_on,
+        },
         "policy": {"max_set_size": 3},
         "fitted_for": {"inference": "plain", "preprocessing": {}, **fitted_on},
     }
@@ -145,6 +161,35 @@ def evaluated_bands() -> dict[str, Any]:
     }
 
 
+def evaluated_rules() -> dict[str, Any]:
+    def rule(name: str, accuracy: float, sensitivity: float) -> dict[str, Any]:
+        values = {"accuracy": accuracy, "balanced_accuracy": 0.71, "sensitivity": sensitivity, "specificity": 0.91}
+        return {"rule": name, **{key: measured(value) for key, value in values.items()}}
+
+    return {
+        "rule": "most_probable",
+        "rules": [rule("most_probable", 0.81, 0.63), rule("balanced", 0.74, 0.84), rule("cost", 0.72, 0.88)],
+        "flag": {
+            "target": 0.9,
+            "confidence": 0.9,
+            "threshold": 0.084312,
+            "n": 41,
+            "missed": 1,
+            "sensitivity": measured(0.917),
+            "specificity": measured(0.774),
+            "kept": True,
+            "contradicted": False,
+            "per_class": [
+                {"name": name, "group": group, "n": n, "n_groups": n, "flagged": flagged}
+                for (name, _, group), n in zip(LABELS, TEST_COUNTS, strict=True)
+                for flagged in [measured(0.9 if group == "malignant" else 0.2) if n else undefined("no such image")]
+            ],
+            "diagnosis": [],
+        },
+        "conventions": {"flag": "Share with p_malignant at or above the threshold, by lesion."},
+    }
+
+
 def verdicts() -> dict[str, Any]:
     def reasons(*counts: int) -> dict[str, int]:
         codes = ("answered", "high_uncertainty", "set_too_large", "empty_set", "out_of_distribution")
@@ -179,6 +224,7 @@ def trust_evaluation() -> dict[str, Any]:
             "sets": [ood_set("chairs", 300, 0.907), ood_set("left out: vasc", 21, 0.048)],
             "per_class": [accepted(name, n) for (name, _, _), n in zip(LABELS, TEST_COUNTS, strict=True)],
         },
+        "decision": evaluated_rules(),
         "sets": evaluated_sets(),
         "bands": evaluated_bands(),
         "verdicts": verdicts(),

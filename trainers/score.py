@@ -19,8 +19,9 @@ from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, chosen, count_of, run, seed_of, shown_path
 
-# Those of hub_models.infer_lesion, which --help and errors need not wait for.
+# Those of hub_models.infer_lesion and configuration_lesion, which --help and errors need not wait for.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
+DECISIONS = ("most_probable", "balanced", "cost", "sensitivity")
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,6 +51,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="NAME=P,...",
         help="share of each class where the model is used, above 0, sum 1: re-weights the probabilities and withdraws "
         "band and set (default: as where it was calibrated)",
+    )
+    add(
+        "--decision",
+        choices=DECISIONS,
+        help="the rule that names the class; another than the model's own withdraws band and set (default: the model's "
+        "own)",
     )
     add(
         "--estimate_prior",

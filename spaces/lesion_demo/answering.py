@@ -13,7 +13,10 @@ from image_files import ImageUnusableError
 from PIL import Image
 
 # The keys that only a model of the suite fills.
-NOT_KNOWN = ("aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
+NOT_KNOWN = (
+    *("aleatoric", "epistemic", "decision", "malignancy", "band"),
+    *("prediction_set", "ood_score", "is_ood", "abstain"),
+)
 NO_NUMBERS = "{} gives no numbers for this image, so that it names no class: its weights may be damaged."
 # Kept of the answer at the calibrated prevalence, when another one is assumed.
 AT_CALIBRATION = ("predicted", "probabilities", "p_malignant", "band", "prediction_set", "abstain", "reason")

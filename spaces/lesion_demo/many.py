@@ -124,6 +124,7 @@ def as_table(rows: Sequence[Row], labels: Sequence[str]) -> list[dict[str, Any]]
                 "predicted": shown.get("predicted"),
                 "band": shown.get("band"),
                 "prediction_set": None if names is None else _spaced(names),
+                "malignancy": answer.get("malignancy"),
                 "p_malignant": shown.get("p_malignant"),
                 "predictive_entropy": shown.get("predictive_entropy"),
                 "aleatoric": shown.get("aleatoric"),

@@ -71,6 +71,7 @@ class ShippingTester:
         "checks_lesion.py",
         "configuration_lesion.py",
         "crop_lesion.py",
+        "decision_lesion.py",
         "explain_lesion.py",
         "hair_lesion.py",
         "image_processing_lesion.py",

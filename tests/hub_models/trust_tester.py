@@ -22,6 +22,8 @@ KEYS = {
     "predictive_entropy",
     "aleatoric",
     "epistemic",
+    "decision",
+    "malignancy",
     "band",
     "prediction_set",
     "ood_score",
@@ -89,6 +91,7 @@ class TrustTester:
         assert set(row) == KEYS
         assert row["reason"] == "trust_not_asked"
         assert row["message"].startswith(model.config.label_names[row["predicted"]])
+        assert (row["decision"], row["malignancy"]) == ("most_probable", None)
         assert [row[key] for key in ("band", "prediction_set", "ood_score", "is_ood", "abstain")] == [None] * 5
 
     def test_the_whole_answer(self) -> None:

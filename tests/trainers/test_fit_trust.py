@@ -34,8 +34,8 @@ from trainers.published.convert import import_published
 from trainers.trust.options import TrustOptions
 
 KEYS = [
-    *("predicted", "probabilities", "p_malignant", "predictive_entropy", "aleatoric", "epistemic", "band"),
-    *("prediction_set", "ood_score", "is_ood", "abstain", "reason", "message"),
+    *("predicted", "probabilities", "p_malignant", "predictive_entropy", "aleatoric", "epistemic"),
+    *("decision", "malignancy", "band", "prediction_set", "ood_score", "is_ood", "abstain", "reason", "message"),
 ]
 REPLICATES = 20
 pytestmark = [

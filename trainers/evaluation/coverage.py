@@ -130,14 +130,14 @@ def coverage_section(predictions: Predictions, sets: np.ndarray, conformal: Mapp
 
 
 def bands_section(
-    predictions: Predictions, bands: np.ndarray, probs: np.ndarray, fitted: Mapping[str, Mapping[str, Any]]
+    predictions: Predictions, bands: np.ndarray, predicted: np.ndarray, fitted: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Risk bands on one split, for the report.
 
     Args:
         predictions: of the images that are answered, at least one.
         bands: (N,) ``low`` | ``moderate`` | ``high``.
-        probs: (N, C) calibrated probabilities; the answer is the largest.
+        predicted: (N,) indices of the named classes.
         fitted: ``config.trust["bands"]``: ``low`` and ``moderate``, each with threshold, risk, confidence, n.
 
     Returns:
@@ -150,14 +150,13 @@ def bands_section(
     Raises:
         ValueError: no image, or lengths that differ.
     """
-    bands, probs = np.asarray(bands), np.asarray(probs)
-    if not len(predictions) or bands.shape != (len(predictions),) or probs.shape[:1] != bands.shape:
+    bands, predicted = np.asarray(bands), np.asarray(predicted)
+    if not len(predictions) or bands.shape != (len(predictions),) or predicted.shape != bands.shape:
         raise ValueError(
-            f"{bands.shape} bands and {probs.shape} probabilities for {len(predictions)} images: "
+            f"{bands.shape} bands and {predicted.shape} named classes for {len(predictions)} images: "
             "give one of each per image, and at least one image"
         )
     weights = group_weights(predictions.group_id)
-    predicted = probs.argmax(axis=1)
     wrong = predicted != predictions.label
 
     def share(hits: np.ndarray, among: np.ndarray) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 from hub_models.answer_lesion import decide, trust_of_each
+from hub_models.decision_lesion import FLAGGED, chosen_rule, flags, named_class
 from hub_models.trust_lesion import calibrate, mean_log_probs, sets_and_bands
 from trainers.metrics.predictions import Predictions
 
@@ -22,7 +23,9 @@ class Decisions:
 
     Attributes:
         probs: (N, C) calibrated.
-        uncertainty: (N,) 1 - the largest probability.
+        predicted: (N,) the class that the model's own decision rule names.
+        flagged: (N,) bool, whether ``p_malignant`` is at least the fitted threshold; None where there is none.
+        uncertainty: (N,) 1 - the probability of that class.
         sets: (N, C) bool, the prediction set, whether or not the gate accepts.
         bands: (N,) ``low``, ``moderate`` or ``high``, whether or not the gate accepts.
         accepted: (N,) bool, whether the gate accepts the image.
@@ -31,6 +34,8 @@ class Decisions:
     """
 
     probs: np.ndarray
+    predicted: np.ndarray
+    flagged: np.ndarray | None
     uncertainty: np.ndarray
     sets: np.ndarray
     bands: np.ndarray
@@ -51,15 +56,20 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
     """
     scores = gate_scores(predictions)
     probs = calibrated_probs(predictions, trust)
-    sets, uncertainty, bands = sets_and_bands(probs, trust)
+    config = _config(predictions, trust)
+    named = named_class(probs, chosen_rule(None, trust), trust)
+    sets, uncertainty, bands = sets_and_bands(probs, trust, named)
+    flagged = np.array(flags(probs, config), dtype=object)
     accepted = scores <= trust["ood"]["threshold"]
     verdicts = []
     for row, band in enumerate(bands):
         inside = [name for name, there in zip(predictions.labels, sets[row].tolist(), strict=True) if there]
-        predicted = predictions.labels[int(probs[row].argmax())]
+        predicted = predictions.labels[int(named[row])]
         verdicts.append(decide(trust, predicted, is_ood=not accepted[row], band=band, prediction_set=inside))
     return Decisions(
         probs=probs.numpy(),
+        predicted=named.numpy(),
+        flagged=None if any(flag is None for flag in flagged) else flagged == FLAGGED,
         uncertainty=uncertainty.numpy(),
         sets=sets.numpy(),
         bands=np.array(bands, dtype=object),
@@ -78,26 +88,37 @@ def example_answers(predictions: Predictions, trust: Mapping[str, Any]) -> list[
 
     Returns:
         For each: ``label`` (the true class) and the keys of an answer that are shown: ``predicted``, ``band``,
-        ``prediction_set``, ``abstain``, ``reason``, ``message``. No more than one of each kind.
+        ``prediction_set``, ``malignancy``, ``abstain``, ``reason``, ``message``. No more than one of each kind.
 
     Raises:
         ValueError: no gate has scored these predictions.
     """
     labels, probs = predictions.labels, calibrated_probs(predictions, trust)
-    config = SimpleNamespace(
-        trust=trust, labels=labels, label_names=predictions.label_names, label_groups=predictions.label_groups
-    )
-    answers = trust_of_each(torch.tensor(gate_scores(predictions)), probs, config, None)
+    rule = chosen_rule(None, trust)
+    named = named_class(probs, rule, trust)
+    scores = torch.tensor(gate_scores(predictions))
+    answers = trust_of_each(scores, probs, named, _config(predictions, trust), None, rule)
     abstains = [answer["abstain"] for answer in answers]
     rows = [abstains.index(declined) for declined in (False, True) if declined in abstains]
+    shown = ("band", "prediction_set", "malignancy", "abstain", "reason", "message")
     return [
         {
             "label": labels[int(predictions.label[row])],
-            "predicted": labels[int(probs[row].argmax())],
-            **{name: answers[row][name] for name in ("band", "prediction_set", "abstain", "reason", "message")},
+            "predicted": labels[int(named[row])],
+            **{name: answers[row][name] for name in shown},
         }
         for row in rows
     ]
+
+
+def _config(predictions: Predictions, trust: Mapping[str, Any]) -> SimpleNamespace:
+    """What the shipped functions read of a model's config."""
+    return SimpleNamespace(
+        trust=trust,
+        labels=predictions.labels,
+        label_names=predictions.label_names,
+        label_groups=predictions.label_groups,
+    )
 
 
 def gate_scores(predictions: Predictions) -> np.ndarray:

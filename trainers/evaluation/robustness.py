@@ -127,7 +127,7 @@ class Conditions:
         if rows.ood_score is None:
             return
         made = decisions(rows, trust)
-        wrong, kept, answered = ~self.sample.correct, made.accepted, ~made.abstains
+        wrong, kept, answered = made.predicted != rows.label, made.accepted, ~made.abstains
         low = kept & (made.bands == "low")
         covered = made.sets[np.arange(len(rows)), rows.label]
         everyone = np.ones(len(rows), dtype=bool)

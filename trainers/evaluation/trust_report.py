@@ -12,6 +12,7 @@ from hub_models.answer_lesion import ANSWERED, EMPTY_SET, HIGH_UNCERTAINTY, OUT_
 from trainers.evaluation.coverage import bands_section, coverage_section
 from trainers.evaluation.decisions import Decisions, decisions, gate_scores
 from trainers.evaluation.ood import ood_section
+from trainers.evaluation.rules import decision_section
 from trainers.evaluation.selective import selective_section
 from trainers.metrics.intervals import exact_interval, lesion_shares
 from trainers.metrics.number import measured, undefined
@@ -38,14 +39,15 @@ def trust_section(
         seed: of the resamples.
 
     Returns:
-        JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``sets`` and ``bands`` (of the accepted images alone; None
-        where there are none), ``verdicts`` (also of each set of ood images) and ``selective`` (of all images).
+        JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``decision`` (where rules were fitted), ``sets`` and
+        ``bands`` (of the accepted images alone; None where there are none), ``verdicts`` (also of each set of ood
+        images) and ``selective`` (of all images).
 
     Raises:
         ValueError: predictions without ``ood_score``.
     """
     made = decisions(predictions, trust)
-    wrong = made.probs.argmax(axis=1) != predictions.label
+    wrong = made.predicted != predictions.label
     kept = made.accepted
     accepted = predictions.select(kept)
     gate = ood_section(
@@ -61,13 +63,16 @@ def trust_section(
         {"name": name, **_accepted(predictions, kept, predictions.label == number)}
         for number, name in enumerate(predictions.labels)
     ]
+    bands = bands_section(accepted, made.bands[kept], made.predicted[kept], trust["bands"]) if kept.any() else None
+    rules = decision_section(predictions, made, trust, replicates=replicates, seed=seed)
     return {
         "split": predictions.split,
         "n": len(predictions),
         "n_groups": len(set(predictions.group_id.tolist())),
         "gate": gate,
+        **({} if rules is None else {"decision": rules}),
         "sets": coverage_section(accepted, made.sets[kept], trust["conformal"]) if kept.any() else None,
-        "bands": bands_section(accepted, made.bands[kept], made.probs[kept], trust["bands"]) if kept.any() else None,
+        "bands": bands,
         "verdicts": {
             predictions.split: verdicts(made, wrong, predictions.group_id),
             **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
@@ -83,7 +88,7 @@ def verdicts(made: Decisions, wrong: np.ndarray, groups: np.ndarray) -> dict[str
 
     Args:
         made: N answers.
-        wrong: (N,) bool, the most probable class is not the label.
+        wrong: (N,) bool, the named class is not the label.
         groups: (N,) lesion group ids.
 
     Returns:

@@ -92,7 +92,7 @@ def subject_of(finished: EvaluatedModel, splits: Splits, rows: Predictions, mask
     trust = finished.report["trust"]
     fitted = "conformal" in trust and rows.ood_score is not None
     made = decisions(rows, trust) if fitted else None
-    probs = calibrated_probs(rows, trust).numpy() if made is None else made.probs
+    named = calibrated_probs(rows, trust).numpy().argmax(axis=1) if made is None else made.predicted
     images = splits.splits[rows.split]
     if torch.cuda.is_available():
         finished.model.cuda()
@@ -102,7 +102,7 @@ def subject_of(finished: EvaluatedModel, splits: Splits, rows: Predictions, mask
         image_id=rows.image_id,
         group_id=rows.group_id,
         label=rows.label,
-        predicted=probs.argmax(axis=1).astype(np.int64),
+        predicted=named.astype(np.int64),
         abstain=None if made is None else made.abstains,
         labels=rows.labels,
         about={"split": rows.split, "dataset": splits.name, "config_name": splits.config_name, "made": origin()},

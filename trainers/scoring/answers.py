@@ -39,6 +39,8 @@ def answer_columns(labels: Sequence[str]) -> pa.Schema:
             ("abstain", pa.bool_()),
             ("reason", pa.string()),
             ("message", pa.string()),
+            ("decision", pa.string()),
+            ("malignancy", pa.string()),
             ("error", pa.string()),
         ]
     )
@@ -95,14 +97,14 @@ class Merged:
         images: how many rows.
         errors: how many of them without an answer.
         manifest: sha256 of ``<sha256 of the file>  <image>`` lines in order, as ``sha256sum`` prints them.
-        counts: predicted, band, reason, is_ood, abstain -> value -> how many rows.
+        counts: predicted, band, reason, is_ood, abstain, malignancy -> value -> how many rows.
     """
 
     def __init__(self) -> None:
         self.images = 0
         self.errors = 0
         self.counts: dict[str, Counter[str]] = {
-            name: Counter() for name in ("predicted", "reason", "band", "is_ood", "abstain")
+            name: Counter() for name in ("predicted", "reason", "band", "is_ood", "abstain", "malignancy")
         }
         self._digest = hashlib.sha256()
 

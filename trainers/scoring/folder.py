@@ -21,6 +21,7 @@ from tqdm import tqdm
 from datasets_scripts.command import UserError, shown_path
 from datasets_scripts.images import passed_over_text
 from datasets_scripts.output import beside, locked, put_in_place
+from hub_models.decision_lesion import chosen_rule, same_class
 from model_cards.manifest import write_text
 from trainers.metrics.predictions import TEXT_COLUMNS
 from trainers.model_folder.output import check_empty
@@ -184,6 +185,7 @@ def decisive(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, 
         "seed": settings.seed,
         "trust": settings.trust,
         "prior": None if settings.prior is None else dict(settings.prior),
+        "decision": settings.decision,
         "with_labels": settings.keep_logits,
         "keep_features": settings.keep_features,
         "batch_size": job.batch_size,
@@ -249,6 +251,7 @@ def trust_of(scorer: Scorer) -> dict[str, Any]:
     if not scorer.ours or settings.prior is not None or not fitted.get("temperature"):
         return {"temperature": {"value": 1.0}}
     other = settings.inference != (fitted.get("fitted_for") or {}).get("inference", "plain")
+    other |= not same_class(chosen_rule(settings.decision, fitted), chosen_rule(None, fitted))
     return {"temperature": fitted["temperature"]} if other or not settings.trust else fitted
 
 
@@ -328,12 +331,14 @@ def counts(job: Job, listing: Listing, merged: Merged, passed_over: Counter[str]
         "samples": settings.samples if settings.inference.startswith("mc_dropout") else None,
         "trust": settings.trust,
         "prior": None if settings.prior is None else dict(settings.prior),
+        "decision": settings.decision,
         "batch_size": job.batch_size,
         "reasons": dict(merged.counts["reason"].most_common()),
         "bands": dict(merged.counts["band"].most_common()),
         "predicted": dict(merged.counts["predicted"].most_common()),
         "is_ood": dict(merged.counts["is_ood"].most_common()),
         "abstain": dict(merged.counts["abstain"].most_common()),
+        "malignancy": dict(merged.counts["malignancy"].most_common()),
         "several_frames": listing.several,
         "passed_over": dict((+passed_over).most_common()),
     }

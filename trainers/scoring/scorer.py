@@ -57,6 +57,7 @@ class AnswerSettings:
         seed: of the dropout masks.
         trust: whether answers have band, set, gate and verdict.
         prior: class -> share that the probabilities are re-weighted to; None = as it was calibrated.
+        decision: the rule that names the class; None = the model's own.
         keep_logits: whether raw logits are kept for a report.
         keep_features: whether features are, too.
     """
@@ -66,6 +67,7 @@ class AnswerSettings:
     seed: int = 0
     trust: bool = True
     prior: Mapping[str, float] | None = None
+    decision: str | None = None
     keep_logits: bool = False
     keep_features: bool = False
 
@@ -108,6 +110,7 @@ class Scorer:
             for option, given in (
                 ("--inference", settings.inference != "plain"),
                 ("--prior", settings.prior is not None),
+                ("--decision", settings.decision is not None),
             ):
                 if given:
                     raise ModelError(f"--model {self.title} is not of this suite: leave {option} out")
@@ -209,6 +212,10 @@ class Scorer:
             raise ValueError(f"its image processor makes {rows} rows of one image; one row is needed")
         return inputs
 
+    def rule(self) -> dict[str, str]:
+        """The decision rule, for a model that knows any: those released before there were rules take none."""
+        return {} if self.settings.decision is None else {"decision": self.settings.decision}
+
     @torch.inference_mode()
     def answer(self, items: Sequence[Mapping[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Answers of a batch, and what is kept of its forward pass."""
@@ -219,7 +226,7 @@ class Scorer:
             prepared_as = self.processor.pixel_settings()
             withdrawn = self.model.why_withdrawn(inputs, settings.inference, settings.prior, prepared_as)
             answers = self.model.answer_in_words(
-                output, trust=settings.trust, prior=settings.prior, withdrawn=withdrawn
+                output, trust=settings.trust, prior=settings.prior, withdrawn=withdrawn, **self.rule()
             )
         else:
             output = self.model(**inputs)
@@ -231,7 +238,10 @@ class Scorer:
 
     def answer_without_trust(self, log_probs: torch.Tensor) -> dict[str, Any]:
         """The answer of a model that is not ours: log probabilities (C,) -> its probabilities, and no trust."""
-        empty = ("p_malignant", "aleatoric", "epistemic", "band", "prediction_set", "ood_score", "is_ood", "abstain")
+        empty = (
+            *("p_malignant", "aleatoric", "epistemic", "decision", "malignancy", "band"),
+            *("prediction_set", "ood_score", "is_ood", "abstain"),
+        )
         return {
             "predicted": self.labels[int(log_probs.argmax())],
             "probabilities": dict(zip(self.labels, log_probs.exp().tolist(), strict=True)),
@@ -312,6 +322,8 @@ def in_words(image: str, answer: dict[str, Any], long_names: dict[str, str]) -> 
     if answer["epistemic"] is not None:
         parts = f" (aleatoric {answer['aleatoric']:.3f}, epistemic {answer['epistemic']:.3f})"
     lines.append(f"predictive entropy: {answer['predictive_entropy']:.3f} nats{parts}")
+    if answer.get("malignancy") is not None:
+        lines.append(f"malignancy: {answer['malignancy']}")
     if answer["band"] is not None:
         lines.append(f"band: {answer['band']}")
     if answer["prediction_set"] is not None:

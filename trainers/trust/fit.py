@@ -21,6 +21,7 @@ from trainers.metrics.weighting import check_values
 from trainers.trust.bands import LEAST, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets
+from trainers.trust.decision import fit_decision, names_of
 from trainers.trust.detectors import OODFit, OODFitError, score
 from trainers.trust.gate import GateFit, fit_gate
 from trainers.trust.halves import halve, one_per_group
@@ -103,7 +104,7 @@ def fit_trust(
         "ood": {**gate.as_config(), **fewer, "half": "first", **facts},
     }
     drawn_one, drawn_two = (_accepted(part, gate, options.seed) for part in (one, two))
-    config |= _promises(drawn_one, drawn_two, calibration, options, facts)
+    config |= _promises(drawn_one, drawn_two, calibration, config["prior"], options, facts)
     config["policy"] = {"max_set_size": min(options.max_set_size, len(rows.labels) - 1)}
     config["fitted_for"] = {"inference": options.inference, "preprocessing": dict(preprocessing or {}), **facts}
     return FittedTrust(config, gate.buffers)
@@ -274,11 +275,18 @@ def _features(rows: Predictions) -> np.ndarray:
 
 
 def _promises(
-    one: Predictions, two: Predictions, calibration: CalibrationFit, options: TrustOptions, facts: dict[str, Any]
+    one: Predictions,
+    two: Predictions,
+    calibration: CalibrationFit,
+    prior: dict[str, Any],
+    options: TrustOptions,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Sets and bands, from the accepted images of both halves, one per lesion."""
+    """Decision rules, sets and bands, from the accepted images of both halves, one per lesion."""
     probs_one, probs_two = (np.exp(calibration.log_probs(part.logits)) for part in (one, two))
-    wrong = probs_two.argmax(axis=1) != two.label
+    decision = fit_decision(two, probs_two, options)
+    rule = {"decision": decision, "prior": prior}
+    named_one, named_two = (names_of(probs, rule) for probs in (probs_one, probs_two))
     sets = fit_conformal(
         probs_two,
         two.label,
@@ -289,16 +297,17 @@ def _promises(
         alpha=options.alpha,
     )
     bands = fit_bands(
-        1 - probs_one.max(axis=1),
-        probs_one.argmax(axis=1) != one.label,
-        1 - probs_two.max(axis=1),
-        wrong,
+        1 - probs_one[np.arange(len(one)), named_one],
+        named_one != one.label,
+        1 - probs_two[np.arange(len(two)), named_two],
+        named_two != two.label,
         low_risk=options.low_risk,
         moderate_risk=options.moderate_risk,
         confidence=options.confidence,
     )
     counted = {"n_lesions": len(two), "half": "second", **facts}
     return {
+        "decision": {**decision, **counted},
         "conformal": {**sets.as_config(), **counted},
         "bands": {name: {**band, **counted} for name, band in bands.as_config().items()},
     }

@@ -18,6 +18,7 @@ DETECTORS = (
     "vim",
     "early_mahalanobis",
 )
+DECISIONS = ("most_probable", "balanced", "cost", "sensitivity")
 KINDS = ("scalar", "vector", "bias_corrected")
 
 AUTO = "auto"
@@ -55,6 +56,23 @@ class TrustOptions:
         default=0.1, metadata={"help": "Largest error promised for the low and moderate bands together, in (0, 1)."}
     )
     confidence: float = field(default=0.9, metadata={"help": "Confidence of the bands' promises, in (0, 1)."})
+    decision: str = field(
+        default="most_probable",
+        metadata={
+            "help": "The rule that names the class: most_probable, balanced (each class at equal prior), cost (the "
+            "least expected cost) or sensitivity (the most probable class, the flag of malignancy first)."
+        },
+    )
+    sensitivity: float = field(
+        default=0.9, metadata={"help": "Share of malignant lesions that the flag of malignancy finds, in (0, 1)."}
+    )
+    cost: str = field(
+        default="10",
+        metadata={
+            "help": "Costs of the rule cost: a number (what calling a malignant lesion benign costs, where any other "
+            "confusion costs 1), or a JSON or CSV file of C rows (true class) and C columns (named class)."
+        },
+    )
     max_set_size: int = field(
         default=3, metadata={"help": "A larger set is no answer: the model declines (at most C - 1 is used)."}
     )
@@ -72,7 +90,7 @@ class TrustOptions:
         Raises:
             UserError: names the option, its value and what it may be.
         """
-        for name in ("acceptance", "alpha", "low_risk", "moderate_risk", "confidence"):
+        for name in ("acceptance", "alpha", "low_risk", "moderate_risk", "confidence", "sensitivity"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: give a number between 0 and 1, both excluded")
         if self.low_risk > self.moderate_risk:
@@ -89,6 +107,7 @@ class TrustOptions:
             "temperature": KINDS,
             "detector": (AUTO, *DETECTORS),
             "sets": METHODS,
+            "decision": DECISIONS,
             "inference": INFERENCES,
         }
         for name, allowed in choices.items():

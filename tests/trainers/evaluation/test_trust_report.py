@@ -84,6 +84,8 @@ def section(rows, ood_sets):
 def test_each_image_is_answered_as_the_model_would(rows):
     made = decisions(rows, TRUST)
     np.testing.assert_allclose(made.probs, [image[2] for image in IMAGES], atol=1e-12)
+    assert made.predicted.tolist() == [int(np.argmax(image[2])) for image in IMAGES]
+    assert made.flagged is None
     np.testing.assert_allclose(made.uncertainty, [1 - max(image[2]) for image in IMAGES], atol=1e-12)
     assert made.bands.tolist() == [image[4] for image in IMAGES]
     assert [{LABELS[i] for i in np.flatnonzero(row)} for row in made.sets] == [image[5] for image in IMAGES]

@@ -88,6 +88,11 @@ def save(folder: Path, config_class: Any, model_class: Any, trusted: bool = True
                     "low": {"threshold": 0.1, "risk": 0.05, "confidence": 0.9, "n": 60, "errors": 0},
                     "moderate": {"threshold": 0.4, "risk": 0.2, "confidence": 0.9, "n": 90, "errors": 9},
                 },
+                "decision": {
+                    "rule": "most_probable",
+                    "cost": None,
+                    "sensitivity": {"target": 0.9, "confidence": 0.9, "threshold": 0.25, "n": 40, "missed": 1},
+                },
                 "policy": {"max_set_size": 2},
                 "fitted_for": {"inference": "plain", "preprocessing": processor.pixel_settings()},
             }
@@ -192,7 +197,7 @@ def _close(row: dict[str, str], answer: dict[str, Any]) -> None:
         assert (row[name] == "") == (answer[name] is None)
         assert row[name] == "" or float(row[name]) == pytest.approx(answer[name], abs=5e-4)
     words = {None: "", True: "true", False: "false"}
-    for name in ("predicted", "band", "reason", "message"):
+    for name in ("predicted", "band", "reason", "message", "decision", "malignancy"):
         assert row[name] == (answer[name] or "")
     for name in ("is_ood", "abstain"):
         assert row[name] == words[answer[name]]

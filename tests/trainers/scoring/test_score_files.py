@@ -168,8 +168,8 @@ def test_merging_keeps_order_counts_and_digits(tmp_path: Path) -> None:
     assert merged.counts["is_ood"] == {"false": 1, "true": 1}
     assert merged.counts["band"] == {"none": 2}
     lines = (tmp_path / "answers.csv").read_text().splitlines()
-    assert lines[1] == f"a,mel,{1 / 3!r},{1 - 1 / 3!r},,,,,,mel nv,,false,false,answered,.,"
-    assert lines[2] == "b,,,,,,,,,,,,,,,broken"
+    assert lines[1] == f"a,mel,{1 / 3!r},{1 - 1 / 3!r},,,,,,mel nv,,false,false,answered,.,,,"
+    assert lines[2] == "b,,,,,,,,,,,,,,,,,broken"
     assert probabilities(tmp_path, 3, LABELS).tolist() == [[1 / 3, 1 - 1 / 3]]
 
 

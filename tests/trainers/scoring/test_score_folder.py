@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hub_models.configuration_lesion import DECISION_RULES
 from hub_models.infer_lesion import INFERENCES as MODEL_INFERENCES
 from trainers import score
 
@@ -29,7 +30,18 @@ KEYS = (
         "aleatoric",
         "epistemic",
     ),
-    *("band", "prediction_set", "ood_score", "is_ood", "abstain", "reason", "message", "error"),
+    *(
+        "band",
+        "prediction_set",
+        "ood_score",
+        "is_ood",
+        "abstain",
+        "reason",
+        "message",
+        "decision",
+        "malignancy",
+        "error",
+    ),
 )
 LABELS = ["mel", "nv", "bkl"]
 N = 11
@@ -38,6 +50,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 def test_the_ways_of_asking_are_the_models() -> None:
     assert score.INFERENCES == MODEL_INFERENCES
+    assert score.DECISIONS == DECISION_RULES
 
 
 def test_one_image_is_answered_in_words_and_as_json(ours: Path, images: Path, run: Run, answer_to: Any) -> None:
@@ -146,6 +159,23 @@ def test_a_prior_shifts_and_an_estimate_is_of_the_answers(
     assert "estimated prior of" in shown
     assert "bias per class" in found["caution"], "its calibration is a scalar"
     assert f"caution: {found['caution']}" in shown
+
+
+def test_a_decision_rule_is_chosen_for_a_run(
+    ours: Path, images: Path, tmp_path: Path, run: Run, answer_to: Any, close: Any, rows_of: Any
+) -> None:
+    words = ("--model", ours, "--images", images, "--decision")
+    assert run(*words, "balanced", "--out", tmp_path / "out")[0] == 0
+    rows = [row for row in rows_of(tmp_path / "out") if not row["error"]]
+    assert {row["decision"] for row in rows} == {"balanced"}
+    assert {row["reason"] for row in rows} == {"other_decision", "out_of_distribution"}
+    assert {row["malignancy"] for row in rows} >= {"", "flagged"}
+    close(rows[1], answer_to(ours, images / rows[1]["image"], decision="balanced"))
+    scored = json.loads((tmp_path / "out" / "summary.json").read_text())["scored"]
+    assert (scored["decision"], sum(scored["malignancy"].values())) == ("balanced", N - 1)
+    code, _, error = run(*words, "cost", "--out", tmp_path / "cost")
+    assert (code, "needs a fitted cost matrix" in error) == (2, True)
+    assert not (tmp_path / "cost").exists()
 
 
 def test_metadata_reaches_the_model_and_gaps_stay_unknown(

@@ -125,7 +125,7 @@ def test_predictions_are_those_of_the_stored_weights(trained: Path, phantom_data
 def test_trust_is_fitted_on_halves_of_calibration_and_evaluated_on_test(trained: Path) -> None:
     report = json.loads((trained / "report.json").read_text())
     trust, rows = report["trust"], read_predictions(trained / "predictions_calibration.parquet")
-    assert sorted(trust) == ["bands", "conformal", "fitted_for", "ood", "policy", "prior", "temperature"]
+    assert sorted(trust) == ["bands", "conformal", "decision", "fitted_for", "ood", "policy", "prior", "temperature"]
     first, second = halve(rows.label, rows.group_id, trust["temperature"]["seed"])
     assert trust["temperature"]["n"] == trust["prior"]["n"] == trust["ood"]["n"] == first.sum()
     lesions = len(set(rows.group_id[second & (rows.ood_score <= trust["ood"]["threshold"])]))

@@ -177,7 +177,7 @@ def test_a_model_takes_over_what_was_fitted(rows, kind, sets):
     names = {name: name for name in LABELS}
     config = MobileNetLesionConfig(id2label=dict(enumerate(LABELS)), label_names=names, trust=stored)
     assert config.trust["temperature"]["kind"] == kind
-    assert sorted(stored) == ["bands", "conformal", "fitted_for", "ood", "policy", "prior", "temperature"]
+    assert sorted(stored) == ["bands", "conformal", "decision", "fitted_for", "ood", "policy", "prior", "temperature"]
     assert stored["ood"]["buffers"] == {name: list(values.shape) for name, values in found.buffers.items()}
     assert {values.dtype for values in found.buffers.values()} == {np.dtype(np.float32)}
     for section in ("temperature", "prior", "ood", "conformal", "fitted_for"):

@@ -6,6 +6,7 @@ import pytest
 
 from datasets_scripts.command import UserError
 from hub_models import configuration_lesion, infer_lesion, ood_lesion
+from trainers import score
 from trainers.trust import options as names
 from trainers.trust import temperature
 from trainers.trust.options import TrustOptions
@@ -14,6 +15,7 @@ from trainers.trust.options import TrustOptions
 def test_the_names_are_those_of_the_code() -> None:
     assert names.INFERENCES == infer_lesion.INFERENCES
     assert names.METHODS == configuration_lesion.CONFORMAL_METHODS
+    assert names.DECISIONS == score.DECISIONS == configuration_lesion.DECISION_RULES
     assert tuple(ood_lesion.DETECTORS) == names.DETECTORS
     assert names.KINDS == temperature.KINDS
 
@@ -35,6 +37,8 @@ def test_the_names_are_those_of_the_code() -> None:
         ({"temperature": "matrix"}, "temperature 'matrix': choose one of scalar, vector, bias_corrected"),
         ({"detector": "odin"}, "detector 'odin': choose one of auto, max_softmax"),
         ({"sets": "saps"}, "sets 'saps': choose one of lac, aps, raps"),
+        ({"decision": "best"}, "decision 'best': choose one of most_probable, balanced, cost, sensitivity"),
+        ({"sensitivity": 1.0}, "sensitivity 1.0: give a number between 0 and 1"),
         ({"inference": "guess"}, "inference 'guess': choose one of plain, tta"),
     ],
 )

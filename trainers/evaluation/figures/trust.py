@@ -82,7 +82,7 @@ def draw_risk(trust: Mapping[str, Any], rows: Predictions) -> Figure:
     """
     made = decisions(rows, trust)
     kept = made.accepted
-    wrong = (made.probs.argmax(axis=1) != rows.label)[kept]
+    wrong = (made.predicted != rows.label)[kept]
     order = np.argsort(made.uncertainty[kept], kind="stable")
     weights = group_weights(rows.group_id[kept])[order]
     coverage = weights.cumsum() / weights.sum()
