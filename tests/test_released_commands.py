@@ -173,7 +173,7 @@ def test_any_two_released_models_are_compared(released: Released, other: Path, t
 
 def test_robustness_and_explanations_are_measured(released: Released, tmp_path: Path) -> None:
     given = [released.fitted, "--dataset", released.dataset, "--images", 4, "--bootstrap_replicates", 50]
-    some = ["--corruptions", "jpeg", "--severities", 1]
+    some = ["--corruptions", "jpeg", "--severities", 1, "--views", "turn"]
     call("trainers.measure_robustness", *given, *some, "--output_dir", tmp_path / "robust")
     assert json.loads((tmp_path / "robust" / "report.json").read_text())["robustness"]["n"] == 4
     call("trainers.measure_explanations", *given, "--steps", 3, "--output_dir", tmp_path / "explained")

@@ -45,7 +45,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "similar": ("trainers.similar", "similar images of a collection"),
         "map_latent": ("trainers.map_latent", "a map of a model's features"),
         "measure_explanations": ("trainers.measure_explanations", "how good the heat maps are"),
-        "measure_robustness": ("trainers.measure_robustness", "corrupted images"),
+        "measure_robustness": ("trainers.measure_robustness", "corrupted, cut and turned images"),
         "measure_preprocessing": ("trainers.measure_preprocessing", "hair removal, lesion crop, and their time"),
         "compare_autoencoders": ("trainers.autoencoding.compare", "two autoencoders on the same images"),
         "autoencoder_sheet": ("trainers.autoencoding.sheet", "reconstructions of phantoms as one image"),

@@ -29,12 +29,12 @@ from trainers.evaluation.explanation_table import explanations_file, read_table
 from trainers.explaining import examples as example_pictures
 from trainers.explaining.folder import check_method, measure_explanations, subject_of
 from trainers.explaining.maps import energy_inside
-from trainers.explaining.masks import Masks
 from trainers.explaining.measure import Options, measure, neighbours, one_of_each
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import LesionImages, Splits, collate, load_splits
 from trainers.model_folder.fit_trust import fit_trust
 from trainers.model_folder.folder import finished_model, load, read_finished, rewritten
+from trainers.model_folder.masks import Masks
 from trainers.model_folder.rebuild import rebuild
 from trainers.trust.options import TrustOptions
 

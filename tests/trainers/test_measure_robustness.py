@@ -18,7 +18,7 @@ from trainers import measure_robustness as command
 from trainers.evaluation.decisions import decisions
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import Splits, load_splits
-from trainers.model_folder.evaluate import corrupted_file
+from trainers.model_folder.evaluate import corrupted_file, views_file
 from trainers.model_folder.rebuild import rebuild
 from trainers.model_folder.robustness import corrupted_image, drawn, measure_robustness
 
@@ -43,8 +43,8 @@ def measured(trained: Path, splits: Splits, tmp_path_factory: pytest.TempPathFac
     out = tmp_path_factory.mktemp("robust") / "model"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["measure_robustness", "model", "--dataset", "phantoms"])
-        how: dict[str, Any] = {"kinds": ["jpeg", "defocus_blur"], "severities": [1, 3], "replicates": REPLICATES}
-        measure_robustness(str(trained), splits, out, images=12, progress=False, **how)
+        how: dict[str, Any] = {"kinds": ["jpeg", "defocus_blur"], "severities": [1, 3], "views": ["aspect", "turn"]}
+        measure_robustness(str(trained), splits, out, images=12, replicates=REPLICATES, progress=False, **how)
     return out
 
 
@@ -52,7 +52,7 @@ def test_the_result_is_a_whole_repo_with_the_numbers_in_its_card(measured: Path,
     assert verify_folder(measured) == []
     assert not list(measured.parent.glob("*.partial"))
     before, after = read(trained), read(measured)
-    assert set(after) - set(before) == {"robustness"}
+    assert set(after) - set(before) == {"robustness", "view_robustness"}
     section = after["robustness"]
     assert (section["n"], section["kinds"], section["severities"]) == (12, ["jpeg", "defocus_blur"], [1, 3])
     card = folder_card(measured)
@@ -77,10 +77,32 @@ def test_each_condition_holds_the_answers_to_the_corrupted_images(measured: Path
         assert condition["drop"]["value"] == pytest.approx(lost - condition["accuracy"]["value"], abs=2e-6)
 
 
+def test_each_view_holds_the_answers_to_the_cut_and_turned_images(measured: Path) -> None:
+    given = read_predictions(views_file(measured, "test"))
+    assert len(given) == (4 + 3) * 12
+    section = read(measured)["view_robustness"]
+    assert (section["drawn"], section["n"]) == (12, 12)
+    assert sum(section["framed_by"].values()) == 12
+    assert [(row["kind"], row["setting"]) for row in section["settings"]][:5] == [
+        ("aspect", "1:1"), ("aspect", "3:4"), ("aspect", "4:3"), ("aspect", "16:9"), ("turn", "0")
+    ]  # fmt: skip
+    assert section["settings"][4]["accuracy"] == section["clean"]["accuracy"]
+    square = given.select(given.columns["view"] == "aspect 1:1")
+    found = (square.logits.mean(1).argmax(1) == square.label).mean()
+    assert section["settings"][0]["accuracy"]["value"] == pytest.approx(found, abs=1e-6)
+    (spread,) = [row for row in section["spreads"] if (row["kind"], row["lesions"]) == ("turn", "all")]
+    values = [row["balanced_accuracy"]["value"] for row in section["settings"] if row["kind"] == "turn"]
+    assert spread["value"] == pytest.approx(max(values) - min(values), abs=2e-6)
+    card = folder_card(measured)
+    assert "## Aspect, scale and turn" in card
+    assert "(goal: at most 2 %)" in card
+
+
 def test_a_second_evaluation_gives_the_same(measured: Path) -> None:
     before, card = read(measured), folder_card(measured)
     rebuild(measured, REPLICATES)
-    assert read(measured)["robustness"] == before["robustness"]
+    for section in ("robustness", "view_robustness"):
+        assert read(measured)[section] == before[section]
     assert folder_card(measured) == card
 
 
@@ -101,6 +123,10 @@ def test_a_draw_keeps_the_order_and_an_image_its_corruption() -> None:
         (["--images", "0"], "--images 0: give at least 1"),
         (["--corruptions", "rain"], "invalid choice: 'rain'"),
         (["--severities", "4"], "invalid choice: 4"),
+        (["--views", "distance"], "invalid choice: 'distance'"),
+        (["--views", "none", "turn"], "--views none turn: give none alone"),
+        (["--views", "none", "--corruptions", "none"], "--corruptions none --views none: nothing to measure"),
+        (["--masks", "/no/such/place"], "--masks '/no/such/place' is no folder"),
         (["--config_name", "fold0"], "the model was evaluated on"),
     ],
 )

@@ -1,13 +1,15 @@
-"""What is left of accuracy and of the promises when the images are worse than those of the test split.
+"""What is left of accuracy and of the promises when the images are worse than those of the split, cut or turned.
 
 The same images stand under every corruption, so that a difference from the clean ones is paired: each resample of
 lesions is drawn once and counts for all. Corruptions and severities are those of
-``trainers.model_folder.perturbations`` (after Hendrycks and Dietterich 2019, and Maron et al. 2021 for skin lesions).
+``trainers.model_folder.perturbations`` (after Hendrycks and Dietterich 2019, and Maron et al. 2021 for skin lesions),
+views those of ``trainers.model_folder.views``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ import numpy as np
 from trainers.evaluation.decisions import decisions
 from trainers.evaluation.sample import Sample
 from trainers.metrics.calibration import ece_debiased, reliability_bins
-from trainers.metrics.intervals import bootstrap_weights, can_resample, percentile_interval, replicate
-from trainers.metrics.number import bootstrapped, measured, plain, undefined, without_interval
-from trainers.metrics.predictions import CORRUPTION, Predictions
+from trainers.metrics.intervals import bootstrap_weights, can_resample, replicate
+from trainers.metrics.number import bootstrapped, plain, undefined
+from trainers.metrics.predictions import CORRUPTION, FRAMED_BY, FRAMING, SEEN, VIEW, Predictions
 from trainers.metrics.weighting import divide_or_nan, group_weights, mean_defined
 
 # What every condition is evaluated by, and what only with fitted trust.
@@ -31,9 +33,22 @@ WHY_NOT = {
     "coverage": "the gate accepts none of these",
     "low": "the gate accepts none of these",
 }
+# Kind of view -> its settings: width to height, % of the frame's shorter side that the lesion fills, degrees.
+VIEWS = {
+    "aspect": ("1:1", "3:4", "4:3", "16:9"),
+    "scale": ("25", "50", "75", "100"),
+    "turn": ("0", "90", "180", "270"),
+}
+AS_STORED = ("turn", "0")
+# The largest difference in balanced accuracy between settings that a released model should have.
+GOALS = {"aspect": 0.02}
+# A setting that not every image can be shown at counts for the differences from so many lesions on.
+LEAST_LESIONS = 50
 Values = dict[str, np.ndarray]
 # Of the sample itself, and of its resamples where there are any.
 Evaluated = tuple[Values, Values | None]
+# (kind, setting) -> the rows of the split that it shows, and their predictions.
+Views = dict[tuple[str, str], tuple[np.ndarray, Predictions]]
 
 
 def robustness_section(
@@ -65,21 +80,15 @@ def robustness_section(
         ValueError: a condition holds other images than ``clean``, or there is none.
     """
     parts = by_condition(clean, corrupted)
-    everyone = np.ones((1, len(clean)))
-    resampled = can_resample(clean.group_id, clean.label)
-    weights = bootstrap_weights(clean.group_id, clean.label, replicates, seed) if resampled else None
-
-    def evaluated(rows: Predictions) -> Evaluated:
-        statistic = Conditions(rows, trust)
-        return statistic(everyone), None if weights is None else replicate(statistic, weights)
-
-    reference = evaluated(clean)
-    found = {name: evaluated(rows) for name, rows in parts.items()}
+    weights = lesion_weights(clean, replicates, seed)
+    evaluate = partial(evaluated_on, rows=np.arange(len(clean)), trust=trust, weights=weights)
+    reference = evaluate(clean)
+    found = {name: evaluate(rows) for name, rows in parts.items()}
     kinds, severities = ([*dict.fromkeys(part)] for part in zip(*found, strict=True))
     return {
         "split": clean.split,
         "n": len(clean),
-        "n_groups": len(set(clean.group_id.tolist())),
+        "n_groups": lesions_of(clean),
         "seed": seed,
         "kinds": kinds,
         "severities": sorted(severities),
@@ -94,6 +103,165 @@ def robustness_section(
             for mean in [together([values for (_, level), values in found.items() if level == severity])]
         ],
     }
+
+
+def view_section(
+    clean: Predictions,
+    viewed: Predictions,
+    trust: Mapping[str, Any],
+    kinds: list[str],
+    drawn: int,
+    *,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Evaluate a model on views of images, beside the images as they are.
+
+    Args:
+        clean: N images.
+        viewed: rows of each setting, named in ``columns["view"]`` as ``kind setting``; images that cannot be shown at a
+            setting are left out of it.
+        trust: the model's ``config.trust``.
+        kinds: of ``VIEWS``.
+        drawn: how many images were to be shown; N of them can be, at one setting at least.
+        replicates: of the intervals.
+        seed: of the resamples.
+
+    Returns:
+        JSON-ready: ``split``, ``n``, ``n_groups``, ``drawn``, ``kinds``, ``framed_by`` (images by how the lesion was
+        found), ``clean``, ``settings`` (one per setting of a kind, with ``n``, ``n_groups``, ``left_out``, ``cut``
+        (images whose lesion is not whole), the metrics of ``robustness_section``, and ``lost``, the balanced accuracy
+        lost against the same images as they are) and ``spreads``: the highest minus the lowest balanced accuracy of the
+        settings of a kind, on the images that all of them show; of aspects also on the images whose lesion is whole in
+        all. Its interval is that of resamples shifted to the value: noise alone makes a spread larger.
+
+    Raises:
+        ValueError: a setting holds images that are not among ``clean``, or in another order.
+    """
+    parts = by_view(clean, viewed, kinds)
+    weights = lesion_weights(clean, replicates, seed)
+    framed = viewed.columns[FRAMING]
+    return {
+        "split": clean.split,
+        "n": len(clean),
+        "n_groups": lesions_of(clean),
+        "drawn": drawn,
+        "seed": seed,
+        "kinds": list(kinds),
+        "framed_by": {name: len(set(viewed.image_id[framed == name].tolist())) for name in FRAMED_BY},
+        "clean": described(*evaluated_on(clean, np.arange(len(clean)), trust, weights)),
+        "settings": [
+            {
+                **{"kind": kind, "setting": setting, "n": len(rows), "n_groups": lesions_of(part)},
+                "left_out": drawn - len(rows),
+                "cut": int((part.columns[SEEN] == "cut").sum()) if SEEN in part.columns else 0,
+                **against_the_same(clean, rows, part, trust, weights),
+            }
+            for (kind, setting), (rows, part) in parts.items()
+        ],
+        "spreads": [
+            spread_of(kind, whole, parts, trust, weights)
+            for kind in kinds
+            for whole in ((False, True) if kind == "aspect" else (False,))
+        ],
+    }
+
+
+def by_view(clean: Predictions, viewed: Predictions, kinds: list[str]) -> Views:
+    """(kind, setting) -> the rows of ``clean`` that it shows, (K,), and their predictions in this order; all settings.
+
+    Raises:
+        ValueError: an image that is not among ``clean``, or in another order; no view named.
+    """
+    named = viewed.columns.get(VIEW)
+    if named is None:
+        raise ValueError(f"the predictions of {viewed.split!r} name no view: measure robustness again")
+    number = {name: row for row, name in enumerate(clean.image_id.tolist())}
+    parts: Views = {}
+    for kind in kinds:
+        for setting in VIEWS[kind]:
+            part = clean if (kind, setting) == AS_STORED else viewed.select(named == f"{kind} {setting}")
+            rows = np.array([number.get(name, -1) for name in part.image_id.tolist()], dtype=int)
+            if len(rows) and (rows[0] < 0 or (np.diff(rows) <= 0).any()):
+                raise ValueError(f"'{kind} {setting}' holds other images than the clean ones: measure again")
+            parts[kind, setting] = rows, part
+    return parts
+
+
+def against_the_same(
+    clean: Predictions, rows: np.ndarray, part: Predictions, trust: Mapping[str, Any], weights: np.ndarray | None
+) -> dict[str, Any]:
+    """The metrics of one setting and the balanced accuracy ``lost`` against the same images; none without an image."""
+    if not len(rows):
+        return {}
+    same, values = (evaluated_on(one, rows, trust, weights) for one in (clean.select(rows), part))
+    return {**described(*values), "lost": drop(same, values, "balanced_accuracy")}
+
+
+def spread_of(
+    kind: str, whole: bool, parts: Views, trust: Mapping[str, Any], weights: np.ndarray | None
+) -> dict[str, Any]:
+    """Highest minus lowest balanced accuracy of the settings of one kind, on the images that all of them show.
+
+    Args:
+        kind: of ``VIEWS``.
+        whole: only the images whose lesion is whole at every setting.
+        parts: of ``by_view``.
+        trust: the model's ``config.trust``.
+        weights: (R, N) of the resamples, or None.
+
+    Returns:
+        ``kind``, ``lesions`` (``all`` or ``whole``), ``settings`` that are compared, ``n``, ``n_groups``, the value
+        with its interval, ``by_chance`` (the mean of resamples whose settings are all shifted to the same value: so
+        much comes of the choice of lesions alone), and where there is one ``goal``.
+    """
+    own = {setting: part for (name, setting), part in parts.items() if name == kind}
+    most = max(len(rows) for rows, _ in own.values())
+    compared = {
+        setting: (rows[kept], part.select(kept))
+        for setting, (rows, part) in own.items()
+        if len(rows) == most or lesions_of(part) >= LEAST_LESIONS
+        for kept in [part.columns[SEEN] == "whole" if whole else np.ones(len(rows), dtype=bool)]
+    }
+    common = sorted(set.intersection(*(set(rows.tolist()) for rows, _ in compared.values())))
+    shown = [(rows, part.select(np.isin(rows, common))) for rows, part in compared.values()]
+    found: dict[str, Any] = {
+        "kind": kind,
+        "lesions": "whole" if whole else "all",
+        "settings": list(compared),
+        "n": len(common),
+        "n_groups": lesions_of(shown[0][1]),
+    }
+    if len(compared) < 2 or not common:
+        return {**found, **undefined(f"fewer than two settings show {LEAST_LESIONS} lesions")}
+    points, spreads = zip(*(evaluated_on(part, np.array(common), trust, weights) for _, part in shown), strict=True)
+    point = np.array([values["balanced_accuracy"] for values in points])
+    resampled = None if weights is None else np.array([values["balanced_accuracy"] for values in spreads])
+    number = bootstrapped(float(np.ptp(point)), None if resampled is None else np.ptp(resampled, axis=0), centred=True)
+    if resampled is not None:
+        number["by_chance"] = plain(np.nanmean(np.ptp(resampled - point, axis=0)))
+    return {**found, **number, **({"goal": GOALS[kind]} if kind in GOALS else {})}
+
+
+def evaluated_on(
+    part: Predictions, rows: np.ndarray, trust: Mapping[str, Any], weights: np.ndarray | None
+) -> Evaluated:
+    """Predictions of some rows of a split, itself and in the resamples (R, N) of the whole split."""
+    statistic = Conditions(part, trust)
+    spread = None if weights is None else replicate(statistic, weights[:, rows])
+    return statistic(np.ones((1, len(part)))), spread
+
+
+def lesion_weights(rows: Predictions, replicates: int, seed: int) -> np.ndarray | None:
+    """Bootstrap weights by lesion (R, N), or None where no class has two lesions."""
+    if not can_resample(rows.group_id, rows.label):
+        return None
+    return bootstrap_weights(rows.group_id, rows.label, replicates, seed)
+
+
+def lesions_of(rows: Predictions) -> int:
+    """How many lesions some images are of."""
+    return len(set(rows.group_id.tolist()))
 
 
 def by_condition(clean: Predictions, corrupted: Predictions) -> dict[tuple[str, int], Predictions]:
@@ -186,14 +354,8 @@ def share(values: Values, name: str) -> np.ndarray:
     return values[name] if name in values else divide_or_nan(values[name + COUNTED], values[name + AMONG])
 
 
-def drop(clean: Evaluated, other: Evaluated) -> dict[str, Any]:
-    """Accuracy lost, paired: clean minus corrupted, in [-1, 1]."""
-    lost = float(clean[0]["accuracy"][0] - other[0]["accuracy"][0])
-    if clean[1] is None or other[1] is None:
-        return without_interval(lost, "no class has two lesions")
-    resampled = clean[1]["accuracy"] - other[1]["accuracy"]
-    if np.ptp(resampled) == 0:
-        return without_interval(lost, "the same in every resample")
-    return measured(
-        lost, *percentile_interval(resampled), f"paired bootstrap by lesion, {len(resampled)} resamples, 95 %"
-    )
+def drop(clean: Evaluated, other: Evaluated, metric: str = "accuracy") -> dict[str, Any]:
+    """A share lost, paired: clean minus other, in [-1, 1]."""
+    lost = float(clean[0][metric][0] - other[0][metric][0])
+    resampled = None if clean[1] is None or other[1] is None else clean[1][metric] - other[1][metric]
+    return bootstrapped(lost, resampled, floor=-1.0, paired=True)

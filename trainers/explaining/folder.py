@@ -15,11 +15,12 @@ from trainers.evaluation.explanation_table import ExplanationTable, explanations
 from trainers.evaluation.explanations import explanations_section, verdict_rows
 from trainers.evaluation.figures.explanations import EXAMPLES_FOLDER, Examples, save_examples
 from trainers.explaining.examples import dataset_examples, phantom_examples
-from trainers.explaining.masks import MaskedImages, Masks
+from trainers.explaining.masks import MaskedImages
 from trainers.explaining.measure import Options, Subject, measure
 from trainers.metrics.predictions import Predictions
 from trainers.model_folder.data import Splits
 from trainers.model_folder.folder import EvaluatedModel, finished_model, rewritten
+from trainers.model_folder.masks import Masks
 from trainers.model_folder.provenance import origin
 
 

@@ -6,7 +6,8 @@ be rebuilt in seconds without a model or an accelerator.
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
 M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>, lengths D and E) and
 ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``,
-``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string), and ``corruption`` where images were corrupted.
+``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string); ``corruption`` where images were corrupted; ``view``,
+``framed_by`` and ``lesion_seen`` where they were cut or turned.
 Label names, split and dataset are JSON in the file's metadata under ``lesion_suite``.
 """
 
@@ -35,8 +36,10 @@ MALIGNANCY = ("benign", "malignant")
 # The groups that p_malignant sums.
 MALIGNANT_GROUPS = ("malignant", "premalignant")
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
-# The corruption of the image, as ``kind severity``: no dataset has such a column.
-CORRUPTION = "corruption"
+# The corruption of the image as ``kind severity``, its view as ``kind setting``, how the lesion was found that the view
+# is around, and whether it is whole in view: no dataset has such columns.
+CORRUPTION, VIEW, FRAMING, SEEN = ALTERED_COLUMNS = ("corruption", "view", "framed_by", "lesion_seen")
+FRAMED_BY = ("mask", "box", "centre")
 
 # What the metadata of a file holds.
 ABOUT = ("schema_version", "labels", "label_names", "label_groups", "split", "config_name", "dataset")
@@ -198,7 +201,7 @@ def write_predictions(predictions: Predictions, path: Path, *, with_features: bo
     if "age" in predictions.columns:
         age = predictions.columns["age"].astype(np.float32)
         arrays["age"] = pa.array(age, mask=np.isnan(age))
-    for name in (*TEXT_COLUMNS, CORRUPTION):
+    for name in (*TEXT_COLUMNS, *ALTERED_COLUMNS):
         if name in predictions.columns:
             arrays[name] = pa.array(predictions.columns[name].tolist(), pa.string())
     about = {
@@ -246,7 +249,7 @@ def read_predictions(path: Path) -> Predictions:
     columns: dict[str, np.ndarray] = {}
     if "age" in table.column_names:
         columns["age"] = np.array([np.nan if v is None else v for v in table["age"].to_pylist()], dtype=np.float64)
-    for name in (*TEXT_COLUMNS, CORRUPTION):
+    for name in (*TEXT_COLUMNS, *ALTERED_COLUMNS):
         if name in table.column_names:
             columns[name] = np.array([v if v is not None else "unknown" for v in table[name].to_pylist()], dtype=object)
     ids = {name: np.array(table[name].to_pylist(), dtype=object) for name in ("image_id", "group_id")}

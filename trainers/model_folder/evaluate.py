@@ -18,7 +18,7 @@ from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.isic2017_files import write_challenge
 from trainers.evaluation.methods import error_detection, methods
 from trainers.evaluation.report import evaluate
-from trainers.evaluation.robustness import robustness_section
+from trainers.evaluation.robustness import robustness_section, view_section
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.intervals import bootstrap_weights, can_resample
@@ -137,6 +137,11 @@ def corrupted_file(folder: Path, split: str) -> Path:
     return folder / f"predictions_{split}_corrupted.parquet"
 
 
+def views_file(folder: Path, split: str) -> Path:
+    """The file of a folder with the predictions of the images of a split, cut and turned."""
+    return folder / f"predictions_{split}_views.parquet"
+
+
 def read_ood(folder: Path) -> dict[str, Predictions]:
     """Name -> stored predictions of each set of ood images of a folder."""
     found = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
@@ -155,11 +160,36 @@ def evaluate_robustness(
         replicates: of the intervals.
     """
     clean = predictions[corrupted.split.removesuffix("_corrupted")]
-    number = {name: row for row, name in enumerate(clean.image_id.tolist())}
-    images = dict.fromkeys(corrupted.image_id.tolist())
-    rows = np.array([number[name] for name in images])
+    same, seed = same_images(clean, corrupted), report["provenance"]["seed"]
+    return robustness_section(same, corrupted, report["trust"], replicates=replicates, seed=seed)
+
+
+def evaluate_views(
+    report: dict[str, Any],
+    predictions: dict[str, Predictions],
+    viewed: Predictions,
+    kinds: list[str],
+    drawn: int,
+    replicates: int,
+) -> dict[str, Any]:
+    """The ``view_robustness`` section.
+
+    Args:
+        report: with ``trust`` and ``provenance``.
+        predictions: split -> predictions of the images as they are.
+        viewed: predictions of views of some of them; its split is ``<split>_views``.
+        kinds: of the views.
+        drawn: how many images were to be shown.
+        replicates: of the intervals.
+    """
+    clean = same_images(predictions[viewed.split.removesuffix("_views")], viewed)
     seed = report["provenance"]["seed"]
-    return robustness_section(clean.select(rows), corrupted, report["trust"], replicates=replicates, seed=seed)
+    return view_section(clean, viewed, report["trust"], kinds, drawn, replicates=replicates, seed=seed)
+
+
+def same_images(clean: Predictions, changed: Predictions) -> Predictions:
+    """The clean predictions of the images that were changed, in the split's order."""
+    return clean.select(np.isin(clean.image_id, changed.image_id))
 
 
 def write_report(report: dict[str, Any], folder: Path) -> None:

@@ -21,7 +21,9 @@ from trainers.model_folder.evaluate import (
     describe,
     evaluate_robustness,
     evaluate_splits,
+    evaluate_views,
     read_ood,
+    views_file,
 )
 from trainers.model_folder.mc_dropout import read_samples, samples_file
 
@@ -56,6 +58,11 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
     if "robustness" in report:
         corrupted = read_predictions(corrupted_file(folder, report["robustness"]["split"]))
         report["robustness"] = evaluate_robustness(report, predictions, corrupted, replicates)
+    if "view_robustness" in report:
+        before = report["view_robustness"]
+        viewed = read_predictions(views_file(folder, before["split"]))
+        asked = before["kinds"], before["drawn"]
+        report["view_robustness"] = evaluate_views(report, predictions, viewed, *asked, replicates)
     if "explanations" in report:
         table = read_table(explanations_file(folder, report["explanations"]["split"]))
         report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).parents[1] / "recipes"
 # Facts of a recipe about its own model, on its own dataset.
 IDENTITY = ("name", "title", "license", "citation", "follows")
-# Names of model_folder.evaluate and model_folder.perturbations (a test compares them): --help must not import torch.
+# Names of model_folder.evaluate and .perturbations and of evaluation.robustness (a test compares them): --help imports
+# no torch.
 EVALUATED_SPLITS = ("validation", "calibration", "test")
 CORRUPTIONS = (
     "defocus_blur",
@@ -39,6 +40,7 @@ CORRUPTIONS = (
     "hairs",
 )
 SEVERITIES = (1, 2, 3)
+VIEWS = ("aspect", "scale", "turn")
 SAMPLING = ("uniform", "oversample", "square_root")
 AUGMENTATIONS = ("none", "flips_rotation", "crops_colour", "wide_crops")
 RESIZE_MODES = ("squash", "crop", "pad")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trainers.evaluation.figures.robustness import draw_robustness
-from trainers.evaluation.robustness import by_condition, robustness_section
+from trainers.evaluation.robustness import by_condition, robustness_section, view_section
 from trainers.metrics.predictions import Predictions, read_predictions, write_predictions
 
 PLAIN_TRUST: dict[str, Any] = {"temperature": {"kind": "scalar", "value": 1.0}}
@@ -142,3 +142,86 @@ def test_the_perturbation_of_an_image_is_stored_and_drawn(
     assert "most probable class is right" in drawn["caption"]
     assert "answered" not in drawn["caption"], "there is no trust to speak of"
     assert draw_robustness({"trust": {}}, {}, tmp_path) == []
+
+
+def seen(rows: Predictions, wrong: int, name: str, lesion: str = "whole") -> Predictions:
+    """The same images in a view in which the first ``wrong`` right answers are wrong."""
+    same = turned(rows, wrong, name)
+    columns = {"view": same.columns["corruption"], "framed_by": "mask", "lesion_seen": lesion}
+    made = {column: np.full(len(rows), value, dtype=object) for column, value in columns.items() if column != "view"}
+    return replace(same, columns={**rows.columns, **made, "view": columns["view"]})
+
+
+def recall_lost(rows: Predictions, wrong: int) -> float:
+    """The balanced accuracy that ``seen`` takes."""
+    right = np.flatnonzero(rows.logits.mean(axis=1).argmax(axis=1) == rows.label)[:wrong]
+    classes = np.unique(rows.label)
+    return float(np.mean([(rows.label[right] == c).sum() / (rows.label == c).sum() for c in classes]))
+
+
+def test_the_spread_of_views_is_highest_minus_lowest_on_the_same_images(
+    make_predictions: Callable[..., Predictions],
+) -> None:
+    clean = make_predictions()
+    lost = {"1:1": 0, "3:4": 30, "4:3": 10, "16:9": 20}
+    viewed = together(*(seen(clean, wrong, f"aspect {name}") for name, wrong in lost.items()))
+    found = view_section(clean, viewed, PLAIN_TRUST, ["aspect"], len(clean), replicates=200)
+    assert [row["setting"] for row in found["settings"]] == list(lost)
+    assert [row["lost"]["value"] for row in found["settings"]] == pytest.approx(
+        [recall_lost(clean, wrong) for wrong in lost.values()], abs=1e-6
+    )
+    spread, whole = found["spreads"]
+    assert (spread["lesions"], whole["lesions"]) == ("all", "whole")
+    assert spread["value"] == whole["value"] == pytest.approx(recall_lost(clean, 30), abs=1e-6)
+    assert spread["low"] < spread["value"] < spread["high"]
+    assert 0 < spread["by_chance"] < spread["value"]
+    assert spread["goal"] == 0.02
+    assert found["framed_by"] == {"mask": len(clean), "box": 0, "centre": 0}
+
+
+def test_only_images_with_a_whole_lesion_count_for_the_second_spread(
+    make_predictions: Callable[..., Predictions],
+) -> None:
+    clean = make_predictions()
+    square, wide = (seen(clean, wrong, f"aspect {name}") for name, wrong in (("1:1", 0), ("16:9", 30)))
+    first = np.arange(len(clean)) < len(clean) // 2
+    wide.columns["lesion_seen"][first] = "cut"
+    viewed = together(square, wide, seen(clean, 0, "aspect 3:4"), seen(clean, 0, "aspect 4:3"))
+    found = view_section(clean, viewed, PLAIN_TRUST, ["aspect"], len(clean), replicates=20)
+    assert [row["cut"] for row in found["settings"]] == [0, 0, 0, first.sum()]
+    spread, whole = found["spreads"]
+    assert (spread["n"], whole["n"]) == (len(clean), (~first).sum())
+    assert spread["value"] > 0
+    assert whole["value"] == 0, "the 30 wrong answers are among the first half"
+
+
+def test_a_scale_leaves_out_what_cannot_be_shown(make_predictions: Callable[..., Predictions]) -> None:
+    clean = make_predictions(120)
+    lesions = clean.group_id[np.sort(np.unique(clean.group_id, return_index=True)[1])]
+    few, half = (np.isin(clean.group_id, lesions[:n]) for n in (10, 60))
+    viewed = together(
+        seen(clean.select(few), 0, "scale 50"), seen(clean.select(half), 0, "scale 75"), seen(clean, 9, "scale 100")
+    )
+    found = view_section(clean, viewed, PLAIN_TRUST, ["scale"], len(clean) + 5, replicates=20)
+    assert [row["n_groups"] for row in found["settings"]] == [0, 10, 60, 120]
+    assert [row["left_out"] for row in found["settings"]] == [
+        len(clean) + 5, len(clean) + 5 - few.sum(), len(clean) + 5 - half.sum(), 5
+    ]  # fmt: skip
+    assert "lost" not in found["settings"][0]
+    (spread,) = found["spreads"]
+    assert spread["settings"] == ["75", "100"], "ten lesions are too few"
+    assert (spread["n"], spread["n_groups"]) == (half.sum(), 60)
+    assert spread["value"] == pytest.approx(recall_lost(clean.select(half), 9), abs=1e-6)
+    assert "goal" not in spread
+
+
+def test_turns_stand_beside_the_images_as_they_are(make_predictions: Callable[..., Predictions]) -> None:
+    clean = make_predictions(40)
+    viewed = together(*(seen(clean, wrong, f"turn {by}") for by, wrong in ((90, 5), (180, 0), (270, 0))))
+    found = view_section(clean, viewed, PLAIN_TRUST, ["turn"], len(clean), replicates=20)
+    assert [(row["setting"], row["lost"]["value"] > 0) for row in found["settings"]] == [
+        ("0", False), ("90", True), ("180", False), ("270", False)
+    ]  # fmt: skip
+    other = replace(viewed, image_id=viewed.image_id[::-1])
+    with pytest.raises(ValueError, match="'turn 90' holds other images"):
+        view_section(clean, other, PLAIN_TRUST, ["turn"], len(clean), replicates=20)

@@ -15,7 +15,8 @@ from datasets_scripts.phantom import draw
 from hub_models import LesionImageProcessor
 from hub_models.hair_lesion import remove_hair
 from trainers.evaluation.explanation_table import MASKS
-from trainers.explaining.masks import MaskedImages, Masks, as_the_model_sees, crop_box
+from trainers.explaining.masks import MaskedImages, as_the_model_sees, crop_box
+from trainers.model_folder.masks import Masks
 
 SIZE = {"height": 40, "width": 40}
 

@@ -13,6 +13,7 @@ import pytest
 
 from datasets_scripts.command import UserError
 from trainers.autoencoding.options import AutoencoderArguments
+from trainers.evaluation import robustness
 from trainers.model_folder import evaluate as evaluating
 from trainers.model_folder import perturbations
 from trainers.training import arguments
@@ -133,6 +134,7 @@ def test_the_names_are_those_of_the_code() -> None:
     assert arguments.EVALUATED_SPLITS == evaluating.EVALUATED_SPLITS
     assert tuple(perturbations.CORRUPTIONS) == arguments.CORRUPTIONS
     assert tuple(perturbations.SEVERITIES) == arguments.SEVERITIES
+    assert tuple(robustness.VIEWS) == arguments.VIEWS
 
 
 SCRIPTS = ["autoencoder", "efficientnet", "ensemble", "fusion", "metadata", "mobilenet", "resnet", "vit"]
