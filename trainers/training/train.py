@@ -241,7 +241,7 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
         weights = None if options.backbone_weights == "none" else options.backbone_weights
         parts = {"metadata_weights": options.metadata_weights} if options.metadata_weights else {}
         model = model_class.from_backbone(config, weights=weights, **parts)
-        mean, std = model.pixel_statistics()
+        mean, std = finished_statistics(options.backbone_weights) or model.pixel_statistics()
         processor = image_processor(
             options,
             options.image_size,
@@ -254,6 +254,15 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"{error}") from error
     return model, processor
+
+
+def finished_statistics(weights: str) -> tuple[list[float], list[float]] | None:
+    """Channel mean and deviation of a finished model, where a backbone starts from its ``model.safetensors``."""
+    settings = Path(weights).with_name("preprocessor_config.json")
+    if not weights.endswith(".safetensors") or not settings.is_file():
+        return None
+    processor = LesionImageProcessor.from_pretrained(settings.parent)
+    return list(processor.image_mean), list(processor.image_std)
 
 
 def check_model(options: LesionArguments, splits: Splits, model_class: Any) -> None:

@@ -29,7 +29,7 @@ from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import load_splits
 from trainers.model_folder.predict import predict_split
-from trainers.training.train import classifier
+from trainers.training.train import classifier, finished_statistics
 from trainers.training.train import run as run_training
 from trainers.training.trainer import newest_checkpoint
 from trainers.trust.halves import halve
@@ -260,6 +260,19 @@ def test_an_unknown_backbone_is_refused_before_the_recipe_is_printed(
     with pytest.raises(UserError, match="no_such_net"):
         run_training(command, "mobilenet", classifier(MobileNetForLesionClassification))
     assert "resolved recipe" not in capsys.readouterr().out
+
+
+def test_a_run_from_a_finished_model_prepares_images_as_that_model_does(trained: Path, tmp_path: Path) -> None:
+    for name, weights in (("model", "model.safetensors"), ("alone", "weights.safetensors")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / weights).touch()
+    settings = json.loads((trained / "preprocessor_config.json").read_text())
+    settings |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.5, 0.4]}
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(settings))
+    found = finished_statistics(str(tmp_path / "model" / "model.safetensors"))
+    assert found == ([0.1, 0.2, 0.3], [0.5, 0.5, 0.4])
+    for weights in ("timm", "none", "org/name", str(tmp_path / "alone" / "weights.safetensors")):
+        assert finished_statistics(weights) is None
 
 
 def test_an_output_folder_with_something_in_it_is_refused(
