@@ -350,11 +350,18 @@ def not_ruled_out(possible: Sequence[str], named: str, rule: str) -> str:
 
 
 def promise(band: Mapping[str, Any], name: str) -> str:
-    """The tested error rate of a band, in words."""
+    """The tested error rate of a band, and the share of malignant lesions that it may miss, a sentence each."""
     among = "such answers" if name == "low" else "answers with low or moderate uncertainty"
-    return (
+    errors = (
         f"at most {band['risk'] * 100:g} % of {among} are expected to be wrong, with {band['confidence'] * 100:g} % "
         "confidence, on lesions like those it was calibrated on."
+    )
+    if not band.get("missed_risk"):
+        return errors
+    these = "low" if name == "low" else "low or moderate"
+    return (
+        f"{errors} At most {band['missed_risk'] * 100:g} % of all malignant lesions are expected to be called benign "
+        f"with {these} uncertainty, with the same confidence."
     )
 
 

@@ -118,10 +118,10 @@ class LesionConfig(PreTrainedConfig):
             fitted), ``prior`` (``value``: share of each class), ``ood`` (``detector``, ``threshold``, ``settings``, and
             ``buffers``: the shapes of its matrices), ``conformal`` (``method``, ``alpha``, ``settings``, ``qhat``: a
             quantile a class, null = infinite), ``bands`` (``low`` and ``moderate``: ``threshold``, null where nothing
-            can be promised, ``risk``, ``confidence``), ``decision`` (``rule``, one of ``DECISION_RULES``; ``cost``, a
-            row per true class, a column per named class; ``sensitivity``: ``target``, ``confidence`` and the
-            ``threshold`` on ``p_malignant``, null where nothing can be promised), ``policy`` (``max_set_size``),
-            ``fitted_for`` (``inference``, ``preprocessing``).
+            can be promised, ``risk``, ``confidence`` and, where it is promised, ``missed_risk``), ``decision``
+            (``rule``, one of ``DECISION_RULES``; ``cost``, a row per true class, a column per named class;
+            ``sensitivity``: ``target``, ``confidence`` and the ``threshold`` on ``p_malignant``, null where nothing can
+            be promised), ``policy`` (``max_set_size``), ``fitted_for`` (``inference``, ``preprocessing``).
 
     Raises:
         LesionConfigError: a value is out of its range, or labels, names and groups do not agree.
@@ -344,7 +344,9 @@ class LesionConfig(PreTrainedConfig):
                 self._refuse(
                     "bands", f"{band}.threshold", threshold, "a finite number, or null where it promises nothing"
                 )
-            for name in ("risk", "confidence"):
+            # The second promise is of later models, and of those with malignant classes.
+            second = ("missed_risk",) if "missed_risk" in fitted else ()
+            for name in ("risk", "confidence", *second):
                 if threshold is not None and not (is_number(fitted.get(name)) and 0 < fitted[name] < 1):
                     self._refuse("bands", f"{band}.{name}", fitted.get(name), "a number between 0 and 1")
         if bands and not {"low", "moderate"} <= set(bands):

@@ -26,6 +26,8 @@ def undefined(why: str) -> dict[str, Any]:
 def fitted_trust() -> dict[str, Any]:
     """Everything that is fitted, as ``trainers.trust.fit`` writes it; too few ``bcc`` and ``df`` for a promise each."""
     fitted_on = {"split": "calibration", "date": "2026-01-02", "also_used_for_model_selection": False}
+    low = {"missed_risk": 0.05, "n_malignant": 48, "missed": 0, "limited_by": "missed"}
+    moderate = {"missed_risk": 0.1, "n_malignant": 48, "missed": 1, "limited_by": ""}
     tested = {"tested": 24, "grid": 100, "reason": None, "n_lesions": 47, "half": "second", **fitted_on}
     return {
         "temperature": {
@@ -74,8 +76,16 @@ def fitted_trust() -> dict[str, Any]:
             **fitted_on,
         },
         "bands": {
-            "low": {"threshold": 0.223, "risk": 0.05, "confidence": 0.9, "n": 46, "errors": 0, **tested},
-            "moderate": {"threshold": 0.416, "risk": 0.1, "confidence": 0.9, "n": 47, "errors": 1, **tested},
+            "low": {"threshold": 0.223, "risk": 0.05, "confidence": 0.9, "n": 46, "errors": 0, **tested, **low},
+            "moderate": {
+                "threshold": 0.416,
+                "risk": 0.1,
+                "confidence": 0.9,
+                "n": 47,
+                "errors": 1,
+                **tested,
+                **moderate,
+            },
         },
         "decision": {
             "rule": "most_probable",
@@ -137,12 +147,14 @@ def evaluated_bands() -> dict[str, Any]:
     def row(n: int, share: float, error: float) -> dict[str, Any]:
         return {"n": n, "n_groups": n - 4, "share": measured(share), "error": measured(error)}
 
-    def promise(risk: float, error: float) -> dict[str, Any]:
-        return {"risk": risk, "measured": measured(error), "kept": True, "contradicted": False}
+    def promise(risk: float, error: float, missed: float) -> dict[str, Any]:
+        held = {"risk": risk, "measured": measured(error), "kept": True, "contradicted": False}
+        about = {"n_malignant": 48, "limited_by": "missed", "measured": measured(missed, 0.05), "contradicted": False}
+        return {**held, "missed": {"risk": risk, "kept": missed <= risk, **about}}
 
     return {
         "bands": {"low": row(80, 0.688, 0.041), "moderate": row(30, 0.152, 0.282), "high": row(22, 0.16, 0.544)},
-        "promises": {"low": promise(0.05, 0.041), "moderate": promise(0.1, 0.0846)},
+        "promises": {"low": promise(0.05, 0.041, 0.0556), "moderate": promise(0.1, 0.0846, 0.16)},
         "missed_in_low": {
             "missed": 1.333333,
             "confidence": 0.95,

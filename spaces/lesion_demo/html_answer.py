@@ -21,7 +21,9 @@ from words import (
     band_title,
     chance,
     clash,
+    flag,
     in_a_row,
+    named_as,
     of_100,
     rate,
     reweighted,
@@ -102,10 +104,10 @@ def spoken(answer: Mapping[str, Any], classifier: Classifier) -> str:
     against = clash(answer, classifier.long_names, classifier.groups, least)
     if against:
         return f"{title}.{rating} {against[0]}. {against[1]}"
-    likely = (
-        f"Most likely class: {_long_name(answer, classifier)}, {chance(max(answer['probabilities'].values()), least)}."
-    )
-    return " ".join(filter(None, [f"{title}.{rating}", likely, still_possible(answer, classifier)]))
+    share = chance(answer["probabilities"][str(answer["predicted"])], least)
+    likely = f"{named_as(answer)}: {_long_name(answer, classifier)}, {share}."
+    flagged = " ".join(flag(answer, classifier.trust) or ())
+    return " ".join(filter(None, [f"{title}.{rating}", likely, still_possible(answer, classifier), flagged]))
 
 
 def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
@@ -122,7 +124,7 @@ def headline(answer: Mapping[str, Any], classifier: Classifier) -> str:
     others = still_possible(answer, classifier)
     loud = f'<p class="possible">{escape(others)}</p>' if others else ""
     return (
-        '<div class="headline"><p class="eyebrow">Most likely class</p>'
+        f'<div class="headline"><p class="eyebrow">{named_as(answer)}</p>'
         f'<h3><span id="predicted">{escape(classifier.long_names[label])}</span>{_code(label, classifier)}{chip}</h3>'
         f"{loud}</div>{_risk(answer, classifier)}"
     )
@@ -148,7 +150,9 @@ def _risk(answer: Mapping[str, Any], classifier: Classifier) -> str:
     name = classifier.at_risk_name
     together = f"All {name.replace(' or ', ' and ')} classes together" if several else f"Probability that it is {name}"
     shown = chance(at_risk, least_percent(classifier))
-    return f'<p class="risk">{escape(together)}: <b>{escape(shown)}</b></p>'
+    flagged = flag(answer, classifier.trust)
+    sentences = "" if flagged is None else f'<p class="risk flag"><b>{escape(flagged[0])}</b> {escape(flagged[1])}</p>'
+    return f'<p class="risk">{escape(together)}: <b>{escape(shown)}</b></p>{sentences}'
 
 
 def against_prevalence(answer: Mapping[str, Any], classifier: Classifier) -> str:

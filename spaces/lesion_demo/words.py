@@ -15,6 +15,7 @@ NOT_TESTED = {
     "other_prior": "Not tested at this prevalence",
     "other_preprocessing": "Not tested with this preprocessing",
     "other_inference": "Not tested with this inference",
+    "other_decision": "Not tested with this decision rule",
 }
 # Why it declines, by the answer's code. The model's own sentence may name classes, which must not be seen here.
 WHY_DECLINED = {
@@ -32,6 +33,8 @@ WITHDRAWN = {
     "cannot be ruled out are withdrawn.",
     "other_inference": "The model was run otherwise than in testing, so the rating and the classes that cannot be "
     "ruled out are withdrawn.",
+    "other_decision": "The class was named by another decision rule than in testing, so the rating and the classes "
+    "that cannot be ruled out are withdrawn.",
     "trust_not_asked": "It was never measured how often this model is wrong, and it cannot decline: it names a class "
     "whatever the image shows.",
     "not_our_model": "It is not known how often this model is wrong, and it cannot decline: it names a class whatever "
@@ -176,9 +179,28 @@ def promise(trust: Mapping[str, Any], band: str) -> str | None:
     if fitted.get("risk") is None or fitted.get("confidence") is None:
         return None
     such = "such answers" if band == "low" else "“answered” and “uncertain” answers together"
-    return (
+    sentence = (
         f"At most {fitted['risk'] * 100:g} % of {such} are expected to be wrong, with {fitted['confidence'] * 100:g} % "
         "confidence, on lesions like those it was calibrated on."
+    )
+    if not fitted.get("missed_risk"):
+        return sentence
+    rating = "“answered”" if band == "low" else "“answered” or “uncertain”"
+    return (
+        f"{sentence} At most {fitted['missed_risk'] * 100:g} % of all malignant lesions are expected to be called "
+        f"benign and rated {rating}, with the same confidence."
+    )
+
+
+def flag(answer: Mapping[str, Any], trust: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Whether the lesion is flagged as possibly malignant, and the promise behind it; None where there is none."""
+    fitted = (trust.get("decision") or {}).get("sensitivity") or {}
+    if not answer.get("malignancy") or fitted.get("target") is None or fitted.get("confidence") is None:
+        return None
+    return (
+        f"{str(answer['malignancy']).capitalize()} as possibly malignant.",
+        f"At least {fitted['target'] * 100:g} % of malignant lesions are expected to be flagged, with "
+        f"{fitted['confidence'] * 100:g} % confidence, on lesions like those it was calibrated on.",
     )
 
 
@@ -232,12 +254,20 @@ def clash(
     if not names or label in names or answer.get("abstain"):
         return None
     held = in_a_row([long_names.get(name, name) for name in at_risk_first(names, answer, groups)])
-    named = long_names.get(str(label), str(label))
+    named, rule = long_names.get(str(label), str(label)), named_as(answer)
     return (
         f"{held} cannot be ruled out",
-        f"The most likely class is {named}, but {chance(answer['probabilities'][label], least)} is too little to "
-        f"accept it: each class has a limit of its own. Do not read this answer as “{named}”.",
+        f"The {rule[:1].lower()}{rule[1:]} is {named}, but {chance(answer['probabilities'][label], least)} is too "
+        f"little to accept it: each class has a limit of its own. Do not read this answer as “{named}”.",
     )
+
+
+def named_as(answer: Mapping[str, Any]) -> str:
+    """What the named class is, by the model's decision rule."""
+    return {
+        "balanced": "Most likely class if all classes were equally frequent",
+        "cost": "Class of the lowest expected cost",
+    }.get(str(answer.get("decision")), "Most likely class")
 
 
 def at_risk_first(names: Sequence[str], answer: Mapping[str, Any], groups: Mapping[str, str]) -> list[str]:

@@ -92,6 +92,18 @@ def test_a_promise_is_worded_as_what_was_tested():
     assert sentence.startswith("Melanocytic nevus (benign), without a tested error rate: the classes are assumed")
 
 
+def test_the_promise_about_malignant_lesions_has_a_sentence_of_its_own():
+    bands = {name: {**band, "missed_risk": band["risk"]} for name, band in TRUST["bands"].items()}
+    trust = {**TRUST, "bands": bands}
+    low = decide(trust, "nv", is_ood=False, band="low", prediction_set=["nv"], **WORDS).message
+    assert low.endswith(
+        "calibrated on. At most 5 % of all malignant lesions are expected to be called benign with low uncertainty, "
+        "with the same confidence."
+    )
+    moderate = decide(trust, "nv", is_ood=False, band="moderate", prediction_set=["nv"], **WORDS).message
+    assert "At most 20 % of all malignant lesions are expected to be called benign with low or moderate" in moderate
+
+
 @pytest.mark.parametrize(
     ("band", "names", "begins"),
     [

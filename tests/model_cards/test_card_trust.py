@@ -20,7 +20,7 @@ EMPTY = "12 of 98 lesions are wrong at the first threshold, 0.0231: a risk of at
 NO_IMAGE = {"value": None, "why": "not defined: no image"}
 # Maps whose entries a card lists, whatever they are, and values that only some reports have.
 LISTED = {"conventions", "cost", "kinds", "without_own_promise", "malignant_without_own_promise"}
-OPTIONAL = {"half"}
+OPTIONAL = {"half", "missed_risk"}
 
 
 def scalars(value: Any, path: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from trainers.metrics.intervals import LEVEL, exact_interval, lesion_shares
 from trainers.metrics.number import measured, plain, undefined
 from trainers.metrics.predictions import Predictions
 from trainers.metrics.weighting import group_weights
-from trainers.trust.bands import missed_in_low
+from trainers.trust.bands import exact_upper
 from trainers.trust.conformal import ALL_CLASSES, quantile_rank
 
 BANDS = ("low", "moderate", "high")
@@ -144,8 +144,9 @@ def bands_section(
         JSON-ready: ``bands`` (of each: n, n_groups, share of the lesions, error and accuracy by lesion with exact
         intervals), ``promises`` (of low, and of moderate, which is about low and moderate together: measured error,
         ``kept`` when it is at most the promised risk, ``contradicted`` when even the lower end of its exact interval is
-        above), ``missed_in_low`` (see ``bands.missed_in_low``), ``missed_in_moderate`` (the same of that band) and
-        ``conventions``.
+        above; where a second promise was fitted also ``missed``, the same of the share of all malignant lesions that
+        are named benign in it), ``missed_in_low`` (see :func:`missed_in_low`), ``missed_in_moderate`` (the same of that
+        band) and ``conventions``.
 
     Raises:
         ValueError: no image, or lengths that differ.
@@ -173,11 +174,66 @@ def bands_section(
             "accuracy": share(~wrong, mine),
         }
     within = {"low": bands == "low", "moderate": np.isin(bands, ("low", "moderate"))}
+    malignant, benign = _malignant(predictions, predicted)
     return {
         "bands": rows,
-        "promises": {name: _promise(fitted[name], share(wrong, within[name])) for name in within},
+        "promises": {
+            name: _promise(fitted[name], share(wrong, inside), share(benign & inside, malignant))
+            for name, inside in within.items()
+        },
         **{f"missed_in_{name}": _missed(predictions, predicted, bands, weights, name) for name in ("low", "moderate")},
         "conventions": _band_conventions(),
+    }
+
+
+def missed_in_low(
+    malignant: np.ndarray,
+    answered_benign: np.ndarray,
+    in_low: np.ndarray,
+    weights: np.ndarray | None = None,
+    confidence: float = 0.95,
+) -> dict[str, Any]:
+    """How many malignant lesions are missed: answered with a benign class, in the low band.
+
+    The band's promise averages over mostly nevi and does not cover this. The bound is exact on a split that
+    played no part in choosing the threshold (test); on the half it was selected with, it is too low.
+
+    Args:
+        malignant: (N,) bool, the truth is malignant or premalignant.
+        answered_benign: (N,) bool, the answer is a benign class.
+        in_low: (N,) bool.
+        weights: (N,) each image's share of its lesion; None where every lesion has one image.
+        confidence: of each one-sided bound.
+
+    Returns:
+        JSON-ready: ``missed``, ``confidence``, and the share with its denominator ``n`` and bound ``upper`` three
+        ways: ``of_malignant`` (all malignant lesions), ``of_malignant_in_low``, and ``of_benign_answers_in_low`` (of
+        the lesions that are called benign with low risk, those that are not). A share of nothing is None, its bound 1.
+
+    Raises:
+        ValueError: lengths that differ, no image, or a confidence outside (0, 1).
+    """
+    malignant, answered_benign, in_low = (
+        np.asarray(values, dtype=bool) for values in (malignant, answered_benign, in_low)
+    )
+    weights = np.ones(len(malignant)) if weights is None else np.asarray(weights, dtype=np.float64)
+    shapes = {values.shape for values in (malignant, answered_benign, in_low, weights)}
+    if len(shapes) > 1 or not malignant.size:
+        raise ValueError(f"shapes {sorted(shapes)}: give truth, answer, band and weight of each of at least one image")
+    missed = malignant & answered_benign & in_low
+
+    def share(among: np.ndarray) -> dict[str, float | None]:
+        # Guards k <= n against the rounding of thirds.
+        n = float(weights[among].sum())
+        k = min(float(weights[missed].sum()), n)
+        return {"n": n, "value": k / n if n else None, "upper": exact_upper(k, n, confidence)}
+
+    return {
+        "missed": float(weights[missed].sum()),
+        "confidence": confidence,
+        "of_malignant": share(malignant),
+        "of_malignant_in_low": share(malignant & in_low),
+        "of_benign_answers_in_low": share(answered_benign & in_low),
     }
 
 
@@ -240,8 +296,18 @@ def _weighted_share(hits: np.ndarray, among: np.ndarray, weights: np.ndarray) ->
     return measured(k / n, *exact_interval(k, n), BY_LESION) | {"lesions": plain(n)}
 
 
-def _promise(fitted: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def _malignant(predictions: Predictions, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which images are malignant or premalignant, and which are named benign: two (N,) bool."""
+    columns = predictions.malignant_columns()
+    return np.isin(predictions.label, columns), ~np.isin(predicted, columns)
+
+
+def _promise(fitted: Mapping[str, Any], found: dict[str, Any], missed: dict[str, Any]) -> dict[str, Any]:
     promise = {name: fitted[name] for name in ("threshold", "risk", "confidence", "n")}
+    if fitted.get("missed_risk"):
+        share = undefined("the band is empty") if fitted["threshold"] is None else missed
+        counted = {name: fitted[name] for name in ("n_malignant", "limited_by")}
+        promise["missed"] = {"risk": fitted["missed_risk"], **counted, **_held(share, fitted["missed_risk"])}
     if fitted["threshold"] is None:
         why = fitted.get("reason") or "no threshold was fitted"
         return promise | {
@@ -254,22 +320,25 @@ def _promise(fitted: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]
         f"at most {100 * fitted['risk']:g} % expected, with {100 * fitted['confidence']:g} % confidence, "
         "on lesions like those it was calibrated on"
     )
+    return promise | {"wording": wording, **_held(found, fitted["risk"])}
+
+
+def _held(found: dict[str, Any], risk: float) -> dict[str, Any]:
+    """A measured share beside its bound."""
     known = found["value"] is not None
-    return promise | {
-        "wording": wording,
+    return {
         "measured": found,
-        "kept": bool(found["value"] <= fitted["risk"]) if known else None,
-        "contradicted": bool(found["low"] > fitted["risk"]) if known else None,
+        "kept": bool(found["value"] <= risk) if known else None,
+        "contradicted": bool(found["low"] > risk) if known else None,
     }
 
 
 def _missed(
     predictions: Predictions, predicted: np.ndarray, bands: np.ndarray, weights: np.ndarray, band: str
 ) -> dict[str, Any]:
-    columns = predictions.malignant_columns()
-    if not len(columns):
+    if not len(predictions.malignant_columns()):
         return undefined("no class of this vocabulary is malignant or premalignant")
-    found = missed_in_low(np.isin(predictions.label, columns), ~np.isin(predicted, columns), bands == band, weights)
+    found = missed_in_low(*_malignant(predictions, predicted), bands == band, weights)
     shares = {
         name.replace("in_low", f"in_{band}"): {
             key: None if value is None else plain(value) for key, value in found[name].items()
@@ -298,6 +367,8 @@ def _band_conventions() -> dict[str, str]:
         "Clopper-Pearson 95 % with the sum of the weights ('lesions') as n.",
         "moderate": "The moderate promise is about low and moderate answers together.",
         "kept": "The measured error is at most the promised risk; 'contradicted': its interval lies above it.",
+        "missed": "Share of all malignant or premalignant lesions that the gate accepts, also those outside the band, "
+        "that are named benign within it.",
         "missed_in_low": "Malignant or premalignant lesions that are answered with a benign class in the low band; "
         "'upper' is a one-sided 95 % Clopper-Pearson bound. The band's error averages over all lesions, most of which "
         "are benign, and says little about this. 'missed_in_moderate': the same in the moderate band.",

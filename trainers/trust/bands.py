@@ -1,4 +1,4 @@
-"""Fitting risk bands: the largest uncertainty up to which the error can be promised to stay below a bound.
+"""Fitting risk bands: the largest uncertainty up to which errors and missed cancers can be promised to stay rare.
 
 Learn-then-Test (Angelopoulos, Bates, Candes, Jordan, Lei, "Learn then Test: Calibrating Predictive Algorithms to
 Achieve Risk Control", Annals of Applied Statistics 2025, arXiv 2110.01052) with fixed-sequence testing. For a threshold
@@ -7,6 +7,12 @@ lesions of the second half that t accepts, errors(t) are wrong; given n(t), erro
 P(Bin(n(t), bound) <= errors(t)) is an exact p-value. Thresholds are tested in a fixed order, each at the full level
 1 - confidence, up to the first that is not rejected; the last rejected one is kept. The first true null hypothesis of
 the order is rejected with a chance of at most 1 - confidence, hence R(kept) > bound with at most that chance.
+
+A second risk, where classes are malignant: M(t) = P(named benign, uncertainty <= t | malignant), of all malignant
+lesions, also those outside the band. Of the m malignant lesions of the second half missed(t) ~ Bin(m, M(t)). The null
+hypothesis is then that either risk exceeds its bound. Its p-value is the larger of the two (section 4.2 of that paper;
+an intersection-union test, Berger 1982), so that both bounds hold at once with the given confidence. Testing both costs
+no confidence.
 
 What keeps it exact: grid, order and start come from the first half alone. A start where the second half accepts at
 least 60 lesions would be chosen by the data that are tested. The start here is the grid point with the least p-value
@@ -23,6 +29,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +41,26 @@ MOST = 1_000_000
 # Thresholds are stored to 6 decimals, rounded up, so that float32 noise of saturated answers decides nothing.
 DECIMALS = 6
 LARGEST = 1e6
+
+
+@dataclass(frozen=True)
+class Misses:
+    """The malignant lesions of both halves, and which of them are named benign.
+
+    Attributes:
+        first: (n1,) bool, malignant and named benign.
+        second: (n2,) bool.
+        malignant: number of malignant lesions of the first and of the second half.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    malignant: tuple[int, int]
+
+    @property
+    def halves(self) -> tuple[np.ndarray, np.ndarray]:
+        """``first`` and ``second``."""
+        return self.first, self.second
 
 
 @dataclass(frozen=True)
@@ -50,6 +77,11 @@ class BandFit:
         tested: grid points tested, up to and including the first that was not rejected.
         grid: grid points there were.
         reason: why ``threshold`` is None, or None.
+        missed_risk: the bound on the share of all malignant lesions that are named benign within the band; None:
+            nothing is promised about them, and what follows is None.
+        n_malignant: malignant lesions of the second half.
+        missed: how many of them are named benign within the band.
+        limited_by: the test at which the band ends, ``errors``, ``missed`` or both; "": it holds the whole grid.
     """
 
     threshold: float | None
@@ -61,10 +93,15 @@ class BandFit:
     tested: int
     grid: int
     reason: str | None = None
+    missed_risk: float | None = None
+    n_malignant: int | None = None
+    missed: int | None = None
+    limited_by: str | None = None
 
     def as_config(self) -> dict[str, Any]:
-        """JSON-ready, one band of ``config.trust["bands"]``."""
-        return asdict(self)
+        """JSON-ready, one band of ``config.trust["bands"]``; without a promise about malignant lesions none of it."""
+        left_out = () if self.missed_risk is not None else ("missed_risk", "n_malignant", "missed", "limited_by")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -90,8 +127,11 @@ def fit_bands(
     confidence: float = 0.9,
     least: int = LEAST,
     grid_size: int = GRID_SIZE,
+    misses: Misses | None = None,
+    low_missed: float = 0.05,
+    moderate_missed: float = 0.1,
 ) -> BandsFit:
-    """Fit both bands, each by its own test; each promise holds with its own confidence, not both at once.
+    """Fit both bands, each by its own test; the promises of each band hold with its own confidence.
 
     A moderate threshold below the low one would contradict it, and is dropped: the moderate band is then empty, with
     the reason. Raising it to the low threshold instead would claim what its own test did not show.
@@ -106,12 +146,17 @@ def fit_bands(
         confidence: of each promise.
         least: lesions of the first half that every tested threshold accepts.
         grid_size: thresholds to choose from, at most.
+        misses: of both halves; None where no class is malignant.
+        low_missed: bound on the share of all malignant lesions that are named benign in the low band; 1 promises
+            nothing.
+        moderate_missed: the same of low and moderate together, at least ``low_missed``.
 
     Raises:
         ValueError: as ``fit_band``, or a moderate risk below the low one.
     """
-    if moderate_risk < low_risk:
-        raise ValueError(f"moderate risk {moderate_risk} is below the low risk {low_risk}: exchange them")
+    for name, smaller, larger in (("risk", low_risk, moderate_risk), ("missed", low_missed, moderate_missed)):
+        if larger < smaller:
+            raise ValueError(f"moderate {name} {larger} is below the low {name} {smaller}: exchange them")
     low, moderate = (
         fit_band(
             first_uncertainty,
@@ -122,8 +167,10 @@ def fit_bands(
             least,
             grid_size,
             first_wrong=first_wrong,
+            misses=None if missed_risk == 1 else misses,
+            missed_risk=missed_risk,
         )
-        for risk in (low_risk, moderate_risk)
+        for risk, missed_risk in ((low_risk, low_missed), (moderate_risk, moderate_missed))
     )
     if low.threshold is not None and moderate.threshold is not None and moderate.threshold < low.threshold:
         why = f"its own test stops at {moderate.threshold}, below the low band's {low.threshold}"
@@ -141,12 +188,14 @@ def fit_band(
     grid_size: int = GRID_SIZE,
     *,
     first_wrong: np.ndarray | None = None,
+    misses: Misses | None = None,
+    missed_risk: float = 0.05,
 ) -> BandFit:
-    """Find the largest threshold whose selective risk is at most ``risk`` with the given confidence.
+    """Find the largest threshold whose risk, or both risks, are within their bounds with the given confidence.
 
-    The grid holds quantiles of the first half's uncertainty. Finer grids cost no confidence, since the tests are made
-    one after the other, and gain little beyond 100 points (measured in simulation: 10 points accept 55 %, 50 points
-    58 %, 100 points 59 %, 1000 points 59 % where 71 % would be right). Ties are accepted together.
+    The grid holds quantiles of the first half's uncertainty. Finer grids cost no confidence and gain little beyond 100
+    points (simulated: 10 points accept 55 %, 100 and 1000 points 59 % where 71 % would be right). Ties are accepted
+    together.
 
     Args:
         first_uncertainty: (n1,) of the first half, higher is less sure.
@@ -154,10 +203,11 @@ def fit_band(
         second_wrong: (n2,) bool.
         risk: bound on the share of wrong answers among those accepted, in (0, 1).
         confidence: in (0, 1).
-        least: lesions of the first half that the first threshold accepts, at least 1. At a risk of 5 % and a
-            confidence of 90 % fewer than 45 accepted lesions cannot pass even without an error.
-        grid_size: number of thresholds, at most; ties leave fewer.
+        least: lesions of the first half that the first threshold accepts, at least 1.
+        grid_size: number of thresholds, at most.
         first_wrong: (n1,) bool; starts where the first half supports the promise best. None starts at ``least``.
+        misses: of both halves; None promises nothing about malignant lesions.
+        missed_risk: bound on the share of all malignant lesions that are named benign in the band, in (0, 1).
 
     Returns:
         The band; its threshold is None, with the reason, when nothing can be promised.
@@ -167,27 +217,34 @@ def fit_band(
     """
     first, second, wrong, wrong_before = _checked(first_uncertainty, second_uncertainty, second_wrong, first_wrong)
     _check_settings(risk, confidence, least, grid_size)
+    band, before, after = BandFit(None, risk, confidence, 0, 0, 1.0, 0, 0), None, None
+    if misses is not None:
+        _check_misses(misses, missed_risk, len(first), len(second))
+        before, after = ((rows, n, missed_risk) for rows, n in zip(misses.halves, misses.malignant, strict=True))
+        band = replace(band, missed_risk=missed_risk, n_malignant=misses.malignant[1], missed=0, limited_by="")
     if len(first) < least:
         why = f"the first half has {len(first)} lesions, fewer than the {least} that the first threshold needs"
-        return BandFit(None, risk, confidence, 0, 0, 1.0, 0, 0, why)
-    grid = _grid(first, least, grid_size)
-    start = 0 if wrong_before is None else int(np.argmin(_p_values(first, wrong_before, grid, risk)[2]))
-    n, errors, p_values = _p_values(second, wrong, grid[start:], risk)
-    rejected = p_values <= 1 - confidence
+        return replace(band, reason=why)
+    if misses is not None and (why := _too_few(misses.malignant[1], missed_risk, confidence)):
+        return replace(band, reason=why, limited_by="missed")
+    grid, start = _grid(first, least, grid_size), 0
+    if wrong_before is not None:
+        start = int(np.argmin(_tests(first, wrong_before, grid, risk, before).p_value))
+    tests = _tests(second, wrong, grid[start:], risk, after)
+    rejected = tests.p_value <= 1 - confidence
     passed = len(rejected) if rejected.all() else int(np.argmin(rejected))
     at, tested = max(passed - 1, 0), min(passed + 1, len(rejected))
-    threshold, reason = float(grid[start + at]), None
+    n, errors, p_value = int(tests.n[at]), int(tests.errors[at]), float(tests.p_value[at])
+    band = replace(band, n=n, errors=errors, p_value=p_value, tested=tested, grid=len(grid))
+    failed = tests.failed(tested - 1, 1 - confidence)
+    if misses is not None:
+        band = replace(band, missed=int(tests.missed[at]), limited_by=" and ".join(failed))
     if not passed:
-        reason = (
-            f"{errors[at]} of {n[at]} lesions are wrong at the first threshold, {threshold:.6g}: a risk of at most "
-            f"{risk:g} cannot be promised with confidence {confidence:g} (p = {p_values[at]:.3g})"
-        )
-    counts = {"n": int(n[at]), "errors": int(errors[at]), "tested": tested, "grid": len(grid)}
-    return BandFit(
-        threshold if passed else None, risk, confidence, p_value=float(p_values[at]), reason=reason, **counts
-    )
+        return replace(band, reason=_why_empty(band, float(grid[start]), failed))
+    return replace(band, threshold=float(grid[start + at]))
 
 
+@cache
 def least_n(risk: float, confidence: float, errors: float = 0.0) -> int | None:
     """The fewest accepted lesions whose p-value is at most 1 - confidence when a share ``errors`` of them is wrong.
 
@@ -238,71 +295,98 @@ def exact_upper(errors: float, n: float, confidence: float = 0.95) -> float:
     return 1.0 if errors == n else float(beta.ppf(confidence, errors + 1, n - errors))
 
 
-def missed_in_low(
-    malignant: np.ndarray,
-    answered_benign: np.ndarray,
-    in_low: np.ndarray,
-    weights: np.ndarray | None = None,
-    confidence: float = 0.95,
-) -> dict[str, Any]:
-    """How many malignant lesions are missed: answered with a benign class, in the low band.
-
-    The band's promise averages over mostly nevi and does not cover this. The bound is exact on a split that
-    played no part in choosing the threshold (test); on the half it was selected with, it is too low.
-
-    Args:
-        malignant: (N,) bool, the truth is malignant or premalignant.
-        answered_benign: (N,) bool, the answer is a benign class.
-        in_low: (N,) bool.
-        weights: (N,) each image's share of its lesion; None where every lesion has one image.
-        confidence: of each one-sided bound.
-
-    Returns:
-        JSON-ready: ``missed``, ``confidence``, and the share with its denominator ``n`` and bound ``upper`` three
-        ways: ``of_malignant`` (all malignant lesions), ``of_malignant_in_low``, and ``of_benign_answers_in_low`` (of
-        the lesions that are called benign with low risk, those that are not). A share of nothing is None, its bound 1.
-
-    Raises:
-        ValueError: lengths that differ, no image, or a confidence outside (0, 1).
-    """
-    malignant, answered_benign, in_low = (
-        np.asarray(values, dtype=bool) for values in (malignant, answered_benign, in_low)
-    )
-    weights = np.ones(len(malignant)) if weights is None else np.asarray(weights, dtype=np.float64)
-    shapes = {values.shape for values in (malignant, answered_benign, in_low, weights)}
-    if len(shapes) > 1 or not malignant.size:
-        raise ValueError(f"shapes {sorted(shapes)}: give truth, answer, band and weight of each of at least one image")
-    missed = malignant & answered_benign & in_low
-
-    def share(among: np.ndarray) -> dict[str, float | None]:
-        # Guards k <= n against the rounding of thirds.
-        n = float(weights[among].sum())
-        k = min(float(weights[missed].sum()), n)
-        return {"n": n, "value": k / n if n else None, "upper": exact_upper(k, n, confidence)}
-
-    return {
-        "missed": float(weights[missed].sum()),
-        "confidence": confidence,
-        "of_malignant": share(malignant),
-        "of_malignant_in_low": share(malignant & in_low),
-        "of_benign_answers_in_low": share(answered_benign & in_low),
-    }
-
-
 def _grid(first: np.ndarray, least: int, grid_size: int) -> np.ndarray:
     """Ascending thresholds at evenly spaced ranks of the first half, from the ``least``-th to the last."""
     ranks = np.unique(np.linspace(least, len(first), grid_size).round().astype(int))
     return np.unique(np.ceil(np.sort(first)[ranks - 1] * 10**DECIMALS) / 10**DECIMALS)
 
 
-def _p_values(
-    uncertainty: np.ndarray, wrong: np.ndarray, grid: np.ndarray, risk: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lesions accepted, errors among them and the exact binomial p-value, for each threshold: three (K,) arrays."""
+@dataclass(frozen=True)
+class _Tests:
+    """Counts and exact binomial p-values at each of K thresholds.
+
+    Attributes:
+        n: (K,) lesions accepted.
+        errors: (K,) of them wrong.
+        missed: (K,) malignant lesions named benign among them.
+        of_errors: (K,) p-values of the first risk.
+        of_missed: (K,) of the second, 0 where it is not tested.
+    """
+
+    n: np.ndarray
+    errors: np.ndarray
+    missed: np.ndarray
+    of_errors: np.ndarray
+    of_missed: np.ndarray
+
+    @property
+    def p_value(self) -> np.ndarray:
+        """(K,) of both risks together, the larger one."""
+        return np.maximum(self.of_errors, self.of_missed)
+
+    def failed(self, at: int, level: float) -> dict[str, float]:
+        """Test -> p-value of those that are not rejected at a threshold."""
+        found = {"errors": float(self.of_errors[at]), "missed": float(self.of_missed[at])}
+        return {name: p for name, p in found.items() if p > level}
+
+
+def _tests(
+    uncertainty: np.ndarray,
+    wrong: np.ndarray,
+    grid: np.ndarray,
+    risk: float,
+    misses: tuple[np.ndarray, int, float] | None,
+) -> _Tests:
+    """Test each threshold of a half; ``misses``: (n,) bool, number of malignant lesions, bound of the second risk."""
     order = np.argsort(uncertainty, kind="stable")
     n = np.searchsorted(uncertainty[order], grid, side="right")
     errors = np.r_[0, np.cumsum(wrong[order])][n]
-    return n, errors, binom.cdf(errors, n, risk)
+    of_errors = binom.cdf(errors, n, risk)
+    if misses is None:
+        return _Tests(n, errors, np.zeros_like(n), of_errors, np.zeros(len(n)))
+    are_missed, malignant, bound = misses
+    missed = np.r_[0, np.cumsum(np.asarray(are_missed, dtype=bool)[order])][n]
+    return _Tests(n, errors, missed, of_errors, binom.cdf(missed, malignant, bound))
+
+
+def _too_few(malignant: int, risk: float, confidence: float) -> str:
+    """Why there are too few malignant lesions for any promise about them; "" where there are enough."""
+    needed = least_n(risk, confidence)
+    if needed is None or malignant >= needed:
+        return ""
+    return (
+        f"{malignant} malignant lesions are too few to promise that at most {risk:g} of them are called benign with "
+        f"confidence {confidence:g}: {needed} are needed in the second half"
+    )
+
+
+def _why_empty(band: BandFit, threshold: float, failed: dict[str, float]) -> str:
+    """Which promise fails at the first threshold, and by which counts."""
+    facts = {
+        "errors": (f"{band.errors} of {band.n} lesions are wrong", "risk", band.risk),
+        "missed": (
+            f"{band.missed} of {band.n_malignant} malignant lesions are called benign",
+            "share",
+            band.missed_risk,
+        ),
+    }
+    return "; ".join(
+        f"{what} at the first threshold, {threshold:.6g}: a {name} of at most {bound:g} cannot be promised with "
+        f"confidence {band.confidence:g} (p = {failed[test]:.3g})"
+        for test in failed
+        for what, name, bound in [facts[test]]
+    )
+
+
+def _check_misses(misses: Misses, risk: float, *lesions: int) -> None:
+    if not (math.isfinite(risk) and 0 < risk < 1):
+        raise ValueError(f"missed risk {risk}: give a share above 0 and below 1")
+    for half, missed, malignant, n in zip(("first", "second"), misses.halves, misses.malignant, lesions, strict=True):
+        if np.shape(missed) != (n,) or not np.sum(missed) <= malignant <= n:
+            raise ValueError(
+                f"the {half} half has {n} lesions, {malignant} of them malignant, and {np.shape(missed)} outcomes: "
+                "give one per lesion, and no more missed lesions than malignant ones"
+            )
 
 
 def _check_settings(risk: float, confidence: float, least: int, grid_size: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from trainers.metrics.predictions import Predictions
 from trainers.metrics.weighting import check_values
-from trainers.trust.bands import LEAST, fit_bands, least_n
+from trainers.trust.bands import LEAST, Misses, fit_bands, least_n
 from trainers.trust.conformal import fit_conformal
 from trainers.trust.conformal import least_n as least_of_sets
 from trainers.trust.decision import fit_decision, names_of
@@ -152,11 +152,25 @@ def promised(rows: Predictions, trust: Mapping[str, Any], options: TrustOptions)
     if any(band["threshold"] is not None for band in bands.values()):
         return found
     moderate = bands["moderate"]
-    if n >= least and moderate["n"]:
-        # Enough lesions, and still no promise: the share of wrong answers decides how many more it takes.
-        wanted = least_n(options.moderate_risk, options.confidence, moderate["errors"] / moderate["n"])
-        found["needed"] = None if wanted is None else max(math.ceil(n * wanted / moderate["n"]), n + 1)
+    if n >= least and moderate["reason"]:
+        found["needed"] = _needed_for(moderate, n)
     return {**found, "possible": False, "declines": True, "reason": str(moderate["reason"])}
+
+
+def _needed_for(band: Mapping[str, Any], n: int) -> int | None:
+    """About how many lesions a band without a promise takes, where ``n`` were not enough; None where more do not help.
+
+    The share of wrong answers, and that of missed malignant lesions, decide how many more it takes.
+    """
+    wanted = []
+    if band["n"]:
+        more = least_n(band["risk"], band["confidence"], band["errors"] / band["n"])
+        wanted.append(None if more is None else n * more / band["n"])
+    if band.get("missed_risk"):
+        malignant = max(band["n_malignant"], 1)
+        more = least_n(band["missed_risk"], band["confidence"], band["missed"] / malignant)
+        wanted.append(None if more is None else n * more / malignant)
+    return None if None in wanted else max([math.ceil(value) for value in wanted if value is not None] + [n + 1])
 
 
 def needed_lesions(options: TrustOptions, classes: int) -> int:
@@ -304,6 +318,9 @@ def _promises(
         low_risk=options.low_risk,
         moderate_risk=options.moderate_risk,
         confidence=options.confidence,
+        misses=_misses((one, two), (named_one, named_two)),
+        low_missed=options.low_missed,
+        moderate_missed=options.moderate_missed,
     )
     counted = {"n_lesions": len(two), "half": "second", **facts}
     return {
@@ -311,6 +328,16 @@ def _promises(
         "conformal": {**sets.as_config(), **counted},
         "bands": {name: {**band, **counted} for name, band in bands.as_config().items()},
     }
+
+
+def _misses(halves: tuple[Predictions, Predictions], named: tuple[np.ndarray, np.ndarray]) -> Misses | None:
+    """Which malignant lesions are named benign; None where no class is malignant."""
+    columns = halves[0].malignant_columns()
+    if not len(columns):
+        return None
+    malignant = [np.isin(half.label, columns) for half in halves]
+    first, second = (are & ~np.isin(by, columns) for are, by in zip(malignant, named, strict=True))
+    return Misses(first, second, (int(malignant[0].sum()), int(malignant[1].sum())))
 
 
 def _temperature(fit: CalibrationFit) -> dict[str, Any]:

@@ -55,6 +55,17 @@ class TrustOptions:
     moderate_risk: float = field(
         default=0.1, metadata={"help": "Largest error promised for the low and moderate bands together, in (0, 1)."}
     )
+    low_missed: float = field(
+        default=0.05,
+        metadata={
+            "help": "Largest share of all malignant lesions that may be called benign in the low band, in (0, 1]; 1 "
+            "promises nothing about it."
+        },
+    )
+    moderate_missed: float = field(
+        default=0.1,
+        metadata={"help": "The same in the low and moderate bands together, in (0, 1]."},
+    )
     confidence: float = field(default=0.9, metadata={"help": "Confidence of the bands' promises, in (0, 1)."})
     decision: str = field(
         default="most_probable",
@@ -93,11 +104,15 @@ class TrustOptions:
         for name in ("acceptance", "alpha", "low_risk", "moderate_risk", "confidence", "sensitivity"):
             if not 0 < getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: give a number between 0 and 1, both excluded")
-        if self.low_risk > self.moderate_risk:
-            raise UserError(
-                f"low_risk {self.low_risk} is above moderate_risk {self.moderate_risk}: the low band promises more, so "
-                "give it the smaller risk"
-            )
+        for name in ("low_missed", "moderate_missed"):
+            if not 0 < getattr(self, name) <= 1:
+                raise UserError(f"{name} {getattr(self, name)}: give a share above 0, or 1 for no promise")
+        for low, moderate in (("low_risk", "moderate_risk"), ("low_missed", "moderate_missed")):
+            if getattr(self, low) > getattr(self, moderate):
+                raise UserError(
+                    f"{low} {getattr(self, low)} is above {moderate} {getattr(self, moderate)}: the low band promises "
+                    "more, so give it the smaller one"
+                )
         for name in ("max_set_size", "shifted_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} {getattr(self, name)}: give at least 1")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binomtest
 
-from trainers.evaluation.coverage import bands_section, coverage_section, expected_coverage
+from trainers.evaluation.coverage import bands_section, coverage_section, expected_coverage, missed_in_low
 from trainers.metrics.predictions import Predictions
 from trainers.metrics.weighting import group_weights
+from trainers.trust.bands import exact_upper
 
 NAMES = ["nv", "df", "mel"]
 KINDS = {"nv": "benign", "df": "benign", "mel": "malignant"}
@@ -197,6 +198,25 @@ def test_the_interval_of_a_band_is_that_of_scipy():
     assert bands_section(rows, np.array(["low"] * 40), predicted, strict)["promises"]["low"]["contradicted"] is True
 
 
+def test_missed_lesions_are_counted_among_all_malignant_ones():
+    """Lesions a to e are malignant, two images of a; named benign: one of a's, b, c; in low: a's, b."""
+    rows = answered([2, 2, 2, 2, 2, 2, 0], ["a", "a", "b", "c", "d", "e", "f"])
+    predicted = np.array([0, 2, 0, 0, 2, 2, 0])
+    bands = np.array(["low", "low", "low", "moderate", "low", "high", "low"])
+    second = {"missed_risk": 0.25, "n_malignant": 30, "limited_by": "missed"}
+    fitted_bands = {name: {**band, **second} for name, band in BANDS.items()}
+    promises = bands_section(rows, bands, predicted, fitted_bands)["promises"]
+    low, moderate = (promises[name]["missed"] for name in ("low", "moderate"))
+    assert (low["measured"]["value"], low["measured"]["lesions"], low["risk"]) == (0.3, 5, 0.25)
+    assert (moderate["measured"]["value"], low["kept"], low["contradicted"]) == (0.5, False, False)
+    expected = tuple(beta.ppf(q, k, 6.0 - k + more) for q, k, more in ((0.025, 1.5, 0), (0.975, 2.5, 0)))
+    assert (low["measured"]["low"], low["measured"]["high"]) == pytest.approx(expected, abs=1e-6)
+    fitted_bands["low"] |= {"threshold": None, "reason": "too few"}
+    found = bands_section(rows, bands, predicted, fitted_bands)["promises"]["low"]["missed"]
+    assert (found["measured"]["why"], found["kept"]) == ("not defined: the band is empty", None)
+    assert "missed" not in bands_section(rows, bands, predicted, BANDS)["promises"]["low"]
+
+
 def test_an_empty_band_says_why():
     nothing = {**BANDS, "low": {**BANDS["low"], "threshold": None, "reason": "3 of 61 lesions are wrong"}}
     found = bands_section(answered([0, 2], ["a", "b"]), np.array(["high", "high"]), np.array([0, 2]), nothing)
@@ -229,3 +249,30 @@ def test_bad_input_is_named():
         expected_coverage([], 0.1)
     with pytest.raises(ValueError, match="alpha 2"):
         expected_coverage([(9, 1)], 2)
+    with pytest.raises(ValueError, match="at least one image"):
+        missed_in_low([], [], [])
+    with pytest.raises(ValueError, match="shapes"):
+        missed_in_low([True], [True, False], [True])
+
+
+def test_missed_in_low_by_hand():
+    malignant = np.array([True] * 5 + [False] * 5)
+    benign = np.array([True, True, True, False, False, True, True, True, True, False])
+    low = np.array([True, False, True, True, False, True, True, True, False, True])
+    found = missed_in_low(malignant, benign, low)
+    assert found["missed"] == 2
+    assert found["of_malignant"] == {"n": 5, "value": 0.4, "upper": pytest.approx(exact_upper(2, 5))}
+    assert found["of_malignant_in_low"] == {"n": 3, "value": pytest.approx(2 / 3), "upper": exact_upper(2, 3)}
+    assert found["of_benign_answers_in_low"] == {"n": 5, "value": 0.4, "upper": exact_upper(2, 5)}
+
+
+def test_missed_in_low_weighs_images_of_a_lesion():
+    # Three images of one lesion, one of them missed, and one lesion of a single image.
+    found = missed_in_low([True] * 4, [True, False, False, False], [True] * 4, weights=[1 / 3, 1 / 3, 1 / 3, 1])
+    assert found["of_malignant"]["n"] == pytest.approx(2)
+    assert found["of_malignant"]["value"] == pytest.approx(1 / 6)
+
+
+def test_without_malignant_lesions_nothing_is_known_about_them():
+    found = missed_in_low([False], [True], [True])
+    assert found["of_malignant"] == {"n": 0, "value": None, "upper": 1.0}

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from trainers.trust import bands
-from trainers.trust.bands import exact_upper, fit_band, fit_bands, least_n, missed_in_low
+from trainers.trust.bands import Misses, exact_upper, fit_band, fit_bands, least_n
 
 DRAWS = 2000
 EVEN = np.arange(1, 101) / 100
@@ -167,6 +167,141 @@ def test_a_moderate_threshold_below_the_low_one_is_dropped(monkeypatch):
     assert fit.moderate.reason == "its own test stops at 0.6, below the low band's 1.0"
 
 
+# ------------------------------------------------------------------------- malignant lesions that are named benign
+
+
+def missed_at(*ranks: int, malignant: int = 50) -> Misses:
+    """The same in both halves: of so many malignant lesions those of these ranks are named benign."""
+    missed = wrong_at(*ranks)
+    return Misses(missed, missed, (malignant, malignant))
+
+
+def test_the_walk_stops_at_the_first_threshold_that_misses_too_many():
+    """Of 50 malignant lesions none may be missed: 0.95^50 = 0.077; with one it is 0.279."""
+    fit = fit_band(EVEN, EVEN, wrong_at(85), grid_size=5, misses=missed_at(85))
+    assert (fit.threshold, fit.n, fit.errors, fit.missed, fit.limited_by) == (0.8, 80, 0, 0, "missed")
+    assert fit.p_value == pytest.approx(0.95**50)
+    assert (fit.missed_risk, fit.n_malignant, fit.reason) == (0.05, 50, None)
+    assert fit_band(EVEN, EVEN, wrong_at(85), grid_size=5).threshold == 1.0
+    wider = fit_band(EVEN, EVEN, wrong_at(85), grid_size=5, misses=missed_at(85), missed_risk=0.1)
+    assert (wider.threshold, wider.missed, wider.limited_by) == (1.0, 1, "")
+
+
+def test_the_first_half_chooses_the_start_by_both_risks():
+    """Its errors alone would start at 1.0, where 0.95^100 is least; there a malignant lesion is missed."""
+    fit = fit_band(EVEN, EVEN, wrong_at(), grid_size=5, first_wrong=wrong_at(), misses=missed_at(95))
+    # The larger p-value is 0.077 up to 0.9: the first of these, 0.6, is the start.
+    assert (fit.threshold, fit.n, fit.tested, fit.limited_by) == (0.9, 90, 5, "missed")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "missed", "says", "limited_by"),
+    [
+        ([1], [1], "1 of 60 lesions are wrong .* (p = 0.192); 1 of 50 malignant lesions", "errors and missed"),
+        ([2], [], "1 of 60 lesions are wrong at the first threshold, 0.6: a risk of at most 0.05", "errors"),
+        ([], [3], "1 of 50 malignant lesions are called benign at the first threshold, 0.6: a share of", "missed"),
+    ],
+)
+def test_an_empty_band_names_the_promise_that_cannot_be_had(wrong, missed, says, limited_by):
+    fit = fit_band(EVEN, EVEN, wrong_at(*wrong), grid_size=5, misses=missed_at(*missed))
+    assert (fit.threshold, fit.limited_by) == (None, limited_by)
+    for part in says.split(" .* "):
+        assert part in fit.reason
+
+
+def test_too_few_malignant_lesions_say_how_many_it_takes():
+    fit = fit_band(EVEN, EVEN, wrong_at(), misses=missed_at(malignant=44))
+    assert (fit.threshold, fit.n, fit.limited_by) == (None, 0, "missed")
+    assert fit.reason == (
+        "44 malignant lesions are too few to promise that at most 0.05 of them are called benign with confidence 0.9: "
+        "45 are needed in the second half"
+    )
+    assert fit_band(EVEN, EVEN, wrong_at(), misses=missed_at(malignant=45)).threshold == 1.0
+
+
+def test_both_bands_have_their_own_share_of_missed_lesions():
+    fit = fit_bands(EVEN, wrong_at(85), EVEN, wrong_at(85), grid_size=5, misses=missed_at(85))
+    assert (fit.low.threshold, fit.low.missed_risk, fit.low.missed) == (0.8, 0.05, 0)
+    assert (fit.moderate.threshold, fit.moderate.missed_risk, fit.moderate.missed) == (1.0, 0.1, 1)
+    stored = json.loads(json.dumps(fit.as_config()))
+    assert (stored["low"]["n_malignant"], stored["low"]["limited_by"]) == (50, "missed")
+    without = fit_bands(EVEN, wrong_at(85), EVEN, wrong_at(85), misses=missed_at(85), low_missed=1, moderate_missed=1)
+    assert "missed_risk" not in without.as_config()["low"]
+
+
+# Chance that a benign lesion at a share v of the surest is wrong, and that a malignant one is named benign; its place
+# is v^power of a uniform number. What both risks are follows by integration.
+MALIGNANT = 0.25
+BOTH = {
+    "cancers are missed first": (lambda v: 0.002 + 0.05 * v**3, lambda v: 0.02 + 0.6 * v**2, 1.0, 0.35),
+    "errors come first": (lambda v: 0.002 + 0.6 * v**3, lambda v: 0.01 * np.ones_like(v), 1.0, 0.55),
+    "cancers look like the surest": (lambda v: 0.0 * v, lambda v: 0.3 * np.ones_like(v), 3.0, None),
+    "both just above": (lambda v: 0.0501 + 0.0 * v, lambda v: 0.0501 + 0.0 * v, 3.0, None),
+}
+
+
+def true_risks(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thresholds, the share of wrong answers up to each, and the share of malignant lesions named benign up to it."""
+    benign, missed, power, _ = BOTH[name]
+    u = (np.arange(400_000) + 0.5) / 400_000
+    place = np.sort(u**power)
+    grid = np.linspace(0.001, 1, 1000)
+    up_to = np.searchsorted(place, grid)
+    of_malignant = np.r_[0, np.cumsum(missed(place))][up_to] / len(u)
+    wrong_benign = np.r_[0, np.cumsum(benign(u))][np.searchsorted(u, grid)] / len(u)
+    inside = MALIGNANT * up_to / len(u) + (1 - MALIGNANT) * grid
+    return grid, (MALIGNANT * of_malignant + (1 - MALIGNANT) * wrong_benign) / inside, of_malignant
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_each_of_both_promises_fails_in_at_most_one_draw_in_ten(name):
+    benign, missed, power, reached = BOTH[name]
+    grid, of_errors, of_missed = true_risks(name)
+    rng = np.random.default_rng(4)
+    n, m = 360, 90
+    are_malignant = np.arange(n) < m
+    thresholds = np.full(DRAWS, np.nan)
+    for draw in range(DRAWS):
+        u = rng.random((2, n))
+        u[:, :m] **= power
+        wrong = rng.random((2, n)) < np.where(are_malignant, missed(u), benign(u))
+        both = Misses(wrong[0] & are_malignant, wrong[1] & are_malignant, (m, m))
+        fit = fit_band(u[0], u[1], wrong[1], first_wrong=wrong[0], misses=both)
+        thresholds[draw] = np.nan if fit.threshold is None else fit.threshold
+    kept = ~np.isnan(thresholds)
+    at = np.nan_to_num(thresholds)
+    broken = [kept & (np.interp(at, grid, risk) > 0.05) for risk in (of_errors, of_missed)]
+    assert [share.mean() <= 0.1 for share in broken] == [True, True]
+    assert (broken[0] | broken[1]).mean() <= 0.1, "both at once, too"
+    if reached is not None:
+        assert kept.mean() > 0.65
+        assert np.median(thresholds[kept]) > reached
+
+
+def test_conformal_risk_control_allows_more_and_keeps_its_mean():
+    """Angelopoulos, Bates, Fisch, Lei, Schuster 2024: the mean share missed, over draws, is at most the bound.
+
+    It takes the largest threshold with (missed + 1) / (m + 1) at most the bound. A bound that holds in nine draws of
+    ten is stricter in every single draw.
+    """
+    rng = np.random.default_rng(5)
+    m, risk, chance = 90, 0.05, 0.3
+    controlled, tested = [], []
+    for _ in range(500):
+        u = rng.random(m)
+        missed = np.sort(u[rng.random(m) < chance])
+        allowed = int(np.floor(risk * (m + 1) - 1 + 1e-9))
+        controlled.append(missed[allowed] if len(missed) > allowed else 1.0)
+        both = Misses(np.zeros(m, dtype=bool), np.isin(u, missed), (m, m))
+        fit = fit_band(np.linspace(0, 1, m), u, np.zeros(m, dtype=bool), least=1, risk=0.99, misses=both)
+        tested.append(0.0 if fit.threshold is None else fit.threshold)
+    assert (np.array(tested) <= np.array(controlled)).all()
+    # Named benign with the same chance everywhere: the share missed is chance * threshold, 4 / 91 on average.
+    assert np.mean(controlled) * chance == pytest.approx((allowed + 1) / (m + 1), abs=0.003)
+    assert (allowed + 1) / (m + 1) <= risk
+    assert np.mean(np.array(tested) * chance > risk) <= 0.1
+
+
 @pytest.mark.parametrize(("errors", "n"), [(0, 59), (3, 80), (7, 140), (5, 5)])
 @pytest.mark.parametrize("confidence", [0.9, 0.95])
 def test_the_upper_bound_is_that_of_scipy(errors, n, confidence):
@@ -179,29 +314,6 @@ def test_upper_bounds_by_hand():
     assert exact_upper(0, 59) == pytest.approx(1 - 0.05 ** (1 / 59))
     assert exact_upper(0, 0) == 1.0
     assert exact_upper(0.5, 10) < exact_upper(1, 10)
-
-
-def test_missed_in_low_by_hand():
-    malignant = np.array([True] * 5 + [False] * 5)
-    benign = np.array([True, True, True, False, False, True, True, True, True, False])
-    low = np.array([True, False, True, True, False, True, True, True, False, True])
-    found = missed_in_low(malignant, benign, low)
-    assert found["missed"] == 2
-    assert found["of_malignant"] == {"n": 5, "value": 0.4, "upper": pytest.approx(exact_upper(2, 5))}
-    assert found["of_malignant_in_low"] == {"n": 3, "value": pytest.approx(2 / 3), "upper": exact_upper(2, 3)}
-    assert found["of_benign_answers_in_low"] == {"n": 5, "value": 0.4, "upper": exact_upper(2, 5)}
-
-
-def test_missed_in_low_weighs_images_of_a_lesion():
-    # Three images of one lesion, one of them missed, and one lesion of a single image.
-    found = missed_in_low([True] * 4, [True, False, False, False], [True] * 4, weights=[1 / 3, 1 / 3, 1 / 3, 1])
-    assert found["of_malignant"]["n"] == pytest.approx(2)
-    assert found["of_malignant"]["value"] == pytest.approx(1 / 6)
-
-
-def test_without_malignant_lesions_nothing_is_known_about_them():
-    found = missed_in_low([False], [True], [True])
-    assert found["of_malignant"] == {"n": 0, "value": None, "upper": 1.0}
 
 
 OK = np.zeros(100, dtype=bool)
@@ -236,14 +348,16 @@ def test_what_cannot_be_fitted_is_named(change, message):
 def test_other_bad_input_is_named():
     with pytest.raises(ValueError, match=r"moderate risk 0\.1 is below the low risk 0\.2"):
         fit_bands(EVEN, OK, EVEN, OK, low_risk=0.2, moderate_risk=0.1)
+    with pytest.raises(ValueError, match=r"moderate missed 0\.1 is below the low missed 0\.2"):
+        fit_bands(EVEN, OK, EVEN, OK, low_missed=0.2)
+    with pytest.raises(ValueError, match="missed risk 0: give a share"):
+        fit_band(EVEN, EVEN, OK, misses=missed_at(), missed_risk=0)
+    with pytest.raises(ValueError, match="the first half has 100 lesions, 1 of them malignant"):
+        fit_band(EVEN, EVEN, OK, misses=missed_at(1, 2, malignant=1))
     with pytest.raises(ValueError, match="3 errors of 2"):
         exact_upper(3, 2)
     with pytest.raises(ValueError, match="confidence 95"):
         exact_upper(1, 2, 95)
-    with pytest.raises(ValueError, match="at least one image"):
-        missed_in_low([], [], [])
-    with pytest.raises(ValueError, match="shapes"):
-        missed_in_low([True], [True, False], [True])
 
 
 # ------------------------------------------------------------------------- how many lesions it takes
