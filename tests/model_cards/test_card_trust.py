@@ -300,3 +300,20 @@ def test_shares_in_percent() -> None:
     assert rate(ReportNode({"value": 1, "low": None, "high": None, "method": "no interval"})) == "100.0 % (no interval)"
     assert rate(ReportNode({"value": None, "why": "not defined: no image"})) == "not defined: no image"
     assert [share(ReportNode(value)) for value in (0.05, 0.025, 0.07, 0.9)] == ["5 %", "2.5 %", "7 %", "90 %"]
+
+
+def test_groups_that_break_a_promise_are_named(report: dict[str, Any]) -> None:
+    share = {"value": 0.25, "low": 0.15, "high": 0.38, "method": "exact 95 % by lesion"}
+    shares = dict.fromkeys(("answered", "error_answered", "error_low", "missed_low"), share)
+    row = {"value": "75+", "n": 180, "n_groups": 144, **shares, "missed_low": NO_IMAGE}
+    named = {"column": "age", "value": "75+", "n_groups": 144, "promise": "error_low", "bound": 0.05, "measured": share}
+    section = {"columns": {"age": [row]}, "broken": [named], "conventions": {}}
+    report["trust_evaluation"]["abstention"] = section
+    text = card_text(report, FILES)
+    assert (
+        '- **age 75+** (144 lesions): wrong in the band "low" 25.0 % (15.0–38.0); promised on average: at most 5 %.'
+        in text
+    )
+    assert "| age 75+ | 144 | 25.0 % (15.0–38.0) | 25.0 % (15.0–38.0) | 25.0 % (15.0–38.0) | – |" in text
+    report["trust_evaluation"]["abstention"] = {**section, "broken": []}
+    assert "No group of 50 lesions or more" in card_text(report, FILES)

@@ -161,7 +161,7 @@ def bands_section(
     wrong = predicted != predictions.label
 
     def share(hits: np.ndarray, among: np.ndarray) -> dict[str, Any]:
-        return _weighted_share(hits, among, weights)
+        return weighted_share(hits, among, weights)
 
     rows = {}
     for name in BANDS:
@@ -287,7 +287,8 @@ def _why_not(name: str, group: str) -> str | None:
     return f"promised on average over {group}, not for the class"
 
 
-def _weighted_share(hits: np.ndarray, among: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+def weighted_share(hits: np.ndarray, among: np.ndarray, weights: np.ndarray) -> dict[str, Any]:
+    """The share of hits among some images, each (N,) bool, with its exact interval; weights (N,) sum to the lesions."""
     n = float(weights[among].sum())
     if not n:
         return undefined("no image")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from datasets_scripts.sources import tables
+from trainers.metrics.predictions import Predictions
 
 UNKNOWN = "unknown"
 AGE_BANDS = (("0-29", 0.0, 30.0), ("30-44", 30.0, 45.0), ("45-59", 45.0, 60.0), ("60-74", 60.0, 75.0))
@@ -53,3 +54,22 @@ def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[
         if found - {UNKNOWN}:
             groups[name] = ((*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN})), columns[name])
     return groups
+
+
+def abstention_columns(predictions: Predictions) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """As ``subgroup_columns``, with the site and the class: name -> (its values in order, that of each image).
+
+    A value of no image is left out, and so is a column that is unknown of everyone.
+    """
+    sites = predictions.columns.get("localization", np.full(len(predictions), UNKNOWN, dtype=object)).astype(str)
+    classes = np.array(predictions.labels, dtype=object)[predictions.label]
+    columns = {
+        **subgroup_columns(predictions.columns, len(predictions)),
+        "site": ((*sorted(set(sites) - {UNKNOWN}), UNKNOWN), sites),
+        "class": (tuple(predictions.labels), classes),
+    }
+    present = {
+        name: (tuple(value for value in values if (of_image == value).any()), of_image)
+        for name, (values, of_image) in columns.items()
+    }
+    return {name: found for name, found in present.items() if set(found[0]) - {UNKNOWN}}

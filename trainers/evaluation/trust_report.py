@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hub_models.answer_lesion import ANSWERED, EMPTY_SET, HIGH_UNCERTAINTY, OUT_OF_DISTRIBUTION, SET_TOO_LARGE
+from trainers.evaluation.abstention import abstention_section
 from trainers.evaluation.coverage import bands_section, coverage_section
 from trainers.evaluation.decisions import Decisions, decisions, gate_scores
 from trainers.evaluation.ood import ood_section
@@ -41,7 +42,7 @@ def trust_section(
     Returns:
         JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``decision`` (where rules were fitted), ``sets`` and
         ``bands`` (of the accepted images alone; None where there are none), ``verdicts`` (also of each set of ood
-        images) and ``selective`` (of all images).
+        images), ``abstention`` (by group) and ``selective`` (of all images).
 
     Raises:
         ValueError: predictions without ``ood_score``.
@@ -77,6 +78,7 @@ def trust_section(
             predictions.split: verdicts(made, wrong, predictions.group_id),
             **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
         },
+        "abstention": abstention_section(predictions, made, trust["bands"]),
         "selective": selective_section(
             made.uncertainty, wrong, predictions.label, predictions.group_id, replicates=replicates, seed=seed
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,15 @@ def test_a_finer_diagnosis_is_a_subgroup_where_the_source_gives_one() -> None:
 def test_real_and_synthetic_images_are_distinguished_where_the_source_does() -> None:
     given = np.array(["real", "synthetic", "real"], dtype=object)
     assert subgroups.subgroup_columns({"provenance": given}, 3)["provenance"][0] == ("real", "synthetic")
+
+
+def test_abstention_is_shown_by_site_and_class_too(make_predictions):
+    rows = make_predictions(30)
+    found = subgroups.abstention_columns(rows)
+    assert list(found) == ["age", "sex", "class"], "no site is known"
+    assert found["class"][0] == ("akiec", "bcc", "mel", "nv", "acne"), "df has no image"
+    sites = np.array(["back", "unknown", "arm"], dtype=object)[np.arange(len(rows)) % 3]
+    with_sites = replace(rows, columns={**rows.columns, "localization": sites})
+    values, of_image = subgroups.abstention_columns(with_sites)["site"]
+    assert values == ("arm", "back", "unknown")
+    assert of_image.tolist() == sites.tolist()
