@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_images import real_image
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from model_cards.card import read_report
@@ -103,8 +104,7 @@ def test_its_headline_numbers_follow_from_its_predictions(folder: Path) -> None:
 def test_another_process_gets_the_stored_logits_from_the_images(folder: Path, data_dir: Path, tmp_path: Path) -> None:
     rows = read_predictions(folder / "predictions_test.parquet")
     chosen = np.linspace(0, len(rows) - 1, 12).astype(int)
-    names = [f"{rows.image_id[row]}.jpg" for row in chosen]
-    images = [next((data_dir / "ham10000").glob(f"HAM10000_images_part_*/{name}")) for name in names]
+    images = [real_image(data_dir, rows.image_id[row], tmp_path) for row in chosen]
     answer = answers_in_a_clean_process(folder, images, tmp_path)
     np.testing.assert_allclose(np.array(answer["raw"]), rows.logits[chosen], atol=2e-3)
     trust = json.loads((folder / "config.json").read_text())["trust"]

@@ -14,6 +14,7 @@ import numpy as np
 import processes
 import pytest
 from hub_server import LoopbackHub
+from real_images import of_ham10000
 from test_released import RELEASED
 
 from datasets_scripts.command import run as run_command
@@ -94,15 +95,16 @@ def archive(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module", params=RELEASED, ids=lambda path: path.name)
+@pytest.fixture(scope="module", params=[path for path in RELEASED if path.name in BUILDERS], ids=lambda path: path.name)
 def released(
     request: pytest.FixtureRequest, archive: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Released:
     """A released model, real images of its test split, a small real dataset, and trust fitted on it again."""
     model, place = request.param, tmp_path_factory.mktemp("released")
     rows = read_predictions(model / "predictions_test.parquet")
-    ids = rows.image_id[np.linspace(0, len(rows) - 1, SCORED).astype(int)]
-    paths = {path.stem: path for path in (data_dir / "ham10000").glob("HAM10000_images_part_*/*.jpg")}
+    paths = of_ham10000(data_dir)
+    ids = rows.image_id[[image in paths for image in rows.image_id]]
+    ids = ids[np.linspace(0, len(ids) - 1, SCORED).astype(int)]
     with (data_dir / "ham10000" / "HAM10000_metadata.csv").open(newline="") as file:
         known = {row["image_id"]: row for row in csv.DictReader(file)}
     (place / "images").mkdir()
@@ -110,7 +112,7 @@ def released(
         writer = csv.writer(file)
         writer.writerow(["image", "label", "lesion_id"])
         for name in ids:
-            (place / "images" / f"{name}.jpg").symlink_to(paths[name].absolute())
+            (place / "images" / f"{name}.jpg").symlink_to(paths[name])
             writer.writerow([name, known[name]["dx"], known[name]["lesion_id"]])
     call(*BUILDERS[model.name], "--source", archive, "--out", place / "dataset")
     words = ["--dataset", place / "dataset", "--output_dir", place / "fitted", "--bootstrap_replicates", 50]

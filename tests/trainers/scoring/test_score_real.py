@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from real_images import of_ham10000
 
 from trainers import score
 from trainers.metrics.predictions import read_predictions
@@ -22,12 +23,13 @@ def test_the_released_model_gives_files_the_answers_of_its_test_split(
 ) -> None:
     released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
     test = read_predictions(released / "predictions_test.parquet")
-    rows = test.select(np.argsort(test.image_id)[:: len(test) // N][:N])
+    paths = of_ham10000(data_dir)
+    known = np.flatnonzero([image in paths for image in test.image_id])
+    rows = test.select(known[np.argsort(test.image_id[known])[:: len(known) // N][:N]])
     images = tmp_path / "images"
     images.mkdir()
-    paths = {path.stem: path for path in (data_dir / "ham10000").rglob("*.jpg")}
     for image in rows.image_id:
-        (images / f"{image}.jpg").symlink_to(paths[image].absolute())
+        (images / f"{image}.jpg").symlink_to(paths[image])
     with (tmp_path / "labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "label", "lesion_id", "age", "sex"])
