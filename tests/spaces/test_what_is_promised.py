@@ -87,6 +87,32 @@ def test_what_was_measured_comes_before_the_limit(parts: Any, trusted: Any, with
     assert "called benign" not in rating("low", with_report(report))
 
 
+def test_both_promises_of_a_band_and_the_flag_have_a_sentence_each(
+    parts: Any, trusted: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = parts.words
+    bands = {"low": {"risk": 0.05, "missed_risk": 0.05, "confidence": 0.9}}
+    bands["moderate"] = {**bands["low"], "risk": 0.1, "missed_risk": 0.1}
+    assert words.promise({"bands": bands}, "low") == (
+        "At most 5 % of such answers are expected to be wrong, with 90 % confidence, on lesions like those it was "
+        "calibrated on. At most 5 % of all malignant lesions are expected to be called benign and rated “answered”, "
+        "with the same confidence."
+    )
+    assert "called benign and rated “answered” or “uncertain”" in words.promise({"bands": bands}, "moderate")
+    model = loaded(parts, trusted.folder)
+    answer = {**parts.answering.classify(opened(parts, trusted, "low"), model), "malignancy": "flagged"}
+    assert words.flag(answer, model.trust) is None
+    assert "Flagged" not in parts.html_answer.answer_panel(answer, model)
+    decision = {"rule": "balanced", "sensitivity": {"target": 0.9, "confidence": 0.9, "threshold": 0.2}}
+    monkeypatch.setattr(model.model.config, "trust", {**model.trust, "decision": decision})
+    for text in (parts.html_answer.answer_panel(answer, model), parts.html_answer.spoken(answer, model)):
+        assert "Flagged as possibly malignant." in text
+        assert "At least 90 % of malignant lesions are expected to be flagged, with 90 % confidence" in text
+    assert "Not flagged as" in parts.html_answer.spoken({**answer, "malignancy": "not flagged"}, model)
+    balanced = parts.html_answer.answer_panel({**answer, "decision": "balanced"}, model)
+    assert "Most likely class if all classes were equally frequent" in balanced
+
+
 def test_no_probability_is_surer_than_the_surest_answers_were_right(parts: Any, trusted: Any, with_report: Any) -> None:
     sure = with_report(a_report(loaded(parts, trusted.folder).trust))
     answer = {**parts.answering.classify(opened(parts, trusted, "low"), sure)}

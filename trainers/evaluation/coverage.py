@@ -19,11 +19,10 @@ import numpy as np
 from scipy.stats import betabinom
 
 from trainers.evaluation.subgroups import subgroup_columns
-from trainers.metrics.intervals import LEVEL, exact_interval, lesion_shares
+from trainers.metrics.intervals import LEVEL, exact_interval, exact_upper, lesion_shares
 from trainers.metrics.number import measured, plain, undefined
 from trainers.metrics.predictions import Predictions
 from trainers.metrics.weighting import group_weights
-from trainers.trust.bands import exact_upper
 from trainers.trust.conformal import ALL_CLASSES, quantile_rank
 
 BANDS = ("low", "moderate", "high")

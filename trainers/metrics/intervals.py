@@ -118,6 +118,27 @@ def exact_interval(right: float, n: float, level: float = LEVEL) -> tuple[float,
     return low, high
 
 
+def exact_upper(errors: float, n: float, confidence: float = 0.95) -> float:
+    """One-sided upper bound of a share (Clopper and Pearson, Biometrika 26, 1934): beta(confidence; k + 1, n - k).
+
+    Exact for k of n independent trials whose number was not chosen by looking at k. On the half that a threshold was
+    selected with, that is not so; the bound is for the test split. Neither number needs to be whole.
+
+    Args:
+        errors: k, in [0, n].
+        n: number of trials, at least 0; without any, nothing is known and the bound is 1.
+        confidence: in (0, 1).
+
+    Raises:
+        ValueError: k outside [0, n], or a confidence outside (0, 1).
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence}: give a share above 0 and below 1, such as 0.95")
+    if not 0 <= errors <= n:
+        raise ValueError(f"{errors} errors of {n}: give a count between 0 and n")
+    return 1.0 if errors == n else float(beta.ppf(confidence, errors + 1, n - errors))
+
+
 def lesion_shares(correct: np.ndarray, groups: np.ndarray) -> tuple[float, int]:
     """Sum over lesion groups of the share of their images that is right, and the number of groups: ``(k, n)``."""
     _, index = np.unique(np.asarray(groups).astype(str), return_inverse=True)

@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import beta, binomtest
 
 from trainers.evaluation.coverage import bands_section, coverage_section, expected_coverage, missed_in_low
+from trainers.metrics.intervals import exact_upper
 from trainers.metrics.predictions import Predictions
 from trainers.metrics.weighting import group_weights
-from trainers.trust.bands import exact_upper
 
 NAMES = ["nv", "df", "mel"]
 KINDS = {"nv": "benign", "df": "benign", "mel": "malignant"}

@@ -135,3 +135,24 @@ def test_interval_by_lesion_always_holds_the_share_by_image():
     low, high = intervals.exact_by_lesion(correct, groups)
     assert low == pytest.approx(60 / 260)
     assert high > 0.98
+
+
+@pytest.mark.parametrize(("errors", "n"), [(0, 59), (3, 80), (7, 140), (5, 5)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95])
+def test_the_upper_bound_is_that_of_scipy(errors, n, confidence):
+    expected = binomtest(errors, n, alternative="less").proportion_ci(confidence, method="exact").high
+    assert intervals.exact_upper(errors, n, confidence) == pytest.approx(expected)
+
+
+def test_upper_bounds_by_hand():
+    # Without an error in n: (1 - bound)^n = 0.05. Of nothing nothing is known.
+    assert intervals.exact_upper(0, 59) == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert intervals.exact_upper(0, 0) == 1.0
+    assert intervals.exact_upper(0.5, 10) < intervals.exact_upper(1, 10)
+
+
+def test_an_upper_bound_of_what_cannot_be_is_named():
+    with pytest.raises(ValueError, match="3 errors of 2"):
+        intervals.exact_upper(3, 2)
+    with pytest.raises(ValueError, match="confidence 95"):
+        intervals.exact_upper(1, 2, 95)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom, binomtest
+from scipy.stats import binom
 
 from trainers.trust import bands
-from trainers.trust.bands import Misses, exact_upper, fit_band, fit_bands, least_n
+from trainers.trust.bands import Misses, fit_band, fit_bands, least_n
 
 DRAWS = 2000
 EVEN = np.arange(1, 101) / 100
@@ -302,20 +302,6 @@ def test_conformal_risk_control_allows_more_and_keeps_its_mean():
     assert np.mean(np.array(tested) * chance > risk) <= 0.1
 
 
-@pytest.mark.parametrize(("errors", "n"), [(0, 59), (3, 80), (7, 140), (5, 5)])
-@pytest.mark.parametrize("confidence", [0.9, 0.95])
-def test_the_upper_bound_is_that_of_scipy(errors, n, confidence):
-    expected = binomtest(errors, n, alternative="less").proportion_ci(confidence, method="exact").high
-    assert exact_upper(errors, n, confidence) == pytest.approx(expected)
-
-
-def test_upper_bounds_by_hand():
-    # Without an error in n: (1 - bound)^n = 0.05. Of nothing nothing is known.
-    assert exact_upper(0, 59) == pytest.approx(1 - 0.05 ** (1 / 59))
-    assert exact_upper(0, 0) == 1.0
-    assert exact_upper(0.5, 10) < exact_upper(1, 10)
-
-
 OK = np.zeros(100, dtype=bool)
 
 
@@ -354,10 +340,6 @@ def test_other_bad_input_is_named():
         fit_band(EVEN, EVEN, OK, misses=missed_at(), missed_risk=0)
     with pytest.raises(ValueError, match="the first half has 100 lesions, 1 of them malignant"):
         fit_band(EVEN, EVEN, OK, misses=missed_at(1, 2, malignant=1))
-    with pytest.raises(ValueError, match="3 errors of 2"):
-        exact_upper(3, 2)
-    with pytest.raises(ValueError, match="confidence 95"):
-        exact_upper(1, 2, 95)
 
 
 # ------------------------------------------------------------------------- how many lesions it takes
