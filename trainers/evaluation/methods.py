@@ -7,7 +7,7 @@ dropout is the mean over S passes with dropout switched on, member by member. A 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from trainers.evaluation.paired import (
     swap_test,
 )
 from trainers.evaluation.sample import Sample
+from trainers.evaluation.selective import aurc, risk_coverage
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.intervals import bootstrap_weights, can_resample
 from trainers.metrics.number import bootstrapped, plain, undefined
@@ -183,7 +184,8 @@ def error_detection(
 
     Returns:
         ``confidence`` is 1 - the largest probability, ``entropy`` that of the answer, ``disagreement`` the mutual
-        information between members, or passes. Method -> measure -> value with interval.
+        information between members, or passes; ``aurc`` the area under the risk-coverage curve of ``confidence``, lower
+        is better. Method -> measure -> value with interval.
     """
     methods: dict[str, dict[str, Evaluated]] = {"single_model": {"confidence": [], "entropy": []}}
     for member, own in enumerate(member_temperatures):
@@ -195,7 +197,10 @@ def error_detection(
         for member, own in enumerate(member_temperatures):
             _add(methods["mc_dropout"], softmax(mc_logits[:, member] / own, axis=2), labels)
     return {
-        method: {measure: _mean_auroc(evaluated, weights) for measure, evaluated in measures.items()}
+        method: {
+            **{measure: _mean_auroc(evaluated, weights) for measure, evaluated in measures.items()},
+            "aurc": _mean_over(_aurc, measures["confidence"], weights),
+        }
         for method, measures in methods.items()
     }
 
@@ -257,8 +262,17 @@ def _add(measures: dict[str, Evaluated], probs: np.ndarray, labels: np.ndarray) 
 def _mean_auroc(evaluated: Evaluated, weights: np.ndarray | None) -> dict[str, Any]:
     if any(wrong.all() or not wrong.any() for _, wrong in evaluated):
         return undefined("a model is right, or wrong, on every image")
-    value = float(np.mean([auroc(wrong, scores) for scores, wrong in evaluated]))
-    spread = None
-    if weights is not None:
-        spread = np.mean([auroc(wrong, scores, weights.astype(np.float64)) for scores, wrong in evaluated], axis=0)
-    return bootstrapped(value, spread)
+    return _mean_over(auroc, evaluated, weights)
+
+
+def _mean_over(metric: Callable[..., np.ndarray], evaluated: Evaluated, weights: np.ndarray | None) -> dict[str, Any]:
+    """The mean over models of a metric of (wrong, uncertainty, weights), with its interval."""
+    value = float(np.mean([metric(wrong, scores) for scores, wrong in evaluated]))
+    if weights is None:
+        return bootstrapped(value, None)
+    counts = weights.astype(np.float64)
+    return bootstrapped(value, np.mean([metric(wrong, scores, counts) for scores, wrong in evaluated], axis=0))
+
+
+def _aurc(wrong: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    return aurc(risk_coverage(scores, wrong, weights))

@@ -51,21 +51,21 @@ def trust_section(
     wrong = made.predicted != predictions.label
     kept = made.accepted
     accepted = predictions.select(kept)
+    how: dict[str, Any] = {"replicates": replicates, "seed": seed}
     gate = ood_section(
         gate_scores(predictions),
         predictions.group_id,
         {name: gate_scores(rows) for name, rows in ood_sets.items()},
         trust["ood"]["threshold"],
         ood_groups={name: rows.group_id for name, rows in ood_sets.items()},
-        replicates=replicates,
-        seed=seed,
+        **how,
     )
     gate["per_class"] = [
         {"name": name, **_accepted(predictions, kept, predictions.label == number)}
         for number, name in enumerate(predictions.labels)
     ]
     bands = bands_section(accepted, made.bands[kept], made.predicted[kept], trust["bands"]) if kept.any() else None
-    rules = decision_section(predictions, made, trust, replicates=replicates, seed=seed)
+    rules = decision_section(predictions, made, trust, **how)
     return {
         "split": predictions.split,
         "n": len(predictions),
@@ -79,9 +79,7 @@ def trust_section(
             **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
         },
         "abstention": abstention_section(predictions, made, trust["bands"]),
-        "selective": selective_section(
-            made.uncertainty, wrong, predictions.label, predictions.group_id, replicates=replicates, seed=seed
-        ),
+        "selective": selective_section(made.uncertainty, wrong, predictions.label, predictions.group_id, **how),
     }
 
 

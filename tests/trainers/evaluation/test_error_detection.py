@@ -43,8 +43,12 @@ def test_values_are_sklearns(drawn):
         p = softmax(logits[:, member] / temperature, axis=1)
         alone.append(roc_auc_score(p.argmax(axis=1) != labels, 1 - p.max(axis=1)))
     assert found["single_model"]["confidence"]["value"] == pytest.approx(np.mean(alone), abs=1e-6)
-    assert set(found["single_model"]) == {"confidence", "entropy"}
-    assert set(found["mc_dropout"]) == {"confidence", "entropy", "disagreement"}
+    errors = np.cumsum(wrong[np.argsort(expected["confidence"])])
+    area = found["ensemble"]["aurc"]
+    assert area["value"] == pytest.approx((errors / np.arange(1, 201)).mean(), abs=1e-6)
+    assert area["low"] < area["value"] < area["high"]
+    assert set(found["single_model"]) == {"confidence", "entropy", "aurc"}
+    assert set(found["mc_dropout"]) == {"confidence", "entropy", "disagreement", "aurc"}
     # Passes that differ by noise alone say little: less than the members' own confidence.
     assert found["mc_dropout"]["disagreement"]["value"] < found["mc_dropout"]["confidence"]["value"]
 
@@ -57,4 +61,5 @@ def test_nothing_to_detect_is_stated(drawn):
         "value": None,
         "why": "not defined: a model is right, or wrong, on every image",
     }
+    assert found["ensemble"]["aurc"]["value"] == 0
     assert set(found) == {"single_model", "ensemble"}
