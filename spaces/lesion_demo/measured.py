@@ -88,13 +88,13 @@ class Recognised:
 
 
 def recognised(classifier: Classifier) -> Recognised | None:
-    """Sensitivity and specificity from the report's confusion matrix; None where it has none of these classes."""
+    """Sensitivity and specificity by the report's confusion matrix; None where it has none of these classes."""
     evaluation = _part(classifier.report, "evaluation")
     split = next((name for name in ("test", *evaluation) if _part(evaluation, name)), None)
     if split is None:
         return None
     shown = _part(evaluation, split)
-    matrix: Any = shown.get("confusion_matrix")
+    matrix: Any = _named_by(classifier, split) or shown.get("confusion_matrix")
     listed = _part(classifier.report, "model").get("labels")
     names = [label.get("name") for label in listed if isinstance(label, dict)] if isinstance(listed, list) else []
     risky = [classifier.groups.get(str(name)) in MALIGNANT_GROUPS for name in names]
@@ -118,6 +118,17 @@ def recognised(classifier: Classifier) -> Recognised | None:
     total = found + missed + alarms + cleared
     known = None if lesions is None else int(lesions)
     return Recognised(str(split), total, known, found + missed, found, alarms + cleared, cleared)
+
+
+def _named_by(classifier: Classifier, split: str) -> Any:
+    """The confusion matrix of the model's own decision rule, where that is another than the most probable class."""
+    evaluation = _part(classifier.report, "trust_evaluation")
+    rule, rows = _part(classifier.trust, "decision").get("rule"), _part(evaluation, "decision").get("rules")
+    if evaluation.get("split") != split or not isinstance(rows, list):
+        return None
+    return next(
+        (row.get("confusion_matrix") for row in rows if isinstance(row, dict) and row.get("rule") == rule), None
+    )
 
 
 def heat_is_worse_than_centre(classifier: Classifier, method: str) -> bool:

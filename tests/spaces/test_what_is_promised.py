@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -264,6 +265,20 @@ def test_about_starts_with_population_sensitivity_and_specificity(parts: Any, re
     assert f"Sensitivity{parts.words.of_100(found / at_risk)}" in text
     assert f"Specificity{parts.words.of_100(cleared / others)}" in text
     assert all(source in text for source in report["provenance"]["dataset"]["sources"])
+
+
+def test_sensitivity_is_that_of_the_models_own_decision_rule(parts: Any, repo_root: Path) -> None:
+    folder = repo_root / "hub_models" / "released" / "isic-skin-lesion-uncertainty"
+    released = loaded(parts, folder)
+    report = json.loads((folder / "report.json").read_text())
+    # Rows benign, malignant in the order of the labels; of ten of each nine are named right.
+    rows = [{"rule": "most_probable", "confusion_matrix": [[10, 0], [8, 2]]}]
+    rows.append({"rule": "balanced", "confusion_matrix": [[9, 1], [1, 9]]})
+    report["trust_evaluation"]["decision"] = {"rule": "balanced", "rules": rows}
+    for rule, found in (("balanced", 9), ("most_probable", 2)):
+        trust = {**released.trust, "decision": {"rule": rule}}
+        model = SimpleNamespace(report=report, trust=trust, groups=released.groups, labels=released.labels)
+        assert parts.measured.recognised(model).found == found
 
 
 def test_a_model_without_results_says_so(parts: Any, trusted: Any) -> None:

@@ -71,7 +71,8 @@ class TrustOptions:
         default="most_probable",
         metadata={
             "help": "The rule that names the class: most_probable, balanced (each class at equal prior), cost (the "
-            "least expected cost) or sensitivity (the most probable class, the flag of malignancy first)."
+            "least expected cost) or sensitivity (the most probable class, the flag of malignancy first). balanced and "
+            "cost want --temperature bias_corrected where training was not at the classes' own frequencies."
         },
     )
     sensitivity: float = field(
