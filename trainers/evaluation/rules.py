@@ -12,7 +12,7 @@ import torch
 from hub_models.decision_lesion import named_class
 from trainers.evaluation.decisions import Decisions
 from trainers.evaluation.sample import Sample
-from trainers.evaluation.subgroups import subgroup_columns
+from trainers.evaluation.subgroups import UNKNOWN, subgroup_columns
 from trainers.metrics.intervals import bootstrap_weights, can_resample, exact_interval, lesion_shares, replicate
 from trainers.metrics.number import bootstrapped, measured, undefined
 from trainers.metrics.predictions import Predictions
@@ -88,7 +88,11 @@ def _flag(predictions: Predictions, made: Decisions, fitted: Mapping[str, Any]) 
 
     sensitivity = share(flagged, malignant)
     known = sensitivity["value"] is not None
-    values, column = subgroup_columns(predictions.columns, len(predictions)).get("diagnosis", ((), np.empty(0)))
+    diagnoses = subgroup_columns(predictions.columns, len(predictions)).get("diagnosis")
+    own = np.array(predictions.labels, dtype=object)[predictions.label]
+    # Where one of several archives states no finer diagnosis, the label is the diagnosis.
+    column = own if diagnoses is None else np.where(diagnoses[1] == UNKNOWN, own, diagnoses[1])
+    values = [] if diagnoses is None else sorted(set(column[malignant].tolist()))
     return {
         **{name: fitted[name] for name in ("target", "confidence", "threshold", "n", "missed")},
         "sensitivity": sensitivity,

@@ -1,4 +1,4 @@
-"""Which patients an image came from: age bands, sex, the source's own diagnosis, real or synthetic."""
+"""Which patients an image came from: age bands, sex, the source and its own diagnosis, real or synthetic."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[
     """The subgroups of a report: name -> (its values in order, the value of each of the N images).
 
     The source's own diagnosis is one where it is finer than the labels (how a benign-or-malignant model does on
-    melanoma is not how it does on basal cell carcinoma), and so is provenance where there are synthetic images.
+    melanoma is not how it does on basal cell carcinoma), and so are provenance where there are synthetic images, and
+    the archive where there are several.
 
     Args:
         columns: of the predictions file; a column that is missing leaves everyone unknown.
@@ -53,6 +54,9 @@ def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[
         found = {str(value) for value in columns.get(name, ())}
         if found - {UNKNOWN}:
             groups[name] = ((*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN})), columns[name])
+    sources = {str(value) for value in columns.get("source", ())}
+    if len(sources) > 1:
+        groups["source"] = (tuple(sorted(sources)), columns["source"])
     return groups
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,12 @@ def test_rules_and_flag_by_hand(rows: Predictions) -> None:
         ("carcinoma", 1, 1.0),
         ("melanoma", 2, 0.5),
     ]
+
+
+def test_a_diagnosis_that_one_archive_does_not_state_is_the_label(rows: Predictions) -> None:
+    given = np.array(["nevus"] * 3 + ["unknown"] * 2 + ["carcinoma", "unknown"], dtype=object)
+    flag = decision_section(replace(rows, columns={"diagnosis": given}), decisions(rows, TRUST), TRUST)["flag"]
+    assert [(row["value"], row["n"]) for row in flag["diagnosis"]] == [("carcinoma", 1), ("mel", 2)]
 
 
 def test_what_was_not_fitted_is_left_out(rows: Predictions) -> None:

@@ -77,10 +77,18 @@ def test_real_and_synthetic_images_are_distinguished_where_the_source_does() -> 
 def test_abstention_is_shown_by_site_and_class_too(make_predictions):
     rows = make_predictions(30)
     found = subgroups.abstention_columns(rows)
-    assert list(found) == ["age", "sex", "class"], "no site is known"
+    assert list(found) == ["age", "sex", "source", "class"], "no site is known"
     assert found["class"][0] == ("akiec", "bcc", "mel", "nv", "acne"), "df has no image"
     sites = np.array(["back", "unknown", "arm"], dtype=object)[np.arange(len(rows)) % 3]
     with_sites = replace(rows, columns={**rows.columns, "localization": sites})
     values, of_image = subgroups.abstention_columns(with_sites)["site"]
     assert values == ("arm", "back", "unknown")
     assert of_image.tolist() == sites.tolist()
+
+
+def test_several_archives_are_a_subgroup() -> None:
+    source = np.array(["ISIC 2017", "HAM10000", "HAM10000"], dtype=object)
+    values, column = subgroups.subgroup_columns({"source": source}, 3)["source"]
+    assert values == ("HAM10000", "ISIC 2017")
+    assert column.tolist() == source.tolist()
+    assert "source" not in subgroups.subgroup_columns({"source": source[1:]}, 2)
