@@ -15,7 +15,7 @@ import processes
 import pytest
 from hub_server import LoopbackHub
 from real_images import of_ham10000
-from test_released import RELEASED
+from test_released import RELEASED, calibrated
 
 from datasets_scripts.command import run as run_command
 from model_cards.verify import verify_folder
@@ -127,7 +127,7 @@ def test_score_answers_a_folder_with_the_diagnoses_of_its_source(released: Relea
         rows = list(csv.DictReader(file))
     stored = read_predictions(released.model / "predictions_test.parquet")
     trust = json.loads((released.model / "config.json").read_text())["trust"]
-    probs = dict(zip(stored.image_id, stored.probs(trust["temperature"]["value"]), strict=True))
+    probs = dict(zip(stored.image_id, calibrated(stored, trust["temperature"]), strict=True))
     assert len(rows) == SCORED
     for row in rows:
         found = [float(row[f"{PROBABILITY}{name}"]) for name in released.classes]
