@@ -288,4 +288,4 @@ def test_released_model_declines_clothing(
         tab.wait_for_selector("#answer [data-state=declined]")
         tab.click("[data-example='0']")
         tab.wait_for_selector("#answer [data-state=low]")
-        assert "About 6 in 100 such answers were wrong in testing" in tab.inner_text("#band")
+        assert "About 3 in 100 such answers were wrong in testing" in tab.inner_text("#band")

@@ -135,12 +135,16 @@ def audit_leaks(splits: Splits) -> dict[str, Any]:
     return audit
 
 
+VARIABLE = "$LESION_"
+
+
 def command_line(argv: list[str]) -> str:
     """The command as a reader elsewhere could type it: absolute paths shortened, variables of ours put back."""
     program = Path(argv[0])
     words = [f"trainers/{program.name}" if program.suffix == ".py" else program.name]
     words += [str(_without_machine(word)) for word in argv[1:]]
-    return shlex.join(words).replace("'$", '"$').replace("safetensors'", 'safetensors"')
+    # A variable is put in only between double quotes.
+    return " ".join(f'"{word}"' if word.startswith(VARIABLE) else shlex.quote(word) for word in words)
 
 
 def _without_machine(value: Any) -> Any:

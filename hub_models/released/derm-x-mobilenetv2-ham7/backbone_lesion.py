@@ -1,8 +1,9 @@
 """Backbones by timm, and where their first weights come from: timm's download, or a local safetensors file.
 
 Nothing here runs in a model's constructor except :func:`build_timm_backbone`, which never downloads. A file's keys may
-be timm's own, or those of torchvision (``features.*``): the latter are matched to timm's modules by order, since both
-write the same layers down in the same sequence, and every shape is compared. A backbone is loaded whole or not at all.
+be timm's own, those of a finished model, or those of torchvision (``features.*``): the last are matched to timm's
+modules by order, since both write the same layers down in the same sequence, and every shape is compared. A backbone
+is loaded whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from .configuration_lesion import check_backbone
 
 # Counters of batch normalisation: a file may leave them out without harm.
 OPTIONAL_LEAF = "num_batches_tracked"
+# What the keys of a backbone begin with in the weights of a finished model; an ensemble of several has no one backbone.
+FINISHED_MODEL = re.compile(r"(members\.0\.)?backbone\.")
+SECOND_MEMBER = "members.1."
 EARLY_REDUCTION = 8
 LONGEST_HEADER = 100_000_000  # of safetensors, by the format itself
 
@@ -139,7 +143,8 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
 
     Args:
         backbone: a timm model without classifier.
-        path: a ``.safetensors`` file with timm's keys, or with torchvision's ``features.*``.
+        path: a ``.safetensors`` file with timm's keys, with torchvision's ``features.*``, or of a finished model of
+            this suite with one backbone.
 
     Returns:
         A phrase for ``config.initialised_from``: the file's name and its sha256.
@@ -151,8 +156,16 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
     check_safetensors(path)
     loaded = load_state_dict(str(path), device="cpu")
     wanted = backbone.state_dict()
+    several = any(key.startswith(SECOND_MEMBER) for key in loaded)
+    own = "" if several else next((found[0] for key in loaded if (found := FINISHED_MODEL.match(key))), "")
+    name = f"{path.parent.name}/{path.name}" if own else path.name
+    if own:
+        loaded = {key.removeprefix(own): value for key, value in loaded.items() if key.startswith(own)}
     if any(key in wanted for key in loaded):
-        matched, keys = match_by_name(wanted, loaded, classifier_prefixes(backbone), path), "timm's"
+        matched, keys = (
+            match_by_name(wanted, loaded, classifier_prefixes(backbone), path),
+            "timm's" if not own else "a finished model's",
+        )
     elif any(key.startswith("features.") for key in loaded):
         features = {key: value for key, value in loaded.items() if key.startswith("features.")}
         matched, keys = match_by_order(wanted, features, path), "torchvision's"
@@ -163,7 +176,7 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
         )
     backbone.load_state_dict(matched, strict=False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{path.name} ({keys} keys, sha256 {digest})"
+    return f"{name} ({keys} keys, sha256 {digest})"
 
 
 def match_by_name(

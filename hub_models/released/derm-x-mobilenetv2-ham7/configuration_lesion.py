@@ -54,6 +54,7 @@ BACKBONE_KWARGS = ("bn_eps", *SHARES, *SWITCHES, *CHOICES)
 # Keys of a config that make transformers read another file, or run other code, than the repository's own.
 LOADER_KEYS = ("transformers_weights", "quantization_config")
 CONFORMAL_METHODS = ("lac", "aps", "raps")
+DECISION_RULES = ("most_probable", "balanced", "cost", "sensitivity")
 
 
 class LesionConfigError(ValueError):
@@ -117,8 +118,10 @@ class LesionConfig(PreTrainedConfig):
             fitted), ``prior`` (``value``: share of each class), ``ood`` (``detector``, ``threshold``, ``settings``, and
             ``buffers``: the shapes of its matrices), ``conformal`` (``method``, ``alpha``, ``settings``, ``qhat``: a
             quantile a class, null = infinite), ``bands`` (``low`` and ``moderate``: ``threshold``, null where nothing
-            can be promised, ``risk``, ``confidence``), ``policy`` (``max_set_size``), ``fitted_for`` (``inference``,
-            ``preprocessing``).
+            can be promised, ``risk``, ``confidence`` and, where it is promised, ``missed_risk``), ``decision``
+            (``rule``, one of ``DECISION_RULES``; ``cost``, a row per true class, a column per named class;
+            ``sensitivity``: ``target``, ``confidence`` and the ``threshold`` on ``p_malignant``, null where nothing can
+            be promised), ``policy`` (``max_set_size``), ``fitted_for`` (``inference``, ``preprocessing``).
 
     Raises:
         LesionConfigError: a value is out of its range, or labels, names and groups do not agree.
@@ -341,7 +344,9 @@ class LesionConfig(PreTrainedConfig):
                 self._refuse(
                     "bands", f"{band}.threshold", threshold, "a finite number, or null where it promises nothing"
                 )
-            for name in ("risk", "confidence"):
+            # The second promise is of later models, and of those with malignant classes.
+            second = ("missed_risk",) if "missed_risk" in fitted else ()
+            for name in ("risk", "confidence", *second):
                 if threshold is not None and not (is_number(fitted.get(name)) and 0 < fitted[name] < 1):
                     self._refuse("bands", f"{band}.{name}", fitted.get(name), "a number between 0 and 1")
         if bands and not {"low", "moderate"} <= set(bands):
@@ -350,9 +355,35 @@ class LesionConfig(PreTrainedConfig):
             low, moderate = (bands[name].get("threshold") for name in ("low", "moderate"))
             if low is not None and moderate is not None and moderate < low:
                 self._refuse("bands", "moderate.threshold", moderate, f"at least the low band's, {low}")
+        self._check_decision()
         most = self.trust.get("policy", {}).get("max_set_size", 1)
         if not is_whole(most, 1, MOST_CLASSES):
             self._refuse("policy", "max_set_size", most, f"a whole number from 1 to {MOST_CLASSES}")
+
+    def _check_decision(self) -> None:
+        """The rule that names a class, the costs, and the threshold on ``p_malignant``."""
+        fitted = self.trust.get("decision")
+        if not fitted:
+            return
+        if fitted.get("rule") not in DECISION_RULES:
+            self._refuse("decision", "rule", fitted.get("rule"), f"one of {', '.join(DECISION_RULES)}")
+        cost, classes = fitted.get("cost"), len(self.labels)
+        rows = cost if isinstance(cost, list) else []
+        square = len(rows) == classes and all(isinstance(row, list) and len(row) == classes for row in rows)
+        if cost is not None and not (square and all(is_number(value) and value >= 0 for row in rows for value in row)):
+            wanted = f"{classes} rows of {classes} numbers, each at least 0"
+            self._refuse("decision", "cost", cost, wanted)
+        flag = fitted.get("sensitivity")
+        if not isinstance(flag, (dict, type(None))):
+            self._refuse("decision", "sensitivity", flag, "a dictionary, or null")
+        for name in ("target", "confidence", "threshold"):
+            value: Any = (flag or {}).get(name)
+            may_lack = name == "threshold" or not flag
+            if not (value is None and may_lack) and not (is_number(value) and 0 <= value <= 1):
+                self._refuse("decision", f"sensitivity.{name}", value, "a number between 0 and 1")
+        needed = {"cost": cost, "sensitivity": (flag or {}).get("threshold")}
+        if needed.get(fitted["rule"], True) is None:
+            self._refuse("decision", "rule", fitted["rule"], "a rule for which the section holds what it needs")
 
     @staticmethod
     def _refuse(section: str, name: str, value: Any, wanted: str) -> NoReturn:

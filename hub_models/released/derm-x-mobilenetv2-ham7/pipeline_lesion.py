@@ -27,7 +27,8 @@ class LesionClassificationPipeline(Pipeline):
     One input gives one answer. N images give N answers in their order: a list, tuple, column of a dataset or array
     (N, H, W, C) gives a list, also where such things stand within one another; a generator or a dataset of torch gives
     an iterator. A record of N images is N records, whose other values are N each or one for all. ``batch_size``
-    is the number of images in one pass of the model; ``trust``, ``inference`` and ``prior`` are as in ``predict``.
+    is the number of images in one pass of the model; ``trust``, ``inference``, ``prior`` and ``decision`` are as in
+    ``predict``.
 
     Raises:
         ImageCountError: an item of a dataset of torch holds several images.
@@ -49,14 +50,16 @@ class LesionClassificationPipeline(Pipeline):
         trust: bool | None = None,
         inference: str | None = None,
         prior: Any = None,
+        decision: str | None = None,
         **pipeline_parameters: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """The parameters of each step: those of :meth:`predict` of the model."""
         if pipeline_parameters:
             raise TypeError(
-                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior, batch_size."
+                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior, decision, "
+                "batch_size."
             )
-        options = {"trust": trust, "inference": inference, "prior": prior}
+        options = {"trust": trust, "inference": inference, "prior": prior, "decision": decision}
         return {}, {name: value for name, value in options.items() if value is not None}, {}
 
     def __call__(self, inputs: Any, *args: Any, **parameters: Any) -> Any:

@@ -248,19 +248,22 @@ def prediction_sets(scores: torch.Tensor, qhat: Sequence[float | None] | torch.T
     return scores <= thresholds + ROUNDING
 
 
-def sets_and_bands(probs: torch.Tensor, trust: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+def sets_and_bands(
+    probs: torch.Tensor, trust: Mapping[str, Any], named: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Calibrated probabilities (N, C) -> conformal sets, uncertainty and risk bands.
 
     Args:
         probs: (N, C).
         trust: a model's ``config.trust``.
+        named: (N,) the class that is named for each image.
 
     Returns:
-        The sets (N, C) bool; the uncertainty (N,), 1 - the largest probability; the N bands.
+        The sets (N, C) bool; the uncertainty (N,), 1 - the probability of the named class; the N bands.
     """
     fitted, bands = trust["conformal"], trust["bands"]
     sets = prediction_sets(conformal_scores(probs, fitted["method"], fitted["settings"]), fitted["qhat"])
-    uncertainty = 1 - probs.amax(dim=1)
+    uncertainty = 1 - probs.gather(1, named[:, None])[:, 0]
     return sets, uncertainty, risk_bands(uncertainty, bands["low"]["threshold"], bands["moderate"]["threshold"])
 
 
@@ -271,7 +274,7 @@ def risk_bands(uncertainty: torch.Tensor, low: float | None, moderate: float | N
     moderate one, ``high`` elsewhere. The moderate promise was tested on both bands together.
 
     Args:
-        uncertainty: (N,), of the kind that the thresholds were fitted on (1 - the largest calibrated probability).
+        uncertainty: (N,), of the kind that the thresholds were fitted on (1 - the probability of the named class).
         low: threshold of the low band, None = no promise was possible: the band is empty.
         moderate: the same of the moderate band; None leaves it empty.
 
