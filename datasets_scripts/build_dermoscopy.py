@@ -12,7 +12,7 @@ from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS, malignancy_groups
 
 if TYPE_CHECKING:
-    from datasets_scripts.rows import Archive
+    from datasets_scripts.rows import Archive, Row
 
 TITLES = {
     "ham10000": "HAM10000 and ISIC 2017, seven classes, grouped by lesion",
@@ -46,10 +46,24 @@ def as_two_classes(archive: Archive) -> Archive:
     return Archive(rows, archive.warnings)
 
 
+def read(
+    ham10000_source: str, isic2017_source: str, unsqueeze: tuple[int, int] | None, task: str
+) -> tuple[list[Row], list[str]]:
+    """The rows of both archives with the labels of the task, and the warnings of their readers."""
+    from datasets_scripts.sources import ham10000, isic2017, isic_archive
+
+    first, second = ham10000.read(ham10000_source, with_masks=False), isic2017.read(isic2017_source, unsqueeze)
+    if task == "isic_binary":
+        first, second = isic_archive.from_ham10000(first), as_two_classes(second)
+    else:
+        second = as_seven_classes(second)
+    return [*first.rows, *second.rows], [*first.warnings, *second.warnings]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and build."""
     options = parser("build_dermoscopy", __doc__)
-    from datasets_scripts.sources import ham10000, isic2017, isic_archive
+    from datasets_scripts.sources import ham10000, isic2017
 
     options.add_argument("--ham10000", required=True, help=ham10000.SOURCE_HELP)
     options.add_argument(
@@ -79,13 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     check_out(given.out)
     folds = folds_of(Path(given.splits_of)) if given.splits_of else None
-    first, second = ham10000.read(given.ham10000, with_masks=False), isic2017.read(given.isic2017, given.unsqueeze)
-    if given.task == "isic_binary":
-        first, second = isic_archive.from_ham10000(first), as_two_classes(second)
-    else:
-        second = as_seven_classes(second)
-    rows = [*first.rows, *second.rows]
-    warnings = [*first.warnings, *second.warnings]
+    rows, warnings = read(given.ham10000, given.isic2017, given.unsqueeze, given.task)
     warn(warnings)
     check_rows(rows, TASKS[given.task])
     about = Description(
