@@ -192,7 +192,7 @@ def run_steps(out: Path) -> None:
         shown=shlex.join(["accelerate", "launch", *train[train.index("trainers/train_ensemble.py") :]]),
     )
     # A promise of 5 % needs more calibration lesions than a demo has time to draw: it asks for less.
-    promises = ["--low_risk", "0.15", "--moderate_risk", "0.2", "--low_missed", "0.15", "--moderate_missed", "0.25"]
+    promises = ["--low_risk", "0.2", "--moderate_risk", "0.25", "--low_missed", "0.25", "--moderate_missed", "0.3"]
     fit = [python, "-m", "trainers.fit_trust", f"{relative}/model", "--dataset", f"{relative}/dataset", *promises]
     fit += ["--bootstrap_replicates", "100"]
     step("fit other promises, without training again", [*fit, "--output_dir", f"{relative}/trusted"])
