@@ -12,7 +12,7 @@ from datasets_scripts.command import check_source, parser, run, warn
 from datasets_scripts.taxonomy import TASKS, malignancy_groups
 
 if TYPE_CHECKING:
-    from datasets_scripts.rows import Archive, Row
+    from datasets_scripts.rows import Row
 
 TITLES = {
     "ham10000": "HAM10000 and ISIC 2017, seven classes, grouped by lesion",
@@ -29,35 +29,22 @@ NOTES = (
 )
 
 
-def as_seven_classes(archive: Archive) -> Archive:
-    """The rows of ISIC 2017 with HAM10000's labels; ``diagnosis`` keeps the archive's own."""
-    from datasets_scripts.rows import Archive
-
-    rows = [replace(row, label=ISIC2017_AS_HAM10000[row.label], diagnosis=row.label) for row in archive.rows]
-    return Archive(rows, archive.warnings)
-
-
-def as_two_classes(archive: Archive) -> Archive:
-    """The rows of ISIC 2017 as benign or malignant; ``diagnosis`` is the label in HAM10000's words."""
-    from datasets_scripts.rows import Archive
-
-    groups = malignancy_groups(ISIC2017_AS_HAM10000)
-    rows = [replace(row, label=groups[row.label], diagnosis=ISIC2017_AS_HAM10000[row.label]) for row in archive.rows]
-    return Archive(rows, archive.warnings)
-
-
 def read(
     ham10000_source: str, isic2017_source: str, unsqueeze: tuple[int, int] | None, task: str
 ) -> tuple[list[Row], list[str]]:
-    """The rows of both archives with the labels of the task, and the warnings of their readers."""
+    """The rows of both archives with the labels of the task, and the warnings of their readers.
+
+    ``diagnosis`` of ISIC 2017 is the archive's own label; with two classes it is in HAM10000's words.
+    """
     from datasets_scripts.sources import ham10000, isic2017, isic_archive
 
     first, second = ham10000.read(ham10000_source, with_masks=False), isic2017.read(isic2017_source, unsqueeze)
     if task == "isic_binary":
-        first, second = isic_archive.from_ham10000(first), as_two_classes(second)
+        first, groups = isic_archive.from_ham10000(first), malignancy_groups(ISIC2017_AS_HAM10000)
+        rows = [replace(row, label=groups[row.label], diagnosis=ISIC2017_AS_HAM10000[row.label]) for row in second.rows]
     else:
-        second = as_seven_classes(second)
-    return [*first.rows, *second.rows], [*first.warnings, *second.warnings]
+        rows = [replace(row, label=ISIC2017_AS_HAM10000[row.label], diagnosis=row.label) for row in second.rows]
+    return [*first.rows, *rows], [*first.warnings, *second.warnings]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

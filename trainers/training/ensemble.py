@@ -149,7 +149,7 @@ def of_finished(
 
 
 def check_finished(folder: Path, splits: Splits) -> dict[str, Any]:
-    """The report of a finished model that may take part.
+    """The provenance of a finished model that may take part.
 
     Raises:
         UserError: it is none, was changed, or was trained on another dataset.

@@ -23,7 +23,6 @@ import torch
 from scipy.stats import binom
 
 from datasets_scripts.command import UserError
-from hub_models.configuration_lesion import MALIGNANT_GROUPS
 from hub_models.decision_lesion import named_class
 from trainers.metrics.predictions import Predictions
 from trainers.trust.bands import DECIMALS, least_n
@@ -47,7 +46,7 @@ def fit_decision(two: Predictions, probs: np.ndarray, options: TrustOptions) -> 
     Raises:
         UserError: a cost matrix that is none; no malignant class, or too few malignant lesions, for what was requested.
     """
-    malignant = _malignant(two.labels, two.label_groups)
+    malignant = np.isin(np.arange(len(two.labels)), two.malignant_columns())
     cost = cost_matrix(options.cost, two.labels, malignant)
     requested = options.decision == "sensitivity" or options.sensitivity != TrustOptions.sensitivity
     sensitivity = None
@@ -129,10 +128,6 @@ def names_of(probs: np.ndarray, trust: Mapping[str, Any]) -> np.ndarray:
     """The classes (N,) that a model's own rule names for calibrated probabilities (N, C)."""
     rule = (trust.get("decision") or {}).get("rule", "most_probable")
     return named_class(torch.from_numpy(probs), rule, trust).numpy()
-
-
-def _malignant(labels: Sequence[str], groups: Mapping[str, str]) -> np.ndarray:
-    return np.array([groups.get(label) in MALIGNANT_GROUPS for label in labels])
 
 
 def _read(path: str) -> Any:
