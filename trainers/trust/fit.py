@@ -65,6 +65,7 @@ def fit_trust(
     *,
     date: str,
     preprocessing: Mapping[str, Any] | None = None,
+    gate_sets: Mapping[str, Predictions] | None = None,
 ) -> FittedTrust:
     """Fit everything.
 
@@ -76,6 +77,7 @@ def fit_trust(
         options: what to fit.
         date: of the fit, ISO.
         preprocessing: the image processor's settings, for which alone the promises hold.
+        gate_sets: name -> predictions of images of another source, labelled or not, that the gate alone is fitted on.
 
     Raises:
         ValueError: no features, a half of which the gate accepts nothing, or nothing to fit on.
@@ -91,7 +93,7 @@ def fit_trust(
     by_lesion = None if options.temperature == "scalar" else one.group_id
     calibration = fit_calibration(one.logits, one.label, options.temperature, groups=by_lesion)
     made_from = np.searchsorted(np.flatnonzero(first), first_half(rows, options)) if perturbed else None
-    gate, fewer = _gate(one, calibration.value, perturbed, made_from, options)
+    gate, fewer = _gate(one, calibration.value, perturbed, made_from, options, gate_sets or {})
     of_first = {"n_groups": _groups(one), "half": "first", **facts}
     config = {
         "temperature": {**_temperature(calibration), "seed": options.seed, **of_first},
@@ -207,25 +209,23 @@ def _gate(
     perturbed: Mapping[str, Predictions],
     made_from: np.ndarray | None,
     options: TrustOptions,
+    gate_sets: Mapping[str, Predictions],
 ) -> tuple[GateFit, dict[str, Any]]:
     """The gate of the first half; and what it accepts less than the options set, with the reason."""
     acceptance = shown_acceptance(options.acceptance, len(one))
     # Before the fit: a detector without a fit stands in where there are too few images, and for nothing else.
-    for images, rows in {"images": one, **{f"images ({kind})": part for kind, part in perturbed.items()}}.items():
+    others = {f"images ({name})": part for name, part in {**perturbed, **gate_sets}.items()}
+    for images, rows in {"images": one, **others}.items():
         check_values(_features(rows), "feature", images)
         check_values(rows.logits, "logit", images)
         check_values(rows.early, "statistic of an early layer", images)
     try:
         gate = fit_gate(
-            _features(one),
-            one.logits,
-            one.label,
-            one.group_id,
-            temperature,
-            {kind: _gate_inputs(part) for kind, part in perturbed.items()},
+            **_known(one, gate_sets),
+            temperature=temperature,
+            perturbed={kind: _gate_inputs(part) for kind, part in perturbed.items()},
             acceptance=acceptance,
             detector=options.detector,
-            early=one.early,
             perturbed_rows=made_from,
             seed=options.seed,
         )
@@ -241,6 +241,23 @@ def _gate(
     )
     warnings.warn(f"the gate: {why}", TrustWarning, stacklevel=3)
     return gate, {"acceptance_asked": options.acceptance, "reason": why}
+
+
+def _known(one: Predictions, gate_sets: Mapping[str, Predictions]) -> dict[str, Any]:
+    """Images that the gate is fitted on, those of the split first; one without a label counts as what is predicted."""
+    parts = {"": one, **gate_sets}
+    source = one.columns.get("source", np.full(len(one), "", dtype=object))
+    own = [rows.probs().argmax(axis=1) for rows in gate_sets.values()]
+    groups = [[f"{name}/{group}" for group in rows.group_id] for name, rows in gate_sets.items()]
+    early = [rows.early for rows in parts.values() if rows.early is not None]
+    return {
+        "features": np.concatenate([_features(rows) for rows in parts.values()]),
+        "raw_logits": np.concatenate([rows.logits for rows in parts.values()]),
+        "labels": np.concatenate([one.label, *own]),
+        "groups": np.concatenate([one.group_id, *groups]),
+        "early": np.concatenate(early) if early else None,
+        "sources": np.concatenate([source, *(np.full(len(rows), name) for name, rows in gate_sets.items())]),
+    }
 
 
 def _unfitted_gate(one: Predictions, temperature: float, acceptance: float, seed: int, why: str) -> GateFit:

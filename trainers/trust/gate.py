@@ -3,12 +3,16 @@
 Chosen and fitted on the first half of the calibration split alone. The detector is the one that best separates these
 images from perturbed versions of themselves (``trainers.model_folder.perturbations``). No ood image takes part, so that
 the result on ood images stays a measurement.
+
+Where the images come from several sources, each source is left out in turn: the detector is chosen by scores of fits
+that saw no image of the source, the threshold accepts the wanted share of every source, and the share of a source that
+is accepted by a gate of the others alone is stored with the gate. A gate of one source says nothing about others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,12 +21,14 @@ from hub_models.ood_lesion import EARLY
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.number import plain
 from trainers.trust.detectors import DETECTORS, OODFit, OODFitError, check, fit_of, inputs_of, score
-from trainers.trust.held_out import FOLDS, CrossFit, cross_fit, threshold_at
+from trainers.trust.held_out import FOLDS, CrossFit, comparable_sources, cross_fit, threshold_of_sources
 
 AUTO = "auto"
 # For a model without image input, for which no perturbed version can be made: the best on the models so far.
 WITHOUT_PERTURBED = "mahalanobis"
 CHOSEN = "highest mean AUROC of perturbed against unchanged calibration images, held out by lesion group"
+CHOSEN_ELSEWHERE = "highest mean AUROC of perturbed against unchanged calibration images, leaving out one source"
+ONE_SOURCE = "there is one source to compare: how much is accepted of others is not known"
 
 # kind -> features (K, D), raw logits (K, C) or (K, M, C) and, where the model gives them, early statistics (K, E) of
 # calibration images perturbed that way
@@ -43,6 +49,8 @@ class GateFit:
         temperature: T that it was fitted with and must be applied with.
         n: calibration images.
         n_groups: their lesion groups.
+        sources: name -> ``n``, ``accepted`` (share by held-out scores), and ``accepted_left_out``: the share that a
+            gate of the other sources alone accepts, None with ``why`` where that cannot be known.
         chosen_by: ``{"method"}`` and, where there were perturbed images, the rest of the table of :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
@@ -57,6 +65,7 @@ class GateFit:
     temperature: float
     n: int
     n_groups: int
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
     chosen_by: dict[str, Any] = field(default_factory=dict)
     folds: int = FOLDS
     seed: int = 0
@@ -85,6 +94,7 @@ class GateFit:
             "n_groups": self.n_groups,
             "folds": self.folds,
             "seed": self.seed,
+            "sources": self.sources,
             "chosen_by": self.chosen_by,
         }
 
@@ -100,6 +110,7 @@ class Known:
         groups: (N,) lesion group ids.
         temperature: T > 0.
         early: (N, E) statistics of an early layer, by ``hub_models.ood_lesion.channel_statistics``, or None.
+        sources: (N,) the source of each image, or None: all are of one.
     """
 
     features: np.ndarray
@@ -108,6 +119,7 @@ class Known:
     groups: np.ndarray
     temperature: float
     early: np.ndarray | None = None
+    sources: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.features)
@@ -115,6 +127,19 @@ class Known:
     def inputs_of(self, detector: str) -> np.ndarray:
         """The features, or the early statistics where the detector uses those."""
         return inputs_of(detector, self.features, self.early)
+
+    def select(self, rows: np.ndarray) -> Known:
+        """Some of the images, by (N,) bool."""
+        arrays = ("features", "raw_logits", "labels", "groups", "early", "sources")
+        return replace(self, **{k: np.asarray(v)[rows] for k in arrays if (v := getattr(self, k)) is not None})
+
+    def compared(self) -> dict[str, np.ndarray]:
+        """Source -> (N,) bool, its compared images; empty where there are no two sources to compare."""
+        return {} if self.sources is None else comparable_sources(self.sources, self.labels)
+
+    def without(self, source: str) -> Known:
+        """The images of all other sources."""
+        return self.select(np.asarray(self.sources).astype(str) != source)
 
     def fit(self, detector: str) -> OODFit:
         """Fit a detector on all images."""
@@ -145,7 +170,8 @@ def choose(
 
     Both are scored by fits that saw neither the image nor any of its lesion group, also its perturbed versions. For
     each kind of perturbation the AUROC of perturbed (positive) against all images as they are; the mean over kinds
-    decides, the earlier candidate on a tie. Each kind counts the same, however many images it has.
+    decides, the earlier candidate on a tie. Each kind counts the same, however many images it has. Where there are
+    several sources to compare, the AUROC is the mean over sources, of scores by the fit without that source.
 
     Args:
         candidates: names of detectors.
@@ -171,20 +197,23 @@ def choose(
             "of each; or name the detector"
         )
     check(known.features, known.raw_logits, known.labels)
+    compared = known.compared()
     rows: dict[str, dict[str, Any]] = {}
     fits: dict[str, CrossFit] = {}
     for name in candidates:
         try:
             fitted = known.cross_fit(name, folds, seed)
+            elsewhere = _separations_elsewhere(name, known, perturbed, perturbed_rows) if compared else None
         except OODFitError as error:
             rows[name] = {"why": str(error)}
             continue
-        fits[name], rows[name] = fitted, _separations(fitted, known, perturbed, perturbed_rows)
+        fits[name], rows[name] = fitted, elsewhere or _separations(fitted, known, perturbed, perturbed_rows)
     if not fits:
         raise OODFitError(f"no detector can be fitted: {rows[candidates[0]]['why']}")
     best = max(fits, key=lambda name: rows[name]["mean"])  # the first of several
     kinds = {kind: len(made[0]) for kind, made in perturbed.items()}
-    return best, {"method": CHOSEN, "n": len(known), "kinds": kinds, "detectors": rows}, fits
+    method = CHOSEN_ELSEWHERE if compared else CHOSEN
+    return best, {"method": method, "n": len(known), "kinds": kinds, "detectors": rows}, fits
 
 
 def fit_gate(
@@ -198,6 +227,7 @@ def fit_gate(
     detector: str = AUTO,
     *,
     early: np.ndarray | None = None,
+    sources: np.ndarray | None = None,
     perturbed_rows: np.ndarray | None = None,
     folds: int = FOLDS,
     seed: int = 0,
@@ -212,10 +242,11 @@ def fit_gate(
         temperature: T > 0.
         perturbed: kind -> features, raw logits and, with ``early``, early statistics of calibration images perturbed
             that way. With a named detector the table is filled all the same, for the report.
-        acceptance: share of calibration images to be accepted, in (0, 1).
+        acceptance: share of calibration images to be accepted, and of the images of each source, in (0, 1).
         detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where there are no
             perturbed images.
         early: (N, E) statistics of an early layer; without them no detector that looks there is a candidate.
+        sources: (N,) the source of each image; None = all are of one.
         perturbed_rows: (K,) number of the calibration image that each perturbed one was made from; see :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
@@ -225,7 +256,7 @@ def fit_gate(
         OODFitError: input that cannot be fitted, or too few images for the acceptance.
     """
     check(features, raw_logits, labels)
-    known = Known(features, raw_logits, labels, groups, temperature, early)
+    known = Known(features, raw_logits, labels, groups, temperature, early, sources)
     fits: dict[str, CrossFit] = {}
     table: dict[str, Any] = {"method": "named"}
     if detector != AUTO:
@@ -237,7 +268,38 @@ def fit_gate(
     elif detector == AUTO:
         detector, table = WITHOUT_PERTURBED, {"method": "default: there are no perturbed images to choose by"}
     scores = known.held_out(fits.get(detector) or known.cross_fit(detector, folds, seed))
-    return _gate(known, detector, scores, threshold_at(scores, acceptance), acceptance, table, folds, seed)
+    threshold = threshold_of_sources(scores, known.compared(), acceptance)
+    shares = _of_sources(known, detector, scores, threshold, acceptance, folds, seed)
+    return _gate(known, detector, scores, threshold, acceptance, shares, table, folds, seed)
+
+
+def _of_sources(
+    known: Known, detector: str, scores: np.ndarray, threshold: float, acceptance: float, folds: int, seed: int
+) -> dict[str, dict[str, Any]]:
+    """What is accepted of each source, by the gate and by a gate of the other sources alone."""
+    if known.sources is None:
+        return {}
+    names, compared = np.asarray(known.sources).astype(str), known.compared()
+    found: dict[str, dict[str, Any]] = {}
+    for name in np.unique(names):
+        mine = names == name
+        row: dict[str, Any] = {"n": int(mine.sum()), "accepted": plain(float((scores[mine] <= threshold).mean()))}
+        try:
+            share = None if name not in compared else _left_out(known, str(name), detector, acceptance, folds, seed)
+            reason = "" if share is not None else ONE_SOURCE
+        except OODFitError as error:
+            share, reason = None, f"no gate of the other sources can be fitted: {error}"
+        found[str(name)] = row | {"accepted_left_out": share} | ({"why": reason} if reason else {})
+    return found
+
+
+def _left_out(known: Known, source: str, detector: str, acceptance: float, folds: int, seed: int) -> float:
+    """The share of the compared images of a source that a gate of all other sources accepts."""
+    others, mine = known.without(source), known.select(known.compared()[source])
+    held = others.held_out(others.cross_fit(detector, folds, seed))
+    threshold = threshold_of_sources(held, others.compared(), acceptance)
+    scores = score(detector, others.fit(detector), mine.inputs_of(detector), mine.raw_logits, known.temperature)
+    return float(plain(float((scores <= threshold).mean())))
 
 
 def _gate(
@@ -246,6 +308,7 @@ def _gate(
     scores: np.ndarray,
     threshold: float,
     acceptance: float,
+    shares: dict[str, dict[str, Any]],
     table: dict[str, Any],
     folds: int,
     seed: int,
@@ -262,6 +325,7 @@ def _gate(
         temperature=known.temperature,
         n=len(known),
         n_groups=len(np.unique(np.asarray(known.groups).astype(str))),
+        sources=shares,
         chosen_by=table,
         folds=folds,
         seed=seed,
@@ -275,14 +339,48 @@ def _separations(
     """AUROC of each kind of perturbed images against the images as they are, and the mean over kinds."""
     clean, found = known.held_out(fitted), {}
     for kind, made in perturbed.items():
-        inputs = inputs_of(fitted.detector, made[0], made[2] if len(made) == 3 else None)
-        scores = fitted.score(inputs, made[1], _rows(perturbed_rows, fitted.fold, len(inputs)))
-        is_perturbed = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(scores), dtype=bool)]
-        found[kind] = float(auroc(is_perturbed, np.r_[clean, scores]))
+        inputs = _inputs(fitted.detector, made)
+        found[kind] = _separation(clean, fitted.score(inputs, made[1], _rows(perturbed_rows, fitted.fold, len(inputs))))
+    return _table(found)
+
+
+def _separations_elsewhere(
+    detector: str, known: Known, perturbed: Perturbed, perturbed_rows: np.ndarray | None
+) -> dict[str, Any]:
+    """The same, each source scored by the fit without it: the mean over sources.
+
+    Perturbed images are those of the source; all, where none was made from it or that is not known.
+    """
+    found: dict[str, list[float]] = {kind: [] for kind in perturbed}
+    for source, rows in known.compared().items():
+        fitted, mine = known.without(source).fit(detector), known.select(rows)
+        clean = score(detector, fitted, mine.inputs_of(detector), mine.raw_logits, known.temperature)
+        for kind, made in perturbed.items():
+            inputs = _inputs(detector, made)
+            of_it = np.zeros(len(inputs), dtype=bool)
+            if perturbed_rows is not None:
+                of_it = rows[_rows(perturbed_rows, rows, len(inputs))]
+            chosen = of_it if of_it.any() else ~of_it
+            scores = score(detector, fitted, inputs[chosen], made[1][chosen], known.temperature)
+            found[kind].append(_separation(clean, scores))
+    return _table({kind: float(np.mean(values)) for kind, values in found.items()})
+
+
+def _separation(clean: np.ndarray, scores: np.ndarray) -> float:
+    """AUROC of perturbed images (positive) against images as they are."""
+    is_perturbed = np.r_[np.zeros(len(clean), dtype=bool), np.ones(len(scores), dtype=bool)]
+    return float(auroc(is_perturbed, np.r_[clean, scores]))
+
+
+def _table(found: Mapping[str, float]) -> dict[str, Any]:
     return {
         "mean": plain(float(np.mean(list(found.values())))),
         "auroc": {kind: plain(value) for kind, value in found.items()},
     }
+
+
+def _inputs(detector: str, made: Any) -> np.ndarray:
+    return inputs_of(detector, made[0], made[2] if len(made) == 3 else None)
 
 
 def _rows(perturbed_rows: np.ndarray | None, fold: np.ndarray, n: int) -> np.ndarray:

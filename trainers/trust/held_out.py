@@ -10,6 +10,7 @@ setting.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ from trainers.metrics.intervals import group_strata
 from trainers.trust.detectors import OODFit, OODFitError, check, fit_of, score
 
 FOLDS = 5
+# Images that a source needs to be left out by itself, and that the others then need together.
+LEAST_OF_SOURCE = 20
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,48 @@ def threshold_at(scores: np.ndarray, acceptance: float = 0.95) -> float:
             "lower acceptance"
         )
     return float(scores[rank - 1])
+
+
+def comparable_sources(sources: np.ndarray, labels: np.ndarray, least: int = LEAST_OF_SOURCE) -> dict[str, np.ndarray]:
+    """The sources on which a gate that was fitted on the others can be evaluated, and the images that are compared.
+
+    An image is compared where another source has images of its class too: a source whose classes no other source has
+    differs from them by more than its camera.
+
+    Args:
+        sources: (N,) name of the source of each image.
+        labels: (N,) class indices.
+        least: compared images that a source needs.
+
+    Returns:
+        Source -> (N,) bool, its compared images; empty where fewer than two sources have enough of them.
+    """
+    sources, labels = np.asarray(sources).astype(str), np.asarray(labels)
+    found = {}
+    for name in np.unique(sources):
+        mine = sources == name
+        compared = mine & np.isin(labels, labels[~mine])
+        if compared.sum() >= least:
+            found[str(name)] = compared
+    return found if len(found) > 1 else {}
+
+
+def threshold_of_sources(scores: np.ndarray, compared: Mapping[str, np.ndarray], acceptance: float = 0.95) -> float:
+    """The score up to which images are accepted, such that each source keeps the acceptance, however few its images.
+
+    The largest of :func:`threshold_at` of all images and of each source alone; a source of fewer images than the
+    acceptance needs counts with its largest score.
+
+    Args:
+        scores: (N,) held out, higher = more OOD.
+        compared: source -> (N,) bool, its images; empty = one source.
+        acceptance: in (0, 1).
+
+    Raises:
+        OODFitError: as :func:`threshold_at`, for all images.
+    """
+    found = [threshold_at(scores, acceptance)]
+    for rows in compared.values():
+        n = int(rows.sum())
+        found.append(threshold_at(scores[rows], min(acceptance, n / (n + 1))))
+    return max(found)

@@ -308,3 +308,68 @@ def test_what_cannot_be_fitted_is_named(change, message):
 def test_nothing_to_choose_by_is_named(known):
     with pytest.raises(OODFitError, match="6 detectors and 0 kinds of perturbation"):
         choose(SIX, Known(*of(known), 1.0), {})
+
+
+def two_sources(known: SimpleNamespace, shift: float) -> tuple[np.ndarray, np.ndarray]:
+    """Features and sources: the second half of the lesions comes from a camera that shifts one feature."""
+    second = np.array([int(group[1:]) >= 75 for group in known.groups])
+    features = known.features + shift * second[:, None] * np.eye(WIDTH)[25]
+    return features, np.where(second, "B", "A")
+
+
+def test_each_source_keeps_the_acceptance(known):
+    features, sources = two_sources(known, 2.0)
+    gate = fit_gate(features, *of(known)[1:], 1.0, detector="mahalanobis", sources=sources)
+    held = held_out_scores("mahalanobis", features, *of(known)[1:], 1.0)
+    assert gate.threshold == max(threshold_at(held), *(threshold_at(held[sources == name]) for name in "AB"))
+    assert {name: row["n"] for name, row in gate.sources.items()} == {name: (sources == name).sum() for name in "AB"}
+    for name, row in gate.sources.items():
+        assert row["accepted"] == pytest.approx((held[sources == name] <= gate.threshold).mean(), abs=1e-6)
+        assert row["accepted"] >= 0.95
+    json.dumps(gate.as_config(), allow_nan=False)
+
+
+@pytest.mark.parametrize(("shift", "low", "high"), [(0.0, 0.85, 1.0), (30.0, 0.0, 0.05)])
+def test_a_source_left_out_is_accepted_as_far_as_it_is_alike(known, shift, low, high):
+    features, sources = two_sources(known, shift)
+    gate = fit_gate(features, *of(known)[1:], 1.0, detector="mahalanobis", sources=sources)
+    alone, others = sources == "B", sources == "A"
+    parts = [values[others] for values in (features, *of(known)[1:])]
+    threshold = threshold_at(held_out_scores("mahalanobis", *parts, 1.0))
+    fit = fit_of("mahalanobis")(*parts[:3], 1.0)
+    expected = (score("mahalanobis", fit, features[alone], known.logits[alone], 1.0) <= threshold).mean()
+    assert gate.sources["B"]["accepted_left_out"] == pytest.approx(expected, abs=1e-6)
+    assert low <= expected <= high
+
+
+def test_the_detector_is_chosen_by_a_source_that_it_never_saw(known):
+    # Perturbed images differ in feature 20; a camera differs in feature 25 by more: of one source alone, the length
+    # of the features tells nothing, and a fit without B finds B as strange as what is perturbed.
+    features, sources = two_sources(known, 8.0)
+    rows = np.arange(len(features))
+    made = {"moved": (features + 8 * np.eye(WIDTH)[20], known.logits)}
+    inside = choose(["mahalanobis"], Known(features, *of(known)[1:], 1.0), made, perturbed_rows=rows)[1]
+    elsewhere = choose(
+        ["mahalanobis"], Known(features, *of(known)[1:], 1.0, sources=sources), made, perturbed_rows=rows
+    )[1]
+    found = []
+    for name in "AB":
+        mine = sources == name
+        fit = fit_of("mahalanobis")(features[~mine], known.logits[~mine], known.labels[~mine], 1.0)
+        clean, moved = (
+            score("mahalanobis", fit, part[mine], known.logits[mine], 1.0) for part in (features, made["moved"][0])
+        )
+        found.append((moved[:, None] > clean).mean())
+    assert elsewhere["detectors"]["mahalanobis"]["mean"] == pytest.approx(np.mean(found), abs=1e-5)
+    assert inside["method"] != elsewhere["method"]
+
+
+def test_sources_that_share_no_class_or_are_too_small_are_not_compared(known):
+    by_class = np.array(["A", "B", "C"])[known.labels]
+    few = np.where(np.arange(len(known.labels)) < 10, "B", "A")
+    for sources in (by_class, few, np.full(len(known.labels), "A")):
+        gate = fit_gate(*of(known), 1.0, detector="mahalanobis", sources=sources)
+        assert gate.threshold == fit_gate(*of(known), 1.0, detector="mahalanobis").threshold
+        for row in gate.sources.values():
+            assert row["accepted_left_out"] is None
+            assert "not known" in row["why"]
