@@ -94,13 +94,18 @@ def duplicate_report(rows: Sequence[Row], found: Duplicates, groups: Sequence[st
 
 
 def missing_report(rows: Sequence[Row]) -> dict[str, int]:
-    """Images without an age, sex, site or mask, and those with the age 0, which in HAM10000 rarely means a newborn."""
+    """Images without an age, sex, site or mask, and those with the age 0, which in HAM10000 rarely means a newborn.
+
+    Also those without a skin tone, where the source records it.
+    """
+    toned = [row.skin_tone is not None for row in rows]
     return {
         "age": sum(row.age is None for row in rows),
         "age_zero": sum(row.age == 0 for row in rows),
         "sex": sum(row.sex == UNKNOWN for row in rows),
         "localization": sum(row.localization == UNKNOWN for row in rows),
         "mask": sum(row.read_mask is None for row in rows),
+        **({"skin_tone": toned.count(False)} if any(toned) else {}),
     }
 
 

@@ -35,6 +35,7 @@ def curate(
     warnings: Sequence[str] = (),
     split_by_source: bool = False,
     folds_of: Mapping[str, int] | None = None,
+    texts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
@@ -48,6 +49,7 @@ def curate(
         split_by_source: draw the grouped splits of each source on its own; a group of several sources follows its
             first image.
         folds_of: base fold of each image id, in place of drawing them.
+        texts: further files of the folder by name.
 
     Raises:
         UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
@@ -78,6 +80,8 @@ def curate(
         shards.write_shards(folder, rows, scans, groups, about.labels, files)
         (folder / "README.md").write_text(card, encoding="utf-8")
         _write_json(folder / "audit.json", audit)
+        for name, text in (texts or {}).items():
+            (folder / name).write_text(text, encoding="utf-8")
         _write_json(folder / shards.MANIFEST, shards.manifest(folder))
     return audit
 

@@ -145,7 +145,7 @@ def render(
     """
     labels = audit["labels"]
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
-    missing = ", ".join(f"{key} {audit['missing'][key]}" for key in ("age", "sex", "localization", "mask"))
+    missing = ", ".join(f"{key} {n}" for key, n in audit["missing"].items() if key != "age_zero")
     parts = [
         f"---\n{_front_matter(about, len(rows), audit['version'], shards)}---",
         f"# {about.title}",

@@ -30,8 +30,10 @@ class Row:
         patient_id: images of one patient are never split in a grouped config; ``None`` when not known.
         provenance: ``real`` or ``synthetic``; ``None``: the source holds photographs only. Synthetic images are in
             no validation, calibration or test split of a grouped config.
+        skin_tone: the source's own record, with its scale: ``Fitzpatrick 3``; ``None`` = unknown. Never estimated.
+        image_type: ``dermoscopic`` or ``clinical``, as the source calls it, where it has both.
 
-    The last three become columns of a dataset only where one of its rows has them.
+    The last five become columns of a dataset only where one of its rows has them.
     """
 
     image_id: str
@@ -49,6 +51,8 @@ class Row:
     diagnosis: str | None = None
     patient_id: str | None = None
     provenance: str | None = None
+    skin_tone: str | None = None
+    image_type: str | None = None
 
 
 @dataclass
@@ -56,8 +60,10 @@ class Archive:
     """Rows of one archive, the warnings of its reader (one sentence each), and the archive's own splits.
 
     ``splits`` holds for each row ``train``, ``validation``, ``test`` or ``None``; ``None`` alone: the archive has none.
+    ``missing`` names the images that the archive's table lists and that are not there.
     """
 
     rows: list[Row]
     warnings: list[str] = field(default_factory=list)
     splits: list[str | None] | None = None
+    missing: list[str] = field(default_factory=list)

@@ -22,7 +22,7 @@ ROWS_PER_GROUP = 100
 NOT_PUBLISHED = "none"
 MANIFEST = "manifest.json"
 _AS_IN_ROW = ("image_id", "lesion_id", "age", "sex", "localization", "dx_type", "source", "license", "attribution")
-OPTIONAL = ("diagnosis", "patient_id", "provenance")
+OPTIONAL = ("diagnosis", "patient_id", "provenance", "skin_tone", "image_type")
 
 
 def features(labels: Sequence[str], with_mask: bool, optional: Sequence[str] = ()) -> Features:

@@ -47,6 +47,9 @@ CLASSES: dict[str, LesionClass] = {
         ("scc", "Squamous cell carcinoma", "malignant"),
         ("benign", "Benign lesion", "benign"),
         ("malignant", "Malignant lesion", "malignant"),
+        ("other_benign", "Other benign lesion", "benign"),
+        ("other_malignant", "Other malignant lesion", "malignant"),
+        ("inflammatory", "Inflammatory or infectious condition", "benign"),
     )
 }
 
@@ -58,6 +61,14 @@ TASKS: dict[str, tuple[str, ...]] = {
     "isic2017": ("mel", "nv", "sk"),
     # The same task made of HAM10000. Its bkl includes more than seborrheic keratosis, so it is another class.
     "isic2017_ham": ("mel", "nv", "bkl"),
+}
+
+# Class -> its class in a task, where that has another name. A class that is neither here nor in the task has no
+# equivalent there: benign keratosis-like lesions (bkl) are more than seborrheic keratoses, akiec is more than ak.
+_IN_TASK: dict[str, dict[str, str]] = {
+    "ham10000": {"ak": "akiec", "sk": "bkl", "sl": "bkl"},
+    "dermx": {"ak": "akiec", "sk": "bkl", "sl": "bkl"},
+    "isic2017_ham": {"sk": "bkl", "sl": "bkl"},
 }
 
 # Spellings beside a class's own short and long name; compared after `_plain`.
@@ -133,6 +144,24 @@ def classes_named(name: str) -> set[str]:
         except UnknownLabelError:
             continue
     return found
+
+
+def in_task(label: str, task: str) -> str | None:
+    """The class of a task that a class of the taxonomy belongs to; ``None``: it has no equivalent there.
+
+    In ``isic_binary`` the group decides. Premalignant classes have no equivalent: the ISIC Archive calls them
+    Indeterminate.
+
+    Raises:
+        UnknownLabelError: the label is not in the vocabulary, or there is no such task.
+    """
+    group = _lookup(label).group
+    if task not in TASKS:
+        raise UnknownLabelError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
+    if task == "isic_binary":
+        return group if group in TASKS[task] else None
+    name = _IN_TASK.get(task, {}).get(label, label)
+    return name if name in TASKS[task] else None
 
 
 def class_order(labels: Sequence[str], others: Sequence[str]) -> list[int] | None:

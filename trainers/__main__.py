@@ -20,6 +20,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "build_ham10000": ("datasets_scripts.build_ham10000", "HAM10000, seven diagnoses"),
         "build_dermoscopy": ("datasets_scripts.build_dermoscopy", "HAM10000 and ISIC 2017 in one dataset"),
         "build_dermx": ("datasets_scripts.build_dermx", "the Derm-X dataset: HAM10000 and acne"),
+        "build_archive": (
+            "datasets_scripts.build_archive",
+            "PAD-UFES-20, ISIC 2018 to 2024, Derm7pt, DDI, MILK10k, ...",
+        ),
         "build_isic_binary": ("datasets_scripts.build_isic_binary", "ISIC archive, benign or malignant"),
         "build_isic2017": ("datasets_scripts.build_isic2017", "the ISIC 2017 challenge"),
         "build_lesions12": ("datasets_scripts.build_lesions12", "a folder of images for each class, twelve classes"),
@@ -92,6 +96,8 @@ def main() -> None:
         print(environment())
         return
     table = {command: module for group in COMMANDS.values() for command, (module, _) in group.items()}
+    if len(words) > 1 and f"{name}_{words[1]}" in table and not os.path.exists(words[1]):  # lesion build archive
+        name = f"{name}_{words.pop(1)}"
     if name not in table:
         hint = did_you_mean(words[0], [*table, "env"]) or ": `lesion --help` lists all commands"
         fail([f"unknown command {words[0]!r}{hint}"])

@@ -34,7 +34,7 @@ _READ = (
     "diagnosis_confirm_type", "attribution", "patient_id", "image_type",
 )  # fmt: skip
 # Licences as the archive writes them -> Hub licence ids.
-_LICENSES = {"cc-0": "cc0-1.0", "cc-by": "cc-by-4.0", "cc-by-nc": "cc-by-nc-4.0"}
+LICENSES = {"cc-0": "cc0-1.0", "cc-by": "cc-by-4.0", "cc-by-nc": "cc-by-nc-4.0"}
 _DERMOSCOPIC = "dermoscopic"
 _TABLE_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 
@@ -103,7 +103,7 @@ def from_ham10000(archive: Archive) -> Archive:
 def license_of(rows: Sequence[Row]) -> str:
     """The Hub licence id that all rows share, else ``other``."""
     licenses = {row.license for row in rows}
-    return licenses.pop() if len(licenses) == 1 and licenses <= set(_LICENSES.values()) else "other"
+    return licenses.pop() if len(licenses) == 1 and licenses <= set(LICENSES.values()) else "other"
 
 
 def _plain(column: str) -> str:
@@ -142,7 +142,7 @@ def _row(record: Mapping[str, str], images: Mapping[str, Reader]) -> Row:
         localization=tables.known(record.get("anatom_site_general", "")),
         dx_type=tables.known(record.get("diagnosis_confirm_type", "")),
         source=SOURCE,
-        license=_LICENSES.get(license, license),
+        license=LICENSES.get(license, license),
         attribution=record.get("attribution") or UNKNOWN,
         diagnosis=finer[0] if finer else None,
         patient_id=record.get("patient_id") or None,

@@ -36,6 +36,7 @@ ERRORS = [
     "build_isic_binary --source /no/such/place --out OUT",
     "build_isic2017 --source /no/such/place --out OUT",
     "build_lesions12 --source /no/such/place --out OUT",
+    "build_archive --name no_such_archive --source spaces --out OUT",
     "build_phantom --task dermx --images 0 --out OUT",
     "phantom_sheet --task no_such_task --out OUT",
     "simulate_acne --patients 0 --out OUT",
