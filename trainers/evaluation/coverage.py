@@ -115,7 +115,7 @@ def coverage_section(predictions: Predictions, sets: np.ndarray, conformal: Mapp
         "pools": [{"name": pool, **row(in_pool[pool])} for pool in pools],
         "subgroups": {
             name: [{"value": value, **row(column == value, of_a_part)} for value in values]
-            for name, (values, column) in subgroup_columns(predictions.columns, len(predictions)).items()
+            for name, (values, column) in subgroup_columns(predictions.columns, predictions.label).items()
         },
         "set_sizes": {
             "mean": plain((sizes * np.arange(len(sizes))).sum()),

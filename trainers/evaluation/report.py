@@ -214,7 +214,7 @@ def _per_class(
 
 def _subgroups(predictions: Predictions, after: Sample, replicates: int, seed: int) -> dict[str, list[dict[str, Any]]]:
     found = {}
-    for name, (values, column) in subgroup_columns(predictions.columns, len(after)).items():
+    for name, (values, column) in subgroup_columns(predictions.columns, predictions.label).items():
         found[name] = [
             {"value": value, **_subgroup(after.select(column == value), replicates, seed)} for value in values
         ]

@@ -88,7 +88,7 @@ def _flag(predictions: Predictions, made: Decisions, fitted: Mapping[str, Any]) 
 
     sensitivity = share(flagged, malignant)
     known = sensitivity["value"] is not None
-    diagnoses = subgroup_columns(predictions.columns, len(predictions)).get("diagnosis")
+    diagnoses = subgroup_columns(predictions.columns, predictions.label).get("diagnosis")
     own = np.array(predictions.labels, dtype=object)[predictions.label]
     # Where one of several archives states no finer diagnosis, the label is the diagnosis.
     column = own if diagnoses is None else np.where(diagnoses[1] == UNKNOWN, own, diagnoses[1])

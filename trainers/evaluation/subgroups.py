@@ -33,17 +33,20 @@ def sexes(sex: np.ndarray) -> np.ndarray:
     return np.array([tables.sex(str(value).strip()) for value in sex], dtype=object)
 
 
-def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+def subgroup_columns(
+    columns: dict[str, np.ndarray], label: np.ndarray
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
     """The subgroups of a report: name -> (its values in order, the value of each of the N images).
 
-    The source's own diagnosis is one where it is finer than the labels (how a benign-or-malignant model does on
+    The source's own diagnosis is one where a class has more than one (how a benign-or-malignant model does on
     melanoma is not how it does on basal cell carcinoma), and so are provenance where there are synthetic images, and
     the archive where there are several.
 
     Args:
         columns: of the predictions file; a column that is missing leaves everyone unknown.
-        n: N.
+        label: (N,) class indices.
     """
+    n = len(label)
     age = columns["age"] if "age" in columns else np.full(n, np.nan)
     sex = columns["sex"] if "sex" in columns else np.full(n, UNKNOWN, dtype=object)
     groups: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
@@ -52,12 +55,18 @@ def subgroup_columns(columns: dict[str, np.ndarray], n: int) -> dict[str, tuple[
     }
     for name in ("diagnosis", "provenance"):
         found = {str(value) for value in columns.get(name, ())}
-        if found - {UNKNOWN}:
+        if found - {UNKNOWN} and (name != "diagnosis" or _is_finer(columns[name], label)):
             groups[name] = ((*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN})), columns[name])
     sources = {str(value) for value in columns.get("source", ())}
     if len(sources) > 1:
         groups["source"] = (tuple(sorted(sources)), columns["source"])
     return groups
+
+
+def _is_finer(diagnosis: np.ndarray, label: np.ndarray) -> bool:
+    """Whether some class holds more than one known diagnosis."""
+    pairs = {(int(of), str(name)) for of, name in zip(label, diagnosis, strict=True) if str(name) != UNKNOWN}
+    return len(pairs) > len({of for of, _ in pairs})
 
 
 def abstention_columns(predictions: Predictions) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
@@ -68,7 +77,7 @@ def abstention_columns(predictions: Predictions) -> dict[str, tuple[tuple[str, .
     sites = predictions.columns.get("localization", np.full(len(predictions), UNKNOWN, dtype=object)).astype(str)
     classes = np.array(predictions.labels, dtype=object)[predictions.label]
     columns = {
-        **subgroup_columns(predictions.columns, len(predictions)),
+        **subgroup_columns(predictions.columns, predictions.label),
         "site": ((*sorted(set(sites) - {UNKNOWN}), UNKNOWN), sites),
         "class": (tuple(predictions.labels), classes),
     }

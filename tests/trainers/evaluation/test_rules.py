@@ -56,7 +56,9 @@ def rows() -> Predictions:
         label_groups={"nv": "benign", "mel": "malignant", "bcc": "malignant"},
         split="test",
         ood_score=np.array([image[3] for image in IMAGES]),
-        columns={"diagnosis": np.array(["nevus"] * 3 + ["melanoma"] * 2 + ["carcinoma"] * 2, dtype=object)},
+        columns={
+            "diagnosis": np.array(["nevus"] * 2 + ["halo nevus"] + ["melanoma"] * 2 + ["carcinoma"] * 2, dtype=object)
+        },
     )
 
 
@@ -94,7 +96,7 @@ def test_rules_and_flag_by_hand(rows: Predictions) -> None:
 
 
 def test_a_diagnosis_that_one_archive_does_not_state_is_the_label(rows: Predictions) -> None:
-    given = np.array(["nevus"] * 3 + ["unknown"] * 2 + ["carcinoma", "unknown"], dtype=object)
+    given = np.array(["nevus"] * 2 + ["halo nevus"] + ["unknown"] * 2 + ["carcinoma", "unknown"], dtype=object)
     flag = decision_section(replace(rows, columns={"diagnosis": given}), decisions(rows, TRUST), TRUST)["flag"]
     assert [(row["value"], row["n"]) for row in flag["diagnosis"]] == [("carcinoma", 1), ("mel", 2)]
 
