@@ -215,8 +215,8 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], dict[str, dict[str, Any]]]] = {
             "MILK10k_Training_GroundTruth.csv": f"lesion_id,{MILK}\nIL_0000652,0.0,1.0,0,0,0,0,0,0,0,0,0\n",
             "MILK10k_Training_Metadata.csv": "lesion_id,image_type,isic_id,attribution,copyright_license,"
             "image_manipulation,age_approx,sex,skin_tone_class,site,MONET_hair\n"
-            "IL_0000652,clinical: close-up,ISIC_8149219,MILK study team,CC-BY-NC,instrument only,50,male,3,head_neck_face,0.1\n"
-            "IL_0000652,dermoscopic,ISIC_4671410,MILK study team,CC-BY-NC,instrument only,50,male,3,head_neck_face,0.2\n",
+            "IL_0000652,clinical: close-up,ISIC_8149219,MILK study team,CC-BY-NC,,50,male,3,head_neck_face,0.1\n"
+            "IL_0000652,dermoscopic,ISIC_4671410,MILK study team,CC-BY-NC,,50,male,3,head_neck_face,0.2\n",
         },
         {
             image_id: {
