@@ -109,6 +109,8 @@ def trust_citations(trust: Mapping[str, Any]) -> list[str]:
         keys.append(BY_SETS[trust["conformal"]["method"]])
     if "bands" in trust:
         keys.append("angelopoulos2025ltt")
+    if "decision" in trust:
+        keys += ["menon2021logit", "elkan2001cost"]
     if "ood" in trust:
         keys.append(BY_DETECTOR[trust["ood"]["detector"]])
     return [ENTRIES[key] for key in keys]
