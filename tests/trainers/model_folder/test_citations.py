@@ -42,7 +42,7 @@ def test_a_model_cites_its_system_data_backbone_and_trust():
         "ood": {"detector": "vim"},
     }
     assert keys(trust_citations(trust)) == [
-        "guo2017calibration", "alexandari2020bcts", "sadinle2019lac", "angelopoulos2025ltt", "menon2021logit", "elkan2001cost",
-        "wang2022vim",
+        "guo2017calibration", "alexandari2020bcts", "sadinle2019lac", "angelopoulos2025ltt",
+        "menon2021logit", "elkan2001cost", "wang2022vim",
     ]  # fmt: skip
     assert trust_citations({}) == []
