@@ -76,6 +76,15 @@ def test_mahalanobis_by_hand():
     assert score.item() == pytest.approx(min(0.0**2 + 1.0**2, 0.5**2 + 0.2**2))
 
 
+def test_mahalanobis_of_statistics_keeps_their_length():
+    buffers = {"mean": torch.tensor([1.0, 2.0]), "projection": torch.eye(2), "class_means": torch.tensor([[0.0, 1.0]])}
+    early, logits = torch.tensor([[3.0, 4.0], [3e30, -3e30]]), torch.zeros(2, 2)
+    score = scored("early_mahalanobis", early, logits, 1.0, {"unit_length": 0}, buffers, early)
+    assert score[0].item() == pytest.approx(2.0**2 + 1.0**2)
+    assert torch.isfinite(score).all()
+    assert score[1] > 1e20
+
+
 def test_nearest_neighbours_by_hand():
     buffers = {
         "mean": torch.zeros(2),

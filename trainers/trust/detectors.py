@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -184,7 +185,13 @@ def fit_nothing(features: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray
 
 
 def fit_mahalanobis(
-    features: np.ndarray, raw_logits: np.ndarray, labels: np.ndarray, temperature: float, *, most: int = MOST
+    features: np.ndarray,
+    raw_logits: np.ndarray,
+    labels: np.ndarray,
+    temperature: float,
+    *,
+    most: int = MOST,
+    unit: bool = True,
 ) -> OODFit:
     """Projection, class means and shared covariance of the Mahalanobis distance to the nearest class.
 
@@ -194,9 +201,10 @@ def fit_mahalanobis(
     twentyfold between the sources of one dataset; no noise is added to the image and no other layer is used, so that
     one forward pass is enough.
 
-    ``early_mahalanobis`` is the same fit on the statistics of an early layer (N, E). The last features keep what
-    separates the classes and may lose the rest; an early layer keeps colours, edges and textures, in which ood images
-    differ. Which depth is best depends on the ood images (Anthony & Kamnitsas, UNSURE 2023).
+    ``early_mahalanobis`` is the same fit on the statistics of an early layer (N, E), not scaled to length 1: their
+    length is the contrast of the image. The last features keep what separates the classes and may lose the rest; an
+    early layer keeps colours, edges and textures, in which ood images differ. Which depth is best depends on the ood
+    images (Anthony & Kamnitsas, UNSURE 2023).
 
     Args:
         features: (N, D), or early statistics (N, E) by ``hub_models.ood_lesion.channel_statistics``.
@@ -204,19 +212,20 @@ def fit_mahalanobis(
         labels: (N,) class indices; a class without an image has no mean.
         temperature: not used.
         most: upper bound of the dimensions P.
+        unit: scale to length 1 first.
 
     Returns:
         ``mean`` (D,), ``projection`` (D, P) whitened by the covariance, ``class_means`` (K, P) of the K classes that
-        occur; ``dimensions`` P and the ``shrinkage`` found, in [0, 1].
+        occur; ``dimensions`` P, the ``shrinkage`` found, in [0, 1], and ``unit_length`` 0 where not ``unit``.
 
     Raises:
         OODFitError: input that cannot be fitted, or features that do not vary, or not within any class.
     """
     features, _ = check(features, raw_logits, labels)
     labels = np.asarray(labels)
-    unit = unit_length(features)
-    projection = fit_projection(unit, most)
-    coordinates = projection(unit)
+    seen = unit_length(features) if unit else features
+    projection = fit_projection(seen, most)
+    coordinates = projection(seen)
     present, index = np.unique(labels, return_inverse=True)
     means = np.stack([coordinates[index == k].mean(axis=0) for k in range(len(present))])
     within = coordinates - means[index]
@@ -229,7 +238,11 @@ def fit_mahalanobis(
     # distance^2 = d' precision d = |d L|^2 with precision = L L'
     whitening = cholesky(shrunk.precision_, lower=True)
     return OODFit(
-        settings={"dimensions": int(whitening.shape[0]), "shrinkage": float(shrunk.shrinkage_)},
+        settings={
+            "dimensions": int(whitening.shape[0]),
+            "shrinkage": float(shrunk.shrinkage_),
+            **({} if unit else {"unit_length": 0}),
+        },
         buffers={
             "mean": projection.mean.astype(np.float32),
             "projection": (projection.components @ whitening).astype(np.float32),
@@ -333,7 +346,7 @@ DETECTORS: dict[str, Fit] = {
     "mahalanobis": fit_mahalanobis,
     "nearest_neighbours": fit_nearest_neighbours,
     "vim": fit_vim,
-    "early_mahalanobis": fit_mahalanobis,
+    "early_mahalanobis": partial(fit_mahalanobis, unit=False),
 }
 
 

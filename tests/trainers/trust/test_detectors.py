@@ -75,6 +75,18 @@ def test_mahalanobis_agrees_without_shrinkage(known, monkeypatch):
     assert fit.settings == {"dimensions": WIDTH, "shrinkage": 0.0}
 
 
+def test_early_statistics_keep_their_length(known):
+    early = fit_of("early_mahalanobis")(known.features, known.logits, known.labels, 1.0)
+    assert early.settings["unit_length"] == 0
+    means = np.stack([known.features[known.labels == k].mean(axis=0) for k in range(CLASSES)])
+    shrunk = LedoitWolf(assume_centered=True).fit(known.features - means[known.labels])
+    away = known.ood[:, None] - means
+    expected = np.einsum("nkd,de,nke->nk", away, shrunk.precision_, away).min(axis=1)
+    assert score("early_mahalanobis", early, known.ood, np.zeros((50, CLASSES)), 1.0) == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
 def test_mahalanobis_is_that_of_the_shrunk_covariance(known):
     fit = fit_mahalanobis(known.features, known.logits, known.labels, 1.0, most=3)
     unit = unit_length(known.features)
