@@ -246,7 +246,7 @@ def _gate(
 def _known(one: Predictions, gate_sets: Mapping[str, Predictions]) -> dict[str, Any]:
     """Images that the gate is fitted on, those of the split first; one without a label counts as what is predicted."""
     parts = {"": one, **gate_sets}
-    source = one.columns.get("source", np.full(len(one), "", dtype=object))
+    source = one.columns.get("source", np.full(len(one), one.dataset or "the dataset", dtype=object))
     own = [rows.probs().argmax(axis=1) for rows in gate_sets.values()]
     groups = [[f"{name}/{group}" for group in rows.group_id] for name, rows in gate_sets.items()]
     early = [rows.early for rows in parts.values() if rows.early is not None]
@@ -256,7 +256,9 @@ def _known(one: Predictions, gate_sets: Mapping[str, Predictions]) -> dict[str, 
         "labels": np.concatenate([one.label, *own]),
         "groups": np.concatenate([one.group_id, *groups]),
         "early": np.concatenate(early) if early else None,
-        "sources": np.concatenate([source, *(np.full(len(rows), name) for name, rows in gate_sets.items())]),
+        "sources": np.concatenate([source, *(np.full(len(rows), name) for name, rows in gate_sets.items())])
+        if gate_sets or "source" in one.columns
+        else None,
     }
 
 

@@ -5,14 +5,15 @@ images from perturbed versions of themselves (``trainers.model_folder.perturbati
 the result on ood images stays a measurement.
 
 Where the images come from several sources, each source is left out in turn: the detector is chosen by scores of fits
-that saw no image of the source, the threshold accepts the wanted share of every source, and the share of a source that
-is accepted by a gate of the others alone is stored with the gate. A gate of one source says nothing about others.
+that saw no image of the source, and the threshold accepts the wanted share of every source and, where perturbed images
+stay declined, 90 % of a source that the detector was not fitted on. The share of a source that is accepted without it
+is stored with the gate. A gate of one source says nothing about others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,23 @@ from hub_models.ood_lesion import EARLY
 from trainers.metrics.discrimination import auroc
 from trainers.metrics.number import plain
 from trainers.trust.detectors import DETECTORS, OODFit, OODFitError, check, fit_of, inputs_of, score
-from trainers.trust.held_out import FOLDS, CrossFit, comparable_sources, cross_fit, threshold_of_sources
+from trainers.trust.held_out import FOLDS, LEAST_OF_SOURCE, CrossFit
+from trainers.trust.known import Known, LeftOut
 
 AUTO = "auto"
 # For a model without image input, for which no perturbed version can be made: the best on the models so far.
 WITHOUT_PERTURBED = "mahalanobis"
 CHOSEN = "highest mean AUROC of perturbed against unchanged calibration images, held out by lesion group"
 CHOSEN_ELSEWHERE = "highest mean AUROC of perturbed against unchanged calibration images, leaving out one source"
-ONE_SOURCE = "there is one source to compare: how much is accepted of others is not known"
+ONE_SOURCE = "there is one source: how much is accepted of others is not known"
+NOT_COMPARED = (
+    f"fewer than two sources have {LEAST_OF_SOURCE} images of classes that another has too, or this one has fewer: how "
+    "much a gate without it accepts is not known"
+)
+# Share of the images of a source that a detector without it is to accept.
+ELSEWHERE = 0.9
+# What the threshold for sources that were left out may cost: share of perturbed images that is declined no more.
+MOST_PASSED = 0.05
 
 # kind -> features (K, D), raw logits (K, C) or (K, M, C) and, where the model gives them, early statistics (K, E) of
 # calibration images perturbed that way
@@ -49,8 +59,11 @@ class GateFit:
         temperature: T that it was fitted with and must be applied with.
         n: calibration images.
         n_groups: their lesion groups.
-        sources: name -> ``n``, ``accepted`` (share by held-out scores), and ``accepted_left_out``: the share that a
-            gate of the other sources alone accepts, None with ``why`` where that cannot be known.
+        sources: name -> ``n``, ``accepted`` (share by held-out scores), ``accepted_left_out``: the share by the
+            detector without the source at this threshold, which was set with it in view, and ``accepted_by_others``:
+            by a gate of the other sources alone, None with ``why`` where these cannot be known.
+        elsewhere: how the sources left out moved the threshold: ``acceptance``, ``threshold`` (of the sources left
+            out), ``held_out_threshold``, ``perturbed_declined`` at each of the two, ``used``; empty without sources.
         chosen_by: ``{"method"}`` and, where there were perturbed images, the rest of the table of :func:`choose`.
         folds: of the held-out scores.
         seed: of the folds.
@@ -66,6 +79,7 @@ class GateFit:
     n: int
     n_groups: int
     sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    elsewhere: dict[str, Any] = field(default_factory=dict)
     chosen_by: dict[str, Any] = field(default_factory=dict)
     folds: int = FOLDS
     seed: int = 0
@@ -95,66 +109,9 @@ class GateFit:
             "folds": self.folds,
             "seed": self.seed,
             "sources": self.sources,
+            **({"elsewhere": self.elsewhere} if self.elsewhere else {}),
             "chosen_by": self.chosen_by,
         }
-
-
-@dataclass(frozen=True)
-class Known:
-    """Calibration images that a gate is fitted on.
-
-    Attributes:
-        features: (N, D).
-        raw_logits: (N, C) or (N, M, C), before temperature.
-        labels: (N,) class indices.
-        groups: (N,) lesion group ids.
-        temperature: T > 0.
-        early: (N, E) statistics of an early layer, by ``hub_models.ood_lesion.channel_statistics``, or None.
-        sources: (N,) the source of each image, or None: all are of one.
-    """
-
-    features: np.ndarray
-    raw_logits: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
-    temperature: float
-    early: np.ndarray | None = None
-    sources: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def inputs_of(self, detector: str) -> np.ndarray:
-        """The features, or the early statistics where the detector uses those."""
-        return inputs_of(detector, self.features, self.early)
-
-    def select(self, rows: np.ndarray) -> Known:
-        """Some of the images, by (N,) bool."""
-        arrays = ("features", "raw_logits", "labels", "groups", "early", "sources")
-        return replace(self, **{k: np.asarray(v)[rows] for k in arrays if (v := getattr(self, k)) is not None})
-
-    def compared(self) -> dict[str, np.ndarray]:
-        """Source -> (N,) bool, its compared images; empty where there are no two sources to compare."""
-        return {} if self.sources is None else comparable_sources(self.sources, self.labels)
-
-    def without(self, source: str) -> Known:
-        """The images of all other sources."""
-        return self.select(np.asarray(self.sources).astype(str) != source)
-
-    def fit(self, detector: str) -> OODFit:
-        """Fit a detector on all images."""
-        return fit_of(detector)(self.inputs_of(detector), self.raw_logits, self.labels, self.temperature)
-
-    def cross_fit(self, detector: str, folds: int, seed: int) -> CrossFit:
-        """Fit a detector once without each fold."""
-        inputs = self.inputs_of(detector)
-        return cross_fit(
-            detector, inputs, self.raw_logits, self.labels, self.groups, self.temperature, folds=folds, seed=seed
-        )
-
-    def held_out(self, fitted: CrossFit) -> np.ndarray:
-        """(N,) scores of the images, each by the fit that saw neither it nor its group."""
-        return fitted.score(self.inputs_of(fitted.detector), self.raw_logits)
 
 
 def choose(
@@ -242,7 +199,9 @@ def fit_gate(
         temperature: T > 0.
         perturbed: kind -> features, raw logits and, with ``early``, early statistics of calibration images perturbed
             that way. With a named detector the table is filled all the same, for the report.
-        acceptance: share of calibration images to be accepted, and of the images of each source, in (0, 1).
+        acceptance: share of calibration images to be accepted, and of the images of each source, in (0, 1). Where
+            perturbed images stay declined, the threshold also accepts ``ELSEWHERE`` of a source by a detector that was
+            fitted without it: conformal prediction over sources, of which there are few.
         detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where there are no
             perturbed images.
         early: (N, E) statistics of an early layer; without them no detector that looks there is a candidate.
@@ -256,7 +215,7 @@ def fit_gate(
         OODFitError: input that cannot be fitted, or too few images for the acceptance.
     """
     check(features, raw_logits, labels)
-    known = Known(features, raw_logits, labels, groups, temperature, early, sources)
+    known = Known(features, raw_logits, labels, groups, temperature, early, sources, acceptance)
     fits: dict[str, CrossFit] = {}
     table: dict[str, Any] = {"method": "named"}
     if detector != AUTO:
@@ -267,53 +226,10 @@ def fit_gate(
         detector, table = (best, found) if detector == AUTO else (detector, found | table)
     elif detector == AUTO:
         detector, table = WITHOUT_PERTURBED, {"method": "default: there are no perturbed images to choose by"}
-    scores = known.held_out(fits.get(detector) or known.cross_fit(detector, folds, seed))
-    threshold = threshold_of_sources(scores, known.compared(), acceptance)
-    shares = _of_sources(known, detector, scores, threshold, acceptance, folds, seed)
-    return _gate(known, detector, scores, threshold, acceptance, shares, table, folds, seed)
-
-
-def _of_sources(
-    known: Known, detector: str, scores: np.ndarray, threshold: float, acceptance: float, folds: int, seed: int
-) -> dict[str, dict[str, Any]]:
-    """What is accepted of each source, by the gate and by a gate of the other sources alone."""
-    if known.sources is None:
-        return {}
-    names, compared = np.asarray(known.sources).astype(str), known.compared()
-    found: dict[str, dict[str, Any]] = {}
-    for name in np.unique(names):
-        mine = names == name
-        row: dict[str, Any] = {"n": int(mine.sum()), "accepted": plain(float((scores[mine] <= threshold).mean()))}
-        try:
-            share = None if name not in compared else _left_out(known, str(name), detector, acceptance, folds, seed)
-            reason = "" if share is not None else ONE_SOURCE
-        except OODFitError as error:
-            share, reason = None, f"no gate of the other sources can be fitted: {error}"
-        found[str(name)] = row | {"accepted_left_out": share} | ({"why": reason} if reason else {})
-    return found
-
-
-def _left_out(known: Known, source: str, detector: str, acceptance: float, folds: int, seed: int) -> float:
-    """The share of the compared images of a source that a gate of all other sources accepts."""
-    others, mine = known.without(source), known.select(known.compared()[source])
-    held = others.held_out(others.cross_fit(detector, folds, seed))
-    threshold = threshold_of_sources(held, others.compared(), acceptance)
-    scores = score(detector, others.fit(detector), mine.inputs_of(detector), mine.raw_logits, known.temperature)
-    return float(plain(float((scores <= threshold).mean())))
-
-
-def _gate(
-    known: Known,
-    detector: str,
-    scores: np.ndarray,
-    threshold: float,
-    acceptance: float,
-    shares: dict[str, dict[str, Any]],
-    table: dict[str, Any],
-    folds: int,
-    seed: int,
-) -> GateFit:
-    """The chosen detector on all images, beside the threshold of their held-out scores."""
+    crossed = fits.get(detector) or known.cross_fit(detector, folds, seed)
+    scores = known.held_out(crossed)
+    left_out = {source: known.left_out(source, detector, folds, seed) for source in known.compared()}
+    threshold, elsewhere = _threshold(known, crossed, scores, left_out, perturbed or {}, perturbed_rows)
     fitted = known.fit(detector)
     return GateFit(
         detector=detector,
@@ -322,15 +238,81 @@ def _gate(
         accepted=float((scores <= threshold).mean()),
         settings=fitted.settings,
         buffers=fitted.buffers,
-        temperature=known.temperature,
+        temperature=temperature,
         n=len(known),
-        n_groups=len(np.unique(np.asarray(known.groups).astype(str))),
-        sources=shares,
+        n_groups=len(np.unique(np.asarray(groups).astype(str))),
+        sources=_of_sources(known, left_out, scores, threshold),
+        elsewhere=elsewhere,
         chosen_by=table,
         folds=folds,
         seed=seed,
         _fit=fitted,
     )
+
+
+def _threshold(
+    known: Known,
+    crossed: CrossFit,
+    scores: np.ndarray,
+    left_out: Mapping[str, LeftOut],
+    perturbed: Perturbed,
+    perturbed_rows: np.ndarray | None,
+) -> tuple[float, dict[str, Any]]:
+    """The threshold, and how the sources that were left out moved it.
+
+    It is that of the held-out scores or, if larger, that which accepts ``ELSEWHERE`` of each source by a detector
+    without it; the latter only where it declines as many perturbed images, up to ``MOST_PASSED``: sources of different
+    modalities would else open the gate to anything.
+    """
+    threshold = known.threshold(scores)
+    found = [np.quantile(part.scores, ELSEWHERE, method="higher") for part in left_out.values() if len(part.scores)]
+    if not found or not perturbed:
+        return threshold, {}
+    wider = max(float(max(found)), threshold)
+    declined = [_declined(crossed, perturbed, perturbed_rows, at) for at in (threshold, wider)]
+    used = declined[0] - declined[1] <= MOST_PASSED
+    return wider if used else threshold, {
+        "acceptance": ELSEWHERE,
+        "threshold": wider,
+        "held_out_threshold": threshold,
+        "perturbed_declined": [plain(value) for value in declined],
+        "used": used,
+    }
+
+
+def _declined(crossed: CrossFit, perturbed: Perturbed, perturbed_rows: np.ndarray | None, threshold: float) -> float:
+    """The share of perturbed images above a threshold, the mean over kinds."""
+    shares = []
+    for made in perturbed.values():
+        inputs = _inputs(crossed.detector, made)
+        scores = crossed.score(inputs, made[1], _rows(perturbed_rows, crossed.fold, len(inputs)))
+        shares.append(float((scores > threshold).mean()))
+    return float(np.mean(shares))
+
+
+def _of_sources(
+    known: Known, left_out: Mapping[str, LeftOut], scores: np.ndarray, threshold: float
+) -> dict[str, dict[str, Any]]:
+    """What is accepted of each source by the gate, by its detector without the source and by a gate without it."""
+    if known.sources is None:
+        return {}
+    names = np.asarray(known.sources).astype(str)
+    found: dict[str, dict[str, Any]] = {}
+    for name in np.unique(names):
+        mine, part = names == name, left_out.get(str(name))
+        row: dict[str, Any] = {"n": int(mine.sum()), "accepted": plain(float((scores[mine] <= threshold).mean()))}
+        shares: dict[str, Any] = {"accepted_left_out": None, "accepted_by_others": None}
+        if part is not None and len(part.scores):
+            limits = (threshold, part.threshold)
+            shares = {
+                key: plain(float((part.scores <= limit).mean())) for key, limit in zip(shares, limits, strict=True)
+            }
+        elif part is not None:
+            shares["why"] = part.why
+        else:
+            shares["why"] = ONE_SOURCE if mine.all() else NOT_COMPARED
+        found[str(name)] = row | shares
+    return found
 
 
 def _separations(

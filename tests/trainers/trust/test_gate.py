@@ -11,8 +11,9 @@ import torch
 
 from hub_models.ood_lesion import EARLY, UnknownDetectorError, ood_score
 from trainers.trust.detectors import DETECTORS, OODFitError, fit_of, score
-from trainers.trust.gate import Known, choose, fit_gate
+from trainers.trust.gate import choose, fit_gate
 from trainers.trust.held_out import cross_fit, deal_folds, held_out_scores, threshold_at
+from trainers.trust.known import Known
 
 WIDTH, CLASSES = 40, 3
 SIX = [name for name in DETECTORS if name not in EARLY]  # those that look at features and logits
@@ -338,7 +339,7 @@ def test_a_source_left_out_is_accepted_as_far_as_it_is_alike(known, shift, low, 
     threshold = threshold_at(held_out_scores("mahalanobis", *parts, 1.0))
     fit = fit_of("mahalanobis")(*parts[:3], 1.0)
     expected = (score("mahalanobis", fit, features[alone], known.logits[alone], 1.0) <= threshold).mean()
-    assert gate.sources["B"]["accepted_left_out"] == pytest.approx(expected, abs=1e-6)
+    assert gate.sources["B"]["accepted_by_others"] == pytest.approx(expected, abs=1e-6)
     assert low <= expected <= high
 
 
@@ -364,6 +365,30 @@ def test_the_detector_is_chosen_by_a_source_that_it_never_saw(known):
     assert inside["method"] != elsewhere["method"]
 
 
+@pytest.mark.parametrize(("moved", "used"), [(60.0, True), (8.0, False)])
+def test_the_threshold_accepts_a_source_left_out_where_perturbed_images_stay_declined(known, moved, used):
+    features, sources = two_sources(known, 4.0)
+    rows = np.arange(len(features))
+    made = {"moved": (features + moved * np.eye(WIDTH)[20], known.logits)}
+    gate = fit_gate(features, *of(known)[1:], 1.0, made, detector="vim", sources=sources, perturbed_rows=rows)
+    held = held_out_scores("vim", features, *of(known)[1:], 1.0)
+    narrow = max(threshold_at(held), *(threshold_at(held[sources == name]) for name in "AB"))
+    elsewhere = []
+    for name in "AB":
+        mine = sources == name
+        fit = fit_of("vim")(features[~mine], known.logits[~mine], known.labels[~mine], 1.0)
+        scores = score("vim", fit, features[mine], known.logits[mine], 1.0)
+        elsewhere.append(np.quantile(scores, 0.9, method="higher"))
+    assert max(elsewhere) > narrow
+    assert gate.elsewhere["threshold"] == pytest.approx(max(elsewhere))
+    assert gate.elsewhere["held_out_threshold"] == pytest.approx(narrow)
+    assert gate.elsewhere["used"] is used
+    assert gate.threshold == pytest.approx(max(elsewhere) if used else narrow)
+    assert (min(row["accepted_left_out"] for row in gate.sources.values()) >= 0.9) is used
+    declined = gate.elsewhere["perturbed_declined"]
+    assert (declined[0] - declined[1] <= 0.05) is used
+
+
 def test_sources_that_share_no_class_or_are_too_small_are_not_compared(known):
     by_class = np.array(["A", "B", "C"])[known.labels]
     few = np.where(np.arange(len(known.labels)) < 10, "B", "A")
@@ -372,4 +397,5 @@ def test_sources_that_share_no_class_or_are_too_small_are_not_compared(known):
         assert gate.threshold == fit_gate(*of(known), 1.0, detector="mahalanobis").threshold
         for row in gate.sources.values():
             assert row["accepted_left_out"] is None
+            assert row["accepted_by_others"] is None
             assert "not known" in row["why"]
