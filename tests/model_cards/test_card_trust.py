@@ -267,6 +267,27 @@ def test_a_detector_that_was_named_was_not_chosen(report: dict[str, Any]) -> Non
     assert "How the detectors compare" not in card_text(report, FILES)
 
 
+def test_a_card_states_what_the_gate_accepts_of_each_source(report: dict[str, Any]) -> None:
+    alone = {"n": 916, "accepted": 0.951, "accepted_left_out": None, "accepted_by_others": None, "why": "it is alone"}
+    report["trust"]["ood"]["sources"] = {"A|1": alone}
+    card = card_text(report, FILES)
+    assert "The gate was fitted on images of A|1 alone: how many images from elsewhere it accepts is not known." in card
+    assert "| A\\|1 | 916 | 95.1 % | not known | not known |  |\n" in card
+    assert "\nA|1: it is alone.\n" in card
+    two = {"n": 154, "accepted": 0.961, "accepted_left_out": 0.903, "accepted_by_others": 0.571}
+    report["trust"]["ood"]["sources"] = {"A": {**two, "n": 762}, "B": two}
+    report["trust"]["ood"]["elsewhere"] = {"acceptance": 0.9, "used": True}
+    measured = {"value": 0.97, "low": 0.94, "high": 0.99, "method": "exact"}
+    report["trust_evaluation"]["gate"]["per_source"] = {"B": {"n": 321, "n_groups": 321, "accepted": measured}}
+    card = card_text(report, FILES)
+    assert "The gate was fitted on images of A and B.\n" in card
+    assert "| A | 762 | 96.1 % | 90.3 % | 57.1 % |  |\n" in card
+    assert "| B | 154 | 96.1 % | 90.3 % | 57.1 % | 97.0 % (94.0–99.0) |\n" in card
+    assert "The threshold also accepts 90 % of a source that the detector was not fitted on." in card
+    report["trust"]["ood"]["elsewhere"]["used"] = False
+    assert "of a source left out was not taken: it would accept too many" in card_text(report, FILES)
+
+
 def test_results_on_ood_images_are_stated_where_they_matter(report: dict[str, Any]) -> None:
     scope = card_text(report, FILES).split("## Out of scope")[1].split("## ")[0]
     assert (

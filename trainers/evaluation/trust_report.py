@@ -64,6 +64,11 @@ def trust_section(
         {"name": name, **_accepted(predictions, kept, predictions.label == number)}
         for number, name in enumerate(predictions.labels)
     ]
+    sources = predictions.columns.get("source", np.zeros(0))
+    if len(set(sources.tolist())) > 1:
+        gate["per_source"] = {
+            name: _accepted(predictions, kept, sources == name) for name in sorted(set(sources.tolist()))
+        }
     bands = bands_section(accepted, made.bands[kept], made.predicted[kept], trust["bands"]) if kept.any() else None
     rules = decision_section(predictions, made, trust, **how)
     return {

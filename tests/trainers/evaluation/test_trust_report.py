@@ -162,6 +162,17 @@ def test_the_gate_is_measured_on_all_images(section):
     }  # of a, e and g, e is turned away
 
 
+def test_the_gate_is_measured_on_each_source(rows, section):
+    assert "per_source" not in section["gate"]
+    sources = np.array(["A", *["B"] * (len(rows) - 1)], dtype=object)
+    by_source = trust_section(replace(rows, columns={**rows.columns, "source": sources}), TRUST, {}, replicates=50)
+    found = by_source["gate"]["per_source"]
+    assert {name: (row["n"], row["n_groups"]) for name, row in found.items()} == {"A": (1, 1), "B": (8, 8)}
+    assert found["A"]["accepted"]["value"] == 1.0
+    assert found["B"]["accepted"]["value"] == pytest.approx(7 / 8)
+    assert found["B"]["accepted"]["low"] == pytest.approx(beta.ppf(0.025, 7, 2), abs=1e-6)
+
+
 def test_sets_are_measured_on_the_accepted_images(section):
     sets = section["sets"]
     # Covered: half of a, c, d and g, of the seven lesions without e.
