@@ -11,10 +11,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
+from .checkpoint_image import describe_backbone
 from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
 from .configuration_fusion import FusionLesionConfig
+from .configuration_image import ImageLesionConfig
 from .configuration_lesion import LABEL_GROUPS, MALIGNANT_GROUPS, LesionConfig, LesionConfigError
 from .configuration_metadata import MetadataLesionConfig
 from .configuration_mobilenet import MobileNetLesionConfig
@@ -36,6 +38,7 @@ from .modeling_autoencoder import AutoencoderInputError, AutoencoderLesionModel,
 from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
 from .modeling_fusion import FusionForLesionClassification
+from .modeling_image import ImageForLesionClassification
 from .modeling_lesion import LesionForImageClassification, PixelShapeError
 from .modeling_metadata import MetadataForLesionClassification, MetadataShapeError
 from .modeling_mobilenet import MobileNetForLesionClassification
@@ -52,6 +55,7 @@ CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
     EfficientNetLesionConfig: EfficientNetForLesionClassification,
     EnsembleLesionConfig: EnsembleForLesionClassification,
     FusionLesionConfig: FusionForLesionClassification,
+    ImageLesionConfig: ImageForLesionClassification,
     MetadataLesionConfig: MetadataForLesionClassification,
     MobileNetLesionConfig: MobileNetForLesionClassification,
     ResNetLesionConfig: ResNetForLesionClassification,
@@ -105,6 +109,8 @@ __all__ = [
     "FusionForLesionClassification",
     "FusionLesionConfig",
     "ImageCountError",
+    "ImageForLesionClassification",
+    "ImageLesionConfig",
     "InferenceError",
     "LesionClassificationPipeline",
     "LesionConfig",
@@ -135,6 +141,7 @@ __all__ = [
     "ViTForLesionClassification",
     "ViTLesionConfig",
     "WeightsDtypeError",
+    "describe_backbone",
     "encode_record",
     "metadata_width",
     "resolve_fields",

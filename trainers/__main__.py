@@ -39,6 +39,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train_metadata": ("trainers.train_metadata", "the metadata-only model of HAM10000"),
         "train_fusion": ("trainers.train_fusion", "the late fusion of image and metadata"),
         "train_vit": ("trainers.train_vit", "the 12-class vision transformer"),
+        "train_image_classifier": ("trainers.train_image_classifier", "a classifier on any backbone, --backbone NAME"),
+        "train_probe": ("trainers.train_probe", "a linear head on the features of a frozen backbone, or one of texts"),
         "train_autoencoder": ("trainers.train_autoencoder", "an autoencoder of lesion images"),
         "cross_validate": ("trainers.cross_validate", "a training on every fold, and the pooled report"),
     },
@@ -52,6 +54,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "measure_robustness": ("trainers.measure_robustness", "corrupted, cut and turned images"),
         "measure_preprocessing": ("trainers.measure_preprocessing", "hair removal, lesion crop, and their time"),
         "compare_autoencoders": ("trainers.autoencoding.compare", "two autoencoders on the same images"),
+        "compare_probes": (
+            "trainers.probing.compare",
+            "linear probes of several backbones, sizes and shares of labels",
+        ),
         "autoencoder_sheet": ("trainers.autoencoding.sheet", "reconstructions of phantoms as one image"),
     },
     "reproduce published systems": {

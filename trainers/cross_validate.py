@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING
 from datasets_scripts.command import OneLineParser, UserError, run, shown_path
 from trainers.training.arguments import EnsembleArguments, LesionArguments
 from trainers.training.command_line import quick_parser
+from trainers.training.image_arguments import ImageArguments
 
 if TYPE_CHECKING:
     from trainers.training.cross_validation import Plan
 
 
-NO_CLASSIFIER = "train_autoencoder.py"
+# One predicts no class, the other trains nothing that a fold could continue.
+NOT_POOLED = {"train_autoencoder.py", "train_probe.py"}
+OPTIONS = {"train_ensemble.py": EnsembleArguments, "train_image_classifier.py": ImageArguments}
 HERE = Path(__file__).resolve().parent
 OURS = ("--config_name", "--resume_from_checkpoint")
 
@@ -37,9 +40,9 @@ def find_script(text: str) -> Path:
         UserError: neither, or the autoencoder's, which predicts nothing that could be pooled.
     """
     for path in (Path(text), HERE / f"train_{text}.py", HERE / f"{text}.py"):
-        if path.is_file() and path.suffix == ".py" and path.name != NO_CLASSIFIER:
+        if path.is_file() and path.suffix == ".py" and path.name not in NOT_POOLED:
             return path
-    scripts = {path.name for path in HERE.glob("train_*.py")} - {NO_CLASSIFIER}
+    scripts = {path.name for path in HERE.glob("train_*.py")} - NOT_POOLED
     known = ", ".join(sorted(name.removeprefix("train_").removesuffix(".py") for name in scripts))
     if Path(text).stem.removeprefix("train_") == "autoencoder":
         raise UserError(f"train script {text!r} predicts no class, so folds cannot be pooled: give one of {known}")
@@ -81,8 +84,7 @@ def make_plan(argv: list[str]) -> Plan:
         if word.split("=")[0] in OURS:
             raise UserError(f"{word.split('=')[0]} is set for each fold: leave it out")
     if script.resolve().parent == HERE:  # of any other script only itself knows its options
-        kind = EnsembleArguments if script.name == "train_ensemble.py" else LesionArguments
-        theirs = quick_parser("", kind)
+        theirs = quick_parser("", OPTIONS.get(script.name, LesionArguments))
         for action in parser._actions:
             if not set(action.option_strings) & set(theirs._option_string_actions) and action.option_strings:
                 theirs.add_argument(*action.option_strings, dest=action.dest)

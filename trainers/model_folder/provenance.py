@@ -136,6 +136,8 @@ def audit_leaks(splits: Splits) -> dict[str, Any]:
 
 
 VARIABLE = "$LESION_"
+# What stands before a folder in the source of a backbone.
+BEFORE_A_PATH = ("transformers/", "local-dir:")
 
 
 def command_line(argv: list[str]) -> str:
@@ -149,6 +151,9 @@ def command_line(argv: list[str]) -> str:
 
 def _without_machine(value: Any) -> Any:
     """A path that leads out of the working folder becomes ``$LESION_..._DIR/rest`` or its last part; the rest stays."""
+    prefix = next((one for one in BEFORE_A_PATH if isinstance(value, str) and value.startswith(one)), "")
+    if prefix:
+        return prefix + str(_without_machine(value.removeprefix(prefix)))
     if not isinstance(value, str) or not (os.path.isabs(value) or Path(value).parts[:1] == ("..",)):
         return value
     path = Path(os.path.abspath(value))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import yaml
 
@@ -173,6 +173,8 @@ class LesionArguments:
     keep_features: bool = field(
         default=True, metadata={"help": "Keep pooled features in the predictions files (a release leaves them out)."}
     )
+    # The value of image_size that stands for the backbone's own; -1 = none does.
+    own_size: ClassVar[int] = -1
     # Which of IDENTITY the recipe sets and the command line does not, and the command that builds the recipe's dataset.
     of_recipe: tuple[str, ...] = field(default=(), init=False)
     recipe_builder: str = field(default="", init=False)
@@ -188,7 +190,10 @@ class LesionArguments:
             "ema_decay": (0 <= self.ema_decay < 1, "give a number in [0, 1); 0 switches it off"),
             "focal_gamma": (self.focal_gamma >= 0, "give a number of at least 0"),
             "early_stopping_patience": (self.early_stopping_patience >= 0, "give a number of epochs, or 0 for never"),
-            "image_size": (32 <= self.image_size <= 4096, "give a side of 32 to 4096 pixels"),
+            "image_size": (
+                32 <= self.image_size <= 4096 or self.image_size == self.own_size,
+                "give a side of 32 to 4096 pixels",
+            ),
             "train_image_size": (
                 self.train_image_size == 0 or 32 <= self.train_image_size <= 4096,
                 "give 0 or 32 to 4096",
@@ -202,6 +207,14 @@ class LesionArguments:
         for name, known in self.choices().items():
             if getattr(self, name) not in known:
                 raise UserError(f"{name} {getattr(self, name)!r} is unknown: choose one of {', '.join(known)}")
+
+    def backbone_fields(self) -> dict[str, Any]:
+        """The fields of the model's configuration that the backbone decides; empty = its own default."""
+        return {"backbone": self.backbone} if self.backbone else {}
+
+    def pixel_statistics(self) -> tuple[list[float], list[float]] | None:
+        """Channel mean and deviation that were given; None = those of the first weights."""
+        return None
 
     def choices(self) -> dict[str, tuple[str, ...]]:
         """Option -> the values that it may have."""

@@ -60,7 +60,7 @@ class Option:
     metadata: Mapping[str, Any]
 
 
-def start(recipe: str, options_class: type[LesionArguments], runner: str, **more: str) -> None:
+def start(recipe: str, options_class: type[LesionArguments], runner: str, **more: Any) -> None:
     """Check the command line, then hand over to a runner; the entry point of every ``train_*.py``.
 
     Args:

@@ -64,6 +64,7 @@ FREE = {
     "of_recipe",
     "output_dir",
     "per_device_eval_batch_size",
+    "pretraining_data",
     "project",
     "recipe_builder",
     "report_to",

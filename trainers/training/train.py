@@ -66,15 +66,15 @@ class Task:
     finish: Callable[[TrainedModel, Path], dict[str, Any]]
 
 
-def classifier(model_class: Any) -> Task:
-    """The training of a classifier of this class."""
+def classifier(model_class: Any, options: type[LesionArguments] = LesionArguments) -> Task:
+    """The training of a classifier of this class, with options of this class."""
 
     def settle(options: LesionArguments, training: LesionTrainingArguments) -> None:
         settle_metric(training, TRAINER_METRICS)
         config_values(options, model_class.config_class)
 
     return Task(
-        options=LesionArguments,
+        options=options,
         settle=settle,
         check=partial(check_model, model_class=model_class),
         build_model=partial(build_model, model_class=model_class),
@@ -83,14 +83,15 @@ def classifier(model_class: Any) -> Task:
     )
 
 
-def main(recipe: str, model_class: str) -> None:
+def main(recipe: str, model_class: str, options: type[LesionArguments] = LesionArguments) -> None:
     """Train the classifier of this command line.
 
     Args:
         recipe: the default recipe's name.
         model_class: name of a classifier of ``hub_models``; its ``config_class`` has the rest.
+        options: the class of its options.
     """
-    run(sys.argv[1:], recipe, classifier(getattr(hub_models, model_class)))
+    run(sys.argv[1:], recipe, classifier(getattr(hub_models, model_class), options))
     end_processes()
 
 
@@ -241,7 +242,8 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
         weights = None if options.backbone_weights == "none" else options.backbone_weights
         parts = {"metadata_weights": options.metadata_weights} if options.metadata_weights else {}
         model = model_class.from_backbone(config, weights=weights, **parts)
-        mean, std = finished_statistics(options.backbone_weights) or model.pixel_statistics()
+        given = options.pixel_statistics() or finished_statistics(options.backbone_weights)
+        mean, std = given or model.pixel_statistics()
         processor = image_processor(
             options,
             options.image_size,
@@ -331,9 +333,8 @@ def config_values(options: LesionArguments, config_class: Any) -> dict[str, Any]
     Raises:
         UserError: ``model_config`` is not a JSON object, or names a field that the configuration does not have.
     """
-    values: dict[str, Any] = {"image_size": options.image_size, "dropout": options.dropout}
-    if options.backbone:
-        values["backbone"] = options.backbone
+    fields = options.backbone_fields()  # first: a backbone may set the image size
+    values: dict[str, Any] = {"image_size": options.image_size, "dropout": options.dropout, **fields}
     known = {name for base in config_class.__mro__ if issubclass(base, LesionConfig) for name in base.__annotations__}
     example = """give e.g. '{"backbone_kwargs": {"drop_path_rate": 0.2}}'"""
     more = fields_of(options.model_config, known, example)

@@ -19,10 +19,11 @@ from trainers.model_folder import perturbations
 from trainers.training import arguments
 from trainers.training.arguments import EnsembleArguments, LesionArguments
 from trainers.training.command_line import check, how_to_resume, quick_parser
+from trainers.training.image_arguments import ImageArguments
 from trainers.training.trainer import COMPLETE_FILE
 from trainers.training.training_arguments import LesionTrainingArguments, OneLineHfParser
 
-CLASSES = [LesionArguments, EnsembleArguments, AutoencoderArguments]
+CLASSES = [LesionArguments, EnsembleArguments, ImageArguments, AutoencoderArguments]
 
 
 @pytest.mark.parametrize("options_class", CLASSES)
