@@ -20,13 +20,22 @@ def read_bib(path: Path) -> dict[str, str]:
 
 ENTRIES = read_bib(Path(__file__).with_name("citations.bib"))
 BY_SOURCE = {source.SOURCE: source.CITATION.strip() for source in (ham10000, isic2017, isic_archive)}
-# What a backbone's name begins with -> its key.
+# What the name of a backbone, or the id of its weights, begins with -> its key.
 BY_BACKBONE_PREFIX = {
+    "bit": "kolesnikov2020bit",
+    "clip_vision_model": "radford2021clip",
+    "convnext": "liu2022convnext",
+    "dinov2": "oquab2024dinov2",
+    "dinov3": "simeoni2025dinov3",
     "efficientnetv2": "tan2021efficientnetv2",
     "mobilenetv2": "sandler2018mobilenetv2",
+    "redlessone/DermLIP": "yan2025derm1m",
     "resnet": "he2016resnet",
+    "siglip": "zhai2023siglip",
+    "suinleelab/monet": "kim2024monet",
+    "swin": "liu2021swin",
     "tf_efficientnet_lite": "tan2019efficientnet",
-    "vit_": "dosovitskiy2021vit",
+    "vit": "dosovitskiy2021vit",
 }
 BY_SYSTEM = {
     "derm-x": [ENTRIES["dermx2025"]],
@@ -89,7 +98,7 @@ def citations(sources: list[str], backbones: list[str], system: str) -> list[str
 
     Args:
         sources: the dataset's ``source`` values.
-        backbones: timm names.
+        backbones: names in timm, model types of towers, Hub ids of their weights.
         system: key of the published system a recipe follows, or "".
     """
     found = list(BY_SYSTEM.get(system, []))

@@ -7,7 +7,8 @@ import re
 import shutil
 import sys
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from trainers.model_folder.data import Splits, write_splits
 from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_splits
 from trainers.model_folder.mc_dropout import head_samples, samples_file, write_samples
 from trainers.model_folder.predict import predict_split
+from trainers.model_folder.pretraining import pretraining
 from trainers.model_folder.provenance import origin
 from trainers.model_folder.trust import (
     fitted_split,
@@ -68,6 +70,7 @@ class TrainedModel:
         options: the suite's own options of the run.
         partial: the run's working folder; removed at the end.
         mc_dropout_samples: passes of MC dropout on the test split, for the comparison of methods; 0 = none.
+        files: further text files of the folder, by name.
     """
 
     model: Any
@@ -77,6 +80,7 @@ class TrainedModel:
     options: TrainingOptions
     partial: Path
     mc_dropout_samples: int = 0
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 def finish(run: TrainedModel, out: Path) -> dict[str, Any]:
@@ -99,6 +103,8 @@ def finish(run: TrainedModel, out: Path) -> dict[str, Any]:
     write_all(predictions, staging, run.options.keep_features)
     write_ood(ood, staging)
     write_splits(run.splits, staging)
+    for name, text in run.files.items():
+        (staging / name).write_text(text, encoding="utf-8")
     save(model, processor, staging, run.options.weights_dtype)
     report = {
         "schema_version": SCHEMA_VERSION,
@@ -237,7 +243,8 @@ def describe_model(model: Any, run: TrainedModel, out: Path) -> dict[str, Any]:
         "model_type": config.model_type,
         "backbone": in_words(config.backbones),
         "initialised_from": config.initialised_from,
-        "base_model": base_model(options.backbone_weights, config.backbones),
+        "base_model": (base := base_model(options.backbone_weights, config.backbones)),
+        "pretraining": getattr(options, "pretraining_data", "") or pretraining(options.backbone_weights, base),
         "inputs": list(model.input_names),
         "metadata_fields": getattr(run.processor, "metadata_fields", None),
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -248,6 +255,10 @@ def describe_model(model: Any, run: TrainedModel, out: Path) -> dict[str, Any]:
         ],
         "license": options.license or None,
         "weights_dtype": options.weights_dtype,
-        **cited(options, dataset["sources"], citations([], config.backbones, "")),
+        **cited(
+            options,
+            dataset["sources"],
+            citations([], [*config.backbones, *([base] if isinstance(base, str) else [])], ""),
+        ),
         "notes": notes(dataset["sources"], dataset["image_sizes"]),
     }
