@@ -1,0 +1,1 @@
+"""Classifiers on features that are computed once: the linear probe, the zero-shot head, and a comparison of both."""
