@@ -10,6 +10,11 @@ from datasets_scripts.command import UserError
 from datasets_scripts.duplicates import CORRELATION, DETAIL_CORRELATION, Duplicates
 from datasets_scripts.rows import SYNTHETIC, UNKNOWN, Row
 
+DUPLICATE_METHOD = (
+    "exact: equal decoded pixels; near: grey 32x32 thumbnails, also mirrored or turned by quarter turns, "
+    f"correlate by {CORRELATION} or more, and their fine detail by {DETAIL_CORRELATION} or more"
+)
+
 
 def leak_audit(train_groups: Sequence[str], groups: Sequence[str], labels: Sequence[str]) -> dict[str, Any]:
     """Count the images of a split whose group (lesion, or its duplicates) is also in train.
@@ -69,6 +74,51 @@ def leak_by_config(
     return result
 
 
+def leaks_between_splits(
+    configs: Mapping[str, Mapping[str, Sequence[int]]],
+    groupings: Mapping[str, Sequence[str]],
+    labels: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Leaks between every two splits of every config, by each kind of group.
+
+    Args:
+        configs: config -> split -> row numbers.
+        groupings: kind (lesion, patient, ...) -> group id of each of the N rows.
+        labels: (N,) class names.
+
+    Returns:
+        For each config, pair of splits and kind: as :func:`leak_audit` of the later split against the earlier.
+    """
+    found = []
+    for config, splits in configs.items():
+        names = list(splits)
+        for place, split in enumerate(names):
+            for other in names[:place]:
+                for kind, groups in groupings.items():
+                    before = [groups[i] for i in splits[other]]
+                    after = [groups[i] for i in splits[split]]
+                    audit = leak_audit(before, after, [labels[i] for i in splits[split]])
+                    found.append({"config": config, "split": split, "against": other, "by": kind, **audit})
+    return found
+
+
+def lesions_of_several_labels(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Lesion id -> its labels, where its images have more than one."""
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row.lesion_id, set()).add(row.label)
+    return {lesion: sorted(of) for lesion, of in sorted(labels.items()) if len(of) > 1}
+
+
+def license_report(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Images by source, licence and attribution, the most frequent first."""
+    count = Counter((row.source, row.license, row.attribution) for row in rows)
+    return [
+        {"source": source, "license": license, "attribution": attribution, "images": n}
+        for (source, license, attribution), n in sorted(count.items(), key=lambda item: (-item[1], item[0]))
+    ]
+
+
 def duplicate_report(rows: Sequence[Row], found: Duplicates, groups: Sequence[str]) -> dict[str, Any]:
     """Counts of duplicate pairs, and by image id those across lesion ids and those with different labels."""
     pairs = sorted(found.exact + found.near)
@@ -86,10 +136,7 @@ def duplicate_report(rows: Sequence[Row], found: Duplicates, groups: Sequence[st
         "contradicting_labels": names(contradicting),
         "lesions": len({row.lesion_id for row in rows}),
         "groups": len(set(groups)),
-        "method": (
-            "exact: equal decoded pixels; near: grey 32x32 thumbnails, also mirrored or turned by quarter turns, "
-            f"correlate by {CORRELATION} or more, and their fine detail by {DETAIL_CORRELATION} or more"
-        ),
+        "method": DUPLICATE_METHOD,
     }
 
 

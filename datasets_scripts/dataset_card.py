@@ -66,7 +66,8 @@ def _front_matter(about: Description, n: int, version: str, shards: Mapping[str,
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of text as a Markdown table, the header first."""
     head, *body = rows
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in body])
@@ -78,12 +79,12 @@ def _counts(configs: Mapping[str, Mapping[str, Sequence[int]]], rows: Sequence[R
         for split, members in splits.items():
             count = Counter(rows[i].label for i in members)
             table.append([config, split, str(len(members)), *(str(count[label]) for label in labels)])
-    return _table(table)
+    return markdown_table(table)
 
 
 def _sources(rows: Sequence[Row]) -> str:
     count = Counter((row.source, row.license, row.attribution) for row in rows)
-    return _table(
+    return markdown_table(
         [
             ["source", "images", "licence", "attribution"],
             *([s, str(n), lic, att] for (s, lic, att), n in sorted(count.items())),
@@ -95,7 +96,7 @@ def _classes(audit: Mapping[str, Any]) -> str:
     labels = audit["labels"]
     names, groups = long_names(labels), malignancy_groups(labels)
     rows = [[label, names[label], groups[label], str(audit["per_class"][label])] for label in labels]
-    return _table([["label", "name", "group", "images"], *rows])
+    return markdown_table([["label", "name", "group", "images"], *rows])
 
 
 def _duplicates_text(found: Mapping[str, Any]) -> str:
@@ -123,7 +124,7 @@ def _synthetic(audit: Mapping[str, Any]) -> list[str]:
         f"{found['images']} of {audit['rows']} images are synthetic (column `provenance`). In `grouped` and `fold0` to "
         "`fold4` validation, calibration and test hold real images only. A synthetic image that was made from one of "
         "them, or looks like it, is not in train either, but in no split of that config.",
-        _table(table),
+        markdown_table(table),
     ]
 
 
@@ -162,7 +163,7 @@ def render(
         "## Leak audit",
         "Images of a split whose lesion (or a duplicate of it) is also in the train split of the same config; the "
         "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
-        _table(leak_table(audit["leak"], labels)),
+        markdown_table(leak_table(audit["leak"], labels)),
         "## Duplicates and missing values",
         _duplicates_text(audit["duplicates"]),
         f"Images without a value: {missing}. Images with the age 0: {audit['missing']['age_zero']}.",

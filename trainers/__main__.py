@@ -27,6 +27,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "build_isic_binary": ("datasets_scripts.build_isic_binary", "ISIC archive, benign or malignant"),
         "build_isic2017": ("datasets_scripts.build_isic2017", "the ISIC 2017 challenge"),
         "build_lesions12": ("datasets_scripts.build_lesions12", "a folder of images for each class, twelve classes"),
+        "audit": ("datasets_scripts.audit_dataset", "leaks, duplicates and likely label errors of datasets"),
         "build_phantom": ("datasets_scripts.build_phantom", "drawn phantom images"),
         "phantom_sheet": ("datasets_scripts.phantom_sheet", "one image that shows phantoms of every class"),
         "simulate_acne": ("datasets_scripts.simulate_acne", "a simulated study of acne over time"),

@@ -184,13 +184,16 @@ def _row(
     """One image; ``word`` is the archive's own name of its label, ``kind`` the type by the column that names it."""
     license = tables.known(entry.value(record, "license"))
     named = entry.values.get("diagnosis", {}).get(word, word)
+    lesion, patient = entry.value(record, "lesion").removesuffix(".0"), entry.value(record, "patient")
+    if lesion and patient and entry.lesion_of_patient:
+        lesion = f"{patient}_{lesion}"
     tone = entry.value(record, "skin_tone").removesuffix(".0")
     part, name = record.get(entry.parts.get("column", ""), ""), entry.title.split(":")[0]
     return Row(
         image_id=image_id,
         label=label,
         read=photos[image_id],
-        lesion_id=entry.value(record, "lesion").removesuffix(".0") or image_id,
+        lesion_id=lesion or image_id,
         age=tables.age(entry.value(record, "age"), image_id),
         sex=tables.sex(entry.value(record, "sex")),
         localization=tables.known(entry.value(record, "localization")),
@@ -200,7 +203,7 @@ def _row(
         attribution=entry.value(record, "attribution") or entry.attribution,
         read_mask=photos.get(entry.mask.format(image=image_id)) if entry.mask else None,
         diagnosis=entry.value(record, "diagnosis") or named,
-        patient_id=entry.value(record, "patient") or None,
+        patient_id=patient or None,
         skin_tone=f"{entry.skin_tone_scale} {tone}" if tone else None,
         image_type=entry.value(record, "image_type") or (kind if len(entry.images) > 1 else None),
     )

@@ -52,6 +52,7 @@ class Entry:
     ignore: str = "$^"
     hdf5: str = ""
     partial: bool = False
+    lesion_of_patient: bool = False
 
     def tasks(self) -> list[str]:
         """The tasks that the archive can be built for, its default first."""

@@ -32,12 +32,13 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], dict[str, dict[str, Any]]]] = {
         },
         {
             "PAT_1516_1765_530": {
-                "label": "nv", "lesion_id": "1765", "patient_id": "PAT_1516", "age": 8.0, "localization": "arm",
-                "dx_type": "clinical consensus", "diagnosis": "NEV",
+                "label": "nv", "lesion_id": "PAT_1516_1765", "patient_id": "PAT_1516", "age": 8.0,
+                "localization": "arm", "dx_type": "clinical consensus", "diagnosis": "NEV",
             },
             "PAT_46_881_939": {
-                "label": "bcc", "lesion_id": "881", "patient_id": "PAT_46", "age": 55.0, "sex": "female",
-                "localization": "neck", "dx_type": "biopsy", "diagnosis": "BCC", "skin_tone": "Fitzpatrick 3",
+                "label": "bcc", "lesion_id": "PAT_46_881", "patient_id": "PAT_46", "age": 55.0,
+                "sex": "female", "localization": "neck", "dx_type": "biopsy", "diagnosis": "BCC",
+                "skin_tone": "Fitzpatrick 3",
             },
         },
     ),

@@ -37,6 +37,7 @@ ERRORS = [
     "build_isic2017 --source /no/such/place --out OUT",
     "build_lesions12 --source /no/such/place --out OUT",
     "build_archive --name no_such_archive --source spaces --out OUT",
+    "audit /no/such/place --output_dir OUT",
     "build_phantom --task dermx --images 0 --out OUT",
     "phantom_sheet --task no_such_task --out OUT",
     "simulate_acne --patients 0 --out OUT",
