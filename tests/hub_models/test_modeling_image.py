@@ -260,6 +260,24 @@ def test_an_unknown_backbone_is_answered_with_what_is_near(source: str, named: s
         describe_backbone(source)
 
 
+def test_a_gated_repository_and_a_missing_package_are_one_line_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*words: Any, **named: Any) -> Any:
+        raise OSError(
+            "You are trying to access a gated repo.\nMake sure to have access to it at https://hf.co/org/gated."
+        )
+
+    def lacks(*words: Any, **named: Any) -> Any:
+        raise ImportError("No module named 'natten'")
+
+    monkeypatch.setattr("hub_models.checkpoint_image.PreTrainedConfig.get_config_dict", refuses)
+    with pytest.raises(BackboneWeightsError, match=r"org/gated: .* a gated repo\. .* its terms accepted") as refused:
+        describe_backbone("transformers/org/gated")
+    assert "\n" not in str(refused.value)
+    monkeypatch.setattr("timm.create_model", lacks)
+    with pytest.raises(UnknownBackboneError, match=r"needs a package that is not installed .*natten.*: pip install it"):
+        ImageForLesionClassification(ImageLesionConfig(backbone="mobilenetv2_035", image_size=64))
+
+
 def test_what_is_no_tower_is_one_line(tmp_path: Path) -> None:
     whole, other, lacking, pickled, bare = (
         tmp_path / name for name in ("whole", "other", "lacking", "pickled", "bare")

@@ -117,11 +117,15 @@ def evaluate(options: Any, given: Namespace) -> list[list[str]]:
     splits, model, processor = prepare(options)
     if given.split not in splits.splits:
         raise UserError(f"--split {given.split!r}: the dataset has {', '.join(splits.splits)}")
+    parts = ("train", given.split)
+    labels = {name: np.array(splits.splits[name]["label"][:], dtype=np.int64) for name in parts}
+    groups = {name: splits.column(name, "group_id") for name in parts}
+    # A smaller share is part of a larger one: no other image of train is needed.
+    used = choose_labelled(groups["train"], labels["train"], max(given.label_fractions))
+    rows_of = {"train": splits.splits["train"].select(np.flatnonzero(used)), given.split: splits.splits[given.split]}
     start = time.perf_counter()
-    seen = {name: features_of(model, processor, splits.splits[name], title=name) for name in ("train", given.split)}
+    seen = {name: features_of(model, processor, rows, title=name) for name, rows in rows_of.items()}
     minutes = (time.perf_counter() - start) / 60
-    labels = {name: np.array(splits.splits[name]["label"][:], dtype=np.int64) for name in seen}
-    groups = {name: splits.column(name, "group_id") for name in seen}
     sources = splits.column(given.split, "source")
     malignant = np.array([model.config.label_groups.get(name, "benign") != "benign" for name in splits.labels])
     rows = []
@@ -129,7 +133,7 @@ def evaluate(options: Any, given: Namespace) -> list[list[str]]:
         chosen = choose_labelled(groups["train"], labels["train"], fraction)
         start = time.perf_counter()
         head = fit_head(
-            seen["train"][chosen],
+            seen["train"][chosen[used]],
             labels["train"][chosen],
             groups["train"][chosen],
             len(splits.labels),
@@ -142,10 +146,10 @@ def evaluate(options: Any, given: Namespace) -> list[list[str]]:
         for source in sorted(set(sources)):
             here = sources == source
             found = numbers(labels[given.split][here], logits[here], groups[given.split][here], malignant, given)
-            used = f"{100 * fraction:g} %: {head.about['images']:,} ({head.about['groups']:,})"
+            share = f"{100 * fraction:g} %: {head.about['images']:,} ({head.about['groups']:,})"
             rows.append(
                 [
-                    *(options.backbone, options.image_size, used, f"{head.about['l2']:g}"),
+                    *(options.backbone, options.image_size, share, f"{head.about['l2']:g}"),
                     f"{source} ({here.sum():,})",
                     *(found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")),
                     *(f"{minutes:.1f}", f"{seconds:.0f}"),
