@@ -24,6 +24,7 @@ from .configuration_resnet import ResNetLesionConfig
 from .configuration_vit import ViTLesionConfig
 from .decision_lesion import DecisionError
 from .explain_lesion import ExplanationError, LesionExplanation
+from .groups_lesion import GroupError
 from .image_processing_lesion import ImageCountError, LesionImageProcessor, SwitchError
 from .infer_lesion import InferenceError
 from .metadata_lesion import (
@@ -108,6 +109,7 @@ __all__ = [
     "ExplanationError",
     "FusionForLesionClassification",
     "FusionLesionConfig",
+    "GroupError",
     "ImageCountError",
     "ImageForLesionClassification",
     "ImageLesionConfig",

@@ -73,6 +73,7 @@ class ShippingTester:
         "crop_lesion.py",
         "decision_lesion.py",
         "explain_lesion.py",
+        "groups_lesion.py",
         "hair_lesion.py",
         "image_processing_lesion.py",
         "infer_lesion.py",

@@ -338,3 +338,24 @@ def test_groups_that_break_a_promise_are_named(report: dict[str, Any]) -> None:
     assert "| age 75+ | 144 | 25.0 % (15.0–38.0) | 25.0 % (15.0–38.0) | 25.0 % (15.0–38.0) | – |" in text
     report["trust_evaluation"]["abstention"] = {**section, "broken": []}
     assert "No group of 50 lesions or more" in card_text(report, FILES)
+
+
+def test_promises_by_group_are_shown_with_and_without_the_group(report: dict[str, Any]) -> None:
+    share = {"value": 0.25, "low": 0.15, "high": 0.38, "method": "exact 95 % by lesion"}
+    held = {"measured": share, "risk": 0.05, "kept": False, "contradicted": True}
+    nothing = {"measured": NO_IMAGE, "risk": None, "kept": None, "contradicted": None}
+    bands = {name: {"error": held, "missed": nothing} for name in ("low", "moderate")}
+    side = {"answered": share, "coverage": share, "expected": NO_IMAGE, "bands": bands}
+    row = {"n": 180, "n_groups": 144, "own": side, "together": side}
+    rows = [
+        {"value": "45-59", "fitted": ["conformal", "bands"], "pooled": {}, **row},
+        {"value": "75+", "fitted": ["conformal"], "pooled": {"bands": "9 lesions, 60 are needed"}, **row},
+    ]
+    report["trust_evaluation"]["groups"] = {"column": "age_band", "rows": rows, "conventions": {}}
+    text = card_text(report, FILES)
+    cells = "25.0 % (15.0–38.0)"
+    assert "### Promises by age band" in text
+    assert f"| 45-59 | 144 | own | {cells} | own | {cells} **broken** | – |" in text
+    assert f"| 75+ | 144 | own | {cells} | all groups | {cells} **broken** | – |" in text
+    assert f"| 75+ | together | {cells} | {cells} | – | {cells} | – | {cells} | – |" in text
+    assert "- 75+: bands of all groups, since 9 lesions, 60 are needed." in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from dataclasses import replace
@@ -66,7 +67,7 @@ def again(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path_factory:
     """Trust fitted again for a trained model from its stored predictions."""
     out = tmp_path_factory.mktemp("again") / "model"
     splits = load_splits(str(phantom_dataset), "grouped")
-    options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4)
+    options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4, group_column="sex")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "trainers.model_folder.fit_trust.predict_split",
@@ -92,6 +93,17 @@ def test_the_result_is_a_whole_repo_beside_the_source(again: Path, trained: Path
     shown = {figure["file"] for figure in report["figures"]}
     assert {"figures/gate_test.png", "figures/risk_coverage_test.png", "figures/prediction_sets_test.png"} <= shown
     assert str(phantom_dataset.parent) not in (again / "report.json").read_text() + folder_card(again)
+
+
+def test_groups_are_fitted_and_shown(again: Path, trained: Path) -> None:
+    groups, card = read(again)["trust"]["groups"], folder_card(again)
+    assert (groups["column"], set(groups["values"])) == ("sex", {"female", "male"})
+    needed = re.compile(r"\d+ lesions in the first half, 60 are needed")
+    assert all(needed.fullmatch(value["pooled"]["bands"]) for value in groups["values"].values())
+    rows = read(again)["trust_evaluation"]["groups"]["rows"]
+    assert [row["value"] for row in rows if row["value"] != "unknown"] == ["female", "male"]
+    assert ("### Promises by sex" in card, "## Promises by group" in card) == (True, True)
+    assert "groups" not in read(trained)["trust"]
 
 
 def test_the_weights_stay_as_they_are(again: Path, trained: Path) -> None:

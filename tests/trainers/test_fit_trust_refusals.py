@@ -54,6 +54,8 @@ def refused(
         (["--bootstrap_replicates", "0"], "--bootstrap_replicates 0: give at least 1"),
         (["--leave_out", "scc"], "the class 'scc' cannot be left out"),
         (["--leave_out", "df"], "the model has the labels akiec, bcc, bkl, df, mel, nv, vasc, acne, the dataset akiec"),
+        (["--group_column", "age_bnad"], "group_column 'age_bnad' is no column of groups"),
+        (["--group_column", "dx_type"], "group_column 'dx_type' is not known when a model answers"),
         (["--config_name", "fold9"], "no config 'fold9'"),
         (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds images"),
         (["--inference", "mc_dropout_full", "--detector", "odin"], "detector 'odin': choose one of auto"),

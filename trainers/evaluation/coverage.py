@@ -94,7 +94,7 @@ def coverage_section(predictions: Predictions, sets: np.ndarray, conformal: Mapp
     pools = [group for group in dict.fromkeys(group_of_class) if group not in (*names, ALL_CLASSES)]
 
     def row(rows: np.ndarray, why_no_law: str | None = None) -> dict[str, Any]:
-        return _coverage_row(predictions, sets, conformal, rows, why_no_law)
+        return coverage_row(predictions, sets, conformal, rows, why_no_law)
 
     # A marginal threshold promises the average over everyone; what it gives to a part of them follows no law.
     of_a_part = None if conformal["class_conditional"] else "the promise is an average over all classes"
@@ -236,9 +236,10 @@ def missed_in_low(
     }
 
 
-def _coverage_row(
+def coverage_row(
     predictions: Predictions, sets: np.ndarray, conformal: Mapping[str, Any], rows: np.ndarray, why_no_law: str | None
 ) -> dict[str, Any]:
+    """Coverage, what to expect of it, and mean size of the sets of some rows; see :func:`coverage_section`."""
     labels, groups = predictions.label[rows], predictions.group_id[rows].astype(str)
     found: dict[str, Any] = {"n": len(labels), "n_groups": len(np.unique(groups))}
     if not len(labels):
@@ -307,7 +308,7 @@ def _promise(fitted: Mapping[str, Any], found: dict[str, Any], missed: dict[str,
     if fitted.get("missed_risk"):
         share = undefined("the band is empty") if fitted["threshold"] is None else missed
         counted = {name: fitted[name] for name in ("n_malignant", "limited_by")}
-        promise["missed"] = {"risk": fitted["missed_risk"], **counted, **_held(share, fitted["missed_risk"])}
+        promise["missed"] = {"risk": fitted["missed_risk"], **counted, **promise_held(share, fitted["missed_risk"])}
     if fitted["threshold"] is None:
         why = fitted.get("reason") or "no threshold was fitted"
         return promise | {
@@ -320,10 +321,10 @@ def _promise(fitted: Mapping[str, Any], found: dict[str, Any], missed: dict[str,
         f"at most {100 * fitted['risk']:g} % expected, with {100 * fitted['confidence']:g} % confidence, "
         "on lesions like those it was calibrated on"
     )
-    return promise | {"wording": wording, **_held(found, fitted["risk"])}
+    return promise | {"wording": wording, **promise_held(found, fitted["risk"])}
 
 
-def _held(found: dict[str, Any], risk: float) -> dict[str, Any]:
+def promise_held(found: dict[str, Any], risk: float) -> dict[str, Any]:
     """A measured share beside its bound."""
     known = found["value"] is not None
     return {

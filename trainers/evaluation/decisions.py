@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -44,12 +44,15 @@ class Decisions:
     abstains: np.ndarray
 
 
-def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
+def decisions(
+    predictions: Predictions, trust: Mapping[str, Any], groups: Sequence[str | None] | None = None
+) -> Decisions:
     """Apply fitted trust to stored predictions.
 
     Args:
         predictions: with ``ood_score``.
         trust: a model's ``config.trust``.
+        groups: N names of groups that sets and bands were fitted for, None = not known; None = those of all together.
 
     Raises:
         ValueError: no gate has scored these predictions.
@@ -58,7 +61,7 @@ def decisions(predictions: Predictions, trust: Mapping[str, Any]) -> Decisions:
     probs = calibrated_probs(predictions, trust)
     config = _config(predictions, trust)
     named = named_class(probs, chosen_rule(None, trust), trust)
-    sets, uncertainty, bands = sets_and_bands(probs, trust, named)
+    sets, uncertainty, bands = sets_and_bands(probs, trust, named, groups)
     flagged = np.array(flags(probs, config), dtype=object)
     accepted = scores <= trust["ood"]["threshold"]
     verdicts = []

@@ -4,33 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from datasets_scripts.sources import tables
 from trainers.metrics.predictions import Predictions
+from trainers.trust.groups import AGE_BANDS, AGE_OPEN, UNKNOWN, age_bands, sexes
 
-UNKNOWN = "unknown"
-AGE_BANDS = (("0-29", 0.0, 30.0), ("30-44", 30.0, 45.0), ("45-59", 45.0, 60.0), ("60-74", 60.0, 75.0))
-AGE_OPEN = ("75+", 75.0)
 AGE_VALUES = (*(name for name, _, _ in AGE_BANDS), AGE_OPEN[0], UNKNOWN)
 SEX_VALUES = ("female", "male", UNKNOWN)
-
-
-def age_bands(age: np.ndarray) -> np.ndarray:
-    """Age in years -> one of ``AGE_VALUES``: (N,) float -> (N,) str.
-
-    NaN, a negative or an infinite age is unknown. Age 0 stands in the first band: HAM10000 has 39 such rows, infants or
-    gaps, without naming which.
-    """
-    age = np.asarray(age, dtype=np.float64)
-    bands = np.full(age.shape, UNKNOWN, dtype=object)
-    for name, low, high in AGE_BANDS:
-        bands[(age >= low) & (age < high)] = name
-    bands[(age >= AGE_OPEN[1]) & np.isfinite(age)] = AGE_OPEN[0]
-    return bands
-
-
-def sexes(sex: np.ndarray) -> np.ndarray:
-    """Any case of female, f, male and m -> female and male; everything else -> unknown: (N,) -> (N,) str."""
-    return np.array([tables.sex(str(value).strip()) for value in sex], dtype=object)
 
 
 def subgroup_columns(

@@ -12,6 +12,7 @@ from hub_models.answer_lesion import ANSWERED, EMPTY_SET, HIGH_UNCERTAINTY, OUT_
 from trainers.evaluation.abstention import abstention_section
 from trainers.evaluation.coverage import bands_section, coverage_section
 from trainers.evaluation.decisions import Decisions, decisions, gate_scores
+from trainers.evaluation.groups import groups_section
 from trainers.evaluation.ood import ood_section
 from trainers.evaluation.rules import decision_section
 from trainers.evaluation.selective import selective_section
@@ -42,7 +43,8 @@ def trust_section(
     Returns:
         JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``decision`` (where rules were fitted), ``sets`` and
         ``bands`` (of the accepted images alone; None where there are none), ``verdicts`` (also of each set of ood
-        images), ``abstention`` (by group) and ``selective`` (of all images).
+        images), ``abstention`` (by group), ``groups`` (where sets and bands were fitted by group) and ``selective`` (of
+        all images). All but ``groups`` is of answers without a group.
 
     Raises:
         ValueError: predictions without ``ood_score``.
@@ -84,6 +86,7 @@ def trust_section(
             **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
         },
         "abstention": abstention_section(predictions, made, trust["bands"]),
+        **({"groups": groups_section(predictions, made, trust)} if trust.get("groups") else {}),
         "selective": selective_section(made.uncertainty, wrong, predictions.label, predictions.group_id, **how),
     }
 

@@ -17,9 +17,10 @@ from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_
 from trainers.model_folder.finish import SCHEMA_VERSION, read_of, save, write_all, write_ood
 from trainers.model_folder.folder import check_output, load
 from trainers.model_folder.mc_dropout import read_samples, samples_file, write_samples
-from trainers.model_folder.predict import predict_split
+from trainers.model_folder.predict import patient_columns, predict_split
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, origin
 from trainers.model_folder.trust import (
+    FITTED_ON,
     fitted_split,
     learn_trust,
     mark_selection,
@@ -28,6 +29,7 @@ from trainers.model_folder.trust import (
     set_trust,
 )
 from trainers.trust.fit import FittedTrust, needed_lesions, promised
+from trainers.trust.groups import check_group_column
 from trainers.trust.options import TrustOptions
 
 UNKNOWN_LEAK = (
@@ -65,6 +67,10 @@ def fit_trust(
         UserError: ``out`` is not empty; there is no such model; dataset and model differ; nothing can be fitted.
     """
     check_output(out)
+    if options.group_column:
+        split = next((name for name in FITTED_ON if name in splits.splits), next(iter(splits.splits)))
+        n = len(splits.splits[split])
+        check_group_column(options.group_column, patient_columns(splits, split), n, f"the {split} split")
     model, processor, old = load(source, weights_dtype)
     splits = splits.in_order(model.config.labels)
     ood = predict_folders(model, processor, ood_sets or [], options.inference)

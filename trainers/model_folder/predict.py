@@ -73,7 +73,6 @@ def predict_split(
     image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
     if "image_id" in table.column_names:
         image_id = part.column(split, "image_id")
-    columns = {name: part.column(split, name) for name in TEXT_COLUMNS}
     return Predictions(
         image_id=image_id,
         lesion_id=_or(part.column(split, "lesion_id"), image_id),
@@ -84,10 +83,16 @@ def predict_split(
         split=named or split,
         config_name=splits.config_name,
         dataset=splits.name,
-        columns={**columns, "age": _ages(part.column(split, "age", default="nan"))},
+        columns=patient_columns(part, split),
         features=seen["features"],
         early=seen["early"],
     )
+
+
+def patient_columns(splits: Splits, split: str) -> dict[str, np.ndarray]:
+    """The subgroup columns of a split, as a predictions file has them."""
+    columns = {name: splits.column(split, name) for name in TEXT_COLUMNS}
+    return {**columns, "age": _ages(splits.column(split, "age", default="nan"))}
 
 
 def predict_ood(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.command import UserError
-from datasets_scripts.sources.tables import age, known
+from datasets_scripts.sources.tables import known
 from model_cards.manifest import write_text
 from model_cards.report_view import cell
 from trainers.evaluation.comparison_tables import title
@@ -20,12 +20,12 @@ from trainers.evaluation.pooling import PLACES
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.number import Number
-from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS, Predictions, write_predictions
+from trainers.metrics.predictions import MALIGNANCY, Predictions, write_predictions
 from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.source import printable
 from trainers.scoring.answers import PROBABILITY, read_part
 from trainers.scoring.files import Row, read_listing
-from trainers.scoring.labels import LABEL, Classes
+from trainers.scoring.labels import LABEL, Classes, subgroup_columns
 from trainers.scoring.workers import Work
 
 SPLIT = "external"
@@ -103,20 +103,6 @@ def own(row: Row, column: str, fallback: str) -> str:
     """A row's lesion or group; its own where it is not known: two unknowns are not the same lesion."""
     value = row.get(column, "")
     return fallback if known(value) == "unknown" else value
-
-
-def subgroup_columns(rows: list[Row]) -> dict[str, np.ndarray]:
-    """The subgroup columns that any row has, with gaps as unknown."""
-    there = set().union(*rows) if rows else set()
-    columns = {
-        name: np.array([known(row.get(name, "")) for row in rows], dtype=object)
-        for name in TEXT_COLUMNS
-        if name in there
-    }
-    if "age" in there:
-        years = [age(row.get("age", ""), "") for row in rows]
-        columns["age"] = np.array([np.nan if value is None else value for value in years], dtype=np.float64)
-    return columns
 
 
 def evaluated(rows: Predictions, trust: dict[str, Any], replicates: int, seed: int) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import IO, Any
 from datasets_scripts.command import UserError
 from datasets_scripts.images import IMAGE_SUFFIXES, frames_in, is_image_file, kind_of
 from datasets_scripts.sources.tables import MetadataError, read_file, read_table
+from trainers.metrics.predictions import TEXT_COLUMNS
 
 IMAGE_COLUMN = "image"
 Row = dict[str, str]
@@ -47,7 +48,8 @@ class Listing:
 
     Attributes:
         images: how many.
-        sha256: of all paths, sizes and metadata, in order; two listings of one hash are scored alike.
+        sha256: of all paths, sizes, metadata and what the labels' rows say of the patients, in order; two listings of
+            one hash are scored alike.
         with_metadata: how many images have a row of ``--metadata``.
         with_labels: how many images have a row of ``--labels``.
         several: how many files hold several frames or pages, of which the first is scored.
@@ -182,7 +184,9 @@ def write_listing(
     digest, counts, several = hashlib.sha256(), [0, 0, 0], 0
     for image, size in images:
         rows = [None if table is None else table.take(image) for table in (metadata, labels)]
-        digest.update(json.dumps([image, size, rows[0]]).encode())
+        # What is known of the patient chooses the thresholds of a model that has them by group.
+        patient = {name: rows[1][name] for name in ("age", *TEXT_COLUMNS) if name in rows[1]} if rows[1] else {}
+        digest.update(json.dumps([image, size, rows[0], *([patient] if patient else [])]).encode())
         # ASCII, so that a name that is no valid UTF-8 comes back as it was.
         out.write(json.dumps([image, size, *rows]) + "\n")
         counts = [counts[0] + 1, counts[1] + (rows[0] is not None), counts[2] + (rows[1] is not None)]

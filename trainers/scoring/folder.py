@@ -402,8 +402,14 @@ def notes(scorer: Scorer, listing: Listing, rows: Table | None) -> list[str]:
     found = []
     if scorer.fields and rows is None:
         found.append(f"this model also reads {', '.join(scorer.fields)}: without --metadata all of it is unknown")
+    if scorer.groups and listing.with_metadata + listing.with_labels == 0:
+        found.append(
+            f"this model has sets and bands by {scorer.groups['column']}: without {scorer.groups['read_from']} in "
+            "--metadata, every answer has those of all groups together"
+        )
     if rows is not None:
-        unread = [name for name in rows.columns[1:] if name not in scorer.fields]
+        read = [*scorer.fields, *([scorer.groups["read_from"]] if scorer.groups else [])]
+        unread = [name for name in rows.columns[1:] if name not in read]
         lacking = [name for name in scorer.fields if name not in rows.columns]
         if unread:
             found.append(f"the model does not read {', '.join(islice(unread, 8))} of {rows.where}")

@@ -1,4 +1,4 @@
-"""A model's classes, and how the labels of a table name them."""
+"""A model's classes, and what the rows of a table say: its labels, and the groups of its patients."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from datasets_scripts.command import UserError
-from datasets_scripts.sources.tables import MetadataError, age
+from datasets_scripts.sources.tables import MetadataError, age, known
 from datasets_scripts.taxonomy import CLASSES, classes_named
-from trainers.metrics.predictions import MALIGNANCY
-from trainers.scoring.files import Table
+from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS
+from trainers.scoring.files import Row, Table
 
 LABEL = "label"
 
@@ -114,3 +116,17 @@ def check_labels(table: Table, classes: Classes) -> None:
             age(row.get("age", ""), image)
         except MetadataError as error:
             raise UserError(f"{table.where}: {error}") from error
+
+
+def subgroup_columns(rows: list[Row]) -> dict[str, np.ndarray]:
+    """The subgroup columns that any row has, with gaps as unknown."""
+    there = set().union(*rows) if rows else set()
+    columns = {
+        name: np.array([known(row.get(name, "")) for row in rows], dtype=object)
+        for name in TEXT_COLUMNS
+        if name in there
+    }
+    if "age" in there:
+        years = [age(row.get("age", ""), "") for row in rows]
+        columns["age"] = np.array([np.nan if value is None else value for value in years], dtype=np.float64)
+    return columns

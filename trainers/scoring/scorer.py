@@ -22,12 +22,15 @@ from torch.nn import functional
 
 from datasets_scripts.command import UserError
 from datasets_scripts.images import frames_in
+from hub_models.groups_lesion import GROUP
 from hub_models.preprocess_lesion import open_image
 from hub_models.trust_lesion import PriorError, check_finite, check_prior, entropy
 from model_cards.manifest import file_facts
 from trainers.model_folder.source import ModelError, Source, class_names, fetch, load, one_line, printable
 from trainers.scoring.answers import NOT_OUR_MODEL, flat
 from trainers.scoring.files import Listed, Row, Table
+from trainers.scoring.labels import subgroup_columns
+from trainers.trust.groups import group_values
 
 # What Pillow's readers raise on files that are no whole image; a photo that is too large for the memory is one, too.
 UNREADABLE = (
@@ -96,6 +99,8 @@ class Scorer:
         self.labels = class_names(self.model.config, self.title)
         self.inputs = list(getattr(self.processor, "model_input_names", None) or ["pixel_values"])
         self.fields = list(getattr(self.processor, "metadata_fields", None) or ()) if "metadata" in self.inputs else []
+        # Sets and bands by group, where they were fitted so.
+        self.groups = (getattr(self.model.config, "trust", None) or {}).get("groups") if self.ours else None
         # A model that reads no image gets none, whatever the file holds.
         self.looks = not self.ours or "pixel_values" in self.inputs
 
@@ -148,21 +153,32 @@ class Scorer:
             ModelError: the model reads none, or none of these columns, or a value is outside its vocabulary.
         """
         columns = next(iter(rows.values())).keys()
-        if not self.fields:
+        read = [*self.fields, *([self.groups["read_from"]] if self.groups else [])]
+        if not read:
             raise ModelError(f"--model {self.title} looks at images alone: leave {where} out")
-        if not set(self.fields) & set(columns):
-            raise ModelError(
-                f"{where} has none of the columns that the model reads: give image,{','.join(self.fields)}"
-            )
+        if not set(read) & set(columns):
+            raise ModelError(f"{where} has none of the columns that the model reads: give image,{','.join(read)}")
         for image, row in rows.items():
             try:
-                self.processor.encode([self.record(row)])
-            except ValueError as error:
+                if self.fields:
+                    self.processor.encode([self.record(row)])
+                else:
+                    subgroup_columns([row])
+            except (ValueError, UserError) as error:
                 raise ModelError(f"{where}, image {image!r}: {error}") from error
 
     def record(self, row: Row | None) -> dict[str, Any]:
         """What the model reads of a row of metadata; what is left out is unknown."""
         return {name: row[name] for name in self.fields if name in row} if row else {}
+
+    def group(self, listed: Listed) -> int:
+        """The index of an image's group among those that sets and bands were fitted for; -1 = not known."""
+        if not self.groups:
+            return -1
+        columns = subgroup_columns([{**(listed.metadata or {}), **(listed.labels or {})}])
+        (value,) = group_values(self.groups["column"], columns, 1)
+        names = list(self.groups["values"])
+        return names.index(value) if value in names else -1
 
     def score(self, root: Path, batch: Sequence[Listed]) -> list[dict[str, Any]]:
         """Answer a batch of files: a row of :func:`part_columns` for each, in order.
@@ -178,7 +194,7 @@ class Scorer:
             try:
                 digest = file_facts(path)["sha256"]
                 image = open_image(path) if self.looks else None
-                inputs.append(self.prepare(image, self.record(listed.metadata)))
+                inputs.append(self.prepare(image, self.record(listed.metadata), self.group(listed)))
                 places.append(len(rows))
                 rows.append({"image": name, "sha256": digest})
             except UNREADABLE as error:
@@ -202,7 +218,7 @@ class Scorer:
             return [self.answer_each([item])[0] for item in items]
         return [(answer, raw, None) for answer, raw in zip(answers, kept, strict=True)]
 
-    def prepare(self, image: Image.Image | None, record: dict[str, Any]) -> dict[str, torch.Tensor]:
+    def prepare(self, image: Image.Image | None, record: dict[str, Any], group: int = -1) -> dict[str, torch.Tensor]:
         """One image and what is known beside it -> the model's inputs, a batch of one."""
         item: Any = {"image": image, **record} if self.fields else image
         inputs = dict(self.processor(images=item, return_tensors="pt"))
@@ -210,23 +226,24 @@ class Scorer:
         rows = {name: len(value) for name, value in inputs.items() if len(value) != 1}
         if rows:
             raise ValueError(f"its image processor makes {rows} rows of one image; one row is needed")
-        return inputs
+        return {**inputs, GROUP: torch.tensor([group])} if self.groups else inputs
 
-    def rule(self) -> dict[str, str]:
-        """The decision rule, for a model that knows any: those released before there were rules take none."""
-        return {} if self.settings.decision is None else {"decision": self.settings.decision}
+    def options(self, group: torch.Tensor | None) -> dict[str, Any]:
+        """Decision rule and groups, for a model that knows any: those released before there were such take none."""
+        given = {"decision": self.settings.decision, GROUP: group}
+        return {name: value for name, value in given.items() if value is not None}
 
     @torch.inference_mode()
     def answer(self, items: Sequence[Mapping[str, torch.Tensor]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """Answers of a batch, and what is kept of its forward pass."""
         inputs = {name: torch.cat([item[name] for item in items]).to(self.device) for name in items[0]}
-        settings = self.settings
+        group, settings = inputs.pop(GROUP, None), self.settings
         if self.ours:
             output = self.model.infer(inputs, settings.inference, samples=settings.samples, seed=settings.seed)
             prepared_as = self.processor.pixel_settings()
             withdrawn = self.model.why_withdrawn(inputs, settings.inference, settings.prior, prepared_as)
             answers = self.model.answer_in_words(
-                output, trust=settings.trust, prior=settings.prior, withdrawn=withdrawn, **self.rule()
+                output, trust=settings.trust, prior=settings.prior, withdrawn=withdrawn, **self.options(group)
             )
         else:
             output = self.model(**inputs)
@@ -269,7 +286,7 @@ def read_one(scorer: Scorer, root: Path, listed: Listed) -> dict[str, Any]:
     """
     try:
         image = open_image(root / listed.image) if scorer.looks else None
-        inputs = scorer.prepare(image, scorer.record(listed.metadata))
+        inputs = scorer.prepare(image, scorer.record(listed.metadata), scorer.group(listed))
     except UNREADABLE as error:
         raise UserError(f"--images {one_line(error)}") from error
     try:

@@ -18,12 +18,12 @@ import numpy as np
 
 from trainers.metrics.predictions import Predictions
 from trainers.metrics.weighting import check_values
-from trainers.trust.bands import LEAST, Misses, fit_bands, least_n
-from trainers.trust.conformal import fit_conformal
+from trainers.trust.bands import LEAST, least_n
 from trainers.trust.conformal import least_n as least_of_sets
 from trainers.trust.decision import fit_decision, names_of
 from trainers.trust.detectors import OODFit, OODFitError, score
 from trainers.trust.gate import GateFit, fit_gate
+from trainers.trust.groups import Answered, bands_of, check_group_column, fit_groups, sets_of
 from trainers.trust.halves import halve, one_per_group
 from trainers.trust.held_out import threshold_at
 from trainers.trust.options import AUTO, TrustOptions
@@ -82,6 +82,8 @@ def fit_trust(
     Raises:
         ValueError: no features, a half of which the gate accepts nothing, or nothing to fit on.
     """
+    if options.group_column:
+        check_group_column(options.group_column, rows.columns, len(rows), f"the {rows.split} split")
     first, second = halve(rows.label, rows.group_id, options.seed)
     facts = {
         "split": rows.split,
@@ -319,44 +321,17 @@ def _promises(
     probs_one, probs_two = (np.exp(calibration.log_probs(part.logits)) for part in (one, two))
     decision = fit_decision(two, probs_two, options)
     rule = {"decision": decision, "prior": prior}
-    named_one, named_two = (names_of(probs, rule) for probs in (probs_one, probs_two))
-    sets = fit_conformal(
-        probs_two,
-        two.label,
-        two.labels,
-        two.label_groups,
-        method=options.sets,
-        class_conditional=options.class_conditional,
-        alpha=options.alpha,
+    first, second = (
+        Answered(part, probs, names_of(probs, rule)) for part, probs in ((one, probs_one), (two, probs_two))
     )
-    bands = fit_bands(
-        1 - probs_one[np.arange(len(one)), named_one],
-        named_one != one.label,
-        1 - probs_two[np.arange(len(two)), named_two],
-        named_two != two.label,
-        low_risk=options.low_risk,
-        moderate_risk=options.moderate_risk,
-        confidence=options.confidence,
-        misses=_misses((one, two), (named_one, named_two)),
-        low_missed=options.low_missed,
-        moderate_missed=options.moderate_missed,
-    )
+    sets, bands = sets_of(second, options), bands_of(first, second, options)
     counted = {"n_lesions": len(two), "half": "second", **facts}
     return {
         "decision": {**decision, **counted},
         "conformal": {**sets.as_config(), **counted},
         "bands": {name: {**band, **counted} for name, band in bands.as_config().items()},
+        **({"groups": {**fit_groups(first, second, sets, options), **counted}} if options.group_column else {}),
     }
-
-
-def _misses(halves: tuple[Predictions, Predictions], named: tuple[np.ndarray, np.ndarray]) -> Misses | None:
-    """Which malignant lesions are named benign; None where no class is malignant."""
-    columns = halves[0].malignant_columns()
-    if not len(columns):
-        return None
-    malignant = [np.isin(half.label, columns) for half in halves]
-    first, second = (are & ~np.isin(by, columns) for are, by in zip(malignant, named, strict=True))
-    return Misses(first, second, (int(malignant[0].sum()), int(malignant[1].sum())))
 
 
 def _temperature(fit: CalibrationFit) -> dict[str, Any]:

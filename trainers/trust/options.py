@@ -88,6 +88,13 @@ class TrustOptions:
     max_set_size: int = field(
         default=3, metadata={"help": "A larger set is no answer: the model declines (at most C - 1 is used)."}
     )
+    group_column: str = field(
+        default="",
+        metadata={
+            "help": "Fit prediction sets and bands for each group of this column: age_band, sex, site or source; a "
+            "group of too few lesions takes those of all groups together. Empty: one fit for all."
+        },
+    )
     inference: str = field(default="plain", metadata={"help": f"How the model is to be run: {', '.join(INFERENCES)}."})
     shifted_images: int = field(
         default=128, metadata={"help": "Calibration images that are perturbed in each way to choose the detector."}
