@@ -49,6 +49,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "score": ("trainers.score", "the answer to one image, or to a folder; with labels, a report"),
         "fit_trust": ("trainers.fit_trust", "temperature, bands, prediction sets and gate of a trained model"),
         "compare": ("trainers.compare", "two models on the same images"),
+        "matrix": ("trainers.matrix", "models on datasets, every pair, as one table"),
         "similar": ("trainers.similar", "similar images of a collection"),
         "map_latent": ("trainers.map_latent", "a map of a model's features"),
         "measure_explanations": ("trainers.measure_explanations", "how good the heat maps are"),

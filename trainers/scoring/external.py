@@ -17,6 +17,7 @@ from trainers.evaluation.comparison_tables import title
 from trainers.evaluation.figures.charts import draw_all
 from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.pooling import PLACES
+from trainers.evaluation.promises import promise_lines, promise_table
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.number import Number
@@ -117,6 +118,7 @@ def evaluated(rows: Predictions, trust: dict[str, Any], replicates: int, seed: i
     sections = evaluate_splits({SPLIT: rows}, trust, replicates, seed)
     if rows.ood_score is not None:
         sections["trust_evaluation"] = trust_section(rows, trust, {}, replicates=replicates, seed=seed)
+        sections["promises_here"] = promise_table(sections["trust_evaluation"], rows, trust)
     return sections
 
 
@@ -190,6 +192,7 @@ def page(report: Mapping[str, Any]) -> str:
             for name, value in [*main_numbers(found), *trusted_numbers(report)]
         ),
         "",
+        *promises_here(report),
         "| class | images | lesions | precision | recall | AUROC |",
         "|---|---:|---:|---:|---:|---:|",
         *(
@@ -243,6 +246,13 @@ def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     yield "ECE of a perfect model at this n", found["calibration"]["after"]["ece_floor"]
     for level, value in found["discrimination"]["sensitivity_malignant_at_specificity"].items():
         yield f"sensitivity for malignant at specificity {level} ↑", value
+
+
+def promises_here(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of the promise table; none where nothing was promised."""
+    if "promises_here" in report:
+        yield from ("## Do the promises hold here?", "", *promise_lines(report["promises_here"]), "")
+        yield from (*report["promises_here"]["conventions"].values(), "", "## By class", "")
 
 
 def trusted_numbers(report: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
