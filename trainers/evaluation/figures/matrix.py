@@ -1,4 +1,4 @@
-"""Models by datasets as a picture: a row a pair, a panel a metric, a point with its interval in each."""
+"""Models by datasets as a chart: a row a pair, a panel a metric, a point with its interval in each."""
 
 from __future__ import annotations
 
