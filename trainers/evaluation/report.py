@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from trainers.evaluation import isic2017
-from trainers.evaluation.sample import SPECIFICITIES, Sample
+from trainers.evaluation.sample import SENSITIVITIES, SPECIFICITIES, THRESHOLDS, Sample
 from trainers.evaluation.subgroups import subgroup_columns
 from trainers.metrics.calibration import N_BINS, simulated_ece
 from trainers.metrics.discrimination import recall
@@ -43,8 +43,8 @@ def evaluate(
         seed: of both.
 
     Returns:
-        A JSON-ready dictionary: n, n_groups, conventions, discrimination, calibration, per_class, confusion_matrix,
-        subgroups, views, and the sections of ``TASK_SECTIONS`` that fit the labels.
+        A JSON-ready dictionary: n, n_groups, conventions, discrimination, decision_curve, calibration, per_class,
+        confusion_matrix, subgroups, views, and the sections of ``TASK_SECTIONS`` that fit the labels.
 
     Raises:
         ValueError: no images, a temperature that is not positive and finite, fewer than one replicate.
@@ -63,6 +63,7 @@ def evaluate(
         "n_groups": after.n_groups,
         "conventions": conventions(replicates),
         "discrimination": _discrimination(after, point, spread),
+        "decision_curve": _decision_curve(after, weights),
         "calibration": _calibration(before, after, weights, replicates, seed),
         "per_class": _per_class(after, predictions.labels, point, spread),
         "confusion_matrix": after.confusion().astype(int).tolist(),
@@ -83,7 +84,12 @@ def conventions(replicates: int) -> dict[str, str]:
         "classes that have images; weighted F1 weighs them by support.",
         "p_malignant": "The sum of the probabilities of the malignant and premalignant classes; an image counts as "
         "positive when its true class is one of these. Sensitivity at a specificity is the highest among thresholds "
-        "whose specificity is at least that, chosen on the same images.",
+        "whose specificity is at least that, chosen on the same images; specificity at a sensitivity likewise. "
+        "'partial_auroc_malignant' is the area of the ROC curve above a sensitivity of 0.8, at most 0.2 and 0.02 by "
+        "chance (the metric of ISIC 2024).",
+        "decision_curve": "Net benefit of acting where p_malignant is at or above the threshold: true positives per "
+        "image less false ones times t / (1 - t) (Vickers & Elkin 2006), at the share of malignant images here. "
+        "'gain': over the better of acting on all and on none.",
         "temperature": "All values but 'before' are of probabilities after temperature scaling.",
         "nll": "Mean negative log-likelihood of the true class, natural logarithm.",
         "brier": "Mean over images of the sum over classes of squared differences: range 0 to 2, not halved.",
@@ -156,7 +162,28 @@ def _discrimination(sample: Sample, point: dict[str, np.ndarray], spread: Replic
         "sensitivity_malignant_at_specificity": {
             name: _malignant(f"sensitivity@{name}", sample, point, spread) for name in SPECIFICITIES
         },
+        "specificity_malignant_at_sensitivity": {
+            name: _malignant(f"specificity@{name}", sample, point, spread) for name in SENSITIVITIES
+        },
+        "partial_auroc_malignant": _malignant("partial_auroc", sample, point, spread),
     }
+
+
+def _decision_curve(sample: Sample, weights: np.ndarray | None) -> list[dict[str, Any]]:
+    """Net benefit at each threshold; empty where it is not defined."""
+    if _why_no_malignant(sample):
+        return []
+    point, spread = _with_spread(sample.decision_curve, weights, len(sample))
+    return [
+        {
+            "threshold": threshold,
+            **{
+                name: bootstrapped(float(values[at]), None if spread is None else spread[name][:, at], floor=None)
+                for name, values in point.items()
+            },
+        }
+        for at, threshold in enumerate(THRESHOLDS)
+    ]
 
 
 def _calibration(

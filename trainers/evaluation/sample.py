@@ -12,6 +12,9 @@ from trainers.metrics.predictions import Predictions
 from trainers.trust.temperature import Calibration, calibrated, log_probs
 
 SPECIFICITIES = ("0.80", "0.90", "0.95")
+SENSITIVITIES = ("0.80", "0.90", "0.95")
+# Probabilities of malignancy from which somebody might have a lesion cut out: 0.05 accepts 19 in vain for one.
+THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,18 @@ class Sample:
             values[f"sensitivity@{name}"] = dis.sensitivity_at_specificity(
                 self.malignant, self.p_malignant, float(name), weights
             )
+        for name in SENSITIVITIES:
+            values[f"specificity@{name}"] = dis.specificity_at_sensitivity(
+                self.malignant, self.p_malignant, float(name), weights
+            )
+        values["partial_auroc"] = dis.partial_auroc(self.malignant, self.p_malignant, weights=weights)
         return values
+
+    def decision_curve(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Net benefit of the model, of treating all, and of the model over the better of all and none: (R, K) each."""
+        model = dis.net_benefit(self.malignant, self.p_malignant, np.array(THRESHOLDS), weights)
+        everyone = dis.net_benefit(self.malignant, np.ones(len(self)), np.array(THRESHOLDS), weights)
+        return {"model": model, "treat_all": everyone, "gain": model - np.maximum(everyone, 0.0)}
 
     def brief(self, weights: np.ndarray, confusion: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The few metrics that subgroups show, for (R, N) weights: (R,) each."""

@@ -144,6 +144,84 @@ def sensitivity_at_specificity(
     return divide_or_nan(np.where(total_negative > 0, found, np.nan), total_positive)
 
 
+def specificity_at_sensitivity(
+    positive: np.ndarray, scores: np.ndarray, sensitivity: float, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Highest specificity among thresholds whose sensitivity is at least the given one.
+
+    Arguments and result as of :func:`sensitivity_at_specificity`, with the two kinds exchanged.
+    """
+    if not 0 <= sensitivity <= 1:
+        raise ValueError(f"sensitivity {sensitivity}: give a share between 0 and 1")
+    return sensitivity_at_specificity(~np.asarray(positive, dtype=bool), -np.asarray(scores), sensitivity, weights)
+
+
+def partial_auroc(
+    positive: np.ndarray, scores: np.ndarray, least_tpr: float = 0.8, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Area between the ROC curve and the line of a least true positive rate; the metric of ISIC 2024 at 0.8.
+
+    The area left of the curve, int (1 - FPR) dTPR from ``least_tpr`` to 1: 1 - ``least_tpr`` for a perfect order, and
+    (1 - ``least_tpr``)^2 / 2 by chance (Kurtansky et al., "The SLICE-3D dataset", Scientific Data 2024). Points of the
+    curve are joined by lines, so that ties count half.
+
+    Args:
+        positive: (N,) bool.
+        scores: (N,) higher means more positive.
+        least_tpr: in [0, 1).
+        weights: (N,) or (R, N).
+
+    Returns:
+        One value, or (R,), in [0, 1 - ``least_tpr``]; NaN where only one of the two kinds has weight.
+    """
+    if not 0 <= least_tpr < 1:
+        raise ValueError(f"least_tpr {least_tpr}: give a share of at least 0 and below 1")
+    positives, negatives = by_score(positive, scores, weights)
+    missed = divide_or_nan(np.cumsum(positives, axis=-1), positives.sum(axis=-1, keepdims=True))
+    right = divide_or_nan(np.cumsum(negatives, axis=-1), negatives.sum(axis=-1, keepdims=True))
+    zero = np.zeros((*missed.shape[:-1], 1))
+    before = np.concatenate([zero, missed[..., :-1]], axis=-1) if missed.shape[-1] else missed
+    low = np.concatenate([zero, right[..., :-1]], axis=-1) if right.shape[-1] else right
+    most = 1 - least_tpr
+    start, end = np.minimum(before, most), np.minimum(missed, most)
+    step = missed - before
+    share = np.divide(end - before, step, out=np.zeros_like(step), where=(step > 0) & (end > before))
+    area = ((end - start) * (low + 0.5 * share * (right - low))).sum(axis=-1)
+    return area if missed.shape[-1] else area * np.nan
+
+
+def net_benefit(
+    positive: np.ndarray, probs: np.ndarray, thresholds: np.ndarray, weights: np.ndarray | None = None
+) -> np.ndarray:
+    """Net benefit of treating the images whose probability is at or above each threshold.
+
+    TP / n - FP / n * t / (1 - t) (Vickers and Elkin, "Decision curve analysis", Medical Decision Making 2006): a false
+    alarm costs what the threshold says of the one who chooses it. Treating all is the same at probabilities of 1,
+    treating none is 0. It depends on the share of positive images.
+
+    Args:
+        positive: (N,) bool.
+        probs: (N,) of being positive.
+        thresholds: (K,) in (0, 1).
+        weights: (N,) or (R, N).
+
+    Returns:
+        (K,) or (R, K), at most the share of positive images; NaN without any weight.
+
+    Raises:
+        ValueError: a threshold outside (0, 1), or shapes that do not agree.
+    """
+    positive, probs, thresholds = np.asarray(positive, dtype=bool), np.asarray(probs), np.asarray(thresholds)
+    weights = as_weights(weights, len(probs))
+    if positive.shape != probs.shape:
+        raise ValueError(f"{positive.shape} labels and {probs.shape} probabilities: give one per label")
+    if not ((thresholds > 0) & (thresholds < 1)).all():
+        raise ValueError(f"thresholds {thresholds.tolist()}: give shares between 0 and 1, both excluded")
+    treated = probs[:, None] >= thresholds
+    true, false = weights @ (treated & positive[:, None]), weights @ (treated & ~positive[:, None])
+    return divide_or_nan(true - false * thresholds / (1 - thresholds), weights.sum(axis=-1, keepdims=True))
+
+
 def by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Weight of positives and of negatives at each distinct score, ascending: two arrays (..., distinct).
 

@@ -17,6 +17,7 @@ from trainers.metrics.number import bootstrapped, measured, undefined
 from trainers.metrics.predictions import Predictions
 
 DISCRIMINATION = {"accuracy", "balanced_accuracy", "macro_f1", "weighted_f1", "auroc_macro", "auroc_malignant"}
+DISCRIMINATION |= {"partial_auroc_malignant"}
 CALIBRATION = {"nll", "brier", "ece", "ece_floor", "ece_debiased", "ece_adaptive", "ece_classwise"}
 
 
@@ -50,6 +51,7 @@ def test_every_key_of_the_contract(split, predictions):
         "n_groups",
         "conventions",
         "discrimination",
+        "decision_curve",
         "calibration",
         "per_class",
         "confusion_matrix",
@@ -57,7 +59,9 @@ def test_every_key_of_the_contract(split, predictions):
         "views",
     }
     assert {"ece", "ece_adaptive", "ece_classwise", "brier", "bootstrap"} <= set(split["conventions"])
-    assert set(split["discrimination"]) == DISCRIMINATION | {"sensitivity_malignant_at_specificity"}
+    at_points = {"sensitivity_malignant_at_specificity", "specificity_malignant_at_sensitivity"}
+    assert set(split["discrimination"]) == DISCRIMINATION | at_points
+    assert list(split["discrimination"]["specificity_malignant_at_sensitivity"]) == ["0.80", "0.90", "0.95"]
     assert list(split["discrimination"]["sensitivity_malignant_at_specificity"]) == ["0.80", "0.90", "0.95"]
     assert set(split["calibration"]) == {"before", "after"}
     assert set(split["calibration"]["before"]) == set(split["calibration"]["after"]) == CALIBRATION
@@ -106,6 +110,17 @@ def test_values_equal_sklearn(split, predictions):
     malignant = np.isin(labels, [0, 1, 3])
     expected = sk.roc_auc_score(malignant, probs[:, [0, 1, 3]].sum(axis=1))
     assert overall["auroc_malignant"] == pytest.approx(expected, abs=1e-6)
+    at_risk = probs[:, [0, 1, 3]].sum(axis=1)
+    part = sk.roc_auc_score(~malignant, 1 - at_risk, max_fpr=0.2)
+    assert overall["partial_auroc_malignant"] == pytest.approx(0.02 + 0.36 * (part - 0.5), abs=1e-6)
+    (half,) = (row for row in split["decision_curve"] if row["threshold"] == 0.5)
+    flagged = at_risk >= 0.5
+    assert half["model"]["value"] == pytest.approx(
+        (flagged & malignant).mean() - (flagged & ~malignant).mean(), abs=1e-6
+    )
+    assert half["treat_all"]["value"] == pytest.approx(malignant.mean() - (~malignant).mean(), abs=1e-6)
+    better = max(half["treat_all"]["value"], 0.0)
+    assert half["gain"]["value"] == pytest.approx(half["model"]["value"] - better, abs=2e-6)
     assert split["confusion_matrix"] == sk.confusion_matrix(labels, predicted, labels=range(6)).tolist()
     before = split["calibration"]["before"]
     assert before["nll"]["value"] == pytest.approx(sk.log_loss(labels, predictions.probs(), labels=range(6)), abs=1e-6)

@@ -160,3 +160,58 @@ def test_bad_input_is_named():
         dis.auroc(np.array([0, 1]), np.array([0.5]))
     with pytest.raises(ValueError, match=r"specificity 1\.5"):
         dis.sensitivity_at_specificity(np.array([0, 1]), np.array([0.5, 1.0]), 1.5)
+
+
+# Ascending scores: 0.1 negative; 0.2 positive; 0.3 and 0.4 negative; 0.5 to 0.8 positive.
+POSITIVE = np.array([False, True, False, False, True, True, True, True])
+SCORES = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+
+
+def test_partial_auroc_by_hand():
+    # A fifth of the positives is one of five, missed at a specificity of 1/3: the area is 0.2 * 1/3.
+    assert dis.partial_auroc(POSITIVE, SCORES) == pytest.approx(0.2 / 3)
+    # The second fifth is missed at a specificity of 1; of all five the area is the AUROC, 13 of 15 pairs.
+    assert dis.partial_auroc(POSITIVE, SCORES, 0.6) == pytest.approx(0.2 / 3 + 0.2)
+    assert dis.partial_auroc(POSITIVE, SCORES, 0.9) == pytest.approx(0.1 / 3)
+    assert dis.partial_auroc(POSITIVE, SCORES, 0.0) == pytest.approx(13 / 15)
+    assert dis.partial_auroc(POSITIVE, POSITIVE.astype(float)) == pytest.approx(0.2)
+    # One score for all is a line from corner to corner.
+    assert dis.partial_auroc(POSITIVE, np.zeros(8)) == pytest.approx(0.02)
+    assert np.isnan(dis.partial_auroc(np.ones(3, dtype=bool), SCORES[:3]))
+    assert np.isnan(dis.partial_auroc(np.zeros(0, dtype=bool), np.zeros(0)))
+    with pytest.raises(ValueError, match="least_tpr 1"):
+        dis.partial_auroc(POSITIVE, SCORES, 1.0)
+
+
+def test_partial_auroc_is_that_of_the_challenge(sample):
+    """scikit-learn's max_fpr on flipped labels and scores, taken back from its scale of 0.5 to 1 (McClish 1989)."""
+    labels, probs, weights = sample
+    found = dis.partial_auroc(labels == 1, probs[:, 1], 0.8, weights)
+    for value, counts in zip(found, weights, strict=True):
+        scaled = sk.roc_auc_score(labels != 1, 1 - probs[:, 1], sample_weight=counts, max_fpr=0.2)
+        chance = 0.5 * 0.2**2
+        assert value == pytest.approx(chance + (0.2 - chance) / 0.5 * (scaled - 0.5))
+
+
+def test_specificity_at_sensitivity_by_hand():
+    # All five positives need the threshold 0.2, above which one of three negatives is right; four of them 0.5.
+    assert dis.specificity_at_sensitivity(POSITIVE, SCORES, 0.95) == pytest.approx(1 / 3)
+    assert dis.specificity_at_sensitivity(POSITIVE, SCORES, 0.8) == pytest.approx(1.0)
+    assert dis.specificity_at_sensitivity(POSITIVE, np.zeros(8), 0.8) == pytest.approx(0.0)
+    twice = np.array([np.ones(8), [1, 9, 1, 1, 1, 1, 1, 1]])
+    assert dis.specificity_at_sensitivity(POSITIVE, SCORES, 0.8, twice) == pytest.approx([1.0, 1 / 3])
+    with pytest.raises(ValueError, match=r"sensitivity 1\.5"):
+        dis.specificity_at_sensitivity(POSITIVE, SCORES, 1.5)
+
+
+def test_net_benefit_by_hand():
+    # At 0.3 four of five positives and two of three negatives are treated: 4/8 - 2/8 * 3/7. At 0.5 none in vain.
+    found = dis.net_benefit(POSITIVE, SCORES, np.array([0.3, 0.5]))
+    assert found == pytest.approx([4 / 8 - 2 / 8 * 3 / 7, 4 / 8])
+    everyone = dis.net_benefit(POSITIVE, np.ones(8), np.array([0.2, 0.5]))
+    assert everyone == pytest.approx([5 / 8 - 3 / 8 / 4, 5 / 8 - 3 / 8])
+    assert dis.net_benefit(POSITIVE, np.zeros(8), np.array([0.2])) == pytest.approx([0.0])
+    weights = np.array([np.ones(8), [0, 0, 0, 0, 1, 1, 1, 1]])
+    assert dis.net_benefit(POSITIVE, SCORES, np.array([0.3]), weights)[:, 0] == pytest.approx([found[0], 1.0])
+    with pytest.raises(ValueError, match="thresholds"):
+        dis.net_benefit(POSITIVE, SCORES, np.array([1.0]))
