@@ -54,6 +54,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "map_latent": ("trainers.map_latent", "a map of a model's features"),
         "measure_explanations": ("trainers.measure_explanations", "how good the heat maps are"),
         "measure_robustness": ("trainers.measure_robustness", "corrupted, cut and turned images"),
+        "measure_uncertainty": ("trainers.measure_uncertainty", "ensemble, MC dropout, flips, Laplace: what pays"),
         "measure_preprocessing": ("trainers.measure_preprocessing", "hair removal, lesion crop, and their time"),
         "compare_autoencoders": ("trainers.autoencoding.compare", "two autoencoders on the same images"),
         "compare_probes": (
