@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from trainers.trust.options import TrustOptions
 
 VIEWS = 8
 CLOSE = 1e-3
+# Predictions of the calibration and of the test split.
+Pair = tuple[Predictions, Predictions]
 
 
 def measure_uncertainty(
@@ -59,13 +61,14 @@ def measure_uncertainty(
             raise UserError(f"{source!r} has no image input: its uncertainty can only be taken in one way")
         finished.evaluated(splits, "test")
         calibration = fitted_split(finished.predictions)
-        both = {
-            name: tuple(
-                predict_split(finished.model, finished.processor, splits, split, inference=name, progress=progress)
-                for split in (calibration, "test")
+
+        def predicted(split: str, inference: str) -> Predictions:
+            return predict_split(
+                finished.model, finished.processor, splits, split, inference=inference, progress=progress
             )
-            for name in ("plain", *(["tta"] if views else []))
-        }
+
+        inferences = ("plain", "tta") if views else ("plain",)
+        both = {name: (predicted(calibration, name), predicted("test", name)) for name in inferences}
         options = options_of(finished.report["trust"])
         n = len(splits.splits["train"])
         ways = all_ways(finished.model, both, n=n, options=options, samples=samples, seed=seed)
@@ -92,7 +95,7 @@ def options_of(trust: Mapping[str, Any]) -> TrustOptions:
 
 def all_ways(
     model: Any,
-    predictions: Mapping[str, tuple[Predictions, ...]],
+    predictions: Mapping[str, Pair],
     *,
     n: int,
     options: TrustOptions,
@@ -114,9 +117,14 @@ def all_ways(
         head alone; ``tta`` where it was predicted; ``laplace`` where the head is linear.
     """
     plain, members = predictions["plain"], predictions["plain"][0].logits.shape[1]
+    seen = [features_of(part) for part in plain]
     ways = {}
+
+    def with_logits(logits: Sequence[np.ndarray]) -> Pair:
+        return replace(plain[0], logits=logits[0]), replace(plain[1], logits=logits[1])
+
     if members > 1:
-        alone = [tuple(replace(part, logits=part.logits[:, m : m + 1]) for part in plain) for m in range(members)]
+        alone = [with_logits([part.logits[:, m : m + 1] for part in plain]) for m in range(members)]
         ways["single"] = Way(alone, "1 pass")
         ways["ensemble"] = Way([plain], f"{members} passes")
     else:
@@ -124,27 +132,36 @@ def all_ways(
     of = f"{members} passes" if members > 1 else "1 pass"
     if model.can_sample_head():
         try:
-            drawn = tuple(_sampled(model, part, samples, seed) for part in plain)
-            ways["mc_dropout"] = Way([drawn], f"{of} and {samples} of the head")
+            drawn = [head_samples(model, features, samples, seed) for features in seen]
+            joined = [logits.reshape(len(logits), -1, logits.shape[-1]) for logits in drawn]
+            ways["mc_dropout"] = Way([with_logits(joined)], f"{of} and {samples} of the head")
         except InferenceError:
             pass
     if "tta" in predictions:
         ways["tta"] = Way([predictions["tta"]], f"{VIEWS * members} passes")
-    heads = linear_heads(model, plain[0].features.shape[1])
+    heads = linear_heads(model, seen[0].shape[1])
     if heads is not None:
         first = halve(plain[0].label, plain[0].group_id, options.seed)[0]
-        settled = [_laplace(plain, head, first, n) for head in heads]
-        ways["laplace"] = Way(settled, "1 pass")
+        settled = []
+        for read, weight, bias in heads:
+            fit = fit_laplace(seen[0][first][:, read], plain[0].label[first], weight, bias, n)
+            settled.append([fit.logits(features[:, read])[:, None] for features in seen])
+        ways["laplace"] = Way([with_logits(logits) for logits in settled], "1 pass")
         if members > 1:
-            joined = [np.concatenate([one[side].logits for one in settled], axis=1) for side in (0, 1)]
-            both = tuple(replace(part, logits=logits) for part, logits in zip(plain, joined, strict=True))
-            ways["ensemble_laplace"] = Way([both], of)
+            joined = [np.concatenate([logits[side] for logits in settled], axis=1) for side in (0, 1)]
+            ways["ensemble_laplace"] = Way([with_logits(joined)], of)
     return ways
 
 
-def _sampled(model: Any, part: Predictions, samples: int, seed: int) -> Predictions:
-    logits = head_samples(model, part.features, samples, seed)
-    return replace(part, logits=logits.reshape(len(part), -1, logits.shape[-1]))
+def features_of(part: Predictions) -> np.ndarray:
+    """Features (N, D).
+
+    Raises:
+        UserError: there are none.
+    """
+    if part.features is None:
+        raise UserError(f"the predictions of {part.split!r} hold no features: predict them again")
+    return part.features
 
 
 def linear_heads(model: Any, width: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
@@ -173,16 +190,3 @@ def _classified(model: Any, features: torch.Tensor) -> torch.Tensor:
     """Raw logits (N, M, C)."""
     logits = model.classify(features).float()
     return logits[:, None] if logits.ndim == 2 else logits
-
-
-def _laplace(
-    plain: tuple[Predictions, ...], head: tuple[np.ndarray, np.ndarray, np.ndarray], first: np.ndarray, n: int
-) -> tuple[Predictions, Predictions]:
-    """Calibration and test predictions of one member under the posterior of its head."""
-    read, weight, bias = head
-    seen = [np.asarray(part.features)[:, read] for part in plain]
-    fit = fit_laplace(seen[0][first], plain[0].label[first], weight, bias, n)
-    calibration, test = (
-        replace(part, logits=fit.logits(features)[:, None]) for part, features in zip(plain, seen, strict=True)
-    )
-    return calibration, test

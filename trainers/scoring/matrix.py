@@ -210,9 +210,17 @@ def _scored(job: MatrixJob, source: Source, labelled: Labelled, out: Path) -> di
         if labels is None:
             return {"model": source.title, "dataset": labelled.name, "why": "it knows none of the labels"}
         write_text(noted, json.dumps(left_out) + "\n")
-        images = {"images": labelled.images, "labels": labels, "batch_size": job.batch_size}
-        how = {"processes": job.processes, "bootstrap_replicates": job.bootstrap_replicates}
-        score_folder(Job(source, as_fitted(scorer, job.seed), out=out, **images, **how))
+        pair = Job(
+            source,
+            as_fitted(scorer, job.seed),
+            labelled.images,
+            out,
+            labels=labels,
+            batch_size=job.batch_size,
+            processes=job.processes,
+            bootstrap_replicates=job.bootstrap_replicates,
+        )
+        score_folder(pair)
     row = matrix_row(json.loads((out / "report.json").read_text("utf-8")), source.title, labelled.name)
     counts = json.loads(noted.read_text("utf-8")) if noted.is_file() else {}
     return {**row, "left_out": sum(counts.values()), "left_out_classes": sorted(counts)}
