@@ -18,7 +18,7 @@ from datasets_scripts.command import UserError
 from datasets_scripts.command import run as run_command
 from trainers import fit_trust as command
 from trainers.model_folder.data import load_splits
-from trainers.model_folder.fit_trust import fit_trust
+from trainers.model_folder.fit_trust import check_decision_of, fit_trust
 from trainers.model_folder.folder import load
 from trainers.trust.options import TrustOptions
 
@@ -56,6 +56,8 @@ def refused(
         (["--leave_out", "df"], "the model has the labels akiec, bcc, bkl, df, mel, nv, vasc, acne, the dataset akiec"),
         (["--group_column", "age_bnad"], "group_column 'age_bnad' is no column of groups"),
         (["--group_column", "dx_type"], "group_column 'dx_type' is not known when a model answers"),
+        (["--cost", __file__], "is no matrix of numbers: give 8 rows of 8 costs"),
+        (["--decision", "sensitivity", "--sensitivity", "0.999"], "too few to promise that 0.999 of them are found"),
         (["--config_name", "fold9"], "no config 'fold9'"),
         (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds images"),
         (["--inference", "mc_dropout_full", "--detector", "odin"], "detector 'odin': choose one of auto"),
@@ -72,6 +74,23 @@ def test_bad_options_are_named(
 ) -> None:
     line = refused(capsys, monkeypatch, tmp_path / "out", trained, "--dataset", phantom_dataset, *words)
     assert says in line
+
+
+def test_what_the_classes_cannot_have_is_named_before_the_first_image(
+    trained: Path, phantom_dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A matrix of another shape, too few malignant lesions, and a model without p_malignant."""
+    splits = load_splits(str(phantom_dataset), "grouped")
+    model = load(str(trained))[0]
+    check_decision_of(model, splits, "calibration", TrustOptions())
+    needed = TrustOptions(decision="sensitivity", sensitivity=0.99)
+    with pytest.raises(UserError, match=r"sensitivity 0\.99: \d+ malignant .* 230 are needed in the second half"):
+        check_decision_of(model, splits, "calibration", needed)
+    monkeypatch.setattr(model.config, "label_groups", {})
+    check_decision_of(model, splits, "calibration", TrustOptions())
+    for options in (needed, TrustOptions(decision="cost")):
+        with pytest.raises(UserError, match="so that there is no p_malignant"):
+            check_decision_of(model, splits, "calibration", options)
 
 
 def test_files_that_are_no_images_are_named(trained: Path, phantom_dataset: Path, tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from datasets_scripts.command import UserError
 from datasets_scripts.output import written_whole
 from model_cards.facts import chosen_on
 from model_cards.report_view import ReportNode
 from model_cards.verify import verify_folder
-from trainers.metrics.predictions import Predictions, read_predictions
+from trainers.metrics.predictions import MALIGNANT_GROUPS, Predictions, read_predictions
 from trainers.model_folder.citations import notes
 from trainers.model_folder.data import Splits, write_splits
 from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_splits
@@ -28,6 +30,7 @@ from trainers.model_folder.trust import (
     predict_left_out,
     set_trust,
 )
+from trainers.trust.decision import check_decision
 from trainers.trust.fit import FittedTrust, needed_lesions, promised
 from trainers.trust.groups import check_group_column
 from trainers.trust.options import TrustOptions
@@ -67,12 +70,13 @@ def fit_trust(
         UserError: ``out`` is not empty; there is no such model; dataset and model differ; nothing can be fitted.
     """
     check_output(out)
+    split = next((name for name in FITTED_ON if name in splits.splits), next(iter(splits.splits)))
     if options.group_column:
-        split = next((name for name in FITTED_ON if name in splits.splits), next(iter(splits.splits)))
         n = len(splits.splits[split])
         check_group_column(options.group_column, patient_columns(splits, split), n, f"the {split} split")
     model, processor, old = load(source, weights_dtype)
     splits = splits.in_order(model.config.labels)
+    check_decision_of(model, splits, split, options)
     ood = predict_folders(model, processor, ood_sets or [], options.inference)
     ood |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
@@ -102,6 +106,20 @@ def fit_trust(
             write_samples(predictions["test"], samples, samples_file(folder, "test"))
         describe(report, predictions, folder, ood)
     return report
+
+
+def check_decision_of(model: Any, splits: Splits, split: str, options: TrustOptions) -> None:
+    """Refuse a decision that this model and these lesions cannot have, before the first image is predicted.
+
+    Raises:
+        UserError: as ``check_decision``.
+    """
+    labels, groups = model.config.labels, model.config.label_groups
+    malignant = np.array([groups.get(label) in MALIGNANT_GROUPS for label in labels])
+    at_risk = malignant[np.array(splits.splits[split]["label"][:], dtype=int)]
+    lesions = len(set(splits.column(split, "group_id")[at_risk].tolist()))
+    # Of an odd number in a class the second half gets one more.
+    check_decision(labels, malignant, options, (lesions + int(malignant.sum())) // 2)
 
 
 def _predicted(

@@ -47,19 +47,45 @@ def fit_decision(two: Predictions, probs: np.ndarray, options: TrustOptions) -> 
         UserError: a cost matrix that is none; no malignant class, or too few malignant lesions, for what was requested.
     """
     malignant = np.isin(np.arange(len(two.labels)), two.malignant_columns())
-    cost = cost_matrix(options.cost, two.labels, malignant)
-    requested = options.decision == "sensitivity" or options.sensitivity != TrustOptions.sensitivity
+    cost = check_decision(two.labels, malignant, options)
     sensitivity = None
     if malignant.any():
         p = probs[np.ix_(malignant[two.label], malignant)].sum(axis=1)
         sensitivity = fit_sensitivity(p, options.sensitivity, options.confidence)
-        if sensitivity["threshold"] is None and requested:
+        if sensitivity["threshold"] is None and _requested(options):
             raise UserError(f"sensitivity {options.sensitivity}: {sensitivity['reason']}")
-    elif requested:
+    return {"rule": options.decision, "cost": cost, "sensitivity": sensitivity}
+
+
+def check_decision(
+    labels: Sequence[str], malignant: np.ndarray, options: TrustOptions, most: int | None = None
+) -> list[list[float]] | None:
+    """The cost matrix; refuses what no prediction could make possible, so that it may come before the first one.
+
+    Args:
+        labels: the C class names.
+        malignant: (C,) bool.
+        options: of the fit.
+        most: malignant lesions that the second half has at most; None = not counted yet.
+
+    Raises:
+        UserError: as :func:`fit_decision`.
+    """
+    cost = cost_matrix(options.cost, labels, malignant)
+    if _requested(options) and not malignant.any():
         raise UserError(f"decision sensitivity: {NO_MALIGNANT}; choose another rule, or mark the classes")
     if options.decision == "cost" and cost is None:
         raise UserError(f"decision cost: {NO_MALIGNANT}; give a whole matrix as --cost FILE, or choose another rule")
-    return {"rule": options.decision, "cost": cost, "sensitivity": sensitivity}
+    if _requested(options) and most is not None:
+        reason = fit_sensitivity(np.ones(most), options.sensitivity, options.confidence)["reason"]
+        if reason is not None:
+            raise UserError(f"sensitivity {options.sensitivity}: {reason}")
+    return cost
+
+
+def _requested(options: TrustOptions) -> bool:
+    """Whether a promised sensitivity was asked for."""
+    return options.decision == "sensitivity" or options.sensitivity != TrustOptions.sensitivity
 
 
 def fit_sensitivity(p_malignant: np.ndarray, target: float, confidence: float) -> dict[str, Any]:
