@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -202,6 +202,7 @@ def page(report: Mapping[str, Any]) -> str:
             for row in found["per_class"]
         ),
         "",
+        *decision_curve(found["decision_curve"]),
         *figures,
         f"Made by `{report['provenance']['command']}`. Every number here is in `report.json`, what each of them means "
         f"under `conventions` there; `answers.csv` holds the answer to each image, `{PREDICTIONS}` the raw outputs. "
@@ -246,6 +247,21 @@ def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     yield "ECE of a perfect model at this n", found["calibration"]["after"]["ece_floor"]
     for level, value in found["discrimination"]["sensitivity_malignant_at_specificity"].items():
         yield f"sensitivity for malignant at specificity {level} ↑", value
+    for level, value in found["discrimination"]["specificity_malignant_at_sensitivity"].items():
+        yield f"specificity for malignant at sensitivity {level} ↑", value
+    yield "partial AUROC above sensitivity 0.80, at most 0.2 ↑", found["discrimination"]["partial_auroc_malignant"]
+
+
+def decision_curve(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Lines of the net benefit at each threshold; none where it is not defined."""
+    if rows:
+        yield from ("## Decision curve", "", "Net benefit per image of acting where `p_malignant` is at or above the ")
+        yield from ("threshold (Vickers & Elkin 2006); gain: over the better of acting on all and on none.", "")
+        yield from ("| threshold | model | acting on all | gain |", "|---:|---:|---:|---:|")
+        for row in rows:
+            model, everyone = (Number.read(row[name]).text() for name in ("model", "treat_all"))
+            yield f"| {row['threshold']:g} | {model} | {everyone} | {Number.read(row['gain']).text(signed=True)} |"
+        yield ""
 
 
 def promises_here(report: Mapping[str, Any]) -> Iterator[str]:

@@ -92,7 +92,10 @@ def test_every_pair_is_scored_once(ours: Path, peer: Path, images: Path, tmp_pat
     assert rows[0]["answered"]["value"] is not None
     assert rows[1]["answered"]["value"] is None
     assert rows[0]["verdicts"] == {row["promise"]: row["verdict"] for row in inside["promises_here"]["rows"]}
-    assert "## Do the promises hold here?" in (out / "scored" / "ours" / "clinic" / "README.md").read_text()
+    page = (out / "scored" / "ours" / "clinic" / "README.md").read_text()
+    curve = inside["evaluation"]["external"]["decision_curve"]
+    assert f"| 0.5 | {curve[-1]['model']['value']:.3f} (" in page
+    assert ("## Do the promises hold here?" in page, "partial AUROC above sensitivity 0.80" in page) == (True, True)
     assert "1 images of clinic are left out for ours" in (out / "README.md").read_text()
     assert Image.open(out / "matrix.png").size[0] > 500
     assert "| ours | clinic | 4 (4) |" in shown
