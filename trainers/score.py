@@ -5,8 +5,8 @@ in it) needs ``--out DIR``: DIR/answers.csv and .parquet hold one row per image,
 that cannot be read becomes a row with its error. The same command goes on where it was killed: until it has finished,
 its work stands in DIR.partial.
 
-``--labels CSV`` (image,label and optionally lesion_id, age, sex, localization, dx_type, source, diagnosis) adds what
-training writes: predictions_external.parquet, report.json, tables, figures and a README.md.
+``--labels CSV`` (image,label and optionally lesion_id, age, sex, skin_tone, localization, dx_type, source, diagnosis)
+adds what training writes: predictions_external.parquet, report.json, tables, figures and a README.md.
 
 A model that is not of this suite answers with its probabilities alone, so that it can be measured on the same images.
 """

@@ -1,4 +1,4 @@
-"""Which patients an image came from: age bands, sex, the source and its own diagnosis, real or synthetic."""
+"""Which patients an image came from: age bands, sex, skin tone, the source and its diagnosis, real or synthetic."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def subgroup_columns(
     """The subgroups of a report: name -> (its values in order, the value of each of the N images).
 
     The source's own diagnosis is one where a class has more than one (how a benign-or-malignant model does on
-    melanoma is not how it does on basal cell carcinoma), and so are provenance where there are synthetic images, and
-    the archive where there are several.
+    melanoma is not how it does on basal cell carcinoma), and so are provenance where there are synthetic images, the
+    skin tone and the image type where the source records them, and the archive where there are several.
 
     Args:
         columns: of the predictions file; a column that is missing leaves everyone unknown.
@@ -31,7 +31,7 @@ def subgroup_columns(
         "age": (AGE_VALUES, age_bands(age)),
         "sex": (SEX_VALUES, sexes(sex)),
     }
-    for name in ("diagnosis", "provenance"):
+    for name in ("diagnosis", "provenance", "skin_tone", "image_type"):
         found = {str(value) for value in columns.get(name, ())}
         if found - {UNKNOWN} and (name != "diagnosis" or _is_finer(columns[name], label)):
             groups[name] = ((*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN})), columns[name])

@@ -6,8 +6,8 @@ be rebuilt in seconds without a model or an accelerator.
 Columns: ``image_id``, ``lesion_id``, ``group_id`` (string), ``label`` (int32), ``logits`` (list<list<float>>, members
 M x classes C, raw: before any temperature), optional ``features`` and ``early`` (list<halffloat>, lengths D and E) and
 ``ood_score`` (double), and the subgroup columns ``age`` (float, null = unknown), ``sex``, ``localization``,
-``dx_type``, ``source``, ``diagnosis``, ``provenance`` (string); ``corruption`` where images were corrupted; ``view``,
-``framed_by`` and ``lesion_seen`` where they were cut or turned.
+``dx_type``, ``source``, ``diagnosis``, ``provenance``, ``skin_tone``, ``image_type`` (string); ``corruption`` where
+images were corrupted; ``view``, ``framed_by`` and ``lesion_seen`` where they were cut or turned.
 Label names, split and dataset are JSON in the file's metadata under ``lesion_suite``.
 """
 
@@ -35,7 +35,9 @@ NO_LABEL = -1
 MALIGNANCY = ("benign", "malignant")
 # The groups that p_malignant sums.
 MALIGNANT_GROUPS = ("malignant", "premalignant")
-TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance")
+# The last two are there only where the dataset has them: few record the skin tone, or have two kinds of images.
+RECORDED_COLUMNS = ("skin_tone", "image_type")
+TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance", *RECORDED_COLUMNS)
 # The corruption of the image as ``kind severity``, its view as ``kind setting``, how the lesion was found that the view
 # is around, and whether it is whole in view: no dataset has such columns.
 CORRUPTION, VIEW, FRAMING, SEEN = ALTERED_COLUMNS = ("corruption", "view", "framed_by", "lesion_seen")

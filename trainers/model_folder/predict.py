@@ -21,7 +21,7 @@ from datasets_scripts.command import UserError
 from datasets_scripts.images import IMAGE_SUFFIXES, images_in, passed_over_text
 from hub_models.infer_lesion import InferenceError
 from hub_models.trust_lesion import NotFiniteError
-from trainers.metrics.predictions import NO_LABEL, TEXT_COLUMNS, Predictions
+from trainers.metrics.predictions import NO_LABEL, RECORDED_COLUMNS, TEXT_COLUMNS, Predictions
 from trainers.model_folder.data import LesionImages, Splits, collate
 
 # (image, number of the image) -> image.
@@ -90,8 +90,9 @@ def predict_split(
 
 
 def patient_columns(splits: Splits, split: str) -> dict[str, np.ndarray]:
-    """The subgroup columns of a split, as a predictions file has them."""
-    columns = {name: splits.column(split, name) for name in TEXT_COLUMNS}
+    """The subgroup columns of a split, as a predictions file has them; ``RECORDED_COLUMNS`` where the dataset does."""
+    absent = set(RECORDED_COLUMNS) - set(splits.splits[split].column_names)
+    columns = {name: splits.column(split, name) for name in TEXT_COLUMNS if name not in absent}
     return {**columns, "age": _ages(splits.column(split, "age", default="nan"))}
 
 

@@ -79,6 +79,14 @@ def test_real_and_synthetic_images_are_distinguished_where_the_source_does() -> 
     )
 
 
+def test_skin_tone_is_a_subgroup_where_the_source_records_it() -> None:
+    tone = np.array(["Fitzpatrick 5-6", "unknown", "Fitzpatrick 1-2"], dtype=object)
+    values, column = subgroups.subgroup_columns({"skin_tone": tone}, np.zeros(3, dtype=int))["skin_tone"]
+    assert values == ("Fitzpatrick 1-2", "Fitzpatrick 5-6", "unknown")
+    assert column is tone
+    assert "skin_tone" not in subgroups.subgroup_columns({"skin_tone": tone[[1]]}, np.zeros(1, dtype=int))
+
+
 def test_abstention_is_shown_by_site_and_class_too(make_predictions):
     rows = make_predictions(30)
     found = subgroups.abstention_columns(rows)

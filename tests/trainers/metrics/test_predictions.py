@@ -34,7 +34,11 @@ def predictions() -> Predictions:
         split="test",
         config_name="grouped",
         dataset="d",
-        columns={"age": np.array([35.0, np.nan]), "sex": np.array(["female", "unknown"], dtype=object)},
+        columns={
+            "age": np.array([35.0, np.nan]),
+            "sex": np.array(["female", "unknown"], dtype=object),
+            "skin_tone": np.array(["Fitzpatrick 5", "unknown"], dtype=object),
+        },
         features=np.array([[0.5, -1.0], [2.0, 0.25]], dtype=np.float32),
     )
 
@@ -47,6 +51,7 @@ def test_round_trip_keeps_every_value(predictions: Predictions, tmp_path: Path) 
     np.testing.assert_array_equal(back.features, predictions.features)
     np.testing.assert_array_equal(back.columns["age"], predictions.columns["age"])
     assert back.columns["sex"].tolist() == ["female", "unknown"]
+    assert back.columns["skin_tone"].tolist() == ["Fitzpatrick 5", "unknown"]
     assert (back.labels, back.label_groups, back.split, back.config_name) == (
         predictions.labels,
         predictions.label_groups,
