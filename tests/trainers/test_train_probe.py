@@ -19,9 +19,12 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     PreTrainedTokenizerFast,
+    SiglipConfig,
+    SiglipModel,
 )
 
 from datasets_scripts.command import UserError
+from hub_models import ImageForLesionClassification, ImageLesionConfig, describe_backbone
 from model_cards.verify import verify_folder
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import load_splits
@@ -30,10 +33,21 @@ from trainers.probing import features as probing
 from trainers.probing.fit import choose_labelled, fit_head
 from trainers.probing.options import ProbeOptions
 from trainers.probing.run import prepare, probe, set_head, training_section, zero_shot_head
-from trainers.probing.zero_shot import read_prompts
+from trainers.probing.zero_shot import projection_of, read_prompts, text_head
 from trainers.training.image_arguments import ImageArguments
 
 PROMPTS = "templates: ['a photo of {}', 'the {}']\nclasses:\n  nv: [mole, nevus]\n"
+
+
+def save_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """A tokenizer of few words beside a checkpoint."""
+    words = ["a", "photo", "of", "the", "mole", "nevus", "melanoma", "carcinoma", "acne"]
+    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    fast.save_pretrained(folder)
+    return fast
 
 
 @pytest.fixture(scope="module")
@@ -46,12 +60,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)).save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessor(size=size, crop_size=size, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
-    words = ["a", "photo", "of", "the", "mole", "nevus", "melanoma", "carcinoma", "acne"]
-    vocabulary = {word: number for number, word in enumerate(["<pad>", "<unk>", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
-    fast.save_pretrained(folder)
+    save_tokenizer(folder)
     return folder
 
 
@@ -91,7 +100,7 @@ def test_the_head_is_the_logistic_regression_of_the_features_as_they_are(classes
     features[:, 1] += 10 * labels
     features[:, 4] = 7.0
     head = fit_head(features, labels, np.arange(300), classes, folds=3, penalties=(1.0, 0.01))
-    assert head.about["l2"] == 0.01
+    assert (head.about["l2"], head.about["at_the_edge"]) == (0.01, True)
     assert head.about["cv_log_loss"]["0.01"] < head.about["cv_log_loss"]["1"]
     scaled = StandardScaler().fit_transform(features)
     expected = LogisticRegression(C=1 / (0.01 * 300), tol=1e-6).fit(scaled, labels).predict_proba(scaled)
@@ -245,6 +254,30 @@ def test_the_table_of_several_probes(
     assert all(0 <= float(row[5].split()[0]) <= 1 for row in cells)
     shown = capsys.readouterr().out
     assert all(row in shown for row in rows)
+
+
+def test_the_zero_shot_head_of_siglip_gives_its_probabilities(tmp_path: Path) -> None:
+    """Its sigmoid adds one bias to every logit, which no softmax shows."""
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision, text = {**shape, "image_size": 32, "patch_size": 8}, {**shape, "vocab_size": 40}
+    text["max_position_embeddings"] = 6
+    original = SiglipModel(SiglipConfig(vision_config=vision, text_config=text)).eval()
+    original.save_pretrained(tmp_path)
+    tokens = save_tokenizer(tmp_path)(["the mole", "a photo of acne"], padding="max_length", max_length=6)
+    source = f"transformers/{tmp_path}"
+    head = text_head(source, {"nv": ["the mole"], "acne": ["a photo of acne"]})
+    fields = {**describe_backbone(source).fields, **projection_of(source)}
+    model = ImageForLesionClassification.from_backbone(
+        ImageLesionConfig(id2label={0: "nv", 1: "acne"}, image_size=32, **fields), tmp_path
+    )
+    set_head(model, head)
+    pixels = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = original(input_ids=torch.tensor(tokens["input_ids"]), pixel_values=pixels).logits_per_image
+        found = model.eval()(pixels).raw_logits
+    torch.testing.assert_close(found.softmax(1), expected.softmax(1), rtol=0, atol=1e-5)
+    assert expected.std(0).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,12 @@ def evaluate(options: Any, given: Namespace) -> list[list[str]]:
             share = f"{100 * fraction:g} %: {head.about['images']:,} ({head.about['groups']:,})"
             rows.append(
                 [
-                    *(options.backbone, options.image_size, share, f"{head.about['l2']:g}"),
+                    *(
+                        options.backbone,
+                        options.image_size,
+                        share,
+                        f"{head.about['l2']:g}{' (edge)' * head.about['at_the_edge']}",
+                    ),
                     f"{source} ({here.sum():,})",
                     *(found[name] for name in ("accuracy", "balanced_accuracy", "macro_f1", "auroc")),
                     *(f"{minutes:.1f}", f"{seconds:.0f}"),

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from datasets_scripts.command import UserError
 
 # Penalties lambda of |W|^2 / 2 beside the mean loss of an image, on standardised features; the strongest first.
-PENALTIES = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
+PENALTIES = (30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
 STEPS = 300
 # A class that a fold's training part lacks has this probability there.
 LEAST_PROBABILITY = 1e-4
@@ -30,8 +30,8 @@ class Head:
     Attributes:
         weight: (C, D) float32.
         bias: (C,) float32.
-        about: ``l2``, ``cv_log_loss`` (penalty -> mean log loss in nats of the held-out folds), ``folds``,
-            ``images``, ``groups``.
+        about: ``l2``, ``at_the_edge`` (whether it is the strongest or the weakest that was tried), ``cv_log_loss``
+            (penalty -> mean log loss in nats of the held-out folds), ``folds``, ``images``, ``groups``, ``per_class``.
     """
 
     weight: np.ndarray
@@ -114,6 +114,7 @@ def fit_head(
     weight[fitted.classes_], bias[fitted.classes_] = rows / scale, offsets - rows @ (mean / scale)
     about = {
         "l2": penalties[best],
+        "at_the_edge": best in (0, len(penalties) - 1),
         "cv_log_loss": {f"{penalty:g}": float(loss) for penalty, loss in zip(penalties, losses, strict=True)},
         "folds": folds,
         "images": len(labels),

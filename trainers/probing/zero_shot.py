@@ -95,16 +95,19 @@ def text_head(source: str, prompts: Mapping[str, Sequence[str]]) -> Head:
     except (*READING_FAILS, ImportError) as error:
         raise UserError(f"{source}: its text encoder cannot be loaded ({one_line(error)})") from error
     length = int(model.config.text_config.max_position_embeddings)
-    # SigLIP was trained on texts padded to their full length.
-    padding: Any = True if model.config.model_type == "clip" else "max_length"
+    # SigLIP was trained on texts padded to their full length, without a mask.
+    full = model.config.model_type != "clip"
     rows = []
     for texts in prompts.values():
-        tokens = tokenizer(list(texts), padding=padding, truncation=True, max_length=length, return_tensors="pt")
-        given = {name: tokens[name] for name in ("input_ids", "attention_mask") if name in tokens}
-        if padding != "max_length" or "attention_mask" not in given:
-            embedded = model.get_text_features(**given)
-        else:
-            embedded = model.get_text_features(input_ids=given["input_ids"])
+        tokens = tokenizer(
+            list(texts),
+            padding="max_length" if full else True,
+            truncation=True,
+            max_length=length,
+            return_tensors="pt",
+        )
+        mask = {} if full else {"attention_mask": tokens["attention_mask"]}
+        embedded = model.get_text_features(input_ids=tokens["input_ids"], **mask)
         embedded = getattr(embedded, "pooler_output", embedded)
         mean = torch.nn.functional.normalize(embedded, dim=-1).mean(dim=0)
         rows.append(torch.nn.functional.normalize(mean, dim=0))
