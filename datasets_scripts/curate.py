@@ -18,7 +18,14 @@ from datasets_scripts.duplicates import Duplicates, find_duplicates, group_ids
 from datasets_scripts.images import Scan, frame_warnings, scan_all
 from datasets_scripts.output import check_free, written_whole
 from datasets_scripts.rows import SYNTHETIC, Row
-from datasets_scripts.splits import PUBLISHED_SPLITS, base_folds, grouped_configs
+from datasets_scripts.splits import (
+    GIVEN,
+    PUBLISHED_SPLITS,
+    SPLITS,
+    base_folds,
+    dealt_splits,
+    grouped_configs,
+)
 from datasets_scripts.taxonomy import long_names
 
 Configs = dict[str, dict[str, list[int]]]
@@ -36,6 +43,7 @@ def curate(
     split_by_source: bool = False,
     folds_of: Mapping[str, int] | None = None,
     texts: Mapping[str, str] | None = None,
+    given: Sequence[str | None] | None = None,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
@@ -50,31 +58,31 @@ def curate(
             first image.
         folds_of: base fold of each image id, in place of drawing them.
         texts: further files of the folder by name.
+        given: the split of each row in config `given`, which then takes the place of `grouped`; the splits that it
+            lacks are made of its train split, groups whole.
 
     Raises:
         UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
             lesions; a grouped config leaks.
         ImageError: an unusable image or mask.
     """
-    check_rows(rows, about.labels)
+    check_rows(rows, about.labels, own_classes=about.own_classes)
     with written_whole(out) as folder:  # locks out, so that two builds never do the same work
         scans = scan_all(rows)
-        several = frame_warnings(scans)
-        warn(several)
         found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
-        groups = group_ids([row.lesion_id for row in rows], found.exact + found.near + _same_patient(rows))
-        if folds_of is not None:
-            folds = _given_folds(rows, folds_of)
-        else:
-            folds = _folds_by_source(rows, groups, seed) if split_by_source else _folds(rows, groups, seed)
-        configs = _configs(rows, folds, published)
-        files = shards.cells(rows, folds, published)
+        groups = _groups(rows, found)
+        said = [*frame_warnings(scans), *(_contradictions(rows, found, groups) if about.own_classes else [])]
+        warn(said)
+        folds = _folds_of(rows, groups, seed, split_by_source, folds_of)
+        own = None if given is None else _completed(rows, groups, given, seed)
+        configs = _configs(rows, folds, published, own)
+        files = shards.cells(rows, folds, published if own is None else own)
         audit = {
             "name": about.name,
             "version": shards.content_version(rows, scans, groups, files),
             "seed": seed,
             **_findings(rows, scans, found, groups, configs, about.labels),
-            "warnings": [*warnings, *several, *_lacking(configs, rows, about.labels)],
+            "warnings": [*warnings, *said, *_lacking(configs, rows, about.labels)],
         }
         card = render(audit, about, rows, configs, _listed(configs, files))
         shards.write_shards(folder, rows, scans, groups, about.labels, files)
@@ -86,15 +94,21 @@ def curate(
     return audit
 
 
-def check_rows(rows: Sequence[Row], labels: Sequence[str]) -> None:
+def check_rows(rows: Sequence[Row], labels: Sequence[str], own_classes: bool = False) -> None:
     """Refuse rows that no dataset can be made of.
+
+    Args:
+        rows: of the dataset.
+        labels: its classes.
+        own_classes: they need not be of the taxonomy.
 
     Raises:
         UserError: no rows, two rows with one image id, or a label outside ``labels``.
     """
     if not rows:
         raise UserError("0 images; give an archive that has some")
-    long_names(labels)
+    if not own_classes:
+        long_names(labels)
     twice = [image_id for image_id, count in Counter(row.image_id for row in rows).items() if count > 1]
     if twice:
         raise UserError(f"{len(twice)} image ids occur more than once, the first is {twice[0]!r}; ids must be unique")
@@ -103,14 +117,54 @@ def check_rows(rows: Sequence[Row], labels: Sequence[str]) -> None:
         raise UserError(f"label {unknown[0]!r} is not among {', '.join(labels)}; choose the task that has it")
 
 
-def _same_patient(rows: Sequence[Row]) -> list[tuple[int, int]]:
-    """Pairs of row numbers that join each patient's images."""
+def _groups(rows: Sequence[Row], found: Duplicates) -> list[str]:
+    """Group ids (N,): the images of one lesion, patient or group, and duplicates, are in one group."""
+    pairs = found.exact + found.near + _same(rows, "patient_id")
+    if all(row.group is None for row in rows):
+        return group_ids([row.lesion_id for row in rows], pairs)
+    taken = {row.group for row in rows}
+    alone = [f"image {row.image_id}" if row.image_id in taken else row.image_id for row in rows]
+    named = [row.group or own for row, own in zip(rows, alone, strict=True)]
+    return group_ids(named, pairs + _same(rows, "lesion_id"))
+
+
+def _same(rows: Sequence[Row], name: str) -> list[tuple[int, int]]:
+    """Pairs of row numbers that join the images of each patient or lesion."""
     first: dict[str, int] = {}
-    return [
-        (first.setdefault(row.patient_id, number), number)
-        for number, row in enumerate(rows)
-        if row.patient_id is not None
-    ]
+    ids = [getattr(row, name) for row in rows]
+    return [(first.setdefault(own, number), number) for number, own in enumerate(ids) if own is not None]
+
+
+def _completed(rows: Sequence[Row], groups: Sequence[str], given: Sequence[str | None], seed: int) -> list[str | None]:
+    """The given splits (N,), with those that are lacking made of the train split."""
+    train = [i for i, split in enumerate(given) if split == "train"]
+    lacking = [split for split in SPLITS if split not in given]
+    made = dealt_splits(
+        [rows[i].image_id for i in train], [rows[i].label for i in train], [groups[i] for i in train], lacking, seed
+    )
+    result = list(given)
+    for i, split in zip(train, made, strict=True):
+        result[i] = split
+    return result
+
+
+def _contradictions(rows: Sequence[Row], found: Duplicates, groups: Sequence[str]) -> list[str]:
+    """Sentences that name an image which is there under two labels, and count the groups of several labels."""
+    sentences = []
+    twice = [(i, j) for i, j in found.exact if rows[i].label != rows[j].label]
+    if twice:
+        i, j = twice[0]
+        sentences.append(
+            f"{len(twice)} pairs of identical images have two labels, the first is {rows[i].image_id!r} "
+            f"({rows[i].label}) and {rows[j].image_id!r} ({rows[j].label}): one of the two is wrong."
+        )
+    labels: dict[str, set[str]] = {}
+    for row, group in zip(rows, groups, strict=True):
+        labels.setdefault(group, set()).add(row.label)
+    several = sum(len(found) > 1 for found in labels.values())
+    if several:
+        sentences.append(f"{several} of {len(labels)} groups have images of two or more classes.")
+    return sentences
 
 
 def _folds(rows: Sequence[Row], groups: Sequence[str], seed: int) -> np.ndarray:
@@ -137,6 +191,15 @@ def _folds_by_source(rows: Sequence[Row], groups: Sequence[str], seed: int) -> n
     return folds
 
 
+def _folds_of(
+    rows: Sequence[Row], groups: Sequence[str], seed: int, by_source: bool, folds_of: Mapping[str, int] | None
+) -> np.ndarray:
+    """The base folds (N,) that are given, else drawn."""
+    if folds_of is not None:
+        return _given_folds(rows, folds_of)
+    return _folds_by_source(rows, groups, seed) if by_source else _folds(rows, groups, seed)
+
+
 def _given_folds(rows: Sequence[Row], folds_of: Mapping[str, int]) -> np.ndarray:
     """The folds (N,) that are given.
 
@@ -152,8 +215,13 @@ def _given_folds(rows: Sequence[Row], folds_of: Mapping[str, int]) -> np.ndarray
     return np.array([folds_of[row.image_id] for row in rows], dtype=np.int64)
 
 
-def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> Configs:
-    """Config -> split -> row numbers, `grouped` first, then `published`, then the folds.
+def _configs(
+    rows: Sequence[Row],
+    folds: np.ndarray,
+    published: Sequence[str | None] | None,
+    given: Sequence[str | None] | None = None,
+) -> Configs:
+    """Config -> split -> row numbers, `grouped` (or `given`) first, then `published`, then the folds.
 
     In a grouped config synthetic images are in train or in no split: in a test split they would make a model look
     better, and those made from a test image are in its fold, thus outside train.
@@ -172,6 +240,9 @@ def _configs(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | N
     if published is not None:
         own = {split: [i for i, value in enumerate(published) if value == split] for split in PUBLISHED_SPLITS}
         configs = {"grouped": configs.pop("grouped"), "published": own, **configs}
+    if given is not None:
+        del configs["grouped"]
+        configs = {GIVEN: {split: [i for i, own in enumerate(given) if own == split] for split in SPLITS}, **configs}
     for config, splits in configs.items():
         for split, members in splits.items():
             if not members:
@@ -226,7 +297,8 @@ def _lacking(configs: Configs, rows: Sequence[Row], labels: Sequence[str]) -> li
             present = {rows[i].label for i in members}
             absent = [label for label in labels if label not in present]
             if absent:
-                sentences.append(f"Config {config}, split {split} has no image of {', '.join(absent)}.")
+                more = f" and {len(absent) - 10} other classes" if len(absent) > 10 else ""
+                sentences.append(f"Config {config}, split {split} has no image of {', '.join(absent[:10])}{more}.")
     return sentences
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
-from datasets_scripts.audit import leak_table
-from datasets_scripts.rows import Row
+from datasets_scripts.audit import MOST_COLUMNS, leak_table
+from datasets_scripts.rows import UNKNOWN, Row
+from datasets_scripts.splits import GIVEN
 from datasets_scripts.taxonomy import long_names, malignancy_groups
 
-DEFAULT_CONFIG = "grouped"
+# Of a dataset one of the two: `given` takes the place of `grouped`.
+DEFAULT_CONFIGS = ("grouped", GIVEN)
 NOTICE = (
     "Not a medical device. For research and teaching only: neither this dataset nor a model trained on it may be used "
     "to diagnose a person."
@@ -32,6 +34,8 @@ class Description:
         citation: BibTeX; may be empty.
         notes: sentences that the builder adds.
         published_as: what the config `published` is.
+        own_classes: the classes are those of a user, and need not be of the taxonomy.
+        groups: of such classes: class -> ``benign``, ``premalignant`` or ``malignant``; empty where none is stated.
     """
 
     name: str
@@ -41,6 +45,8 @@ class Description:
     citation: str
     notes: Sequence[str] = ()
     published_as: str = "the random image-level split of the published system"
+    own_classes: bool = False
+    groups: Mapping[str, str] = field(default_factory=dict)
 
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -51,7 +57,7 @@ def _front_matter(about: Description, n: int, version: str, shards: Mapping[str,
         {
             "config_name": config,
             "version": version,  # `datasets` caches a folder by its path and this, not by what the files hold
-            **({"default": True} if config == DEFAULT_CONFIG else {}),
+            **({"default": True} if config in DEFAULT_CONFIGS else {}),
             "data_files": [{"split": split, "path": list(paths)} for split, paths in splits.items() if paths],
         }
         for config, splits in shards.items()
@@ -61,7 +67,8 @@ def _front_matter(about: Description, n: int, version: str, shards: Mapping[str,
         head["license_name"] = "mixed-see-the-license-column"
     head["task_categories"] = ["image-classification"]
     head["size_categories"] = [next((name for limit, name in _SIZES if n < limit), "n>1M")]
-    head["tags"] = ["dermatology", "skin-lesion", "medical", "not-a-medical-device"]
+    subject = [] if about.own_classes else ["dermatology", "skin-lesion"]
+    head["tags"] = [*subject, "medical", "not-a-medical-device"]
     head["configs"] = configs
     return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
 
@@ -74,6 +81,7 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _counts(configs: Mapping[str, Mapping[str, Sequence[int]]], rows: Sequence[Row], labels: Sequence[str]) -> str:
+    labels = labels if len(labels) <= MOST_COLUMNS else []
     table = [["config", "split", "images", *labels]]
     for config, splits in configs.items():
         for split, members in splits.items():
@@ -92,23 +100,45 @@ def _sources(rows: Sequence[Row]) -> str:
     )
 
 
-def _classes(audit: Mapping[str, Any]) -> str:
-    labels = audit["labels"]
-    names, groups = long_names(labels), malignancy_groups(labels)
-    rows = [[label, names[label], groups[label], str(audit["per_class"][label])] for label in labels]
-    return markdown_table([["label", "name", "group", "images"], *rows])
+def _classes(audit: Mapping[str, Any], about: Description) -> list[str]:
+    labels, count = audit["labels"], audit["per_class"]
+    if about.own_classes and not about.groups:
+        table = [["label", "images"], *([label, str(count[label])] for label in labels)]
+        return [markdown_table(table), "Which classes are malignant is not stated."]
+    names = {label: label for label in labels} if about.own_classes else long_names(labels)
+    groups = about.groups if about.own_classes else malignancy_groups(labels)
+    rows = [[label, names[label], groups[label], str(count[label])] for label in labels]
+    text = "`p_malignant` in the suite sums the groups malignant and premalignant."
+    return [markdown_table([["label", "name", "group", "images"], *rows]), text]
 
 
-def _duplicates_text(found: Mapping[str, Any]) -> str:
+def _configs_text(about: Description, configs: Mapping[str, Any]) -> str:
+    """What the configs are."""
+    never = "never put images of one lesion, or near-duplicates of one image, into two splits."
+    if about.own_classes:
+        never = "never put images of one group, or near-duplicates of one image, into two splits."
+    if GIVEN in configs:
+        return (
+            "`given` (the default) keeps the splits that the images came with; those that they lacked were made of "
+            f"their train split, groups whole. `fold0` to `fold4` {never}"
+        )
+    text = f"`grouped` (the default) and `fold0` to `fold4` {never}"
+    if about.own_classes:
+        return text
+    return f"{text} `published`, where there is one, is {about.published_as}: compare the leak audit."
+
+
+def _duplicates_text(found: Mapping[str, Any], own: bool) -> str:
     text = (
         f"{found['exact_pairs']} exact and {found['near_pairs']} near-duplicate pairs ({found['method']}); "
-        f"{found['lesions']} lesions form {found['groups']} groups."
+        f"{'the images' if own else str(found['lesions']) + ' lesions'} form {found['groups']} groups."
     )
-    if found["across_lesions"]:
+    if found["across_lesions"] and not own:
         pairs = "; ".join(" = ".join(pair) for pair in found["across_lesions"][:20])
         text += f" Pairs across lesion ids: {len(found['across_lesions'])} ({pairs})."
     if found["contradicting_labels"]:
-        text += f" Pairs with different labels: {len(found['contradicting_labels'])}."
+        pairs = "; ".join(" = ".join(pair) for pair in found["contradicting_labels"][:20])
+        text += f" Pairs with different labels: {len(found['contradicting_labels'])} ({pairs})."
     return text
 
 
@@ -145,6 +175,7 @@ def render(
         shards: config -> split -> Parquet files, relative to the folder.
     """
     labels = audit["labels"]
+    one = "group" if about.own_classes else "lesion"
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
     missing = ", ".join(f"{key} {n}" for key, n in audit["missing"].items() if key != "age_zero")
     parts = [
@@ -153,23 +184,25 @@ def render(
         f"**{NOTICE}**",
         *about.notes,
         "## Classes",
-        _classes(audit),
-        "`p_malignant` in the suite sums the groups malignant and premalignant.",
+        *_classes(audit, about),
         "## Configs",
-        "`grouped` (the default) and `fold0` to `fold4` never put images of one lesion, or near-duplicates of one "
-        f"image, into two splits. `published`, where there is one, is {about.published_as}: compare the leak audit.",
+        _configs_text(about, configs),
         _counts(configs, rows, labels),
         *_synthetic(audit),
         "## Leak audit",
-        "Images of a split whose lesion (or a duplicate of it) is also in the train split of the same config; the "
+        f"Images of a split whose {one} (or a duplicate of it) is also in the train split of the same config; the "
         "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
         markdown_table(leak_table(audit["leak"], labels)),
         "## Duplicates and missing values",
-        _duplicates_text(audit["duplicates"]),
+        _duplicates_text(audit["duplicates"], about.own_classes),
         f"Images without a value: {missing}. Images with the age 0: {audit['missing']['age_zero']}.",
         f"Image sizes (width x height, pixels): {sizes}.",
         *([f"Warnings of the build: {' '.join(audit['warnings'])}"] if audit["warnings"] else []),
-        "`dx_type` (how the diagnosis was made) reveals the label: never use it as an input.",
+        *(
+            ["`dx_type` (how the diagnosis was made) reveals the label: never use it as an input."]
+            if any(row.dx_type != UNKNOWN for row in rows) or not about.own_classes
+            else []
+        ),
         "## Licence and attribution",
         _sources(rows),
         *([f"```bibtex\n{about.citation.strip()}\n```"] if about.citation.strip() else []),
@@ -179,15 +212,20 @@ def render(
     return "\n\n".join(parts) + "\n"
 
 
-def printed_leak_table(audit: Mapping[str, Any]) -> str:
-    """The summary that a build prints: lesions, duplicates, and the leak audit as an aligned table."""
+def printed_leak_table(audit: Mapping[str, Any], own: bool = False) -> str:
+    """The summary that a build prints: lesions, duplicates, and the leak audit as an aligned table.
+
+    ``own``: of a user's images, of which lesions may not be known.
+    """
     found = audit["duplicates"]
     table = leak_table(audit["leak"], audit["labels"])
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = [
-        f"{audit['rows']} images, {found['lesions']} lesions, {found['groups']} groups; {found['exact_pairs']} exact "
-        f"and {found['near_pairs']} near-duplicate pairs, {len(found['across_lesions'])} of them across lesion ids.",
-        "Leak audit: images whose lesion, or a duplicate, is also in train (shares by class on the right).",
+        f"{audit['rows']} images, {'' if own else str(found['lesions']) + ' lesions, '}{found['groups']} groups; "
+        f"{found['exact_pairs']} exact and {found['near_pairs']} near-duplicate pairs"
+        f"{'' if own else ', ' + str(len(found['across_lesions'])) + ' of them across lesion ids'}.",
+        f"Leak audit: images whose {'group' if own else 'lesion'}, or a duplicate, is also in train (shares by class "
+        "on the right).",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table),
         "fold0 to fold4: 0 leaking.",
     ]

@@ -1,12 +1,34 @@
-"""What a reader returns: one row per image, whose pixels are read only when needed."""
+"""What a reader is told, and what it returns: one row per image, whose pixels are read only when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 UNKNOWN = "unknown"
 REAL, SYNTHETIC = "real", "synthetic"
+# Column of a dataset of a user's images: whose values join the images of one group, beside near-duplicates.
+GROUPED_BY, NO_COLUMN = "grouped_by", "none"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of somebody's table mean what; empty = the usual ones (``image``, ``label``, ``group_id``).
+
+    Attributes:
+        image: of the images or of their files.
+        label: of the classes, text or numbers.
+        group: images with one value of it are never split.
+        split: names the split of each image.
+        keep: further columns to keep.
+    """
+
+    image: str = ""
+    label: str = ""
+    group: str = ""
+    split: str = ""
+    keep: tuple[str, ...] = ()
 
 
 @dataclass
@@ -32,8 +54,11 @@ class Row:
             no validation, calibration or test split of a grouped config.
         skin_tone: the source's own record, with its scale: ``Fitzpatrick 3``; ``None`` = unknown. Never estimated.
         image_type: ``dermoscopic`` or ``clinical``, as the source calls it, where it has both.
+        malignancy: ``benign``, ``premalignant`` or ``malignant``, of a class that the taxonomy does not have.
+        group: images of one group, whatever it is (a visit, a ward), are never split in a grouped config.
+        extra: further columns, as the source has them: text, numbers, booleans, ``None`` = unknown.
 
-    The last five become columns of a dataset only where one of its rows has them.
+    The six before ``group`` become columns of a dataset only where one of its rows has them.
     """
 
     image_id: str
@@ -53,6 +78,9 @@ class Row:
     provenance: str | None = None
     skin_tone: str | None = None
     image_type: str | None = None
+    malignancy: str | None = None
+    group: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass

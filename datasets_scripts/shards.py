@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,16 @@ ROWS_PER_GROUP = 100
 NOT_PUBLISHED = "none"
 MANIFEST = "manifest.json"
 _AS_IN_ROW = ("image_id", "lesion_id", "age", "sex", "localization", "dx_type", "source", "license", "attribution")
-OPTIONAL = ("diagnosis", "patient_id", "provenance", "skin_tone", "image_type")
+OPTIONAL = ("diagnosis", "patient_id", "provenance", "skin_tone", "image_type", "malignancy")
 
 
-def features(labels: Sequence[str], with_mask: bool, optional: Sequence[str] = ()) -> Features:
-    """The typed columns of a dataset folder, with those of :data:`OPTIONAL` it has; `age` in years, null = unknown."""
+def features(
+    labels: Sequence[str], with_mask: bool, optional: Sequence[str] = (), extra: Mapping[str, Any] | None = None
+) -> Features:
+    """The typed columns of a dataset folder, with those of :data:`OPTIONAL` it has; `age` in years, null = unknown.
+
+    ``extra``: further columns and their types.
+    """
     text = {key: Value("string") for key in ("sex", "localization", "dx_type", "source", "license", "attribution")}
     columns = {
         "image": Image(),
@@ -37,8 +42,21 @@ def features(labels: Sequence[str], with_mask: bool, optional: Sequence[str] = (
         "age": Value("float32"),
         **text,
         **{key: Value("string") for key in optional},
+        **(extra or {}),
     }
     return Features({**columns, "mask": Image()} if with_mask else columns)
+
+
+def types_of_extra(rows: Sequence[Row]) -> dict[str, Any]:
+    """The type of each further column of some rows: that of its values, text where they are of several kinds."""
+    types: dict[str, Any] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.extra):
+        try:
+            kind = pa.array([row.extra.get(name) for row in rows]).type
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            kind = pa.string()
+        types[name] = Value("string" if pa.types.is_null(kind) else str(kind))
+    return types
 
 
 def cells(rows: Sequence[Row], folds: np.ndarray, published: Sequence[str | None] | None) -> list[str]:
@@ -85,7 +103,8 @@ def write_shards(
     """
     (folder / "data").mkdir()
     optional = [key for key in OPTIONAL if any(getattr(row, key) is not None for row in rows)]
-    columns = features(labels, any(row.read_mask is not None for row in rows), optional)
+    extra = types_of_extra(rows)
+    columns = features(labels, any(row.read_mask is not None for row in rows), optional, extra)
     members: dict[str, list[int]] = {}
     for number, file in enumerate(files):
         members.setdefault(file, []).append(number)
@@ -108,6 +127,8 @@ def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, An
     record["image"] = {"bytes": data, "path": f"{row.image_id}.{suffix}"}
     record["label"] = columns["label"].str2int(row.label)
     record["group_id"] = group
+    for name, value in row.extra.items():
+        record[name] = str(value) if value is not None and columns[name].dtype == "string" else value
     if "mask" in columns:
         mask = row.read_mask
         record["mask"] = None if mask is None else {"bytes": mask(), "path": f"{row.image_id}_mask.png"}
@@ -124,6 +145,7 @@ def content_version(rows: Sequence[Row], scans: Sequence[Scan], groups: Sequence
     for row, scan, group, file in zip(rows, scans, groups, files, strict=True):
         values = (row.image_id, row.label, row.lesion_id, group, row.age, row.sex, row.localization, row.dx_type, file)
         also = [(key, getattr(row, key)) for key in OPTIONAL if getattr(row, key) is not None]
+        also += sorted(row.extra.items())
         digest.update(repr((*values, *also, scan.pixels_sha256, row.read_mask is not None)).encode())
     return f"1.0.{int(digest.hexdigest()[:8], 16)}"
 

@@ -19,11 +19,35 @@ N_BASE_FOLDS = 20
 N_FOLDS = 5
 SPLITS = ("train", "validation", "calibration", "test")
 PUBLISHED_SPLITS = ("train", "validation", "test")
+# The config of the splits that a user's own dataset has.
+GIVEN = "given"
 MIN_PUBLISHED_PER_CLASS = 10
+# Split -> its share in base folds, twentieths of all images.
+SHARES = {"train": 12, "validation": 2, "calibration": 3, "test": 3}
+# What `datasets` also takes for a split's name.
+OTHER_SPLIT_NAMES = {
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "dev": "validation",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+# Base folds in an order in which any few neighbours are of several splits, for classes of few images.
+_DEALT = (0, 17, 1, 12, 2, 14, 3, 18, 4, 5, 15, 6, 13, 7, 19, 8, 9, 16, 10, 11)
+
+
+def split_named(name: str) -> str | None:
+    """The split of this name in any capitals, ``validation`` of ``Val``; None where it is none."""
+    usual = OTHER_SPLIT_NAMES.get(name.lower(), name.lower())
+    return usual if usual in SPLITS else None
 
 
 def base_folds(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.ndarray:
     """Assign groups to twenty folds of similar class shares; no group is in two.
+
+    Each class has an image in the folds 0 to 11, those of the train split.
 
     Args:
         labels: N class names.
@@ -34,23 +58,75 @@ def base_folds(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.nd
         (N,) int in 0..19.
 
     Raises:
-        UserError: fewer than twenty groups, or no class with twenty images.
+        UserError: fewer than twenty groups.
     """
     n_groups = len(set(groups))
-    largest = max(Counter(labels).values(), default=0)
-    if n_groups < N_BASE_FOLDS or largest < N_BASE_FOLDS:
+    if n_groups < N_BASE_FOLDS:
         raise UserError(
-            f"{len(labels)} images of {n_groups} lesions, {largest} images in the largest class: the grouped splits "
-            f"need {N_BASE_FOLDS} lesions and {N_BASE_FOLDS} images in one class at least; give a larger archive"
+            f"{len(labels)} images of {n_groups} lesions (or other groups that must not be split): the splits need "
+            f"{N_BASE_FOLDS} at least; give more images"
         )
-    folds = np.full(len(labels), -1)
-    splitter = StratifiedGroupKFold(N_BASE_FOLDS, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A class with fewer images than folds is normal here; the audit reports which split lacks which class.
-        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
-        for number, (_, members) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
-            folds[members] = number
+    if max(Counter(labels).values()) < N_BASE_FOLDS:
+        folds = _dealt(labels, groups, seed)
+    else:
+        folds = np.full(len(labels), -1)
+        splitter = StratifiedGroupKFold(N_BASE_FOLDS, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            # A class with fewer images than folds is normal here; the audit reports which split lacks which class.
+            warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+            for number, (_, members) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
+                folds[members] = number
+    return _every_class_in_train(folds, labels, groups)
+
+
+def _dealt(labels: Sequence[str], groups: Sequence[str], seed: int) -> np.ndarray:
+    """Base folds (N,) where no class has as many images as there are folds: the groups of each class in turn."""
+    first: dict[str, str] = {}
+    for label, group in zip(labels, groups, strict=True):
+        first.setdefault(group, label)
+    names = list(first)
+    shuffled = [names[i] for i in np.random.default_rng(seed).permutation(len(names))]
+    order = sorted(shuffled, key=first.__getitem__)
+    fold_of = {group: _DEALT[place % N_BASE_FOLDS] for place, group in enumerate(order)}
+    return np.array([fold_of[group] for group in groups])
+
+
+def _every_class_in_train(folds: np.ndarray, labels: Sequence[str], groups: Sequence[str]) -> np.ndarray:
+    """The same base folds (N,); of a class that has no image in train its smallest group is moved there."""
+    folds = folds.copy()
+    names, of_group, size = np.asarray(labels, object), np.asarray(groups, object), Counter(groups)
+    for label in sorted(set(labels) - set(names[folds < SHARES["train"]])):
+        group = min(set(of_group[names == label]), key=lambda group: (size[group], group))
+        folds[of_group == group] = np.argmin(np.bincount(folds, minlength=N_BASE_FOLDS)[: SHARES["train"]])
     return folds
+
+
+def dealt_splits(
+    image_ids: Sequence[str], labels: Sequence[str], groups: Sequence[str], lacking: Sequence[str], seed: int
+) -> list[str]:
+    """The split of each image of a train split that also has to give the splits which are lacking.
+
+    Stratified by class, groups whole, dealt in the order of image ids, so that every copy of a dataset gets the same.
+
+    Args:
+        image_ids, labels, groups: N each.
+        lacking: of :data:`SPLITS`, in that order; the shares are those of :data:`SHARES`, of these and train.
+        seed: of the shuffle.
+
+    Raises:
+        UserError: as :func:`base_folds`.
+    """
+    order = sorted(range(len(labels)), key=lambda row: image_ids[row])
+    folds = np.empty(len(labels), dtype=int)
+    folds[order] = base_folds([labels[row] for row in order], [groups[row] for row in order], seed)
+    whole = sum(SHARES[split] for split in ("train", *lacking))
+    result, rest = ["train"] * len(labels), N_BASE_FOLDS
+    for split in reversed(lacking):
+        share = max(1, round(N_BASE_FOLDS * SHARES[split] / whole))
+        for row in np.flatnonzero((folds >= rest - share) & (folds < rest)):
+            result[row] = split
+        rest -= share
+    return result
 
 
 def grouped_configs() -> dict[str, dict[str, list[int]]]:

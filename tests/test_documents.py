@@ -59,6 +59,8 @@ def words(command: str) -> list[str]:
 def module_and_options(split: list[str]) -> tuple[str, list[str]]:
     """The module of a command, and the words that its own parser reads."""
     if split[0] == "lesion":
+        if f"{split[1]}_{split[2] if len(split) > 2 else ''}" in MODULES:  # lesion build images
+            split = [split[0], f"{split[1]}_{split[2]}", *split[3:]]
         return MODULES.get(split[1].replace("-", "_"), split[1]), split[2:]
     if split[:2] == ["python", "-m"]:
         return split[2], split[3:]

@@ -11,12 +11,14 @@ import runpy
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
 from datasets_scripts.command import did_you_mean, fail, run
 
 # Group -> command -> its module and what it does.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "build a dataset": {
+        "build_images": ("datasets_scripts.build_images", "your own images: class folders, a table, or a dataset"),
         "build_ham10000": ("datasets_scripts.build_ham10000", "HAM10000, seven diagnoses"),
         "build_dermoscopy": ("datasets_scripts.build_dermoscopy", "HAM10000 and ISIC 2017 in one dataset"),
         "build_dermx": ("datasets_scripts.build_dermx", "the Derm-X dataset: HAM10000 and acne"),
@@ -100,12 +102,13 @@ def main() -> None:
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
         return
+    table = {command: module for group in COMMANDS.values() for command, (module, _) in group.items()}
     name = words[0].replace("-", "_")
     if name == "env":
         print(environment())
         return
-    table = {command: module for group in COMMANDS.values() for command, (module, _) in group.items()}
-    if len(words) > 1 and f"{name}_{words[1]}" in table and not os.path.exists(words[1]):  # lesion build archive
+    # `lesion build archive`, where that is not a model's folder.
+    if len(words) > 1 and f"{name}_{words[1]}" in table and not Path(words[1], "config.json").is_file():
         name = f"{name}_{words.pop(1)}"
     if name not in table:
         hint = did_you_mean(words[0], [*table, "env"]) or ": `lesion --help` lists all commands"

@@ -16,8 +16,8 @@ from datasets_scripts.images import HEAD, is_image, kind_of, passed_over_text
 
 Reader = Callable[[], bytes]
 OWN_CLASSES = (
-    "class folders of your own need no build: train on them with accelerate launch trainers/train_mobilenet.py "
-    "--dataset DIR --output_dir OUT"
+    "classes of your own: build them with lesion build_images --source DIR --out OUT, or train on class folders as "
+    "they are with accelerate launch trainers/train_mobilenet.py --dataset DIR --output_dir OUT"
 )
 LARGEST_FILE = 512_000_000  # bytes; images and tables of archives are far smaller
 _ENCRYPTED = 0x1

@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import REAL, SYNTHETIC, Archive, Row
 from datasets_scripts.sources import tables
 from datasets_scripts.sources.archive_files import OWN_CLASSES, ArchiveFiles, Reader
-from datasets_scripts.splits import PUBLISHED_SPLITS
+from datasets_scripts.sources.tables import class_name
+from datasets_scripts.splits import PUBLISHED_SPLITS, split_named
 from datasets_scripts.taxonomy import UnknownLabelError, canonical
 
 SOURCE = "class folders"
 PROVENANCE_TABLE = "provenance.csv"
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-    "testing": "test",
-}
 _SYNTHETIC_NAME = re.compile(r"(?P<parent>.+?)(_syn|-synthetic-)(?P<number>\d+)", re.IGNORECASE)
 
 
@@ -47,49 +39,88 @@ class Placed:
 
 def split_of(path: PurePosixPath) -> str | None:
     """The split that a folder of ``path`` names, ``None`` when none does."""
-    return next((_SPLITS[part] for part in _folders(path) if part in _SPLITS), None)
+    return _split_of(_folders(path))
 
 
-def place(path: PurePosixPath, read: Reader, task: str) -> Placed:
+def _split_of(folders: Sequence[str]) -> str | None:
+    return next((split for part in folders if (split := split_named(part))), None)
+
+
+def place(
+    path: PurePosixPath, read: Reader, task: str | None, classes: Collection[PurePosixPath] = frozenset()
+) -> Placed:
     """An image with the facts that its folders name; the innermost that is no split and no provenance is the class.
+
+    Args:
+        path, read: of the image.
+        task: whose classes the folders are; None = any folder is a class.
+        classes: folders that are classes although they are called as a split or a provenance is.
 
     Raises:
         UserError: the image lies in no class folder.
         UnknownLabelError: the folder is no class of the task.
     """
     folders = _folders(path)
-    classes = [part for part in folders if part not in _SPLITS and part not in (REAL, SYNTHETIC)]
-    if not classes:
-        raise UserError(f"image {path} lies in no class folder; move it into the folder of its class or remove it")
-    try:
-        label = canonical(task, classes[-1])
-    except UnknownLabelError as error:
-        raise UnknownLabelError(f"folder of {path}: {error}; rename or remove the folder ({OWN_CLASSES})") from error
-    provenance = next((part for part in folders if part in (REAL, SYNTHETIC)), None)
-    return Placed(path, read, label, split_of(path), provenance)
+    if path.parent in classes:
+        label, folders = folders[-1], folders[:-1]
+    else:
+        named = [part for part in folders if not _is_word(part)]
+        if not named:
+            raise UserError(f"image {path} lies in no class folder; move it into the folder of its class or remove it")
+        label = named[-1]
+    if task is None:
+        label = class_name(label) or label
+    else:
+        try:
+            label = canonical(task, label)
+        except UnknownLabelError as error:
+            raise UnknownLabelError(
+                f"folder of {path}: {error}; rename or remove the folder ({OWN_CLASSES})"
+            ) from error
+    provenance = next((part.lower() for part in folders if part.lower() in (REAL, SYNTHETIC)), None)
+    return Placed(path, read, label, _split_of(folders), provenance)
+
+
+def _is_word(folder: str) -> bool:
+    """Whether a folder is called as a split or a provenance is."""
+    return split_named(folder) is not None or folder.lower() in (REAL, SYNTHETIC)
+
+
+def _classes_called_as_splits(paths: Sequence[PurePosixPath]) -> set[PurePosixPath]:
+    """Folders called as a split or a provenance that hold images and, in folders below them, none."""
+    direct = {path.parent for path in paths}
+    above = {folder for one in direct for folder in one.parents}
+    return {folder for folder in direct - above if _is_word(folder.name)}
 
 
 def image_ids(placed: Sequence[Placed]) -> list[str]:
     """A unique id for each image: the file's stem, with its folders before it where several files have that stem."""
-    count = Counter(one.path.stem for one in placed)
-    return [
-        one.path.stem
-        if count[one.path.stem] == 1
-        else "_".join([part.removesuffix(".zip") for part in one.path.parts[:-1]] + [one.path.stem]).replace(" ", "_")
-        for one in placed
+    return unique_names([one.path for one in placed])
+
+
+def unique_names(paths: Sequence[PurePosixPath]) -> list[str]:
+    """The stem of each file, with its folders before it where several files have it, else its whole path."""
+    count = Counter(path.stem for path in paths)
+    names = [
+        path.stem
+        if count[path.stem] == 1
+        else "_".join([part.removesuffix(".zip") for part in path.parts[:-1]] + [path.stem]).replace(" ", "_")
+        for path in paths
     ]
+    twice = Counter(names)
+    return [name if twice[name] == 1 else str(path) for name, path in zip(names, paths, strict=True)]
 
 
-def read(source: str, task: str) -> Archive:
+def read(source: str, task: str | None) -> Archive:
     """Read every image, real or synthetic.
 
     Args:
         source: folder (or zip file) with class folders, in any nesting with split and provenance folders.
-        task: whose classes the folders are.
+        task: whose classes the folders are; None = each folder is a class of its own name.
 
     Returns:
         Rows sorted by image id; ``lesion_id`` is the image's own id, or its parent's. ``splits`` where each of
-        train, validation and test has images.
+        train, validation and test has images; without a task as the folders name them.
 
     Raises:
         UserError: there is no image, or one in no class folder.
@@ -98,7 +129,8 @@ def read(source: str, task: str) -> Archive:
         UserError: origins contradict, or a parent is not there.
     """
     files = ArchiveFiles(Path(source))
-    placed = [place(path, read, task) for path, read in files.image_entries]
+    called = set() if task else _classes_called_as_splits([path for path, _ in files.image_entries])
+    placed = [place(path, read, task, called) for path, read in files.image_entries]
     if not placed:
         raise UserError(f"{source} has no image; give the folder that holds the class folders")
     ids = image_ids(placed)
@@ -110,9 +142,13 @@ def read(source: str, task: str) -> Archive:
         for i, one in enumerate(placed)
     ]
     order = sorted(range(len(rows)), key=lambda i: ids[i])
-    splits, of_splits = own_splits([placed[i].split for i in order])
-    warnings = [*origins.warnings(), *of_splits, *unread, *files.warnings(tables_read)]
-    return Archive([rows[i] for i in order], warnings, splits)
+    named, rows = [placed[i].split for i in order], [rows[i] for i in order]
+    if task is None:
+        if SYNTHETIC not in origins.provenance:
+            rows = [replace(row, provenance=None) for row in rows]
+        return Archive(rows, [*unread, *files.warnings(tables_read)], named if any(named) else None)
+    splits, of_splits = own_splits(named)
+    return Archive(rows, [*origins.warnings(), *of_splits, *unread, *files.warnings(tables_read)], splits)
 
 
 def own_splits(splits: list[str | None]) -> tuple[list[str | None] | None, list[str]]:
@@ -127,8 +163,8 @@ def own_splits(splits: list[str | None]) -> tuple[list[str | None] | None, list[
 
 
 def _folders(path: PurePosixPath) -> list[str]:
-    """Folders of a file, outermost first, in lower case; a zip file counts as the folder of its name."""
-    return [part.lower().removesuffix(".zip") for part in path.parts[:-1]]
+    """Folders of a file, outermost first; a zip file counts as the folder of its name."""
+    return [re.sub(r"\.zip$", "", part, flags=re.IGNORECASE) for part in path.parts[:-1]]
 
 
 def _provenance_table(files: ArchiveFiles) -> tuple[list[dict[str, str]], list[PurePosixPath], list[str]]:

@@ -227,6 +227,23 @@ def is_gap(value: str) -> bool:
     return value.lower() in _NOT_KNOWN
 
 
+def class_name(value: Any) -> str | None:
+    """A label as the name of its class: text with single spaces in Unicode's composed form (NFC), a number as written.
+
+    None where there is no label (None, NaN, or a gap).
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    text = unicodedata.normalize("NFC", " ".join(str(value).split()))
+    return None if value is None or is_gap(text) else text
+
+
+def sorted_classes(names: Iterable[str]) -> list[str]:
+    """The names of classes in their usual order: sorted, whole numbers by their size."""
+    known = sorted(names)
+    return sorted(known, key=int) if all(re.fullmatch("-?[0-9]+", name) for name in known) else known
+
+
 def clipped(value: str, most: int) -> str:
     """A text for a message, the middle left out of what is longer than ``most`` characters."""
     return value if len(value) <= most else f"{value[: most // 2]}...{value[-(most // 4) :]}"

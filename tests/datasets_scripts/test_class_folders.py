@@ -176,7 +176,7 @@ def test_the_table_goes_before_file_names(tmp_path):
             ["Nevus/a.jpg", "Psoriasis/b.jpg"],
             "",
             UnknownLabelError,
-            r"folder of Psoriasis/b.jpg: .*'psoriasis'.*ak, bcc",
+            r"folder of Psoriasis/b.jpg: .*'Psoriasis'.*ak, bcc",
         ),
         (["Nevus/a.jpg", "train/b.jpg"], "", UserError, "image train/b.jpg lies in no class folder"),
         (["notes.txt"], "", UserError, "has no image"),
@@ -342,7 +342,7 @@ def test_build_without_split_folders_draws_a_random_split(lesions12, tmp_path, c
     ("names", "message"),
     [
         ([], "archive folder {root} is empty"),
-        (["Nevus/a.jpg", "Eczema/b.jpg"], "unknown diagnosis 'eczema' for lesions12; known: ak, bcc, clear,"),
+        (["Nevus/a.jpg", "Eczema/b.jpg"], "unknown diagnosis 'Eczema' for lesions12; known: ak, bcc, clear,"),
         (
             ["Nevus/a.jpg", "Nevus/b_syn1.jpg"],
             "'b', the parent of Nevus/b_syn1.jpg, is not in the folder; add it, or list",

@@ -29,6 +29,7 @@ GONE = "/no/such/place"
 RELEASED = "hub_models/released/derm-x-mobilenetv2-ham7"
 # Command -> words with a wrong value; `OUT` is a folder that must not exist afterwards.
 ERRORS = [
+    "build_images --source /no/such/place --out OUT",
     "build_ham10000 --source /no/such/place --out OUT",
     "build_ham10000 --source spaces --out OUT --seed -1",
     "build_dermoscopy --ham10000 /no/such/place --isic2017 /no/such/place --out OUT",

@@ -27,7 +27,10 @@ from torchvision.transforms import v2
 
 from datasets_scripts.command import UserError, what_bytes_are, what_file_is
 from datasets_scripts.images import known_formats
+from datasets_scripts.rows import Columns
+from datasets_scripts.sources.columns import is_saved, load, with_usual_columns
 from datasets_scripts.sources.tables import sex_warnings
+from datasets_scripts.splits import GIVEN
 from datasets_scripts.taxonomy import class_order
 from hub_models.image_processing_lesion import PREPARED
 from trainers.model_folder.missing_splits import (
@@ -38,6 +41,7 @@ from trainers.model_folder.missing_splits import (
     check_labelled,
     no_id,
     split_folders,
+    stated_groups,
     usual_name,
     with_all_splits,
     with_class_labels,
@@ -67,8 +71,11 @@ class Splits:
         left_out: rows of all splits whose class was left out (their ``label`` is 0 and means nothing), or None.
         left_out_classes: the names of these classes.
         ids: ``column``: the column of the groups (None: there is none, each image is a group of its own);
-            ``alone``: the groups that are one image without such an id. Empty where nobody looked.
+            ``alone``: the groups that are one image without such an id; ``duplicates``: near-duplicates are in one
+            group. Empty where nobody looked.
         made: which splits were made here from which, and how; None where all were given.
+        label_groups: class -> ``benign``, ``premalignant`` or ``malignant``, where the dataset states it of its own
+            classes (column ``malignancy``).
     """
 
     splits: dict[str, datasets.Dataset]
@@ -79,6 +86,7 @@ class Splits:
     left_out_classes: tuple[str, ...] = ()
     ids: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Any] | None = None
+    label_groups: Mapping[str, str] = field(default_factory=dict)
 
     def column(self, split: str, name: str, default: str = UNKNOWN) -> np.ndarray:
         """One column of one split, (N,); missing values are ``default``, each missing id is the row's own."""
@@ -122,7 +130,9 @@ class Splits:
         return replace(self, splits=ordered, labels=list(labels), left_out=left)
 
 
-def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: str = "") -> Splits:
+def load_splits(
+    dataset: str, config_name: str, built_by: str = "", leave_out: str = "", columns: Columns | None = None
+) -> Splits:
     """Load a config's splits from a folder or a Hub dataset; those that it lacks are made of its train split.
 
     Args:
@@ -130,28 +140,33 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         config_name: e.g. ``grouped``.
         built_by: the command that builds it, for the message when it is missing.
         leave_out: classes to leave out, separated by commas; empty = none.
+        columns: the columns of image, label and group where they have other names; None = the usual names.
 
     Raises:
         UserError: no such dataset or config, no train split or one too small to make the others of, a missing
-            column, or images without a label.
+            column, one class, or images without a label.
     """
+    columns = columns or Columns()
     config_name, loaded = _load(dataset, config_name, built_by)
     local = Path(dataset).is_dir()
     tables = {usual_name(name, loaded): rows for name, rows in loaded.items()}
     if "train" not in tables:
         raise UserError(f"config {config_name!r} of {dataset!r} has no train split: it has {', '.join(loaded)}")
+    tables = with_usual_columns(tables, columns, Path(dataset) if local else None, repr(dataset))
     features = tables["train"].features
     for column in REQUIRED_COLUMNS:
         if column not in features:
             raise UserError(
-                f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}; images are read "
-                "with both where each lies directly in the folder of its class, of two classes or more "
-                "(DIR/CLASS/IMAGE or DIR/SPLIT/CLASS/IMAGE): nothing deeper, no zip file"
+                f"dataset {dataset!r} has no column {column!r}: it has {', '.join(features)}; name it with "
+                f"--{column}_column; class folders are read where each image lies directly in the folder of its class, "
+                "of two classes or more (DIR/CLASS/IMAGE or DIR/SPLIT/CLASS/IMAGE): nothing deeper, no zip file"
             )
     if not isinstance(features["label"], datasets.ClassLabel):
         tables = with_class_labels(tables, dataset)
         features = tables["train"].features
-        note(f"column 'label' of {dataset!r} is text: its {features['label'].num_classes} values are the classes")
+        note(f"column 'label' of {dataset!r}: its {features['label'].num_classes} values are the classes")
+    if features["label"].num_classes < 2:
+        raise UserError(f"dataset {dataset!r} has one class, {features['label'].names}: give images of two or more")
     check_labelled(tables, dataset)
     undecoded = {name: rows.cast_column("image", datasets.Image(decode=False)) for name, rows in tables.items()}
     check_images(undecoded, dataset)
@@ -159,7 +174,7 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
         undecoded, notes = with_every_image(undecoded, Path(dataset))
         for text in notes:
             note(text)
-    named, ids = with_ids(undecoded, Path(dataset).resolve() if local else None)
+    named, ids = with_ids(undecoded, Path(dataset).resolve() if local else None, columns.group)
     whole, made = with_all_splits(named, ids, config_name, dataset)
     for rows in tables.values():
         if "sex" in rows.column_names:
@@ -167,7 +182,9 @@ def load_splits(dataset: str, config_name: str, built_by: str = "", leave_out: s
                 note(warning)
     ordered = {name: whole[name] for name in (*SPLITS, *sorted(set(whole) - set(SPLITS))) if name in whole}
     name = Path(dataset).resolve().name if local else dataset
-    splits = Splits(ordered, list(features["label"].names), name, config_name, ids=ids, made=made)
+    labels = list(features["label"].names)
+    stated = stated_groups(ordered, labels, dataset)
+    splits = Splits(ordered, labels, name, config_name, ids=ids, made=made, label_groups=stated)
     if made:
         note(made_in_words(splits))
     return without_classes(splits, [word.strip() for word in leave_out.split(",")]) if leave_out else splits
@@ -195,6 +212,8 @@ def _load(dataset: str, config_name: str, built_by: str) -> tuple[str, datasets.
         if instead := what_file_is(path):
             raise UserError(f"dataset {dataset!r}: {path.relative_to(dataset)} holds no rows; {instead}")
     try:
+        if is_saved(Path(dataset)):
+            return "default", load(dataset)
         config_name = choose_config(dataset, config_name, datasets.get_dataset_config_names(dataset))
         files = split_folders(Path(dataset)) if local else None
         return config_name, datasets.load_dataset(dataset, config_name, data_files=files)
@@ -207,7 +226,7 @@ def _load(dataset: str, config_name: str, built_by: str) -> tuple[str, datasets.
 
 
 def choose_config(dataset: str, config_name: str, known: Sequence[str]) -> str:
-    """The config to load: the named one; the only one there is, where nobody named another than the usual.
+    """The config to load: the named one; where nobody named another than the usual, the only one, or ``given``.
 
     Raises:
         UserError: there is no such config; those that there are are named.
@@ -217,6 +236,9 @@ def choose_config(dataset: str, config_name: str, known: Sequence[str]) -> str:
     if len(known) == 1 and config_name in DEFAULT_CONFIGS:
         note(f"dataset {dataset!r} has no config {config_name!r}: taken is the only one it has, {known[0]!r}")
         return known[0]
+    if GIVEN in known and config_name in DEFAULT_CONFIGS:
+        note(f"dataset {dataset!r} has no config {config_name!r}: taken are its own splits, {GIVEN!r}")
+        return GIVEN
     raise UserError(
         f"dataset {dataset!r} has no config {config_name!r}: choose one of {', '.join(known)} with --config_name"
     )
@@ -283,7 +305,10 @@ def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
         inside[split] = part(rows, labels, known)
         outside.append(part(rows, labels, ~known))
     left = datasets.concatenate_datasets(outside)
-    return replace(splits, splits=inside, labels=kept, left_out=left, left_out_classes=tuple(names))
+    groups = {name: group for name, group in splits.label_groups.items() if name in kept}
+    return replace(
+        splits, splits=inside, labels=kept, left_out=left, left_out_classes=tuple(names), label_groups=groups
+    )
 
 
 def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:

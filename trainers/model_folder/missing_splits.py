@@ -1,11 +1,12 @@
-"""What a loaded dataset may lack: labels (refused), ids of images and groups, splits (made of the train split)."""
+"""What a loaded dataset may lack or call otherwise: labels, ids of images and groups, malignancy, splits."""
 
 from __future__ import annotations
 
 import glob
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasets_scripts.command import UserError
+from datasets_scripts.command import UserError, read_json
 from datasets_scripts.images import images_in, is_image, kind_of, passed_over_text
-from datasets_scripts.sources.tables import is_gap
-from datasets_scripts.splits import N_BASE_FOLDS, base_folds
+from datasets_scripts.rows import GROUPED_BY, NO_COLUMN, Columns
+from datasets_scripts.sources.tables import class_name, is_gap, sorted_classes
+from datasets_scripts.splits import OTHER_SPLIT_NAMES, SPLITS, dealt_splits, split_named
+from datasets_scripts.taxonomy import GROUPS
 
-# Split -> its share in base folds, twentieths of all images, where it has to be made.
-SHARES = {"train": 12, "validation": 2, "calibration": 3, "test": 3}
-SPLITS = tuple(SHARES)
-OTHER_SPLIT_NAMES = {
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "dev": "validation",
-    "testing": "test",
-}
 # One seed for all commands and runs: what one of them trains on, no other may test on.
 SPLIT_SEED = 42
 SPLITS_FILE = "splits.parquet"
@@ -84,29 +77,62 @@ def check_images(tables: Mapping[str, datasets.Dataset], dataset: str) -> None:
 
 
 def with_class_labels(tables: Mapping[str, datasets.Dataset], dataset: str) -> dict[str, datasets.Dataset]:
-    """The same splits; a label of class names, as in a ``metadata.csv``, becomes a ``ClassLabel`` of them, sorted.
+    """The same splits; labels of text or numbers, as in a ``metadata.csv``, become a ``ClassLabel`` of them, sorted.
 
     Raises:
-        UserError: the label is no text; another split has a class that train has not.
+        UserError: the label is neither; another split has a class that train has not.
     """
     kind = tables["train"].features["label"]
-    if getattr(kind, "dtype", "") not in ("string", "large_string"):
+    if not isinstance(kind, datasets.Value):
         raise UserError(
             f"column 'label' of {dataset!r} is {kind}: give the names of the classes as text, or a ClassLabel of them"
         )
-    values = {split: _values(rows, "label") for split, rows in tables.items()}
-    names = sorted({value.strip() for value in values["train"] if not no_id(value)})
+    values = {split: [class_name(value) for value in _values(rows, "label")] for split, rows in tables.items()}
+    names = sorted_classes({value for value in values["train"] if value is not None})
+    number = {name: index for index, name in enumerate(names)}
     named = {}
     for split, rows in tables.items():
-        other = [value for value in values[split] if not no_id(value) and value.strip() not in names]
+        other = [value for value in values[split] if value is not None and value not in number]
         if other:
             raise UserError(f"the {split} split of {dataset!r} has the class {other[0]!r}, which train has not: add it")
-        numbers = [None if no_id(value) else names.index(value.strip()) for value in values[split]]
+        numbers = [None if value is None else number[value] for value in values[split]]
         kept = rows.remove_columns("label") if "label" in rows.column_names else rows
         named[split] = kept.add_column("label", pa.array(numbers, pa.int64())).cast_column(
             "label", datasets.ClassLabel(names=names)
         )
     return named
+
+
+def stated_groups(tables: Mapping[str, datasets.Dataset], labels: Sequence[str], dataset: str) -> dict[str, str]:
+    """Class -> its malignancy group in the column ``malignancy``; empty where there is no such column.
+
+    Raises:
+        UserError: another word than a group's, or two groups of one class.
+    """
+    found: dict[str, str] = {}
+    for rows in tables.values():
+        if "malignancy" not in rows.column_names:
+            return {}
+        pairs = zip(rows["label"][:], rows.with_format(None)["malignancy"][:], strict=True)
+        for label, group in sorted({(labels[label], str(group)) for label, group in pairs}):
+            if group not in GROUPS:
+                raise UserError(f"column 'malignancy' of {dataset!r} has {group!r}: give {', '.join(GROUPS)}")
+            if found.setdefault(label, group) != group:
+                raise UserError(f"column 'malignancy' of {dataset!r} has two groups of {label!r}: give one")
+    return found if set(found) == set(labels) else {}
+
+
+def columns_of(model: str) -> Columns:
+    """The columns that a finished model's training named, from the report beside it; the usual ones where it has none.
+
+    A command that reads the dataset of a model again finds the same images and groups by them.
+    """
+    try:
+        recipe = read_json(Path(model) / "report.json", finite=False)["provenance"]["recipe"]
+        image, label, group = (str(recipe.get(f"{name}_column") or "") for name in ("image", "label", "group"))
+        return Columns(image, label, group)
+    except (OSError, UserError, LookupError, TypeError, AttributeError):
+        return Columns()
 
 
 def with_every_image(
@@ -169,14 +195,8 @@ def with_every_image(
 
 def usual_name(split: str, splits: Collection[str]) -> str:
     """The suite's name of a split, whatever its capitals: ``validation`` of ``Val``, unless there are both."""
-    usual = _split_named(split) or split
+    usual = split_named(split) or split
     return split if usual in splits else usual
-
-
-def _split_named(name: str) -> str | None:
-    """The split of this name in any capitals, None where it is none."""
-    usual = OTHER_SPLIT_NAMES.get(name.lower(), name.lower())
-    return usual if usual in SPLITS else None
 
 
 def split_folders(root: Path) -> dict[str, list[str]] | None:
@@ -194,7 +214,7 @@ def split_folders(root: Path) -> dict[str, list[str]] | None:
     found: dict[str, list[Path]] = {}
     for folder, below, _ in os.walk(root):
         for name in sorted(below):
-            if split := _split_named(name):
+            if split := split_named(name):
                 below.remove(name)  # a class may have the name of a split
                 if _has_image(Path(folder, name)):
                     found.setdefault(split, []).append(Path(folder, name))
@@ -217,22 +237,24 @@ def no_id(value: Any) -> bool:
 
 
 def with_ids(
-    tables: Mapping[str, datasets.Dataset], folder: Path | None
+    tables: Mapping[str, datasets.Dataset], folder: Path | None, group: str = ""
 ) -> tuple[dict[str, datasets.Dataset], dict[str, Any]]:
     """The same splits, each row with an ``image_id`` and a ``group_id``.
 
-    An image without an id is called as its file is. Groups are those of ``group_id``; without that column those of
-    ``patient_id``, then of ``lesion_id``. An image without any is a group of its own: two unknowns are not one lesion.
+    An image without an id is called as its file is. Groups are those of the named column, else of ``group_id``; without
+    that column those of ``patient_id``, then of ``lesion_id``. An image without any is a group of its own: two unknowns
+    are not one lesion.
 
     Args:
         tables: split -> rows, images undecoded.
         folder: what image files are named relative to; None = by their names alone.
+        group: the column of groups that the user names.
 
     Returns:
         The splits, and ``Splits.ids``.
     """
     images = _image_ids(tables, folder)
-    of_groups = [name for name in ("group_id",) if _has_ids(tables, name)]
+    of_groups = [name for name in (group or "group_id",) if _has_ids(tables, name)]
     of_groups = of_groups or [name for name in ("patient_id", "lesion_id") if _has_ids(tables, name)]
     columns = {split: {name: _values(rows, name) for name in of_groups} for split, rows in tables.items()}
     taken = {str(value) for found in columns.values() for values in found.values() for value in values}
@@ -248,6 +270,10 @@ def with_ids(
                 groups.append(f"image {own}" if own in taken else own)
                 alone.add(groups[-1])
         named[split] = _with_column(_with_column(rows, "image_id", images[split]), "group_id", groups)
+    built = _values(tables["train"], GROUPED_BY)[:1] if not group else []
+    if built and built[0]:  # by `build_images`, whose group ids also join near-duplicates
+        column = None if built[0] == NO_COLUMN else str(built[0])
+        return named, {"column": column, "alone": frozenset(), "duplicates": True}
     return named, {"column": " or ".join(of_groups) or None, "alone": frozenset(alone)}
 
 
@@ -318,10 +344,14 @@ def with_all_splits(
     images, groups = _values(rows, "image_id"), _values(rows, "group_id")
     names = rows.features["label"].names
     labels = [names[label] for label in rows["label"][:]]
-    order = sorted(range(len(rows)), key=lambda row: images[row])
-    folds = np.empty(len(rows), dtype=int)
+    single = sorted(label for label, count in Counter(labels).items() if count == 1)
+    if single:
+        raise UserError(
+            f"{len(single)} classes of the train split of {dataset!r} have one image each, such as {single[0]!r}, and "
+            "splits have to be made of it: add images, or leave the class out (--leave_out)"
+        )
     try:
-        folds[order] = base_folds([labels[row] for row in order], [groups[row] for row in order], SPLIT_SEED)
+        splits = np.array(dealt_splits(images, labels, groups, lacking, SPLIT_SEED), dtype=object)
     except UserError as error:
         if "validation" in tables:
             return dict(tables), None  # enough to train with; trust is then fitted on validation
@@ -329,13 +359,7 @@ def with_all_splits(
             f"dataset {dataset!r} has no {' and no '.join(lacking)} split, and its train split is too small to make "
             f"one ({error})"
         ) from error
-    whole = sum(SHARES[split] for split in ("train", *lacking))
-    made, rest = dict(tables), N_BASE_FOLDS
-    for split in reversed(lacking):
-        share = max(1, round(N_BASE_FOLDS * SHARES[split] / whole))
-        made[split] = rows.select(np.flatnonzero((folds >= rest - share) & (folds < rest)))
-        rest -= share
-    made["train"] = rows.select(np.flatnonzero(folds < rest))
+    made = dict(tables) | {split: rows.select(np.flatnonzero(splits == split)) for split in ("train", *lacking)}
     for split in ("train", *lacking):
         if not len(made[split]):
             raise UserError(f"the {split} split made of {dataset!r} would be empty: give more images")

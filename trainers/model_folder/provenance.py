@@ -103,7 +103,8 @@ def group_ids(splits: Splits) -> dict[str, Any]:
     """The column that holds the lesion or patient of an image, and how many images of each split lack it."""
     alone = splits.ids["alone"]
     missing = {split: sum(group in alone for group in splits.column(split, "group_id")) for split in splits.splits}
-    return {"column": splits.ids["column"], "missing": missing}
+    found = {"column": splits.ids["column"], "missing": missing}
+    return {**found, "duplicates": True} if splits.ids.get("duplicates") else found
 
 
 def image_sizes(splits: Splits, at_most: int = 3) -> dict[str, int]:
