@@ -90,11 +90,17 @@ def main() -> None:
     from trainers.model_folder.data import load_splits
     from trainers.model_folder.finish import print_finished
     from trainers.model_folder.fit_trust import fit_trust
+    from trainers.model_folder.missing_splits import columns_of
 
     options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
     report = fit_trust(
         arguments.model,
-        load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),
+        load_splits(
+            arguments.dataset,
+            arguments.config_name,
+            leave_out=arguments.leave_out,
+            columns=columns_of(arguments.model),
+        ),
         arguments.output_dir,
         options,
         ood_sets=arguments.ood,

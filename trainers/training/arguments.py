@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import yaml
 
 from datasets_scripts.command import UserError, did_you_mean
+from datasets_scripts.rows import Columns
 from trainers.training.inherited import REFUSED, check, refuse
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ class LesionArguments:
         metadata={
             "help": "The dataset's config: grouped (no lesion in two splits), published, fold0..fold4; where it has "
             "one config alone, that one."
+        },
+    )
+    image_column: str = field(
+        default="", metadata={"help": "Column of the images in a dataset of other names (usually image)."}
+    )
+    label_column: str = field(default="", metadata={"help": "Column of the classes, text or numbers (usually label)."})
+    group_column: str = field(
+        default="",
+        metadata={
+            "help": "Column whose images are never put into two splits, such as patient_id (usually group_id, else "
+            "patient_id, else lesion_id)."
         },
     )
     leave_out: str = field(
@@ -215,6 +227,11 @@ class LesionArguments:
     def pixel_statistics(self) -> tuple[list[float], list[float]] | None:
         """Channel mean and deviation that were given; None = those of the first weights."""
         return None
+
+    @property
+    def columns(self) -> Columns:
+        """Which columns of the dataset mean what."""
+        return Columns(self.image_column, self.label_column, self.group_column)
 
     def choices(self) -> dict[str, tuple[str, ...]]:
         """Option -> the values that it may have."""

@@ -99,7 +99,9 @@ def run(argv: list[str], recipe: str) -> Path | None:
     for number in wanted:
         if not finished[number]:
             check_output(*member_run(number, folders[number], options, training, resolved)[:2])
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    splits = load_splits(
+        options.dataset, options.config_name, options.dataset_command, options.leave_out, options.columns
+    )
     settle_identity(options, resolved, splits)
     for number in wanted:
         if not finished[number]:
@@ -137,7 +139,9 @@ def of_finished(
     if training.process_index > 0:
         return None
     folders = [Path(word.strip()) for word in options.members_from.split(",")]
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    splits = load_splits(
+        options.dataset, options.config_name, options.dataset_command, options.leave_out, options.columns
+    )
     settle_identity(options, resolved, splits)
     for folder in folders:
         check_finished(folder, splits)

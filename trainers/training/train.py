@@ -104,7 +104,9 @@ def run(argv: list[str], recipe: str, task: Task) -> Path:
     options, training, resolved = parse(argv, recipe, task.options)
     task.settle(options, training)
     check_output(options, training)
-    splits = load_splits(options.dataset, options.config_name, options.dataset_command, options.leave_out)
+    splits = load_splits(
+        options.dataset, options.config_name, options.dataset_command, options.leave_out, options.columns
+    )
     settle_identity(options, resolved, splits)
     task.check(options, splits)
     if training.process_index == 0:
@@ -292,7 +294,8 @@ def model_config(options: LesionArguments, splits: Splits, model_class: Any) -> 
     values = config_values(options, model_class.config_class)
     long = long_names(labels) if known else {name: name for name in labels}
     values["label_names"] = long | given_for_labels(values, "label_names")
-    values["label_groups"] = (malignancy_groups(labels) if known else {}) | given_for_labels(values, "label_groups")
+    groups = dict(splits.label_groups) or (malignancy_groups(labels) if known else {})
+    values["label_groups"] = groups | given_for_labels(values, "label_groups")
     config: LesionConfig = model_class.config_class(
         id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)}, **values
     )
