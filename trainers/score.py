@@ -21,6 +21,10 @@ from datasets_scripts.command import OneLineParser, UserError, check_model, chos
 
 # Those of hub_models.infer_lesion and configuration_lesion, which --help and errors need not wait for.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
+GROUPS = (
+    "column of --labels or --metadata, such as lesion_id: DIR/groups.csv and .parquet hold an answer per group, the "
+    "renormalised mean of the log-probabilities of its images (default: none)"
+)
 DECISIONS = ("most_probable", "balanced", "cost", "sensitivity")
 
 
@@ -36,6 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--labels", type=Path, metavar="CSV", help="the true classes: image,label[,lesion_id,...]; adds a report")
     add("--keep_features", action="store_true", help="with --labels: keep pooled features, too (default: not)")
     add("--metadata", type=Path, metavar="CSV", help="image,age,sex,localization, for a model that reads them")
+    add("--group_column", default="", metavar="NAME", help=GROUPS)
     add("--batch_size", type=count_of, default=32, help="images per forward pass (default: %(default)s)")
     add("--processes", type=count_of, default=1, help="processes that score side by side (default: %(default)s)")
     add(
@@ -96,7 +101,7 @@ def check(given: argparse.Namespace) -> None:
         if table is not None and not table.exists():
             raise UserError(f"--{option} {str(table)!r} cannot be read (No such file or directory): give a CSV file")
     if given.out is None:
-        for option in ("labels", "estimate_prior"):
+        for option in ("labels", "estimate_prior", "group_column"):
             if getattr(given, option):
                 raise UserError(f"--{option} writes files: add --out DIR")
         if images.is_dir():

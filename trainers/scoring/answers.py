@@ -122,7 +122,7 @@ class Merged:
                 self.errors += 1
                 continue
             for name, counter in self.counts.items():
-                counter[_text(row[name]) or "none"] += 1
+                counter[as_text(row[name]) or "none"] += 1
 
 
 def merge(parts: Path, count: int, labels: Sequence[str], out: Path) -> Merged:
@@ -147,7 +147,7 @@ def merge(parts: Path, count: int, labels: Sequence[str], out: Path) -> Merged:
             table = table.select(columns.names)
             whole.write_table(table)
             rows = table.to_pylist()
-            writer.writerows([_text(row[name]) for name in columns.names] for row in rows)
+            writer.writerows([as_text(row[name]) for name in columns.names] for row in rows)
             merged.add(rows, digests)
     return merged
 
@@ -174,7 +174,7 @@ def probabilities(parts: Path, count: int, labels: Sequence[str]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
     """A value as the CSV file shows it: nothing for None, every digit of a number, a set's names as :func:`spaced`."""
     if value is None:
         return ""

@@ -29,6 +29,7 @@ from trainers.model_folder.provenance import origin
 from trainers.model_folder.source import Source, fingerprint
 from trainers.scoring.answers import Merged, merge, probabilities
 from trainers.scoring.files import IMAGE_COLUMN, Listing, Table, one_image, walk_images, write_listing
+from trainers.scoring.groups import check_group_column, write_groups
 from trainers.scoring.labels import LABEL, Classes, check_labels
 from trainers.scoring.scorer import AnswerSettings, Scorer
 from trainers.scoring.workers import Work, part_size, score_in_processes, score_parts
@@ -65,6 +66,7 @@ class Job:
         processes: how many processes score.
         estimate_prior: whether the class prior of the folder is estimated.
         bootstrap_replicates: of a report.
+        group_column: column of either table; each of its values also gets an answer. "" = none.
     """
 
     source: Source
@@ -77,6 +79,7 @@ class Job:
     processes: int = 1
     estimate_prior: bool = False
     bootstrap_replicates: int = 1000
+    group_column: str = ""
 
     @property
     def partial(self) -> Path:
@@ -114,6 +117,8 @@ def score_folder(job: Job) -> ScoringResult:
     check_empty(job.out, "--out")
     metadata_rows = None if job.metadata is None else Table(job.metadata, "--metadata")
     label_rows = None if job.labels is None else Table(job.labels, "--labels", (LABEL,))
+    if job.group_column:
+        check_group_column(job.group_column, (metadata_rows, label_rows))
     with tempfile.TemporaryFile("w+", encoding="ascii") as file:
         without = (job.out, job.partial)
         passed_over: Counter[str] = Counter()
@@ -150,7 +155,7 @@ def score_folder(job: Job) -> ScoringResult:
     finished.notes += file_notes(listing.several, passed_over)
     finished.notes += notes(scorer, listing, metadata_rows)
     if label_rows is not None:
-        finished.notes += label_notes(label_rows, truth)
+        finished.notes += label_notes(label_rows, truth, job.group_column)
     return finished
 
 
@@ -283,7 +288,6 @@ def finish(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
     merged = merge(work.parts, work.count, scorer.labels, staging)
-    estimated = estimate(work, scorer) if job.estimate_prior else None
     made = origin()
     scored = counts(job, listing, merged, passed_over)
     report = None
@@ -305,7 +309,8 @@ def finish(
         "schema_version": SCHEMA_VERSION,
         "model": facts,
         "scored": scored,
-        "estimated_prior": estimated,
+        "estimated_prior": estimate(work, scorer) if job.estimate_prior else None,
+        **({"groups": write_groups(work, job.group_column, scorer, truth, staging)} if job.group_column else {}),
         "seconds": round(time.perf_counter() - started, 1),
         "images_of_earlier_runs": earlier,
         "processes": job.processes,
@@ -377,9 +382,9 @@ def file_notes(several: int, passed_over: Counter[str]) -> list[str]:
     return found
 
 
-def label_notes(table: Table, truth: Classes) -> list[str]:
+def label_notes(table: Table, truth: Classes, group_column: str = "") -> list[str]:
     """What of the labels was not read, and how they were translated into the model's classes."""
-    unread = [name for name in table.columns if name and name not in LABEL_COLUMNS]
+    unread = [name for name in table.columns if name and name not in (*LABEL_COLUMNS, group_column)]
     if unread:
         return [f"columns of {table.where} that were not read: {', '.join(islice(unread, 8))}", *_taken(table, truth)]
     return _taken(table, truth)
@@ -430,6 +435,8 @@ def print_finished(finished: ScoringResult, out: Path) -> None:
     print(f"{scored['images']:,} images: {reasons or 'none answered'}")
     if scored["errors"]:
         print(f"{scored['errors']:,} of them could not be read: see the column error of answers.csv")
+    if grouped := finished.summary.get("groups"):
+        print(f"{grouped['groups']:,} groups by {grouped['column']}: groups.csv and groups.parquet hold their answers")
     estimated = finished.summary["estimated_prior"]
     if estimated is not None:
         shares = ",".join(f"{name}={share:.4g}" for name, share in estimated["value"].items())
