@@ -30,9 +30,10 @@ REPORT_VERSION = 1
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 8
+CARD_LAYOUT = 9
 # Groups that a doctor should see, in the order in which they are named.
 MALIGNANT_GROUPS = ("malignant", "premalignant")
+NOT_STATED = "not stated"
 IMAGE = "takes one image of a skin lesion"
 KNOWN = "what is known of the patient and of the lesion's place"
 READS = {
@@ -102,6 +103,7 @@ def render(report: dict[str, Any], files: Sequence[str]) -> dict[str, str]:
         "reads": READS[tuple(input_names(node))],
         "steps": steps_before(node),
         "malignant": [row["name"] for row in label_rows(node) if row["group"] in MALIGNANT_GROUPS],
+        "grouped": any(row["group"] != NOT_STATED for row in label_rows(node)),
         "at_risk": " or ".join(
             [name for name in MALIGNANT_GROUPS if name in {row["group"] for row in label_rows(node)}]
             or MALIGNANT_GROUPS
@@ -176,7 +178,7 @@ def label_rows(report: ReportNode) -> list[dict[str, str]]:
         {
             "name": str(label["name"]),
             "long_name": str(label["long_name"]),
-            "group": str(label["group"]) if given(label["group"]) else "not stated",
+            "group": str(label["group"]) if given(label["group"]) else NOT_STATED,
         }
         for label in report["model"]["labels"]
     ]

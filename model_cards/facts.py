@@ -118,10 +118,16 @@ def groups_known(report: ReportNode) -> dict[str, Any]:
 def counted_as_one(dataset: ReportNode) -> str:
     """One sentence on which images count as one lesion, as far as the dataset's section states it."""
     found = groups_known(dataset)
+    merged = "group_ids" in dataset and "duplicates" in dataset["group_ids"]
     if found["no_ids"]:
         return (
             'There are no lesion or patient ids: each image counts as a lesion of its own, and "lesion" on this card '
-            "means one image. Duplicates were not searched for."
+            f"means one image{' with its near-duplicates' if merged else '. Duplicates were not searched for'}."
+        )
+    if merged:
+        return (
+            f"Images with the same `{found['id_column']}`, and near-duplicates of one image, count as one lesion here: "
+            '"lesion" on this card means such a group.'
         )
     built = found["id_column"] == "group_id" and all(str(name).lower() in BUILT for name in dataset["sources"])
     if "group_ids" not in dataset or built:

@@ -87,6 +87,11 @@ def optional(node: ReportNode, key: str) -> ReportNode:
     return node[key] if key in node else ReportNode([], f"{node._path}.{key}")
 
 
+def about_malignancy(node: ReportNode) -> bool:
+    """Whether a text speaks of malignant classes, which a model may not have."""
+    return "malignan" in str(node).lower()
+
+
 def number(node: ReportNode) -> float:
     """A finite plain number.
 
@@ -262,4 +267,4 @@ FILTERS = {
     "size": size,
     "stated": stated,
 }
-TESTS = {"given": given}
+TESTS = {"given": given, "about_malignancy": about_malignancy}

@@ -185,9 +185,15 @@ def test_a_model_selected_on_the_temperature_split_says_so(report: dict[str, Any
 
 
 def test_a_vocabulary_without_malignant_classes_has_no_p_malignant(report: dict[str, Any]) -> None:
+    assert "AUROC of `p_malignant`" in card_text(report, FILES)
     for label in report["model"]["labels"]:
         label["group"] = None
-    assert "so there is no `p_malignant`" in card_text(report, FILES)
+    report["trust"]["decision"]["sensitivity"] = None
+    lines = card_text(report, FILES).splitlines()
+    named = [line for line in lines if "`p_malignant`" in line]
+    assert named == ["| `p_malignant` | `None`: which classes are malignant is not stated |"]
+    words = ("melanoma can cost", "risk of cancer", "(not stated)", "| Name | Group |", "named malignant")
+    assert not [line for line in lines if any(word in line for word in words)]
 
 
 def test_a_pipe_in_a_text_does_not_break_a_table(report: dict[str, Any]) -> None:

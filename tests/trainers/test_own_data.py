@@ -208,6 +208,16 @@ def test_nothing_of_the_recipes_identity_is_on_the_model(trained: Path) -> None:
     assert str(trained.parent) not in text
 
 
+def test_nothing_is_said_about_malignancy_where_no_class_is_named_malignant(trained: Path) -> None:
+    report, card = report_of(trained), folder_card(trained)
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["label_groups"], "missed_risk" in config["trust"]["bands"]["low"]) == ({}, False)
+    assert {label["group"] for label in report["model"]["labels"]} == {None}
+    words = ("malignan", "melanoma", "benign", "cancer", "ham10000", "dermosc")
+    said = [line[:20] for line in card.splitlines() if any(word in line.lower() for word in words)]
+    assert set(said) <= {"| `p_malignant` | `N", "| `decision`, `malig"}
+
+
 def test_an_absent_promise_is_stated_with_the_number_that_is_needed(
     trained: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -413,7 +423,7 @@ def test_images_without_a_label_name_split_and_count(rows: datasets.Dataset, tmp
 
 def test_too_few_images_to_make_a_split_are_named(rows: datasets.Dataset, tmp_path: Path) -> None:
     folder = parquet(tmp_path / "d", train=rows.select(range(12)))
-    with pytest.raises(UserError, match=r"no validation and no calibration and no test split.* 12 images"):
+    with pytest.raises(UserError, match=r"no validation and no calibration and no test split.*12 images"):
         load_splits(str(folder), "grouped")
 
 

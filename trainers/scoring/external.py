@@ -18,6 +18,7 @@ from trainers.evaluation.figures.charts import draw_all
 from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.pooling import PLACES
 from trainers.evaluation.promises import promise_lines, promise_table
+from trainers.evaluation.report import NO_MALIGNANT_CLASS
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.number import Number
@@ -243,9 +244,12 @@ def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
         value: Any = found
         for key in path:
             value = value[key]
-        yield title(name), value
+        if value.get("why") != NO_MALIGNANT_CLASS:
+            yield title(name), value
     yield "ECE of a perfect model at this n", found["calibration"]["after"]["ece_floor"]
     for level, value in found["discrimination"]["sensitivity_malignant_at_specificity"].items():
+        if value.get("why") == NO_MALIGNANT_CLASS:
+            continue
         yield f"sensitivity for malignant at specificity {level} ↑", value
     for level, value in found["discrimination"]["specificity_malignant_at_sensitivity"].items():
         yield f"specificity for malignant at sensitivity {level} ↑", value

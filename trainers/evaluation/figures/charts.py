@@ -7,7 +7,7 @@ which differ for any colour vision, and never the only sign: malignant classes c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import MaxNLocator
 
 from model_cards.facts import chosen_on
@@ -57,6 +58,8 @@ DPI = 160
 # Beside the test split, with tables and a confusion matrix of their own; they are no evidence, as their titles state.
 ALSO_SHOWN = ("validation",)
 NOTHING_THERE = "not defined: no images"
+# A chart of more classes than this names none of them.
+MOST_CLASSES = 40
 
 
 def draw_all(
@@ -107,6 +110,8 @@ def draw_confusion(confusion: np.ndarray, predictions: Predictions, n_groups: in
     classes = len(confusion)
     support = confusion.sum(axis=1)
     shares = divide_or_nan(confusion, support[:, None])
+    if classes > MOST_CLASSES:
+        return _many_classes(shares, predictions, int(support.sum()), n_groups)
     figure = Figure(
         figsize=(
             max(6.2, 1.9 + (0.72 if classes <= 9 else 0.62) * classes),
@@ -139,6 +144,17 @@ def draw_confusion(confusion: np.ndarray, predictions: Predictions, n_groups: in
     axes.set_xlabel(f"Predicted class{note}", labelpad=8)
     axes.set_ylabel("True class", labelpad=8)
     title_of(figure, "Confusion matrix", predictions, int(support.sum()), n_groups)
+    return figure
+
+
+def _many_classes(shares: np.ndarray, predictions: Predictions, n: int, n_groups: int) -> Figure:
+    """The same of more classes than a chart can name: shares as colours, classes as their numbers."""
+    figure = Figure(figsize=(8.2, 7.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(np.nan_to_num(shares), cmap=SHARES, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_xlabel("Predicted class, number", labelpad=8)
+    axes.set_ylabel("True class, number", labelpad=8)
+    title_of(figure, "Confusion matrix", predictions, n, n_groups)
     return figure
 
 
@@ -253,7 +269,17 @@ def _reliability_panel(axes: Axes, sample: Sample, numbers: Mapping[str, Any], c
 
 def _starred(predictions: Predictions) -> list[str]:
     malignant = set(predictions.malignant_columns().tolist())
-    return [f"{name} *" if index in malignant else name for index, name in enumerate(predictions.labels)]
+    names = drawable(predictions.labels)
+    return [f"{name} *" if index in malignant else name for index, name in enumerate(names)]
+
+
+def drawable(labels: Sequence[str]) -> list[str]:
+    """The names of classes as the font can show them: one with other letters is called by its number."""
+    letters = get_font(findfont(STYLE["font.family"])).get_charmap()
+    return [
+        name if all(ord(letter) in letters for letter in name) else f"class {number}"
+        for number, name in enumerate(labels)
+    ]
 
 
 def title_of(figure: Figure, what: str, predictions: Predictions, n: int, n_groups: int) -> None:
@@ -285,14 +311,22 @@ def save_figure(figure: Figure, folder: Path, name: str, caption: str) -> dict[s
 
 def _save_matrix(predictions: Predictions, numbers: Mapping[str, Any], folder: Path, split: str) -> dict[str, str]:
     matrix = draw_confusion(np.asarray(numbers["confusion_matrix"]), predictions, numbers["n_groups"])
-    return save_figure(matrix, folder, f"confusion_matrix_{split}.png", _confusion_caption(split, numbers))
+    return save_figure(matrix, folder, f"confusion_matrix_{split}.png", _confusion_caption(split, numbers, predictions))
 
 
-def _confusion_caption(split: str, numbers: Mapping[str, Any]) -> str:
+def _confusion_caption(split: str, numbers: Mapping[str, Any], predictions: Predictions) -> str:
+    many = len(predictions.labels) > MOST_CLASSES
+    cell = (
+        "The colour is the share of a row" if many else "Each cell gives the share of its row and the number of images"
+    )
+    starred = (
+        "; * marks malignant and premalignant classes" if len(predictions.malignant_columns()) and not many else ""
+    )
+    numbered = drawable(predictions.labels) != list(predictions.labels)
     return (
         f"Confusion matrix of the {split} split, {numbers['n']:,} images of {numbers['n_groups']:,} lesions: rows are "
-        "the true classes, columns the predicted ones. Each cell gives the share of its row and the number of images; "
-        "* marks malignant and premalignant classes."
+        f"the true classes, columns the predicted ones. {cell}{starred}."
+        + (" Classes whose letters the font lacks are called by their number, counted from 0." if numbered else "")
     )
 
 

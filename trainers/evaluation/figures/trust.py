@@ -24,8 +24,10 @@ from trainers.evaluation.figures.charts import (
     GREEN,
     INK,
     LOOK,
+    MOST_CLASSES,
     ORANGE,
     QUIET,
+    drawable,
     save_figure,
     title_of,
 )
@@ -127,13 +129,15 @@ def draw_risk(trust: Mapping[str, Any], rows: Predictions) -> Figure:
 @style.context(LOOK)
 def draw_sets(sets: Mapping[str, Any], rows: Predictions) -> Figure:
     """Coverage of the prediction sets by class beside what is expected at these numbers, and their mean size."""
-    lines = [("all classes", sets["overall"]), *((row["name"], row) for row in sets["per_class"])]
+    shown = dict(zip(rows.labels, drawable(rows.labels), strict=True))
+    classes = sorted(sets["per_class"], key=lambda row: -row["n_groups"])[:MOST_CLASSES]
+    lines = [("all classes", sets["overall"]), *((row["name"], row) for row in sets["per_class"] if row in classes)]
     figure = Figure(figsize=(8.2, 1.7 + 0.42 * len(lines)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[2.2, 1])
     names = []
     for height, (name, row) in enumerate(lines):
         own = row.get("group", name) == name
-        names.append(f"{name}{'' if own else ' †'}  ({row['n_groups']})")
+        names.append(f"{shown.get(name, name)}{'' if own else ' †'}  ({row['n_groups']})")
         expected, found = row["expected"], row["coverage"]
         if expected["value"] is not None:
             left.barh(height, expected["high"] - expected["low"], left=expected["low"], height=0.62, color=FAINT)
