@@ -102,7 +102,6 @@ def test_every_measured_number_that_is_missing_is_named_by_its_path(report: dict
     [
         "training.best_epoch",
         "training.kept_epoch",
-        "training.images_per_second",
         "training.peak_memory_bytes",
         "trust.temperature.value",
         "trust.temperature.nll_after",

@@ -214,7 +214,8 @@ def test_nothing_is_said_about_malignancy_where_no_class_is_named_malignant(trai
     assert (config["label_groups"], "missed_risk" in config["trust"]["bands"]["low"]) == ({}, False)
     assert {label["group"] for label in report["model"]["labels"]} == {None}
     words = ("malignan", "melanoma", "benign", "cancer", "ham10000", "dermosc")
-    said = [line[:20] for line in card.splitlines() if any(word in line.lower() for word in words)]
+    lines = [line for line in card.splitlines() if "::test_" not in line]  # the command that made it
+    said = [line[:20] for line in lines if any(word in line.lower() for word in words)]
     assert set(said) <= {"| `p_malignant` | `N", "| `decision`, `malig"}
 
 
