@@ -186,12 +186,13 @@ def export(splits: Splits, split: str, folder: Path) -> None:
     ages = ["" if np.isnan(age) else f"{age:g}" for age in patients["age"]]
     with (folder / "labels.csv").open("w", encoding="utf-8", newline="") as file:
         writer = TableWriter(file)
-        writer.writerow([IMAGE_COLUMN, LABEL, "lesion_id", "group_id", "age", *TEXT_COLUMNS])
+        texts = [column for column in TEXT_COLUMNS if column in patients]
+        writer.writerow([IMAGE_COLUMN, LABEL, "lesion_id", "group_id", "age", *texts])
         for number, name in enumerate(names):
             row = rows[number]
             stored = row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()
             (folder / "images" / f"{name}{_suffix(row['image']['path'])}").write_bytes(stored)
-            of_patient = [str(patients[column][number]) for column in TEXT_COLUMNS]
+            of_patient = [str(patients[column][number]) for column in texts]
             lesion, group = ids["lesion_id"][number], ids["group_id"][number]
             writer.writerow([name, splits.labels[row["label"]], lesion, group, ages[number], *of_patient])
 
