@@ -125,7 +125,7 @@ def test_a_tower_gives_its_own_features_and_has_every_hook(model_type: str, tmp_
     with torch.no_grad():
         expected, output = own_features(model_type, original), model(pixels(), output_hidden_states=True)
     model.give_early = False
-    torch.testing.assert_close(output.features, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(output.features, expected, rtol=1e-4, atol=1e-5)
     # A quarter of the way up, or an eighth of the size.
     tokens, stages = TOWERS[model_type].tokens, output.hidden_states
     early = stages[1] if tokens or model_type != "swin" else stages[0]
@@ -159,7 +159,7 @@ def test_the_projection_of_a_dual_encoder_gives_its_image_embeddings(tmp_path: P
     with torch.no_grad():
         embeddings = clip.visual_projection(clip.vision_model(pixels()).pooler_output)
         features = model(pixels()).features
-    torch.testing.assert_close(features, embeddings / embeddings.norm(dim=1, keepdim=True), rtol=0, atol=1e-6)
+    torch.testing.assert_close(features, embeddings / embeddings.norm(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "classes"), [("vit_tiny_patch16_224", 3), ("timm/eva02_tiny_patch14_224", 0)])
