@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     own = own_images.read(given.source, columns, given.title or name, given.config_name)
     groups = own_images.malignancy(own.labels, given.malignant)
     rows = completed(own.archive.rows, own, groups, given)
+    if not groups and any(name.lower() == "malignant" for name in own.labels):
+        warn(["no class is named with --malignant, so nothing will be said about malignancy"])
     warn(own.archive.warnings)
     check_rows(rows, own.labels, own_classes=True)
     by = " or ".join(f"`{column}`" for column in own.grouped_by)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -12,9 +13,11 @@ from PIL import Image
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import Columns
-from trainers.model_folder.data import SPLITS, load_splits
+from hub_models import MobileNetForLesionClassification
+from trainers.model_folder.data import SPLITS, Splits, load_splits
 from trainers.model_folder.missing_splits import columns_of
 from trainers.training.arguments import parse
+from trainers.training.train import model_config
 
 N = 120
 OTHER = Columns("photo", "code", "case")
@@ -103,6 +106,18 @@ def test_one_class_and_a_class_of_one_image_are_refused(rows: datasets.Dataset, 
     rare = relabelled(rows, ["rare", *["mole", "spot"] * 59, "mole"])
     with pytest.raises(UserError, match=r"1 classes .* have one image each, such as 'rare'"):
         load_splits(str(parquet(tmp_path / "rare", rare)), "grouped")
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_own_classes_are_not_those_of_the_taxonomy_whatever_they_are_called(built: bool) -> None:
+    options, _, _ = parse(["--dataset", "d", "--output_dir", "o", "--precision", "fp32"], "mobilenet_cpu")
+    splits = Splits({}, ["mel", "nv"], "d", "default", ids={"duplicates": True} if built else {})
+    config = model_config(options, splits, MobileNetForLesionClassification)
+    assert config.label_groups == ({} if built else {"mel": "malignant", "nv": "benign"})
+    assert config.label_names["mel"] == ("mel" if built else "Melanoma")
+    stated = {"mel": "benign", "nv": "malignant"}
+    config = model_config(options, replace(splits, label_groups=stated), MobileNetForLesionClassification)
+    assert config.label_groups == stated
 
 
 def test_a_later_command_takes_the_columns_of_the_training(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ class Classes:
     def of(cls, labels: list[str], config: Any) -> Classes:
         """The classes of a model; of one that is not ours, what this suite knows of classes of these names."""
         groups = dict(getattr(config, "label_groups", None) or {})
-        if not groups:
+        if not hasattr(config, "label_groups"):
             by_name = {spelt.lower(): one.group for one in CLASSES.values() for spelt in (one.name, one.long_name)}
             found = {label: by_name.get(label.lower()) for label in labels}
             groups = {label: group for label, group in found.items() if group} if all(found.values()) else {}

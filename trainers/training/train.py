@@ -290,7 +290,8 @@ def model_config(options: LesionArguments, splits: Splits, model_class: Any) -> 
         ValueError: an impossible value.
     """
     labels = splits.labels
-    known = all(name in CLASSES for name in labels)
+    # Classes of `build_images` are the user's own, whatever they are called.
+    known = all(name in CLASSES for name in labels) and not splits.ids.get("duplicates")
     values = config_values(options, model_class.config_class)
     long = long_names(labels) if known else {name: name for name in labels}
     values["label_names"] = long | given_for_labels(values, "label_names")

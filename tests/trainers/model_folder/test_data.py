@@ -119,11 +119,12 @@ def test_a_hub_dataset_that_cannot_be_reached_is_one_clear_error() -> None:
         load_splits("nobody/nothing", "grouped")
 
 
-def test_a_label_column_without_names_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("label", "says"), [([1], "ClassLabel"), (1, r"has one class, \['1'\]")])
+def test_a_label_column_of_lists_or_of_one_number_is_refused(tmp_path: Path, label: Any, says: str) -> None:
     for split in ("train", "validation"):
-        rows = datasets.Dataset.from_dict({"image": [{"bytes": b"x", "path": None}], "label": [1]})
+        rows = datasets.Dataset.from_dict({"image": [{"bytes": b"x", "path": None}], "label": [label]})
         rows.to_parquet(tmp_path / f"{split}.parquet")
-    with pytest.raises(UserError, match="ClassLabel"):
+    with pytest.raises(UserError, match=says):
         load_splits(str(tmp_path), "default")
 
 
