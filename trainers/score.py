@@ -7,6 +7,7 @@ its work stands in DIR.partial.
 
 ``--labels CSV`` (image,label and optionally lesion_id, age, sex, skin_tone, localization, dx_type, source, diagnosis)
 adds what training writes: predictions_external.parquet, report.json, tables, figures and a README.md.
+``--archive NAME`` takes the labels of a public archive instead.
 
 A model that is not of this suite answers with its probabilities alone, so that it can be measured on the same images.
 """
@@ -15,9 +16,24 @@ from __future__ import annotations
 
 import argparse
 import math
+import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from datasets_scripts.command import OneLineParser, UserError, check_model, chosen, count_of, run, seed_of, shown_path
+from datasets_scripts.command import (
+    OneLineParser,
+    UserError,
+    check_model,
+    chosen,
+    count_of,
+    run,
+    seed_of,
+    shown_path,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from trainers.model_folder.source import Source
 
 # Those of hub_models.infer_lesion and configuration_lesion, which --help and errors need not wait for.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
@@ -38,6 +54,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--images", required=True, type=Path, metavar="FILE_OR_DIR", help="one image, or a folder of images")
     add("--out", type=Path, metavar="DIR", help="folder to write; absent or empty (needed for a folder)")
     add("--labels", type=Path, metavar="CSV", help="the true classes: image,label[,lesion_id,...]; adds a report")
+    add(
+        "--archive",
+        metavar="NAME",
+        help="--images is a download of this archive (`build_archive --help` lists them): takes its labels, mapped to "
+        "the model's classes, in place of --labels",
+    )
     add("--keep_features", action="store_true", help="with --labels: keep pooled features, too (default: not)")
     add("--metadata", type=Path, metavar="CSV", help="image,age,sex,localization, for a model that reads them")
     add("--group_column", default="", metavar="NAME", help=GROUPS)
@@ -100,8 +122,14 @@ def check(given: argparse.Namespace) -> None:
         table: Path | None = getattr(given, option)
         if table is not None and not table.exists():
             raise UserError(f"--{option} {str(table)!r} cannot be read (No such file or directory): give a CSV file")
+    if given.archive is not None:
+        from datasets_scripts.sources.archive_tables import entry_of
+
+        entry_of(given.archive)
+        if given.labels is not None:
+            raise UserError("--archive and --labels were both given: give one, each states the classes")
     if given.out is None:
-        for option in ("labels", "estimate_prior", "group_column"):
+        for option in ("labels", "archive", "estimate_prior", "group_column"):
             if getattr(given, option):
                 raise UserError(f"--{option} writes files: add --out DIR")
         if images.is_dir():
@@ -142,9 +170,21 @@ def main() -> None:
     prior = None if given.prior is None else parse_prior(given.prior)
     # What follows imports torch, which --help and the errors above need not wait for.
     from trainers.model_folder.source import parse_source
-    from trainers.scoring.scorer import AnswerSettings, answer_one
 
     source = parse_source(given.model, given.trust_remote_code)
+    with tempfile.TemporaryDirectory() as folder:
+        if given.archive is not None:
+            from trainers.scoring.archive_labels import model_labels, write_labels
+
+            given.labels = Path(folder) / f"{given.archive}.csv"
+            warn(write_labels(given.archive, given.images, model_labels(source), given.labels))
+        answer(given, source, prior)
+
+
+def answer(given: argparse.Namespace, source: Source, prior: dict[str, float] | None) -> None:
+    """Answer one image or score a folder."""
+    from trainers.scoring.scorer import AnswerSettings, answer_one
+
     settings = chosen(
         AnswerSettings,
         given,
