@@ -37,10 +37,13 @@ CONVENTIONS = {
     "curve, lower is better.",
     "missed_low": "Of all malignant or premalignant test lesions, those named benign in the way's own low band; "
     "'low': the share of all lesions in that band. No gate.",
-    "differences": "Against the reference, paired bootstrap by lesion, 95 %; not adjusted for the number of ways.",
-    "verdict": f"'{WORTH}': the interval of the difference of NLL, of AUROC of errors or of AURC lies on the better "
-    f"side, and none on the worse one; '{WORSE}': one lies on the worse side and none on the better; '{NOT_WORTH}': "
-    "otherwise.",
+    "differences": "Against the reference, paired bootstrap by lesion, 95 %; not adjusted for the number of ways. By "
+    "Jensen's inequality the NLL of an ensemble can never exceed the mean over its members at one temperature: there "
+    "the size says something, the interval does not.",
+    "verdict": f"'{WORTH}': the interval of the difference of AUROC of errors or of AURC, or of NLL where the "
+    f"reference is one model, lies on the better side, and none on the worse one; '{WORSE}': one lies on the worse "
+    f"side and none on the better; '{NOT_WORTH}': otherwise. It says nothing of the size: weigh that against the "
+    "passes.",
 }
 
 
@@ -103,15 +106,20 @@ def uncertainty_section(
         "n_groups": len(set(groups.tolist())),
         "rows": rows,
         "differences": differences,
-        "verdicts": {name: verdict(row) for name, row in differences.items()},
+        "verdicts": {name: verdict(row, len(ways[reference].models) == 1) for name, row in differences.items()},
         "conventions": CONVENTIONS,
     }
 
 
-def verdict(differences: Mapping[str, Mapping[str, Any]]) -> str:
-    """Whether a way pays, by the intervals of its differences from the reference in NLL, AUROC of errors and AURC."""
+def verdict(differences: Mapping[str, Mapping[str, Any]], with_nll: bool = True) -> str:
+    """Whether a way pays, by the intervals of its differences from the reference.
+
+    Args:
+        differences: metric -> way minus reference.
+        with_nll: whether that of NLL counts beside AUROC of errors and AURC.
+    """
     better = worse = False
-    for metric in ("nll", "auroc_errors", "aurc"):
+    for metric in ("nll", "auroc_errors", "aurc") if with_nll else ("auroc_errors", "aurc"):
         number = differences[metric]
         if number["value"] is None or number["low"] is None:
             continue

@@ -96,6 +96,9 @@ def test_verdicts(nll, auroc, expected):
 
     differences = {"nll": number(*nll), "auroc_errors": number(*auroc), "aurc": number(-0.1, 0.1)}
     assert verdict(differences) == expected
+    without = {((-0.2, -0.1), (-0.1, 0.1)): "does not pay", ((0.1, 0.2), (0.01, 0.1)): "pays"}
+    without[((0.1, 0.2), (-0.1, 0.1))] = "does not pay"
+    assert verdict(differences, with_nll=False) == without.get((nll, auroc), expected)
     assert verdict({name: {"value": None} for name in differences}) == "does not pay"
 
 
