@@ -12,7 +12,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser, count_of, run, seed_of, shown_path
+from datasets_scripts.command import OneLineParser, UserError, count_of, run, seed_of, shown_path
 from trainers.probing.options import add_shared, check_fraction, shared
 from trainers.training.arguments import check_dataset
 
@@ -109,7 +109,6 @@ def evaluate(options: Any, given: Namespace) -> list[list[str]]:
 
     import numpy as np
 
-    from datasets_scripts.command import UserError
     from trainers.probing.features import features_of
     from trainers.probing.fit import choose_labelled, fit_head
     from trainers.probing.run import prepare
