@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -36,6 +37,7 @@ HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
 AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
 STREAMS = ("stdout", "stderr")
 _server: subprocess.Popen[str] | None = None
+_exit_code: int | None = None
 
 
 class Process:
@@ -190,6 +192,7 @@ def _read_at_import(env: dict[str, str]) -> str:
 def _import(names: Sequence[str]) -> None:
     for name in names:
         importlib.import_module(name)
+    gc.freeze()  # a collection in a command need not look at them
 
 
 def _wait(pid: int, seconds: float | None) -> int | None:
@@ -203,8 +206,29 @@ def _wait(pid: int, seconds: float | None) -> int | None:
         time.sleep(0.005)
 
 
+def _end() -> None:
+    """Leave at once: Python would take every library apart, object by object, and so copy the server's memory (2 s)."""
+    if _exit_code is not None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(ValueError):  # the command closed it
+                stream.flush()
+        os._exit(_exit_code)
+
+
 def _become(request: dict[str, Any]) -> None:
-    """Be the process of a command: ``-m MODULE``, ``-c CODE`` or a script, and its words."""
+    """Be the process of a command; what ends it otherwise than by ``SystemExit``, Python deals with."""
+    global _exit_code
+    try:
+        _execute(request)
+        _exit_code = 0
+    except SystemExit as stopped:
+        if stopped.code is None or isinstance(stopped.code, int):
+            _exit_code = (stopped.code or 0) & 0xFF
+        raise
+
+
+def _execute(request: dict[str, Any]) -> None:
+    """``-m MODULE``, ``-c CODE`` or a script, and its words."""
     import random
 
     import numpy as np
@@ -233,5 +257,6 @@ def _become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(_end)  # before the libraries register theirs: the last to be called is the first registered
     _import(LIBRARIES)
     _become(_serve())
