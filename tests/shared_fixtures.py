@@ -6,11 +6,11 @@ A test that changes such a folder works on a copy.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import processes
 import pytest
 from filelock import FileLock
 
@@ -72,7 +72,7 @@ def quiet_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 def run_training(command: list[str], env: dict[str, str]) -> None:
     """Run a training command, which must succeed."""
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    done = processes.run(command, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -36,6 +36,13 @@ from trainers.trust.halves import halve
 
 Command = Callable[..., list[str]]
 Env = dict[str, str]
+# Runs a script whose files may hold half a megabyte each.
+SMALL_DISK = """
+import resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (512_000, 512_000))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def run(command: list[str], env: Env, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -182,9 +189,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_finished_folder(
     train_command: Command, quiet_env: Env, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    words = ["bash", "-c", 'ulimit -f 500; exec "$@"', "bash", *train_command(out)]  # 500 blocks of 1,024 bytes
-    done = subprocess.run(words, env=quiet_env, capture_output=True, text=True, timeout=600, check=False)
-    error = one_line_error(done)
+    command = train_command(out)
+    error = one_line_error(run([command[0], "-c", SMALL_DISK, *command[1:]], quiet_env))
     assert "File too large" in error
     assert not out.exists()
 
