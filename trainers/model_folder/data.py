@@ -87,11 +87,16 @@ class Splits:
     ids: Mapping[str, Any] = field(default_factory=dict)
     made: Mapping[str, Any] | None = None
     label_groups: Mapping[str, str] = field(default_factory=dict)
+    _read: dict[tuple[str, str], list[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def column(self, split: str, name: str, default: str = UNKNOWN) -> np.ndarray:
         """One column of one split, (N,); missing values are ``default``, each missing id is the row's own."""
         rows = self.splits[split]
-        values = rows.with_format(None)[name][:] if name in rows.column_names else [None] * len(rows)
+        if (split, name) not in self._read:
+            there = name in rows.column_names
+            # Reading a column copies the whole table's description: once is enough.
+            self._read[split, name] = rows.with_format(None)[name][:] if there else [None] * len(rows)
+        values = self._read[split, name]
         if name in INSTEAD:
             numbers = [f"{split}-{row:06d}" for row in range(len(rows))]
             others = self.column(split, INSTEAD[name]) if INSTEAD[name] else numbers

@@ -66,24 +66,22 @@ def predict_split(
     splits = splits.in_order(model.config.labels)
     table = splits.splits[split]
     chosen = np.arange(len(table)) if rows is None else np.asarray(rows)
-    part = replace(splits, splits={split: table if rows is None else table.select(chosen)})
-    images = ChangedImages(part.splits[split], processor, alter, chosen)
+    images = ChangedImages(table if rows is None else table.select(chosen), processor, alter, chosen)
     loader = DataLoader(images, batch_size=batch_size, collate_fn=collate)
     raw, seen = _run(model, loader, inference, f"predict {named or split}", progress)
-    image_id = np.array([f"{split}-{i:06d}" for i in chosen], dtype=object)
-    if "image_id" in table.column_names:
-        image_id = part.column(split, "image_id")
+    ids = ("image_id", "lesion_id", "group_id")
+    image_id, lesion_id, group_id = (splits.column(split, name)[chosen] for name in ids)
     return Predictions(
         image_id=image_id,
-        lesion_id=_or(part.column(split, "lesion_id"), image_id),
-        group_id=_or(part.column(split, "group_id"), image_id),
+        lesion_id=_or(lesion_id, image_id),
+        group_id=_or(group_id, image_id),
         label=images.labels,
         logits=raw,
         **_vocabulary(model),
         split=named or split,
         config_name=splits.config_name,
         dataset=splits.name,
-        columns=patient_columns(part, split),
+        columns={name: values[chosen] for name, values in patient_columns(splits, split).items()},
         features=seen["features"],
         early=seen["early"],
     )
