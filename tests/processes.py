@@ -2,9 +2,9 @@
 
 A server process imports the large libraries once and forks for each command. The command has its own environment,
 working directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads
-``HF_*`` when it is imported (huggingface_hub, transformers, datasets) is imported before only by a second server, which
-the first forks for each set of such variables that comes a second time; nothing of this project is imported before. A
-test of what an import costs, or of a user who has only the Hub, starts Python itself.
+``HF_*`` at its import (huggingface_hub, transformers, datasets) is imported before only by a second server, which the
+first forks for each set of such variables, but not where they name a Hub: it is that of one test. Nothing of this
+project is imported before. A test of what an import costs starts Python itself.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ LIBRARIES = (
 # What these read when they are imported: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and others of AT_IMPORT.
 HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
 AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
+HERE = "no second server"
 STREAMS = ("stdout", "stderr")
 _server: subprocess.Popen[str] | None = None
 _exit_code: int | None = None
@@ -152,11 +153,11 @@ def _ask(request: dict[str, Any]) -> Any:
 def _serve() -> dict[str, Any]:
     """Answer requests until the client is gone; in the process of a command, return its request."""
     own, requests, answers = "", sys.stdin, sys.stdout
-    seen, servers = set[str](), dict[str, tuple[IO[str], IO[str]]]()
+    servers = dict[str, tuple[IO[str], IO[str]]]()
     while line := requests.readline():
         request = json.loads(line)
         key = own or (request["server"] if "wait" in request else _read_at_import(request["env"]))
-        elsewhere = key != own and key in seen
+        elsewhere = key not in (own, HERE)
         if elsewhere and key not in servers:
             (requests_end, to), (back, answers_end) = os.pipe(), os.pipe()
             if os.fork() == 0:
@@ -174,9 +175,8 @@ def _serve() -> dict[str, Any]:
             servers[key][0].flush()
             answer = servers[key][1].readline()
         else:
-            seen.add(key)
-            found = _wait(request["wait"], request["seconds"]) if "wait" in request else (os.fork(), own)
-            if found == (0, own):
+            found = _wait(request["wait"], request["seconds"]) if "wait" in request else (os.fork(), key)
+            if found == (0, key):
                 return request
             answer = json.dumps(found) + "\n"
         answers.write(answer)
@@ -185,8 +185,9 @@ def _serve() -> dict[str, Any]:
 
 
 def _read_at_import(env: dict[str, str]) -> str:
-    """The variables that the libraries of the Hub read when they are imported."""
-    return json.dumps(sorted((name, value) for name, value in env.items() if name.startswith(AT_IMPORT)))
+    """The variables that the libraries of the Hub read when they are imported; HERE where they name a Hub."""
+    read = sorted((name, value) for name, value in env.items() if name.startswith(AT_IMPORT))
+    return HERE if "HF_ENDPOINT" in env else json.dumps(read)
 
 
 def _import(names: Sequence[str]) -> None:
@@ -242,6 +243,7 @@ def _execute(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     random.seed()
     np.random.seed()
+    sys.modules.pop("__mp_main__", None)  # it is this file
     first, *words = request["command"]
     in_folder = first in ("-m", "-c")
     sys.argv = words if in_folder else [first, *words]

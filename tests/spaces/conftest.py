@@ -304,6 +304,7 @@ def expected(model_folder: Path, photo: Path) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Start spaces/lesion_demo/app.py from the repository's root as a process of its own; a context manager."""
+    home = tmp_path_factory.mktemp("page_hf")
 
     @contextlib.contextmanager
     def start(models: str, **environment: str) -> Iterator[Page]:
@@ -315,7 +316,7 @@ def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
             "LESION_MODELS": models,
             "GRADIO_SERVER_PORT": str(port),
             "GRADIO_TEMP_DIR": str(folder / "uploads"),
-            "HF_HOME": str(folder / "hf"),
+            "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
         }
