@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import processes
 import pytest
 import torch
 from lesion_trust_tester import fitted
@@ -24,20 +27,18 @@ LABELS = ("mel", "nv", "akiec", "bkl")
 REMOTE_CHECK = Path(__file__).with_name("remote_check.py")
 
 
-def run_clean(script: Path, *arguments: object, folder: Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Run a script in a fresh, isolated Python whose working directory and caches lie in ``folder``.
+@cache
+def user_home() -> tempfile.TemporaryDirectory[str]:
+    """The caches of a user who loads one model after the other."""
+    return tempfile.TemporaryDirectory(prefix="lesion-user-")
 
-    Isolated (``-I``): neither PYTHONPATH nor the working directory is on the import path.
-    """
+
+def run_clean(script: Path, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a script in an isolated process, in ``folder``, which finds nothing of this repository."""
+    home = user_home().name
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
-    environment |= {
-        "HF_HOME": str(folder / "hf"),
-        "HF_MODULES_CACHE": str(folder / "hf_modules"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, "-I", str(script), *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
+    environment |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return processes.run([sys.executable, str(script), *map(str, arguments)], cwd=folder, env=environment, timeout=300)
 
 
 def sample_image(seed: int, width: int = 90, height: int = 70) -> Image.Image:
@@ -131,7 +132,7 @@ class ShippingTester:
         assert dict(processor.size) == {"height": self.image_size, "width": self.image_size}
 
     def test_a_user_without_this_repository_can_load_it(self, tmp_path: Path, repo_root: Path) -> None:
-        """In a clean process without our packages and without OpenCV: model, processor, pipelines, saved again."""
+        """In a process without our packages and without OpenCV: model, processor, pipelines, saved again."""
         folder = tmp_path / "model"
         model, processor = self.saved(folder)
         sample_images = [sample_image(seed) for seed in range(2)]
