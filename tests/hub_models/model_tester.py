@@ -43,6 +43,8 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
     # Whether there is one last map or one list of tokens; not of several members, nor where no image is read.
     has_maps: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-3
+    # Name of the class and changes -> the model, built once; each test gets a copy.
+    built: ClassVar[dict[tuple[str, str], Any]] = {}
 
     # ------------------------------------------------------------- making
 
@@ -59,13 +61,17 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
 
     def model(self, **changes: Any) -> Any:
         """A random model in eval mode, whose statistics of normalisation are no longer the initial ones."""
+        key = type(self).__name__, repr(sorted(changes.items()))
+        if key not in self.built:
+            torch.manual_seed(0)
+            model = self.model_class(self.config(**changes))
+            model.train()
+            with torch.no_grad():
+                for step in range(3):
+                    model(**self.inputs(4, seed=step))
+            self.built[key] = model.eval()
         torch.manual_seed(0)
-        model = self.model_class(self.config(**changes))
-        model.train()
-        with torch.no_grad():
-            for step in range(3):
-                model(**self.inputs(4, seed=step))
-        return model.eval()
+        return copy.deepcopy(self.built[key])
 
     def inputs(self, batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)
