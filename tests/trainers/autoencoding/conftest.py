@@ -6,9 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import processes
 import pytest
-from shared_fixtures import SHORT
+from shared_fixtures import SHORT, Make, run_training
 
 SHAPE = '{"code_size": 8, "encoder_channels": [8, 16, 16]}'
 TINY = [
@@ -30,11 +29,8 @@ def train_autoencoder(phantom_dataset: Path, repo_root: Path) -> Callable[..., l
 
 @pytest.fixture(scope="session")
 def trained_autoencoder(
-    train_autoencoder: Callable[..., list[str]], quiet_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+    train_autoencoder: Callable[..., list[str]], quiet_env: dict[str, str], made_once: Callable[[str, Make], Path]
 ) -> Path:
     """A finished folder made by the real Trainer; trained to take noise off, with SSIM in its loss, stored as fp16."""
-    out = tmp_path_factory.mktemp("trained_autoencoder") / "model"
-    command = train_autoencoder(out, "--noise_std", "0.1", "--ssim_weight", "0.01", "--weights_dtype", "float16")
-    done = processes.run(command, env=quiet_env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return out
+    more = ("--noise_std", "0.1", "--ssim_weight", "0.01", "--weights_dtype", "float16")
+    return made_once("autoencoder", lambda out: run_training(train_autoencoder(out, *more), quiet_env))
