@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
-from shared_fixtures import made_once, phantom_dataset, quiet_env, train_command, trained  # noqa: F401
+from shared_fixtures import made_once, phantom_dataset, quiet_env, train_command, trained, unpainted  # noqa: F401
 
 # The files that take longest: they come first, so that no worker is left alone with one of them at the end.
 LONG = (
@@ -40,6 +41,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the long files first; within a file they stay in order."""
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at the imported libraries and the tests again: there are very many of them."""
+    gc.collect()
+    gc.freeze()
 
 
 def absent(what: str) -> None:

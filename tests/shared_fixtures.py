@@ -5,14 +5,17 @@ A test that changes such a folder works on a copy.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import processes
 import pytest
 from filelock import FileLock
+from matplotlib.figure import Figure
+from PIL import Image
 
 # Options of every tiny training.
 SHORT = [
@@ -74,6 +77,20 @@ def run_training(command: list[str], env: dict[str, str]) -> None:
     """Run a training command, which must succeed."""
     done = processes.run(command, env=env)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def unpainted() -> Iterator[None]:
+    """The charts of this process are built, but written as an image of one pixel: most of their time is the drawing."""
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(pixel, "PNG")
+
+    def savefig(self: Figure, file: Path, **_: object) -> None:
+        Path(file).write_bytes(pixel.getvalue())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", savefig)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from trainers.training.arguments import parse
 from trainers.training.train import build_model, classifier, run, settle_identity
 from trainers.trust.options import TrustOptions
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 DRAWN_AS = {"keratosis": "bkl", "mole": "nv", "suspicious": "mel"}
 TINY = {
     "backbone": "mobilenetv2_035",

@@ -29,6 +29,7 @@ from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.mc_dropout import head_samples, read_samples, samples_file
 from trainers.training.ensemble import entry, member_folder, run, same_processor
 
+pytestmark = pytest.mark.usefixtures("unpainted")
 OPTIONS = [
     *("--recipe", "demo", "--backbone", "mobilenetv2_035,mobilenetv2_050", "--members", "2"),
     *("--image_size", "32", "--num_train_epochs", "1", "--per_device_train_batch_size", "16"),
