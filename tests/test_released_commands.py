@@ -29,8 +29,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),
 ]
-PER_CLASS = 36
-SCORED = 24
+PER_CLASS = 20
+SCORED = 16
 BUILDERS = {
     "derm-x-mobilenetv2-ham7": ["datasets_scripts.build_ham10000"],
     "isic-skin-lesion-uncertainty": ["datasets_scripts.build_isic_binary", "--per-class", 2 * PER_CLASS],
