@@ -145,13 +145,12 @@ def evaluate(options: Any, given: Namespace) -> list[list[str]]:
         for source in sorted(set(sources)):
             here = sources == source
             found = numbers(labels[given.split][here], logits[here], groups[given.split][here], malignant, given)
-            share = f"{100 * fraction:g} %: {head.about['images']:,} ({head.about['groups']:,})"
             rows.append(
                 [
                     *(
                         options.backbone,
                         options.image_size,
-                        share,
+                        f"{100 * fraction:g} %: {head.about['images']:,} ({head.about['groups']:,})",
                         f"{head.about['l2']:g}{' (edge)' * head.about['at_the_edge']}",
                     ),
                     f"{source} ({here.sum():,})",
