@@ -35,16 +35,7 @@ def parse() -> Namespace:
     parser.add_argument(
         "--output_dir", required=True, type=Path, help="the new folder; must not exist yet, or be empty"
     )
-    parser.add_argument(
-        "--ood",
-        type=Path,
-        nargs="*",
-        default=[],
-        metavar="DIR",
-        help="folders of images of none of the classes: how often they are declined stands in the report; nothing is "
-        "fitted on them",
-    )
-
+    _add_images(parser)
     for option in fields(TrustOptions):
         text = f"{option.metadata['help']} (default %(default)s)".replace("% ", "%% ")
         if isinstance(option.default, bool):
@@ -72,6 +63,29 @@ def parse() -> Namespace:
         "--bootstrap_replicates", type=int, default=1000, help="bootstrap resamples (default %(default)s)"
     )
     return parser.parse_args()
+
+
+def _add_images(parser: OneLineParser) -> None:
+    """Further images: of none of the classes, or for the gate alone."""
+    parser.add_argument(
+        "--ood",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="DIR",
+        help="folders of images of none of the classes: how often they are declined stands in the report; nothing is "
+        "fitted on them",
+    )
+    parser.add_argument(
+        "--gate_dataset",
+        default="",
+        metavar="DIR[,DIR...]",
+        help="further images of lesions, labelled or not, that the gate alone is fitted on, such as those of your own "
+        "camera: dataset folders, folders of images, or Hub dataset ids",
+    )
+    parser.add_argument(
+        "--gate_split", default="", metavar="SPLIT", help="the split of these datasets (default: all but test)"
+    )
 
 
 def _truth(text: str) -> bool:
@@ -104,6 +118,8 @@ def main() -> None:
         arguments.output_dir,
         options,
         ood_sets=arguments.ood,
+        gate_datasets=[name.strip() for name in arguments.gate_dataset.split(",") if name.strip()],
+        gate_split=arguments.gate_split,
         replicates=arguments.bootstrap_replicates,
         keep_features=arguments.keep_features,
         weights_dtype=arguments.weights_dtype or "",

@@ -180,7 +180,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
-    imported: Path, phantom_dataset: Path, tmp_path: Path
+    imported: Path, phantom_dataset: Path, clothes: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "model"
     splits = load_splits(str(phantom_dataset), "grouped", leave_out="df,vasc")
@@ -189,6 +189,7 @@ def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
         splits,
         out,
         TrustOptions(detector="energy"),
+        gate_datasets=[str(clothes)],
         replicates=REPLICATES,
         keep_features=False,
         weights_dtype="float16",
@@ -202,6 +203,9 @@ def test_an_imported_model_gets_trust_and_meets_the_classes_it_never_saw(
     assert "trained_on" not in report
     assert "is not known" in report["leak_audit"]["unknown"]
     assert "guo2017calibration" in card
+    gate = report["trust"]["ood"]
+    assert {name: row["n"] for name, row in gate["sources"].items()} == {"clothes": 6, "phantom": gate["n"] - 6}
+    assert "The gate was fitted on images of clothes and phantom." in card
     [left_out] = report["trust_evaluation"]["gate"]["sets"]
     assert (left_out["name"], left_out["n"]) == ("left out: df, vasc", 34)
     stored = read_predictions(out / "predictions_test.parquet")

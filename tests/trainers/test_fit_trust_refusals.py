@@ -59,6 +59,7 @@ def refused(
         (["--cost", __file__], "is no matrix of numbers: give 8 rows of 8 costs"),
         (["--decision", "sensitivity", "--sensitivity", "0.999"], "too few to promise that 0.999 of them are found"),
         (["--config_name", "fold9"], "no config 'fold9'"),
+        (["--gate_dataset", "no/such/folder"], "--gate_dataset: the dataset folder 'no/such/folder' does not exist"),
         (["--ood", "no/such/folder"], "no/such/folder' does not exist: give one that holds images"),
         (["--inference", "mc_dropout_full", "--detector", "odin"], "detector 'odin': choose one of auto"),
     ],

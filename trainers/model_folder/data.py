@@ -152,7 +152,7 @@ def load_splits(
             column, one class, or images without a label.
     """
     columns = columns or Columns()
-    config_name, loaded = _load(dataset, config_name, built_by)
+    config_name, loaded = load_tables(dataset, config_name, built_by)
     local = Path(dataset).is_dir()
     tables = {usual_name(name, loaded): rows for name, rows in loaded.items()}
     if "train" not in tables:
@@ -195,7 +195,7 @@ def load_splits(
     return without_classes(splits, [word.strip() for word in leave_out.split(",")]) if leave_out else splits
 
 
-def _load(dataset: str, config_name: str, built_by: str) -> tuple[str, datasets.DatasetDict]:
+def load_tables(dataset: str, config_name: str, built_by: str) -> tuple[str, datasets.DatasetDict]:
     """The config's name and its splits as they are stored.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from trainers.model_folder.data import Splits, write_splits
 from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, evaluate_splits
 from trainers.model_folder.finish import SCHEMA_VERSION, read_of, save, write_all, write_ood
 from trainers.model_folder.folder import check_output, load
+from trainers.model_folder.gate_data import gate_sets
 from trainers.model_folder.mc_dropout import read_samples, samples_file, write_samples
 from trainers.model_folder.predict import patient_columns, predict_split
 from trainers.model_folder.provenance import audit_leaks, describe_dataset, origin
@@ -48,6 +50,8 @@ def fit_trust(
     options: TrustOptions,
     *,
     ood_sets: list[Path] | None = None,
+    gate_datasets: Sequence[str] = (),
+    gate_split: str = "",
     replicates: int = 1000,
     keep_features: bool = True,
     weights_dtype: str = "",
@@ -61,6 +65,7 @@ def fit_trust(
         out: absent, or an empty folder.
         options: what to fit.
         ood_sets: folders of images of none of the classes, for the report alone.
+        gate_datasets: further images for the gate alone, of the split ``gate_split``: see :func:`gate_sets`.
         replicates: of the intervals.
         keep_features: keep the features in the predictions files.
         weights_dtype: how the weights are stored; empty = as they were.
@@ -70,31 +75,23 @@ def fit_trust(
         UserError: ``out`` is not empty; there is no such model; dataset and model differ; nothing can be fitted.
     """
     check_output(out)
-    split = next((name for name in FITTED_ON if name in splits.splits), next(iter(splits.splits)))
-    if options.group_column:
-        n = len(splits.splits[split])
-        check_group_column(options.group_column, patient_columns(splits, split), n, f"the {split} split")
+    split = _split_to_fit_on(splits, options)
     model, processor, old = load(source, weights_dtype)
     splits = splits.in_order(model.config.labels)
     check_decision_of(model, splits, split, options)
+    more = gate_sets(model, processor, gate_datasets, splits, options, gate_split)
     ood = predict_folders(model, processor, ood_sets or [], options.inference)
     ood |= predict_left_out(model, processor, splits, options.inference)
     dataset = describe_dataset(splits)
     unchanged = can_reuse(old, dataset, options, weights_dtype)
     predictions = _predicted(model, processor, splits, Path(source) if unchanged else None, options.inference)
-    fitted = _learned(model, processor, splits, predictions, options)
+    fitted = _learned(model, processor, splits, predictions, options, more)
     described = about(old, splits, dataset, options.seed)
     if "training" in described and "trained_on" not in described:
         mark_selection(fitted.config, chosen_on(ReportNode(described)))
     predictions, ood = set_trust(model, fitted, predictions), set_trust(model, fitted, ood)
     samples = read_samples(predictions.get("test"), samples_file(Path(source), "test")) if unchanged else None
-    report = {
-        "schema_version": SCHEMA_VERSION,
-        **described,
-        "trust": fitted.config,
-        "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
-        "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
-    }
+    report = {"schema_version": SCHEMA_VERSION, **described} | _of_fit(fitted, predictions, options, old)
     report |= evaluate_splits(predictions, fitted.config, replicates, report["provenance"]["seed"], samples, ood)
     report["model"] |= (naming or {}) | ({"weights_dtype": weights_dtype} if weights_dtype else {})
     with written_whole(out) as folder:
@@ -122,6 +119,26 @@ def check_decision_of(model: Any, splits: Splits, split: str, options: TrustOpti
     check_decision(labels, malignant, options, (lesions + int(malignant.sum())) // 2)
 
 
+def _split_to_fit_on(splits: Splits, options: TrustOptions) -> str:
+    """The split that trust is fitted on, after a check of its group column."""
+    split = next((name for name in FITTED_ON if name in splits.splits), next(iter(splits.splits)))
+    if options.group_column:
+        n = len(splits.splits[split])
+        check_group_column(options.group_column, patient_columns(splits, split), n, f"the {split} split")
+    return split
+
+
+def _of_fit(
+    fitted: FittedTrust, predictions: dict[str, Predictions], options: TrustOptions, old: dict[str, Any]
+) -> dict[str, Any]:
+    """What the report states of the fit itself."""
+    return {
+        "trust": fitted.config,
+        "promise": promised(predictions[fitted_split(predictions)], fitted.config, options),
+        "test_reads": [*old.get("test_reads", []), *([read_of("test", "fit of trust")] * ("test" in predictions))],
+    }
+
+
 def _predicted(
     model: Any, processor: Any, splits: Splits, folder: Path | None, inference: str
 ) -> dict[str, Predictions]:
@@ -135,7 +152,12 @@ def _predicted(
 
 
 def _learned(
-    model: Any, processor: Any, splits: Splits, predictions: dict[str, Predictions], options: TrustOptions
+    model: Any,
+    processor: Any,
+    splits: Splits,
+    predictions: dict[str, Predictions],
+    options: TrustOptions,
+    more: Mapping[str, Predictions],
 ) -> FittedTrust:
     """Fitted trust; where it cannot be had, the message says how many images the split has and about how many it takes.
 
@@ -143,7 +165,7 @@ def _learned(
         UserError: nothing can be fitted.
     """
     try:
-        return learn_trust(model, processor, splits, predictions, options)
+        return learn_trust(model, processor, splits, predictions, options, gate_sets=more)
     except UserError as error:
         calibration = predictions[fitted_split(predictions)]
         needed = needed_lesions(options, len(splits.labels))

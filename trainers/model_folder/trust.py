@@ -59,6 +59,7 @@ def learn_trust(
     options: TrustOptions,
     *,
     progress: bool = True,
+    gate_sets: Mapping[str, Predictions] | None = None,
 ) -> FittedTrust:
     """Fit trust; the gate is chosen by the model's predictions of perturbed images of the first calibration half.
 
@@ -69,6 +70,7 @@ def learn_trust(
         predictions: split -> predictions of the model, with features, made with ``options.inference``.
         options: what to fit.
         progress: show progress bars.
+        gate_sets: name -> predictions of images of another source, that the gate alone is fitted on.
 
     Raises:
         UserError: there is no split to fit on, or nothing can be fitted on it.
@@ -99,6 +101,7 @@ def learn_trust(
             options,
             date=datetime.now(UTC).date().isoformat(),
             preprocessing=processor.pixel_settings() if has_images else {},
+            gate_sets=gate_sets,
         )
     except UserError:
         raise

@@ -199,15 +199,12 @@ def fit_gate(
         temperature: T > 0.
         perturbed: kind -> features, raw logits and, with ``early``, early statistics of calibration images perturbed
             that way. With a named detector the table is filled all the same, for the report.
-        acceptance: share of calibration images to be accepted, and of the images of each source, in (0, 1). Where
-            perturbed images stay declined, the threshold also accepts ``ELSEWHERE`` of a source by a detector that was
-            fitted without it: conformal prediction over sources, of which there are few.
-        detector: a name, or ``auto``: the best of all by :func:`choose`, or ``mahalanobis`` where there are no
-            perturbed images.
-        early: (N, E) statistics of an early layer; without them no detector that looks there is a candidate.
+        acceptance: share of calibration images to be accepted, and of the images of each source, in (0, 1).
+        detector: a name, or ``auto``: the best by :func:`choose`; ``mahalanobis`` without perturbed images.
+        early: (N, E) statistics of an early layer, for the detectors that look there.
         sources: (N,) the source of each image; None = all are of one.
         perturbed_rows: (K,) number of the calibration image that each perturbed one was made from; see :func:`choose`.
-        folds: of the held-out scores.
+        folds: of the held-out scores, dealt by ``seed``.
         seed: of the folds.
 
     Raises:
@@ -216,38 +213,54 @@ def fit_gate(
     """
     check(features, raw_logits, labels)
     known = Known(features, raw_logits, labels, groups, temperature, early, sources, acceptance)
-    fits: dict[str, CrossFit] = {}
-    table: dict[str, Any] = {"method": "named"}
-    if detector != AUTO:
-        fit_of(detector)
-    if perturbed:
-        candidates = [name for name in DETECTORS if early is not None or name not in EARLY]
-        best, found, fits = choose(candidates, known, perturbed, perturbed_rows=perturbed_rows, folds=folds, seed=seed)
-        detector, table = (best, found) if detector == AUTO else (detector, found | table)
-    elif detector == AUTO:
-        detector, table = WITHOUT_PERTURBED, {"method": "default: there are no perturbed images to choose by"}
-    crossed = fits.get(detector) or known.cross_fit(detector, folds, seed)
-    scores = known.held_out(crossed)
-    left_out = {source: known.left_out(source, detector, folds, seed) for source in known.compared()}
-    threshold, elsewhere = _threshold(known, crossed, scores, left_out, perturbed or {}, perturbed_rows)
+    detector, table, crossed = _chosen(known, detector, perturbed, perturbed_rows, folds, seed)
     fitted = known.fit(detector)
     return GateFit(
         detector=detector,
-        threshold=threshold,
+        **_limit(known, crossed, perturbed or {}, perturbed_rows, folds, seed),
         acceptance=acceptance,
-        accepted=float((scores <= threshold).mean()),
         settings=fitted.settings,
         buffers=fitted.buffers,
         temperature=temperature,
         n=len(known),
-        n_groups=len(np.unique(np.asarray(groups).astype(str))),
-        sources=_of_sources(known, left_out, scores, threshold),
-        elsewhere=elsewhere,
+        n_groups=known.n_groups,
         chosen_by=table,
         folds=folds,
         seed=seed,
         _fit=fitted,
     )
+
+
+def _chosen(
+    known: Known, detector: str, perturbed: Perturbed | None, perturbed_rows: np.ndarray | None, folds: int, seed: int
+) -> tuple[str, dict[str, Any], CrossFit]:
+    """The detector by its name, or the best; the table of the choice; and its cross-fit."""
+    fits: dict[str, CrossFit] = {}
+    table: dict[str, Any] = {"method": "named"}
+    if detector != AUTO:
+        fit_of(detector)
+    if perturbed:
+        candidates = [name for name in DETECTORS if known.early is not None or name not in EARLY]
+        best, found, fits = choose(candidates, known, perturbed, perturbed_rows=perturbed_rows, folds=folds, seed=seed)
+        detector, table = (best, found) if detector == AUTO else (detector, found | table)
+    elif detector == AUTO:
+        detector, table = WITHOUT_PERTURBED, {"method": "default: there are no perturbed images to choose by"}
+    return detector, table, fits.get(detector) or known.cross_fit(detector, folds, seed)
+
+
+def _limit(
+    known: Known, crossed: CrossFit, perturbed: Perturbed, perturbed_rows: np.ndarray | None, folds: int, seed: int
+) -> dict[str, Any]:
+    """The threshold, and what is accepted at it."""
+    scores = known.held_out(crossed)
+    left_out = {source: known.left_out(source, crossed.detector, folds, seed) for source in known.compared()}
+    threshold, elsewhere = _threshold(known, crossed, scores, left_out, perturbed, perturbed_rows)
+    return {
+        "threshold": threshold,
+        "accepted": float((scores <= threshold).mean()),
+        "sources": _of_sources(known, left_out, scores, threshold),
+        "elsewhere": elsewhere,
+    }
 
 
 def _threshold(

@@ -52,6 +52,11 @@ class Known:
     def __len__(self) -> int:
         return len(self.features)
 
+    @property
+    def n_groups(self) -> int:
+        """Lesion groups of the images."""
+        return len(np.unique(np.asarray(self.groups).astype(str)))
+
     def inputs_of(self, detector: str) -> np.ndarray:
         """The features, or the early statistics where the detector uses those."""
         return inputs_of(detector, self.features, self.early)
