@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from .configuration_lesion import LABEL_GROUPS
 from .decision_lesion import FLAGGED, chosen_rule, flags, named_class, p_malignant, same_class
+from .groups_lesion import group_names, scope, trust_of
 from .preprocess_lesion import FIRST_SETTINGS
 from .trust_lesion import TrustNotFittedError, check_prior, entropy, sets_and_bands, shift_prior
 
@@ -106,6 +107,7 @@ def answers(
     prior: Mapping[str, float] | Sequence[float] | None = None,
     decision: str | None = None,
     withdrawn: str | None = None,
+    group: Any = None,
 ) -> list[dict[str, Any]]:
     """The dictionary of each image; ``predict`` describes its keys.
 
@@ -114,8 +116,10 @@ def answers(
         config: the model's.
         trust, prior, decision: as in ``predict``.
         withdrawn: why there is no band and no set, a key of ``WITHDRAWN``; None = there are.
+        group: as in ``predict``.
 
     Raises:
+        GroupError: as :func:`groups_lesion.group_names`.
         TrustNotFittedError: trust, prior or decision rule need what was not fitted.
         PriorError: ``prior`` is no distribution over the labels.
         DecisionError: there is no such decision rule, or it can promise nothing for this model.
@@ -150,7 +154,8 @@ def answers(
         for row, share_of_each in enumerate(probs.tolist())
     ]
     if trust:
-        trusted = trust_of_each(output.ood_score, probs, named, config, withdrawn, rule)
+        groups = group_names(group, len(probs), config.trust)
+        trusted = trust_of_each(output.ood_score, probs, named, config, withdrawn, rule, groups)
         return [answer | verdict for answer, verdict in zip(found, trusted, strict=True)]
     names = [class_in_words(answer["predicted"], config.label_names, config.label_groups) for answer in found]
     return [
@@ -166,6 +171,7 @@ def trust_of_each(
     config: Any,
     withdrawn: str | None,
     rule: str,
+    groups: Sequence[str | None] | None = None,
 ) -> list[dict[str, Any]]:
     """The keys of trust for each image.
 
@@ -177,13 +183,14 @@ def trust_of_each(
         withdrawn: as in :func:`answers`.
         rule: the decision rule of this call. Where it names other classes than the model's own, band and set are
             withdrawn.
+        groups: N names of ``groups_lesion.group_names``; None = not known of any image.
 
     Raises:
         TrustNotFittedError: a part of trust is not fitted.
     """
     check_trust_is_fitted(config.trust)
     trust, labels = config.trust, config.labels
-    members, _, bands = sets_and_bands(probs, trust, named)
+    members, _, bands = sets_and_bands(probs, trust, named, groups)
     flagged: list[str | None] = [None] * len(probs) if withdrawn else flags(probs, config)
     if not withdrawn and not same_class(rule, chosen_rule(None, trust)):
         withdrawn = OTHER_DECISION
@@ -194,8 +201,9 @@ def trust_of_each(
         names = [label for label, inside in zip(labels, members[row].tolist(), strict=True) if inside]
         band, prediction_set = (None, None) if nothing else (bands[row], names)
         malignancy = None if is_ood else flagged[row]
+        group = None if groups is None else groups[row]
         verdict = decide(
-            trust,
+            trust_of(trust, group),
             labels[int(named[row])],
             is_ood=is_ood,
             band=band,
@@ -205,6 +213,7 @@ def trust_of_each(
             groups=config.label_groups,
             rule=rule,
             malignancy=malignancy,
+            group=group,
         )
         rows.append(
             {
@@ -248,6 +257,7 @@ def decide(
     groups: Mapping[str, str] | None = None,
     rule: str = "most_probable",
     malignancy: str | None = None,
+    group: str | None = None,
 ) -> Verdict:
     """The policy: gate, then set, then band. The flag of malignancy changes the message alone.
 
@@ -262,10 +272,13 @@ def decide(
         groups: short name -> ``benign`` | ``premalignant`` | ``malignant``, for the message.
         rule: the decision rule, for the message.
         malignancy: ``flagged`` or ``not flagged``, for the message; None = nothing is promised.
+        group: of the image, for the message; None = not known.
     """
     abstain, reason, message = _policy(
         trust, predicted, is_ood, band, prediction_set, withdrawn, long_names, groups, rule
     )
+    if prediction_set is not None and (whose := scope(trust, group)):
+        message = f"{message} {whose}"
     if malignancy is not None:
         flag = flag_in_words(malignancy, trust["decision"]["sensitivity"])
         message = f"{flag} {message}" if rule == "sensitivity" and not abstain else f"{message} {flag}"

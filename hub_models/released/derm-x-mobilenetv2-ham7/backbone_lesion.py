@@ -44,11 +44,12 @@ class BackboneDownloadError(BackboneWeightsError):
     """timm's pretrained weights cannot be fetched."""
 
 
-def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
+def build_timm_backbone(name: str, *, image_size: int | None = None, **kwargs: Any) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and without any download.
 
     Args:
         name: the architecture's name in timm; a pretrained tag (``name.tag``) is allowed and only matters on download.
+        image_size: side of the input in pixels, of a network with one grid of positions; None for all others.
         **kwargs: further arguments of ``timm.create_model``, of those that :func:`check_backbone` allows.
 
     Returns:
@@ -60,7 +61,12 @@ def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
     """
     check_backbone(name, kwargs)
     try:
-        backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
+        backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **kwargs)
+    except ImportError as error:
+        raise UnknownBackboneError(
+            f"the backbone {name!r} needs a package that is not installed ({first_line(error)}): pip install it, or "
+            "choose another one."
+        ) from error
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
         raise UnknownBackboneError(
             f"timm {timm.__version__} cannot build the backbone {name!r} with {kwargs}: {error}. Choose a name from "
@@ -70,12 +76,13 @@ def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
     return backbone, int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
 
 
-def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
+def load_timm_weights(backbone: nn.Module, name: str, *, image_size: int | None = None, **kwargs: Any) -> str:
     """Fetch timm's pretrained weights (from the Hub, or its cache) into a backbone.
 
     Args:
         backbone: what :func:`build_timm_backbone` returned for the same name and arguments.
         name: the architecture's name in timm, with or without a pretrained tag.
+        image_size: as it was built with.
         **kwargs: the arguments that the backbone was built with.
 
     Returns:
@@ -91,7 +98,7 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
             f"timm has no pretrained weights for {name!r}. Give a .safetensors file, or None to start at random."
         )
     try:
-        pretrained: Any = timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
+        pretrained: Any = timm.create_model(name, pretrained=True, num_classes=0, img_size=image_size, **kwargs)
     except (OSError, RuntimeError) as error:
         raise BackboneDownloadError(
             f"the pretrained weights of {name!r} cannot be fetched: {first_line(error)} Go online once so that they "

@@ -121,7 +121,8 @@ class LesionConfig(PreTrainedConfig):
             can be promised, ``risk``, ``confidence`` and, where it is promised, ``missed_risk``), ``decision``
             (``rule``, one of ``DECISION_RULES``; ``cost``, a row per true class, a column per named class;
             ``sensitivity``: ``target``, ``confidence`` and the ``threshold`` on ``p_malignant``, null where nothing can
-            be promised), ``policy`` (``max_set_size``), ``fitted_for`` (``inference``, ``preprocessing``).
+            be promised), ``groups`` (``groups_lesion`` describes it; only where sets and bands were fitted by group),
+            ``policy`` (``max_set_size``), ``fitted_for`` (``inference``, ``preprocessing``).
 
     Raises:
         LesionConfigError: a value is out of its range, or labels, names and groups do not agree.
@@ -308,7 +309,9 @@ class LesionConfig(PreTrainedConfig):
         self._check_numbers("prior", "value", len(self.labels), above=0.0)
         self._check_numbers("ood", "threshold", 1)
         self._check_gate()
-        self._check_promises()
+        self._check_promises(self.trust)
+        self._check_groups()
+        self._check_decision()
 
     def _check_gate(self) -> None:
         """The detector's numbers, and the shapes of its matrices."""
@@ -325,17 +328,17 @@ class LesionConfig(PreTrainedConfig):
             if not name.isidentifier() or not fine or not 1 <= math.prod(shape) <= LARGEST_BUFFER:
                 self._refuse("ood", "buffers", {name: shape}, f"shapes of 1 to {LARGEST_BUFFER} numbers in all")
 
-    def _check_promises(self) -> None:
+    def _check_promises(self, trust: Mapping[str, Any]) -> None:
         """Sets, bands and the policy."""
-        sets = self.trust.get("conformal")
+        sets = trust.get("conformal")
         if sets:
             settings = sets.get("settings")
             if sets.get("method") not in CONFORMAL_METHODS:
                 self._refuse("conformal", "method", sets.get("method"), f"one of {', '.join(CONFORMAL_METHODS)}")
             if not isinstance(settings, (dict, type(None))) or not all(map(is_number, (settings or {}).values())):
                 self._refuse("conformal", "settings", settings, "a dictionary of finite numbers")
-        self._check_numbers("conformal", "qhat", len(self.labels), or_none=True)
-        bands = self.trust.get("bands")
+        self._check_numbers("conformal", "qhat", len(self.labels), or_none=True, trust=trust)
+        bands = trust.get("bands")
         for band, fitted in (bands or {}).items():
             if not isinstance(fitted, dict):
                 self._refuse("bands", band, fitted, "a dictionary")
@@ -355,10 +358,30 @@ class LesionConfig(PreTrainedConfig):
             low, moderate = (bands[name].get("threshold") for name in ("low", "moderate"))
             if low is not None and moderate is not None and moderate < low:
                 self._refuse("bands", "moderate.threshold", moderate, f"at least the low band's, {low}")
-        self._check_decision()
-        most = self.trust.get("policy", {}).get("max_set_size", 1)
+        most = trust.get("policy", {}).get("max_set_size", 1)
         if not is_whole(most, 1, MOST_CLASSES):
             self._refuse("policy", "max_set_size", most, f"a whole number from 1 to {MOST_CLASSES}")
+
+    def _check_groups(self) -> None:
+        """The names of the groups, and the sets and bands of each."""
+        fitted = self.trust.get("groups")
+        if not fitted:
+            return
+        for name in ("column", "read_from"):
+            if not isinstance(fitted.get(name), str):
+                self._refuse("groups", name, fitted.get(name), "a name")
+        values, edges = fitted.get("values"), fitted.get("edges") or {}
+        if not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
+            self._refuse("groups", "values", values, "a dictionary from group to what was fitted for it")
+        for name, group in values.items():
+            for part in ("conformal", "bands"):
+                if not isinstance(group.get(part), (dict, type(None))):
+                    self._refuse("groups", f"values.{name}.{part}", group[part], "a dictionary")
+            self._check_promises({part: group[part] for part in ("conformal", "bands") if group.get(part)})
+        for band in edges.values() if isinstance(edges, dict) else [edges]:
+            pair = isinstance(band, list) and len(band) == 2 and is_number(band[0])
+            if not pair or not (band[1] is None or is_number(band[1])):
+                self._refuse("groups", "edges", edges, "name -> two numbers, the second perhaps null")
 
     def _check_decision(self) -> None:
         """The rule that names a class, the costs, and the threshold on ``p_malignant``."""
@@ -392,10 +415,16 @@ class LesionConfig(PreTrainedConfig):
         )
 
     def _check_numbers(
-        self, section: str, name: str, amount: int, above: float | None = None, or_none: bool = False
+        self,
+        section: str,
+        name: str,
+        amount: int,
+        above: float | None = None,
+        or_none: bool = False,
+        trust: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check one number, or a list of them, of a section of trust that is there."""
-        fitted = self.trust.get(section)
+        """Check one number, or a list of them, of a section of trust (None = the config's) that is there."""
+        fitted = (self.trust if trust is None else trust).get(section)
         if fitted is None:
             return
         given = fitted.get(name)

@@ -297,7 +297,9 @@ class LesionForImageClassification(LesionPreTrainedModel):
         self.trust.load_state_dict({name: torch.as_tensor(value) for name, value in (buffers or {}).items()})
 
     def check_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The pixels in the weights' floating type, after a check of the shape (N, 3, H, W).
+        """The pixels in the weights' floating type, channels last in memory, after a check of the shape (N, 3, H, W).
+
+        Convolutions on a CPU are faster with channels last, whatever the layout of the weights.
 
         Raises:
             PixelShapeError: names the shape received.
@@ -311,7 +313,8 @@ class LesionForImageClassification(LesionPreTrainedModel):
         if not self.training:
             check_finite("the pixels", pixel_values, "give finite numbers, as the image processor returns them.")
         # The replicas of DataParallel list no parameters: they take the pixels as they are.
-        return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
+        dtype = next((weight.dtype for weight in self.parameters()), pixel_values.dtype)
+        return pixel_values.to(dtype=dtype, memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to train mode (or eval mode); frozen parts stay in eval mode, without gradients."""
@@ -333,6 +336,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
         samples: int = 30,
         seed: int = 0,
         prepared_as: Mapping[str, Any] | None = None,
+        group: Any = None,
         **inputs: torch.Tensor,
     ) -> list[dict[str, Any]]:
         """Classify a batch in eval mode.
@@ -347,13 +351,15 @@ class LesionForImageClassification(LesionPreTrainedModel):
             samples: passes of MC dropout.
             seed: of the dropout masks.
             prepared_as: settings of the image processor that made the inputs; None = only the size is compared.
+            group: where sets and bands were fitted by group: its name, or the age; one for all, or one per image. None
+                or another value = not known: those of all groups together, as ``message`` says.
             **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
 
         Returns:
             One dictionary per image:
 
-            - ``predicted`` (short name, by ``decision``), ``probabilities`` (short name -> [0, 1], sum 1);
-            - ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups);
+            - ``predicted`` (short name, by ``decision``), ``probabilities`` (short name -> [0, 1], sum 1),
+              ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups);
             - ``predictive_entropy`` (nats, in [0, log C]), and its parts ``aleatoric`` and ``epistemic`` (nats; None
               without members, views or samples);
             - ``decision`` (the rule), ``malignancy`` (``flagged`` or ``not flagged`` as possibly malignant; None where
@@ -369,13 +375,15 @@ class LesionForImageClassification(LesionPreTrainedModel):
             NotFiniteError: an input or a logit is NaN or infinite.
             PriorError: ``prior`` is no distribution over the labels.
             DecisionError: there is no such rule, or it can promise nothing here.
+            GroupError: groups for another number of images, or for a model without any.
         """
         if trust:
             self.check_trust_is_fitted()
         inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
         output = self.infer(inputs, inference, samples=samples, seed=seed)
         withdrawn = self.why_withdrawn(inputs, inference, prior, prepared_as)
-        return self.answer_in_words(output, trust=trust, prior=prior, decision=decision, withdrawn=withdrawn)
+        options = {"prior": prior, "decision": decision, "withdrawn": withdrawn, "group": group}
+        return self.answer_in_words(output, trust=trust, **options)
 
     def infer(
         self, inputs: Mapping[str, torch.Tensor], inference: str = "plain", *, samples: int = 30, seed: int = 0
