@@ -33,7 +33,9 @@ CHARTS = {
     "risk_coverage_test",
 }
 # Charts that not every release has: of its training, and of what was measured later.
-FURTHER_CHARTS = {"training_curves", "heat_on_lesion_test", "heat_map_checks_test", "robustness_test"}
+FURTHER_CHARTS = {"training_curves", "heat_on_lesion_test", "heat_map_checks_test", "robustness_test", "roc_test"}
+# Too few calibration images for any promise: it declines every image, and its card says why.
+WITHOUT_BANDS = {"isic2017-classifier"}
 DRAWN = "Drawn phantoms, none of them a photograph"
 # Runs where none of our packages can be imported, as on a user's machine.
 CLEAN_PROCESS = """
@@ -71,14 +73,19 @@ def answers_in_a_clean_process(folder: Path, images: list[Path], tmp_path: Path)
 
 
 def test_something_is_released() -> None:
-    assert [path.name for path in RELEASED] == ["derm-x-mobilenetv2-ham7", "isic-skin-lesion-uncertainty"]
+    assert [path.name for path in RELEASED] == [
+        "derm-x-mobilenetv2-ham7",
+        "ham10000-ensemble",
+        "isic-skin-lesion-uncertainty",
+        "isic2017-classifier",
+    ]
 
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
 def test_a_release_is_whole_small_and_shows_nobody(folder: Path) -> None:
     assert verify_folder(folder) == []
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 30 * MEGABYTE
+    assert sum(path.stat().st_size for path in files) < 35 * MEGABYTE
     charts = {path.stem for path in files if path.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}}
     report = json.loads((folder / "report.json").read_text())
     examples = report.get("explanations", {}).get("examples", [])
@@ -128,10 +135,9 @@ def test_another_process_gets_the_stored_logits_from_the_images(folder: Path, da
 @pytest.mark.real
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
 def test_it_declines_clothes(folder: Path, data_dir: Path, tmp_path: Path) -> None:
-    answers = answers_in_a_clean_process(folder, sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[:40], tmp_path)[
-        "answers"
-    ]
-    assert sum(answer["abstain"] for answer in answers) >= 38
+    photos = sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[::7]
+    answers = answers_in_a_clean_process(folder, photos, tmp_path)["answers"]
+    assert sum(answer["abstain"] for answer in answers) >= 0.95 * len(photos)
 
 
 @pytest.mark.parametrize("folder", RELEASED, ids=lambda path: path.name)
@@ -144,18 +150,20 @@ def test_its_promises_follow_from_its_predictions(folder: Path) -> None:
     _, lesions = np.unique(rows.group_id[accepted].astype(str), return_inverse=True)
     weight = 1.0 / np.bincount(lesions)[lesions]
     probs, label = calibrated(rows, trust["temperature"])[accepted], rows.label[accepted]
-    low = 1 - probs.max(axis=1) <= trust["bands"]["low"]["threshold"]
-    wrong = probs.argmax(axis=1) != label
-    error = (weight * wrong)[low].sum() / weight[low].sum()
-    assert evaluated["bands"]["promises"]["low"]["measured"]["value"] == pytest.approx(error, abs=1e-6)
+    limit = trust["bands"]["low"]["threshold"]
+    assert (limit is None) == (folder.name in WITHOUT_BANDS)
+    if limit is not None:
+        low = 1 - probs.max(axis=1) <= limit
+        wrong = probs.argmax(axis=1) != label
+        error = (weight * wrong)[low].sum() / weight[low].sum()
+        assert evaluated["bands"]["promises"]["low"]["measured"]["value"] == pytest.approx(error, abs=1e-6)
     qhat = np.array([np.inf if value is None else value for value in trust["conformal"]["qhat"]])
     covered = 1 - probs[np.arange(len(label)), label] <= qhat[label] + 1e-6
     assert evaluated["sets"]["overall"]["coverage"]["value"] == pytest.approx(
         np.average(covered, weights=weight), abs=1e-6
     )
     assert evaluated["sets"]["overall"]["inside"] is True
-    clothing = next(row for row in evaluated["gate"]["sets"] if row["name"] == "clothing")
-    assert clothing["declined"]["value"] >= 0.95
+    assert evaluated["verdicts"]["clothing"]["declined"]["value"] >= 0.95
 
 
 def test_the_results_table_of_the_readme_is_that_of_the_released_reports(repo_root: Path) -> None:
