@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from .configuration_lesion import LABEL_GROUPS, MALIGNANT_GROUPS
-from .preprocess_lesion import SWITCHES
+from .configuration_lesion import LABEL_GROUPS
+from .decision_lesion import FLAGGED, chosen_rule, flags, named_class, p_malignant, same_class
+from .groups_lesion import group_names, scope, trust_of
+from .preprocess_lesion import FIRST_SETTINGS
 from .trust_lesion import TrustNotFittedError, check_prior, entropy, sets_and_bands, shift_prior
 
 # The reason of an answer: stable codes, for programs to read.
@@ -26,13 +28,23 @@ EMPTY_SET = "empty_set"
 OTHER_PREPROCESSING = "other_preprocessing"
 OTHER_INFERENCE = "other_inference"
 OTHER_PRIOR = "other_prior"
+OTHER_DECISION = "other_decision"
 TRUST_NOT_ASKED = "trust_not_asked"
 WITHDRAWN = {
     OTHER_PREPROCESSING: "the image was prepared with other settings than the images of the calibration",
     OTHER_INFERENCE: "the model was run in another way than at its calibration",
     OTHER_PRIOR: "the classes are assumed to be more or less frequent than at its calibration",
+    OTHER_DECISION: "its error rates were tested with another decision rule",
+}
+# What a rule's class is, in a sentence.
+CHOSEN_AS = {
+    "most_probable": "the most probable",
+    "balanced": "the most probable if all classes were equally frequent",
+    "cost": "the one of the lowest expected cost",
+    "sensitivity": "the most probable",
 }
 UNTRUSTED = {
+    "malignancy": None,
     "band": None,
     "prediction_set": None,
     "ood_score": None,
@@ -75,10 +87,10 @@ def why_withdrawn(
     """
     fitted_for = config.trust.get("fitted_for", {})
     settings = fitted_for.get("preprocessing") or {}
-    # A switch that was not known when trust was fitted was off.
-    compared = {*settings, *SWITCHES} if settings and prepared_as is not None else set()
-    if any(((prepared_as or {}).get(name) or False) != (settings.get(name) or False) for name in compared):
-        return OTHER_PREPROCESSING
+    if settings and prepared_as is not None:
+        then, now = ({**FIRST_SETTINGS, **given} for given in (settings, prepared_as))
+        if any((then[name] or False) != (now.get(name) or False) for name in then):
+            return OTHER_PREPROCESSING
     pixels, size = inputs.get("pixel_values"), (config.image_size, config.image_size)
     if pixels is not None and pixels.ndim == 4 and tuple(pixels.shape[2:]) != size:
         return OTHER_PREPROCESSING
@@ -93,24 +105,29 @@ def answers(
     *,
     trust: bool = True,
     prior: Mapping[str, float] | Sequence[float] | None = None,
+    decision: str | None = None,
     withdrawn: str | None = None,
+    group: Any = None,
 ) -> list[dict[str, Any]]:
     """The dictionary of each image; ``predict`` describes its keys.
 
     Args:
         output: of ``forward`` in eval mode, or of ``infer``.
         config: the model's.
-        trust: as in ``predict``.
-        prior: as in ``predict``.
+        trust, prior, decision: as in ``predict``.
         withdrawn: why there is no band and no set, a key of ``WITHDRAWN``; None = there are.
+        group: as in ``predict``.
 
     Raises:
-        TrustNotFittedError: trust was requested and is not fitted, or a prior was given and the one of the calibration
-            is not known.
+        GroupError: as :func:`groups_lesion.group_names`.
+        TrustNotFittedError: trust, prior or decision rule need what was not fitted.
         PriorError: ``prior`` is no distribution over the labels.
+        DecisionError: there is no such decision rule, or it can promise nothing for this model.
     """
+    rule = chosen_rule(decision, config.trust)
     log_probs = functional.log_softmax(output.logits.double(), dim=-1).cpu()
     parts = {name: output[name] for name in ("aleatoric", "epistemic") if output.get(name) is not None}
+    shares = None
     if prior is not None:
         if not config.trust.get("prior"):
             raise TrustNotFittedError(
@@ -118,72 +135,89 @@ def answers(
                 "fit it with `python -m trainers.fit_trust`."
             )
         calibrated_at = check_prior(config.trust["prior"]["value"], config.labels)
-        log_probs = shift_prior(log_probs, calibrated_at, check_prior(prior, config.labels))
+        shares = check_prior(prior, config.labels)
+        log_probs = shift_prior(log_probs, calibrated_at, shares)
         parts = {}  # they add up to the entropy before the shift
         withdrawn = withdrawn or OTHER_PRIOR
-    found = [class_probabilities(row, config) for row in log_probs]
-    for name in ("aleatoric", "epistemic"):
-        values = parts[name].tolist() if name in parts else [None] * len(found)
-        for answer, value in zip(found, values, strict=True):
-            answer[name] = value
+    probs = log_probs.exp()
+    named = named_class(probs, rule, config.trust, shares)
+    at_risk = p_malignant(probs, config.labels, config.label_groups)
+    found = [
+        {
+            "predicted": config.labels[int(named[row])],
+            "probabilities": dict(zip(config.labels, share_of_each, strict=True)),
+            "p_malignant": None if at_risk is None else float(at_risk[row]),
+            "predictive_entropy": float(entropy(log_probs[row])),
+            **{name: float(parts[name][row]) if name in parts else None for name in ("aleatoric", "epistemic")},
+            "decision": rule,
+        }
+        for row, share_of_each in enumerate(probs.tolist())
+    ]
     if trust:
-        trusted = trust_of_each(output.ood_score, log_probs.exp(), config, withdrawn)
+        groups = group_names(group, len(probs), config.trust)
+        trusted = trust_of_each(output.ood_score, probs, named, config, withdrawn, rule, groups)
         return [answer | verdict for answer, verdict in zip(found, trusted, strict=True)]
     names = [class_in_words(answer["predicted"], config.label_names, config.label_groups) for answer in found]
     return [
-        answer | UNTRUSTED | {"message": f"{name}. {UNTRUSTED['message']}"}
+        answer | UNTRUSTED | {"message": f"{chosen(name, rule)}. {UNTRUSTED['message']}"}
         for answer, name in zip(found, names, strict=True)
     ]
 
 
-def class_probabilities(log_probs: torch.Tensor, config: Any) -> dict[str, Any]:
-    """Log probabilities (C,) of one image -> the keys that need no trust."""
-    labels, groups = config.labels, config.label_groups
-    probabilities = dict(zip(labels, log_probs.exp().tolist(), strict=True))
-    malignant = [value for label, value in probabilities.items() if groups.get(label) in MALIGNANT_GROUPS]
-    return {
-        "predicted": labels[int(log_probs.argmax())],
-        "probabilities": probabilities,
-        "p_malignant": sum(malignant) if groups else None,
-        "predictive_entropy": float(entropy(log_probs)),
-    }
-
-
 def trust_of_each(
-    ood_score: torch.Tensor, probs: torch.Tensor, config: Any, withdrawn: str | None
+    ood_score: torch.Tensor,
+    probs: torch.Tensor,
+    named: torch.Tensor,
+    config: Any,
+    withdrawn: str | None,
+    rule: str,
+    groups: Sequence[str | None] | None = None,
 ) -> list[dict[str, Any]]:
     """The keys of trust for each image.
 
     Args:
         ood_score: (N,), higher = more OOD.
         probs: (N, C).
+        named: (N,) class indices, as ``rule`` names them.
         config: the model's.
         withdrawn: as in :func:`answers`.
+        rule: the decision rule of this call. Where it names other classes than the model's own, band and set are
+            withdrawn.
+        groups: N names of ``groups_lesion.group_names``; None = not known of any image.
 
     Raises:
         TrustNotFittedError: a part of trust is not fitted.
     """
     check_trust_is_fitted(config.trust)
     trust, labels = config.trust, config.labels
-    members, _, bands = sets_and_bands(probs, trust)
+    members, _, bands = sets_and_bands(probs, trust, named, groups)
+    flagged: list[str | None] = [None] * len(probs) if withdrawn else flags(probs, config)
+    if not withdrawn and not same_class(rule, chosen_rule(None, trust)):
+        withdrawn = OTHER_DECISION
     rows = []
     for row, score in enumerate(ood_score.double().tolist()):
         is_ood = not score <= trust["ood"]["threshold"]  # NaN counts as OOD
         nothing = is_ood or withdrawn is not None
         names = [label for label, inside in zip(labels, members[row].tolist(), strict=True) if inside]
         band, prediction_set = (None, None) if nothing else (bands[row], names)
+        malignancy = None if is_ood else flagged[row]
+        group = None if groups is None else groups[row]
         verdict = decide(
-            trust,
-            labels[int(probs[row].argmax())],
+            trust_of(trust, group),
+            labels[int(named[row])],
             is_ood=is_ood,
             band=band,
             prediction_set=prediction_set,
             withdrawn=withdrawn,
             long_names=config.label_names,
             groups=config.label_groups,
+            rule=rule,
+            malignancy=malignancy,
+            group=group,
         )
         rows.append(
             {
+                "malignancy": malignancy,
                 "band": band,
                 "prediction_set": prediction_set,
                 "ood_score": score if math.isfinite(score) else None,  # JSON has no NaN
@@ -203,7 +237,7 @@ class Verdict:
     Attributes:
         abstain: the model declines to answer.
         reason: a code of this file.
-        message: one or two plain sentences.
+        message: a few plain sentences.
     """
 
     abstain: bool
@@ -221,39 +255,67 @@ def decide(
     withdrawn: str | None = None,
     long_names: Mapping[str, str] | None = None,
     groups: Mapping[str, str] | None = None,
+    rule: str = "most_probable",
+    malignancy: str | None = None,
+    group: str | None = None,
 ) -> Verdict:
-    """The policy: gate, then set, then band.
+    """The policy: gate, then set, then band. The flag of malignancy changes the message alone.
 
     Args:
         trust: ``config.trust``.
-        predicted: the most probable class.
+        predicted: the class that the decision rule names.
         is_ood: the score is above the gate's threshold.
         band: ``low``, ``moderate`` or ``high``; None when withdrawn.
         prediction_set: names in it; None when withdrawn.
         withdrawn: why there is neither band nor set: a key of ``WITHDRAWN``.
         long_names: short name -> long name, for the message; a class without one keeps its short name.
         groups: short name -> ``benign`` | ``premalignant`` | ``malignant``, for the message.
+        rule: the decision rule, for the message.
+        malignancy: ``flagged`` or ``not flagged``, for the message; None = nothing is promised.
+        group: of the image, for the message; None = not known.
     """
+    abstain, reason, message = _policy(
+        trust, predicted, is_ood, band, prediction_set, withdrawn, long_names, groups, rule
+    )
+    if prediction_set is not None and (whose := scope(trust, group)):
+        message = f"{message} {whose}"
+    if malignancy is not None:
+        flag = flag_in_words(malignancy, trust["decision"]["sensitivity"])
+        message = f"{flag} {message}" if rule == "sensitivity" and not abstain else f"{message} {flag}"
+    return Verdict(abstain, reason, message)
+
+
+def _policy(
+    trust: Mapping[str, Any],
+    predicted: str,
+    is_ood: bool,
+    band: str | None,
+    prediction_set: Sequence[str] | None,
+    withdrawn: str | None,
+    long_names: Mapping[str, str] | None,
+    groups: Mapping[str, str] | None,
+    rule: str,
+) -> tuple[bool, str, str]:
     likeliest = class_in_words(predicted, long_names, groups)
     if is_ood:
-        return Verdict(
+        return (
             True,
             OUT_OF_DISTRIBUTION,
             "The model declines: this image is unlike those it was calibrated on, so its answer would mean nothing.",
         )
     if withdrawn or band is None or prediction_set is None:
         code = withdrawn or OTHER_INFERENCE
-        return Verdict(False, code, f"{likeliest}, without a tested error rate: {WITHDRAWN[code]}.")
+        return False, code, f"{chosen(likeliest, rule)}, without a tested error rate: {WITHDRAWN[code]}."
     if not prediction_set:
-        return Verdict(
+        return (
             True,
             EMPTY_SET,
-            "The model declines: no class is as probable as the true one usually is for such lesions, not even the "
-            f"most probable, {likeliest}.",
+            "The model declines: no class is as probable as the true one usually is for such lesions, not even "
+            f"{CHOSEN_AS[rule]}, {likeliest}.",
         )
     possible = [class_in_words(name, long_names, groups) for name in most_serious_first(prediction_set, groups)]
     if band == "high":
-        return Verdict(
+        return (
             True,
             HIGH_UNCERTAINTY,
             "The model declines. High uncertainty: it is less sure of this image than of those for which an error rate "
@@ -261,11 +323,15 @@ def decide(
         )
     uncertainty = f"{band.capitalize()} uncertainty"
     if len(possible) > trust["policy"]["max_set_size"]:
-        return Verdict(
-            True, SET_TOO_LARGE, f"The model declines: it cannot tell {indistinct(possible)}. {uncertainty}."
-        )
-    answer = likeliest if list(prediction_set) == [predicted] else not_ruled_out(possible, likeliest)
-    return Verdict(False, ANSWERED, f"{answer}. {uncertainty}: {promise(trust['bands'][band], band)}")
+        return True, SET_TOO_LARGE, f"The model declines: it cannot tell {indistinct(possible)}. {uncertainty}."
+    alone = list(prediction_set) == [predicted]
+    answer = chosen(likeliest, rule) if alone else not_ruled_out(possible, likeliest, rule)
+    return False, ANSWERED, f"{answer}. {uncertainty}: {promise(trust['bands'][band], band)}"
+
+
+def chosen(name: str, rule: str) -> str:
+    """A class, with the rule that names it where that is not the plain one."""
+    return name if same_class(rule, "most_probable") else f"{name}, {CHOSEN_AS[rule]}"
 
 
 def most_serious_first(names: Sequence[str], groups: Mapping[str, str] | None) -> list[str]:
@@ -290,16 +356,32 @@ def indistinct(possible: Sequence[str]) -> str:
     return f"{those} apart" if len(possible) == 2 else f"{len(possible)} classes apart: {those}"
 
 
-def not_ruled_out(possible: Sequence[str], likeliest: str) -> str:
+def not_ruled_out(possible: Sequence[str], named: str, rule: str) -> str:
     """The classes of a set that is small enough: ``A or B: neither is ruled out, and B is the most probable``."""
     ruled_out = {1: " is not ruled out", 2: ": neither is ruled out"}.get(len(possible), ": none is ruled out")
-    return f"{listed(possible, 'or')}{ruled_out}, and {likeliest} is the most probable"
+    return f"{listed(possible, 'or')}{ruled_out}, and {named} is {CHOSEN_AS[rule]}"
 
 
 def promise(band: Mapping[str, Any], name: str) -> str:
-    """The tested error rate of a band, in words."""
+    """The tested error rate of a band, and the share of malignant lesions that it may miss, a sentence each."""
     among = "such answers" if name == "low" else "answers with low or moderate uncertainty"
-    return (
+    errors = (
         f"at most {band['risk'] * 100:g} % of {among} are expected to be wrong, with {band['confidence'] * 100:g} % "
         "confidence, on lesions like those it was calibrated on."
+    )
+    if not band.get("missed_risk"):
+        return errors
+    these = "low" if name == "low" else "low or moderate"
+    return (
+        f"{errors} At most {band['missed_risk'] * 100:g} % of all malignant lesions are expected to be called benign "
+        f"with {these} uncertainty, with the same confidence."
+    )
+
+
+def flag_in_words(malignancy: str, fitted: Mapping[str, Any]) -> str:
+    """Whether the lesion is flagged, and the share of malignant lesions that are."""
+    lesion = "Flagged" if malignancy == FLAGGED else "Not flagged"
+    return (
+        f"{lesion} as possibly malignant: at least {fitted['target'] * 100:g} % of malignant lesions are expected to "
+        f"be flagged, with {fitted['confidence'] * 100:g} % confidence, on lesions like those it was calibrated on."
     )

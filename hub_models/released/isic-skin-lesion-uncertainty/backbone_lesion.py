@@ -1,8 +1,9 @@
 """Backbones by timm, and where their first weights come from: timm's download, or a local safetensors file.
 
 Nothing here runs in a model's constructor except :func:`build_timm_backbone`, which never downloads. A file's keys may
-be timm's own, or those of torchvision (``features.*``): the latter are matched to timm's modules by order, since both
-write the same layers down in the same sequence, and every shape is compared. A backbone is loaded whole or not at all.
+be timm's own, those of a finished model, or those of torchvision (``features.*``): the last are matched to timm's
+modules by order, since both write the same layers down in the same sequence, and every shape is compared. A backbone
+is loaded whole or not at all.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from .configuration_lesion import check_backbone
 
 # Counters of batch normalisation: a file may leave them out without harm.
 OPTIONAL_LEAF = "num_batches_tracked"
+# What the keys of a backbone begin with in the weights of a finished model; an ensemble of several has no one backbone.
+FINISHED_MODEL = re.compile(r"(members\.0\.)?backbone\.")
+SECOND_MEMBER = "members.1."
 EARLY_REDUCTION = 8
 LONGEST_HEADER = 100_000_000  # of safetensors, by the format itself
 
@@ -40,11 +44,12 @@ class BackboneDownloadError(BackboneWeightsError):
     """timm's pretrained weights cannot be fetched."""
 
 
-def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
+def build_timm_backbone(name: str, *, image_size: int | None = None, **kwargs: Any) -> tuple[nn.Module, int]:
     """Build a backbone without its classifier and without any download.
 
     Args:
         name: the architecture's name in timm; a pretrained tag (``name.tag``) is allowed and only matters on download.
+        image_size: side of the input in pixels, of a network with one grid of positions; None for all others.
         **kwargs: further arguments of ``timm.create_model``, of those that :func:`check_backbone` allows.
 
     Returns:
@@ -56,7 +61,12 @@ def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
     """
     check_backbone(name, kwargs)
     try:
-        backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
+        backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **kwargs)
+    except ImportError as error:
+        raise UnknownBackboneError(
+            f"the backbone {name!r} needs a package that is not installed ({first_line(error)}): pip install it, or "
+            "choose another one."
+        ) from error
     except (RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError) as error:
         raise UnknownBackboneError(
             f"timm {timm.__version__} cannot build the backbone {name!r} with {kwargs}: {error}. Choose a name from "
@@ -66,12 +76,13 @@ def build_timm_backbone(name: str, **kwargs: Any) -> tuple[nn.Module, int]:
     return backbone, int(getattr(backbone, "head_hidden_size", None) or backbone.num_features)
 
 
-def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
+def load_timm_weights(backbone: nn.Module, name: str, *, image_size: int | None = None, **kwargs: Any) -> str:
     """Fetch timm's pretrained weights (from the Hub, or its cache) into a backbone.
 
     Args:
         backbone: what :func:`build_timm_backbone` returned for the same name and arguments.
         name: the architecture's name in timm, with or without a pretrained tag.
+        image_size: as it was built with.
         **kwargs: the arguments that the backbone was built with.
 
     Returns:
@@ -87,7 +98,7 @@ def load_timm_weights(backbone: nn.Module, name: str, **kwargs: Any) -> str:
             f"timm has no pretrained weights for {name!r}. Give a .safetensors file, or None to start at random."
         )
     try:
-        pretrained: Any = timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
+        pretrained: Any = timm.create_model(name, pretrained=True, num_classes=0, img_size=image_size, **kwargs)
     except (OSError, RuntimeError) as error:
         raise BackboneDownloadError(
             f"the pretrained weights of {name!r} cannot be fetched: {first_line(error)} Go online once so that they "
@@ -139,7 +150,8 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
 
     Args:
         backbone: a timm model without classifier.
-        path: a ``.safetensors`` file with timm's keys, or with torchvision's ``features.*``.
+        path: a ``.safetensors`` file with timm's keys, with torchvision's ``features.*``, or of a finished model of
+            this suite with one backbone.
 
     Returns:
         A phrase for ``config.initialised_from``: the file's name and its sha256.
@@ -151,8 +163,16 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
     check_safetensors(path)
     loaded = load_state_dict(str(path), device="cpu")
     wanted = backbone.state_dict()
+    several = any(key.startswith(SECOND_MEMBER) for key in loaded)
+    own = "" if several else next((found[0] for key in loaded if (found := FINISHED_MODEL.match(key))), "")
+    name = f"{path.parent.name}/{path.name}" if own else path.name
+    if own:
+        loaded = {key.removeprefix(own): value for key, value in loaded.items() if key.startswith(own)}
     if any(key in wanted for key in loaded):
-        matched, keys = match_by_name(wanted, loaded, classifier_prefixes(backbone), path), "timm's"
+        matched, keys = (
+            match_by_name(wanted, loaded, classifier_prefixes(backbone), path),
+            "timm's" if not own else "a finished model's",
+        )
     elif any(key.startswith("features.") for key in loaded):
         features = {key: value for key, value in loaded.items() if key.startswith("features.")}
         matched, keys = match_by_order(wanted, features, path), "torchvision's"
@@ -163,7 +183,7 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
         )
     backbone.load_state_dict(matched, strict=False)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return f"{path.name} ({keys} keys, sha256 {digest})"
+    return f"{name} ({keys} keys, sha256 {digest})"
 
 
 def match_by_name(

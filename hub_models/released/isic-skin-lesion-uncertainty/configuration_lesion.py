@@ -54,6 +54,7 @@ BACKBONE_KWARGS = ("bn_eps", *SHARES, *SWITCHES, *CHOICES)
 # Keys of a config that make transformers read another file, or run other code, than the repository's own.
 LOADER_KEYS = ("transformers_weights", "quantization_config")
 CONFORMAL_METHODS = ("lac", "aps", "raps")
+DECISION_RULES = ("most_probable", "balanced", "cost", "sensitivity")
 
 
 class LesionConfigError(ValueError):
@@ -117,8 +118,11 @@ class LesionConfig(PreTrainedConfig):
             fitted), ``prior`` (``value``: share of each class), ``ood`` (``detector``, ``threshold``, ``settings``, and
             ``buffers``: the shapes of its matrices), ``conformal`` (``method``, ``alpha``, ``settings``, ``qhat``: a
             quantile a class, null = infinite), ``bands`` (``low`` and ``moderate``: ``threshold``, null where nothing
-            can be promised, ``risk``, ``confidence``), ``policy`` (``max_set_size``), ``fitted_for`` (``inference``,
-            ``preprocessing``).
+            can be promised, ``risk``, ``confidence`` and, where it is promised, ``missed_risk``), ``decision``
+            (``rule``, one of ``DECISION_RULES``; ``cost``, a row per true class, a column per named class;
+            ``sensitivity``: ``target``, ``confidence`` and the ``threshold`` on ``p_malignant``, null where nothing can
+            be promised), ``groups`` (``groups_lesion`` describes it; only where sets and bands were fitted by group),
+            ``policy`` (``max_set_size``), ``fitted_for`` (``inference``, ``preprocessing``).
 
     Raises:
         LesionConfigError: a value is out of its range, or labels, names and groups do not agree.
@@ -305,7 +309,9 @@ class LesionConfig(PreTrainedConfig):
         self._check_numbers("prior", "value", len(self.labels), above=0.0)
         self._check_numbers("ood", "threshold", 1)
         self._check_gate()
-        self._check_promises()
+        self._check_promises(self.trust)
+        self._check_groups()
+        self._check_decision()
 
     def _check_gate(self) -> None:
         """The detector's numbers, and the shapes of its matrices."""
@@ -322,17 +328,17 @@ class LesionConfig(PreTrainedConfig):
             if not name.isidentifier() or not fine or not 1 <= math.prod(shape) <= LARGEST_BUFFER:
                 self._refuse("ood", "buffers", {name: shape}, f"shapes of 1 to {LARGEST_BUFFER} numbers in all")
 
-    def _check_promises(self) -> None:
+    def _check_promises(self, trust: Mapping[str, Any]) -> None:
         """Sets, bands and the policy."""
-        sets = self.trust.get("conformal")
+        sets = trust.get("conformal")
         if sets:
             settings = sets.get("settings")
             if sets.get("method") not in CONFORMAL_METHODS:
                 self._refuse("conformal", "method", sets.get("method"), f"one of {', '.join(CONFORMAL_METHODS)}")
             if not isinstance(settings, (dict, type(None))) or not all(map(is_number, (settings or {}).values())):
                 self._refuse("conformal", "settings", settings, "a dictionary of finite numbers")
-        self._check_numbers("conformal", "qhat", len(self.labels), or_none=True)
-        bands = self.trust.get("bands")
+        self._check_numbers("conformal", "qhat", len(self.labels), or_none=True, trust=trust)
+        bands = trust.get("bands")
         for band, fitted in (bands or {}).items():
             if not isinstance(fitted, dict):
                 self._refuse("bands", band, fitted, "a dictionary")
@@ -341,7 +347,9 @@ class LesionConfig(PreTrainedConfig):
                 self._refuse(
                     "bands", f"{band}.threshold", threshold, "a finite number, or null where it promises nothing"
                 )
-            for name in ("risk", "confidence"):
+            # The second promise is of later models, and of those with malignant classes.
+            second = ("missed_risk",) if "missed_risk" in fitted else ()
+            for name in ("risk", "confidence", *second):
                 if threshold is not None and not (is_number(fitted.get(name)) and 0 < fitted[name] < 1):
                     self._refuse("bands", f"{band}.{name}", fitted.get(name), "a number between 0 and 1")
         if bands and not {"low", "moderate"} <= set(bands):
@@ -350,9 +358,55 @@ class LesionConfig(PreTrainedConfig):
             low, moderate = (bands[name].get("threshold") for name in ("low", "moderate"))
             if low is not None and moderate is not None and moderate < low:
                 self._refuse("bands", "moderate.threshold", moderate, f"at least the low band's, {low}")
-        most = self.trust.get("policy", {}).get("max_set_size", 1)
+        most = trust.get("policy", {}).get("max_set_size", 1)
         if not is_whole(most, 1, MOST_CLASSES):
             self._refuse("policy", "max_set_size", most, f"a whole number from 1 to {MOST_CLASSES}")
+
+    def _check_groups(self) -> None:
+        """The names of the groups, and the sets and bands of each."""
+        fitted = self.trust.get("groups")
+        if not fitted:
+            return
+        for name in ("column", "read_from"):
+            if not isinstance(fitted.get(name), str):
+                self._refuse("groups", name, fitted.get(name), "a name")
+        values, edges = fitted.get("values"), fitted.get("edges") or {}
+        if not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
+            self._refuse("groups", "values", values, "a dictionary from group to what was fitted for it")
+        for name, group in values.items():
+            for part in ("conformal", "bands"):
+                if not isinstance(group.get(part), (dict, type(None))):
+                    self._refuse("groups", f"values.{name}.{part}", group[part], "a dictionary")
+            self._check_promises({part: group[part] for part in ("conformal", "bands") if group.get(part)})
+        for band in edges.values() if isinstance(edges, dict) else [edges]:
+            pair = isinstance(band, list) and len(band) == 2 and is_number(band[0])
+            if not pair or not (band[1] is None or is_number(band[1])):
+                self._refuse("groups", "edges", edges, "name -> two numbers, the second perhaps null")
+
+    def _check_decision(self) -> None:
+        """The rule that names a class, the costs, and the threshold on ``p_malignant``."""
+        fitted = self.trust.get("decision")
+        if not fitted:
+            return
+        if fitted.get("rule") not in DECISION_RULES:
+            self._refuse("decision", "rule", fitted.get("rule"), f"one of {', '.join(DECISION_RULES)}")
+        cost, classes = fitted.get("cost"), len(self.labels)
+        rows = cost if isinstance(cost, list) else []
+        square = len(rows) == classes and all(isinstance(row, list) and len(row) == classes for row in rows)
+        if cost is not None and not (square and all(is_number(value) and value >= 0 for row in rows for value in row)):
+            wanted = f"{classes} rows of {classes} numbers, each at least 0"
+            self._refuse("decision", "cost", cost, wanted)
+        flag = fitted.get("sensitivity")
+        if not isinstance(flag, (dict, type(None))):
+            self._refuse("decision", "sensitivity", flag, "a dictionary, or null")
+        for name in ("target", "confidence", "threshold"):
+            value: Any = (flag or {}).get(name)
+            may_lack = name == "threshold" or not flag
+            if not (value is None and may_lack) and not (is_number(value) and 0 <= value <= 1):
+                self._refuse("decision", f"sensitivity.{name}", value, "a number between 0 and 1")
+        needed = {"cost": cost, "sensitivity": (flag or {}).get("threshold")}
+        if needed.get(fitted["rule"], True) is None:
+            self._refuse("decision", "rule", fitted["rule"], "a rule for which the section holds what it needs")
 
     @staticmethod
     def _refuse(section: str, name: str, value: Any, wanted: str) -> NoReturn:
@@ -361,10 +415,16 @@ class LesionConfig(PreTrainedConfig):
         )
 
     def _check_numbers(
-        self, section: str, name: str, amount: int, above: float | None = None, or_none: bool = False
+        self,
+        section: str,
+        name: str,
+        amount: int,
+        above: float | None = None,
+        or_none: bool = False,
+        trust: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check one number, or a list of them, of a section of trust that is there."""
-        fitted = self.trust.get(section)
+        """Check one number, or a list of them, of a section of trust (None = the config's) that is there."""
+        fitted = (self.trust if trust is None else trust).get(section)
         if fitted is None:
             return
         given = fitted.get(name)

@@ -206,12 +206,14 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
             torch.set_grad_enabled(False)
 
     def keep(number: int) -> Any:
-        def hook(module: nn.Module, received: Any) -> Any:
+        def hook(module: nn.Module, received: Any, named: Any) -> Any:
             if threading.get_ident() != thread:
                 return None  # another thread's image in the same model
-            seen[number] = received[0].detach().requires_grad_()
+            seen[number] = (received[0] if received else named["hidden_states"]).detach().requires_grad_()
             torch.set_grad_enabled(True)
-            return (seen[number], *received[1:])
+            if received:
+                return (seen[number], *received[1:]), named
+            return received, {**named, "hidden_states": seen[number]}
 
         return hook
 
@@ -219,7 +221,7 @@ def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any,
         part for part in model.pretrained_parts() if any(m is layer for m in part.modules() for layer in layers)
     ]
     handles = [backbone.register_forward_pre_hook(start) for backbone in backbones]
-    handles += [layer.register_forward_pre_hook(keep(number)) for number, layer in enumerate(layers)]
+    handles += [layer.register_forward_pre_hook(keep(number), with_kwargs=True) for number, layer in enumerate(layers)]
     with hooked(handles), torch.no_grad():
         output = model(**inputs, return_dict=True)
     return output, [seen[number] for number in range(len(layers))]

@@ -44,8 +44,12 @@ PIXEL_SETTINGS = (
     "image_std",
     "resample",
     "rescale_factor",
+    "resize_mode",
     "size",
 )
+# How an image of another shape comes to ``size``: ``squash`` changes its shape, ``crop`` keeps its centre, ``pad`` adds
+# a border of the colour ``image_mean``, which is 0 after normalisation.
+RESIZE_MODES = ("squash", "crop", "pad")
 # The switches of ``prepare``, all off: what to call the processor with on an image that is prepared already.
 PREPARED = dict.fromkeys(SWITCHES, False)
 # Those of them that need OpenCV.
@@ -72,6 +76,7 @@ class LesionImageProcessorKwargs(ImagesKwargs, total=False):
     Attributes:
         do_hair_removal: paint dark hairs over before the crop and the resize, light ones stay; needs OpenCV.
         do_lesion_crop: crop to the lesion's bounding box with a margin before the resize; needs OpenCV.
+        resize_mode: ``squash``, ``crop`` or ``pad``, see ``RESIZE_MODES``. Set on construction, not in a call.
         do_colour_constancy: take the cast of the light off, by shades of grey, after the two; needs no OpenCV.
         metadata_fields: the fields of a record that become ``metadata``, with their vocabulary; None = none do. Set on
             construction, not in a call.
@@ -81,6 +86,7 @@ class LesionImageProcessorKwargs(ImagesKwargs, total=False):
     do_hair_removal: bool | None
     do_lesion_crop: bool | None
     do_colour_constancy: bool | None
+    resize_mode: str | None
     metadata_fields: dict[str, Any] | list[str] | None
     model_input_names: list[str] | None
 
@@ -91,8 +97,9 @@ class LesionImageProcessor(PilBackend):
     Takes one image or a list: PIL images of any mode, arrays (see ``to_rgb``), or paths; or one record or a list of
     them, dictionaries with such an image under ``image`` and metadata beside it (see ``encode_record``). Returns, as
     ``model_input_names`` says, ``pixel_values`` (N, 3, height, width) float32, normalised by ``image_mean`` and
-    ``image_std`` after scaling to [0, 1], and ``metadata`` (N, M) float32, all unknown for a plain image. The resize
-    is a plain squash to ``size``, as published: the aspect ratio is not kept.
+    ``image_std`` after scaling to [0, 1], and ``metadata`` (N, M) float32, all unknown for a plain image.
+    ``resize_mode`` says how an image of another shape comes to ``size``; a saved processor without it squashes, as
+    published.
 
     Raises:
         RecordError: a record is not what it should be, or lacks the image that the model needs.
@@ -119,6 +126,8 @@ class LesionImageProcessor(PilBackend):
     do_lesion_crop = False
     # A saved processor of before this switch lacks it, which means off.
     do_colour_constancy = False
+    # Likewise: one that lacks it squashes.
+    resize_mode = "squash"
     metadata_fields: dict[str, Any] | None = None
     model_input_names = ["pixel_values"]
 
@@ -161,6 +170,10 @@ class LesionImageProcessor(PilBackend):
             raise PixelSettingError(
                 f"the image processor's rescale_factor is {brief(self.rescale_factor)}; give a number above 0."
             )
+        if self.resize_mode not in RESIZE_MODES:
+            raise PixelSettingError(
+                f"the image processor's resize_mode is {brief(self.resize_mode)}; give {', '.join(RESIZE_MODES)}."
+            )
         if not is_whole(getattr(self.resample, "value", self.resample), 0, 5):
             raise PixelSettingError(
                 f"the image processor's resample is {brief(self.resample)}; give a filter of Pillow, from 0 to 5."
@@ -193,6 +206,42 @@ class LesionImageProcessor(PilBackend):
         if on["do_lesion_crop"]:
             rgb = rgb.crop(lesion_box(np.asarray(rgb)))
         return Image.fromarray(constant_colour(np.asarray(rgb))) if on["do_colour_constancy"] else rgb
+
+    def seen_box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """What the model sees of a prepared image: left, top, right, bottom in its pixels.
+
+        Outside the image where ``pad`` adds a border.
+        """
+        if self.resize_mode == "squash":
+            return 0, 0, width, height
+        sides: Any = self.size
+        ratio = sides["width"] / sides["height"]
+        wider = width > height * ratio
+        if wider == (self.resize_mode == "crop"):
+            across, down = max(round(height * ratio), 1), height
+        else:
+            across, down = width, max(round(width / ratio), 1)
+        left, top = (width - across) // 2, (height - down) // 2
+        return left, top, left + across, top + down
+
+    def seen(self, image: Any) -> Image.Image:
+        """What the model sees of an image, prepared but not resized; black where ``pad`` adds a border."""
+        prepared = self.prepare(image)
+        return prepared.crop(self.seen_box(*prepared.size))
+
+    def resize(self, image: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+        """(3, H, W) to ``size``, as ``resize_mode`` says; transformers calls it for each image."""
+        _, height, width = image.shape
+        left, top, right, bottom = self.seen_box(width, height)
+        if left >= 0 and top >= 0:
+            seen = image[:, top:bottom, left:right]
+        else:
+            colour = np.round(255 * np.asarray(self.image_mean)).clip(0, 255).astype(image.dtype)
+            seen = np.empty((3, bottom - top, right - left), dtype=image.dtype)
+            seen[:] = colour[:, None, None]
+            seen[:, -top : height - top, -left : width - left] = image
+        resized: np.ndarray = super().resize(seen, *args, **kwargs)
+        return resized
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
         self, images: Any, *args: Any, **kwargs: Any

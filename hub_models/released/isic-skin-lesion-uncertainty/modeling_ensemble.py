@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
 
 from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights, stages
-from .configuration_ensemble import EnsembleLesionConfig
+from .configuration_ensemble import MEMBER_FIELDS, EnsembleLesionConfig
 from .explain_lesion import pooling_layers
 from .modeling_lesion import LesionForImageClassification
 from .output_lesion import LesionFeatures
@@ -114,14 +114,15 @@ class EnsembleForLesionClassification(LesionForImageClassification):
 
     @classmethod
     def from_members(cls, models: Sequence[Any]) -> Self:
-        """Put trained ensembles (usually of one member each) together into one, in the order given.
+        """Put trained models together into one ensemble, in the order given.
 
         Args:
-            models: at least one; each with the same labels and input size. The classes stand in the first one's order:
-                the heads of the others are put into it.
+            models: at least one; each with the same labels and input size. Ensembles (usually of one member each), or
+                classifiers of one CNN under a linear head. The classes stand in the first one's order: the heads of
+                the others are put into it.
 
         Raises:
-            MemberMismatchError: there is none, or labels, names, groups or image size differ.
+            MemberMismatchError: there is none; labels, names, groups or image size differ; another kind of model.
         """
         if not models:
             raise MemberMismatchError("0 members; give at least one.")
@@ -134,7 +135,8 @@ class EnsembleForLesionClassification(LesionForImageClassification):
                         f"member {number} has {name} {theirs}, member 0 has {ours}; members must agree on labels and "
                         "preprocessing."
                     )
-        members = [dict(member) for model in models for member in model.config.members]
+        parts = [members_of(model, number) for number, model in enumerate(models)]
+        members = [dict(member) for described, _ in parts for member in described]
         config = cls.config_class(
             id2label=dict(enumerate(first.labels)),
             label_names=first.label_names,
@@ -145,13 +147,36 @@ class EnsembleForLesionClassification(LesionForImageClassification):
         )
         config.initialised_from = "; ".join(dict.fromkeys(str(model.config.initialised_from) for model in models))
         ensemble = cls(config)
-        trained = [(member, model.config.labels) for model in models for member in model.members]
-        for member, (source, labels) in zip(ensemble.members, trained, strict=True):
-            state = source.state_dict()
+        trained = [
+            (state, model.config.labels) for model, (_, states) in zip(models, parts, strict=True) for state in states
+        ]
+        for member, (state, labels) in zip(ensemble.members, trained, strict=True):
             order = [labels.index(label) for label in first.labels]
             state |= {name: state[name][order] for name in ("head.weight", "head.bias")}
             member.load_state_dict(state)
         return ensemble.eval()
+
+
+def members_of(model: Any, number: int) -> tuple[list[dict[str, Any]], list[dict[str, torch.Tensor]]]:
+    """What ``config.members`` says of each member of a model, and each member's weights.
+
+    Args:
+        model: an ensemble, or a classifier of one CNN under a linear head.
+        number: for the message.
+
+    Raises:
+        MemberMismatchError: another kind of model.
+    """
+    if isinstance(getattr(model, "members", None), nn.ModuleList):
+        return model.config.members, [member.state_dict() for member in model.members]
+    if not isinstance(getattr(model, "head", None), nn.Linear) or not hasattr(model.config, "backbone_kwargs"):
+        raise MemberMismatchError(
+            f"member {number} is a {type(model).__name__}; give ensembles, or classifiers of one CNN under one linear "
+            "layer."
+        )
+    parts = {"backbone": model.backbone, "head": model.head}
+    state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    return [{name: getattr(model.config, name) for name in MEMBER_FIELDS}], [state]
 
 
 class EnsembleLesionModel(LesionFeatures, EnsembleForLesionClassification):

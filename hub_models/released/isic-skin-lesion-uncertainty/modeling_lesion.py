@@ -37,6 +37,7 @@ from .explain_lesion import ExplanationError, LesionExplanation, Target, explain
 from .infer_lesion import dropout_layers, infer, recorded, sample_head
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .output_lesion import LesionOutput, make_output
+from .preprocess_lesion import FIRST_SETTINGS
 from .storage_lesion import LesionPreTrainedModel
 from .trust_lesion import TrustBuffers, check_finite
 
@@ -143,8 +144,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
         if self.pixel_settings is None:
             return
         for name, ours in processor.pixel_settings().items():
-            # A switch that a processor does not know is off.
-            theirs = self.pixel_settings.get(name)
+            theirs = self.pixel_settings.get(name, FIRST_SETTINGS.get(name))
             if (theirs or False) != (ours or False):
                 raise BackboneWeightsError(
                     f"the image model was trained with {name} {theirs}, this run has {ours}; give the same."
@@ -297,7 +297,9 @@ class LesionForImageClassification(LesionPreTrainedModel):
         self.trust.load_state_dict({name: torch.as_tensor(value) for name, value in (buffers or {}).items()})
 
     def check_pixels(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The pixels in the weights' floating type, after a check of the shape (N, 3, H, W).
+        """The pixels in the weights' floating type, channels last in memory, after a check of the shape (N, 3, H, W).
+
+        Convolutions on a CPU are faster with channels last, whatever the layout of the weights.
 
         Raises:
             PixelShapeError: names the shape received.
@@ -311,7 +313,8 @@ class LesionForImageClassification(LesionPreTrainedModel):
         if not self.training:
             check_finite("the pixels", pixel_values, "give finite numbers, as the image processor returns them.")
         # The replicas of DataParallel list no parameters: they take the pixels as they are.
-        return pixel_values.to(next((weight.dtype for weight in self.parameters()), pixel_values.dtype))
+        dtype = next((weight.dtype for weight in self.parameters()), pixel_values.dtype)
+        return pixel_values.to(dtype=dtype, memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to train mode (or eval mode); frozen parts stay in eval mode, without gradients."""
@@ -329,9 +332,11 @@ class LesionForImageClassification(LesionPreTrainedModel):
         trust: bool = True,
         inference: str = "plain",
         prior: Mapping[str, float] | Sequence[float] | None = None,
+        decision: str | None = None,
         samples: int = 30,
         seed: int = 0,
         prepared_as: Mapping[str, Any] | None = None,
+        group: Any = None,
         **inputs: torch.Tensor,
     ) -> list[dict[str, Any]]:
         """Classify a batch in eval mode.
@@ -342,38 +347,43 @@ class LesionForImageClassification(LesionPreTrainedModel):
                 withdraws band and set.
             prior: share of each class where the model is used, by name or in the order of the labels, positive, sum 1;
                 re-weighs the probabilities and withdraws band and set. None = as at the calibration.
+            decision: a rule of ``decision_lesion``; another than the model's own (None) withdraws band and set.
             samples: passes of MC dropout.
             seed: of the dropout masks.
-            prepared_as: settings of the image processor that made the inputs, to compare with those of the calibration;
-                None = only the size is compared.
+            prepared_as: settings of the image processor that made the inputs; None = only the size is compared.
+            group: where sets and bands were fitted by group: its name, or the age; one for all, or one per image. None
+                or another value = not known: those of all groups together, as ``message`` says.
             **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
 
         Returns:
             One dictionary per image:
 
-            - ``predicted`` (short name), ``probabilities`` (short name -> [0, 1], sum 1);
-            - ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups);
+            - ``predicted`` (short name, by ``decision``), ``probabilities`` (short name -> [0, 1], sum 1),
+              ``p_malignant`` (sum over malignant and premalignant classes; None when the config knows no groups);
             - ``predictive_entropy`` (nats, in [0, log C]), and its parts ``aleatoric`` and ``epistemic`` (nats; None
               without members, views or samples);
+            - ``decision`` (the rule), ``malignancy`` (``flagged`` or ``not flagged`` as possibly malignant; None where
+              the image is out of distribution, or where its promise does not hold for this use);
             - ``band`` (``low``, ``moderate``, ``high``), ``prediction_set`` (list of short names): None where the
               image is out of distribution, or where the promises do not hold for this use;
-            - ``ood_score`` (higher = more OOD), ``is_ood``;
-            - ``abstain``, ``reason`` (a code);
-            - ``message``: the class by its long name, every class of a set of several, malignant ones first, and the
-              uncertainty.
+            - ``ood_score`` (higher = more OOD), ``is_ood``, ``abstain``, ``reason`` (a code);
+            - ``message``: the class by its long name, every class of a set of several, the uncertainty, the flag.
 
         Raises:
             TrustNotFittedError: ``trust`` was requested and is not fitted.
             InferenceError: ``inference`` is unknown, or needs dropout or pixels and there are none.
-            NotFiniteError: an input or a logit is NaN or infinite: no class is named.
+            NotFiniteError: an input or a logit is NaN or infinite.
             PriorError: ``prior`` is no distribution over the labels.
+            DecisionError: there is no such rule, or it can promise nothing here.
+            GroupError: groups for another number of images, or for a model without any.
         """
         if trust:
             self.check_trust_is_fitted()
         inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
         output = self.infer(inputs, inference, samples=samples, seed=seed)
         withdrawn = self.why_withdrawn(inputs, inference, prior, prepared_as)
-        return self.answer_in_words(output, trust=trust, prior=prior, withdrawn=withdrawn)
+        options = {"prior": prior, "decision": decision, "withdrawn": withdrawn, "group": group}
+        return self.answer_in_words(output, trust=trust, **options)
 
     def infer(
         self, inputs: Mapping[str, torch.Tensor], inference: str = "plain", *, samples: int = 30, seed: int = 0

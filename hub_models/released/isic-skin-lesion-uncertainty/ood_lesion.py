@@ -32,6 +32,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+# Beyond it a squared distance might not be finite in float32.
+ENORMOUS = 1e12
+
 Score = Callable[[torch.Tensor, torch.Tensor, float, Mapping[str, Any], Mapping[str, torch.Tensor]], torch.Tensor]
 Settings = Mapping[str, Any]
 Buffers = Mapping[str, torch.Tensor]
@@ -139,9 +142,12 @@ def mahalanobis(
 
     Lee et al. 2018, equation 2, without their input noise and on the last features only, which are first scaled to
     length 1 (Müller & Hein, "Mahalanobis++", ICML 2025). ``projection`` (D, P) leads to principal components whitened
-    by the covariance, so that the plain distance to ``class_means`` (K, P) is theirs.
+    by the covariance, so that the plain distance to ``class_means`` (K, P) is theirs. Setting ``unit_length`` 0 (absent
+    = 1) leaves the length as it is.
     """
-    projected = (functional.normalize(features, dim=-1) - buffers["mean"]) @ buffers["projection"]
+    unit = settings.get("unit_length", 1)
+    seen = functional.normalize(features, dim=-1) if unit else features.clamp(-ENORMOUS, ENORMOUS)
+    projected = (seen - buffers["mean"]) @ buffers["projection"]
     return (projected[:, None] - buffers["class_means"]).square().sum(dim=-1).amin(dim=-1)
 
 

@@ -10,9 +10,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
+import torch
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
+from .groups_lesion import GROUP, group_of_record
 from .image_processing_lesion import single_image
 from .metadata_lesion import IMAGE, RecordError
 
@@ -27,7 +29,9 @@ class LesionClassificationPipeline(Pipeline):
     One input gives one answer. N images give N answers in their order: a list, tuple, column of a dataset or array
     (N, H, W, C) gives a list, also where such things stand within one another; a generator or a dataset of torch gives
     an iterator. A record of N images is N records, whose other values are N each or one for all. ``batch_size``
-    is the number of images in one pass of the model; ``trust``, ``inference`` and ``prior`` are as in ``predict``.
+    is the number of images in one pass of the model; ``trust``, ``inference``, ``prior``, ``decision`` and ``group``
+    are as in ``predict``. Where trust was fitted by group, the group of a record is its value of ``group``, or of the
+    key that the groups were read from, such as ``age``.
 
     Raises:
         ImageCountError: an item of a dataset of torch holds several images.
@@ -49,14 +53,17 @@ class LesionClassificationPipeline(Pipeline):
         trust: bool | None = None,
         inference: str | None = None,
         prior: Any = None,
+        decision: str | None = None,
+        group: Any = None,
         **pipeline_parameters: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         """The parameters of each step: those of :meth:`predict` of the model."""
         if pipeline_parameters:
             raise TypeError(
-                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior, batch_size."
+                f"{', '.join(pipeline_parameters)} was given; this pipeline takes trust, inference, prior, decision, "
+                "group, batch_size."
             )
-        options = {"trust": trust, "inference": inference, "prior": prior}
+        options = {"trust": trust, "inference": inference, "prior": prior, "decision": decision, GROUP: group}
         return {}, {name: value for name, value in options.items() if value is not None}, {}
 
     def __call__(self, inputs: Any, *args: Any, **parameters: Any) -> Any:
@@ -67,14 +74,20 @@ class LesionClassificationPipeline(Pipeline):
 
     def preprocess(self, input_: Any, **_: Any) -> Any:
         """One image or record -> the model's inputs, a batch of one."""
+        groups, index = self.model.config.trust.get("groups"), -1
+        if groups:
+            input_, index = group_of_record(input_, groups)
         if not isinstance(input_, Mapping):
             input_ = single_image(input_, "an input")
-        return self.image_processor(input_, return_tensors="pt")
+        inputs = self.image_processor(input_, return_tensors="pt")
+        if groups:
+            inputs[GROUP] = torch.tensor([index])
+        return inputs
 
     def _forward(self, input_tensors: Any, **options: Any) -> Any:
         """A batch -> an answer a row; a dictionary, so that transformers can split a batch."""
         prepared_as = self.image_processor.pixel_settings()
-        return {"answers": self.model.predict(**input_tensors, **options, prepared_as=prepared_as)}
+        return {"answers": self.model.predict(**{**input_tensors, **options}, prepared_as=prepared_as)}
 
     def postprocess(self, model_outputs: Any, **_: Any) -> dict[str, Any]:
         """The answer of one input."""

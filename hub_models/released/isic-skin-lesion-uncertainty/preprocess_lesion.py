@@ -46,6 +46,8 @@ UPRIGHT = {
 }
 # What may be done, by the name that switches it on; all are off unless a processor says so.
 SWITCHES = ("do_hair_removal", "do_lesion_crop", "do_colour_constancy")
+# What a processor saved before a setting was known does.
+FIRST_SETTINGS: dict[str, Any] = {**dict.fromkeys(SWITCHES, False), "resize_mode": "squash"}
 WHITE = (255, 255, 255, 255)
 
 # Shades of grey: the Minkowski norm that Finlayson and Trezzi found best, and how far a channel is turned up or down.

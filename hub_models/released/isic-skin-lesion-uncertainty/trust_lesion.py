@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from .configuration_lesion import CONFORMAL_METHODS
+from .groups_lesion import trust_of
 
 SUM_TOLERANCE = 1e-6
 RAPS_SETTINGS = {"penalty": 0.01, "k_reg": 2}
@@ -248,19 +249,35 @@ def prediction_sets(scores: torch.Tensor, qhat: Sequence[float | None] | torch.T
     return scores <= thresholds + ROUNDING
 
 
-def sets_and_bands(probs: torch.Tensor, trust: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
+def sets_and_bands(
+    probs: torch.Tensor,
+    trust: Mapping[str, Any],
+    named: torch.Tensor,
+    groups: Sequence[str | None] | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, list[str]]:
     """Calibrated probabilities (N, C) -> conformal sets, uncertainty and risk bands.
 
     Args:
         probs: (N, C).
         trust: a model's ``config.trust``.
+        named: (N,) the class that is named for each image.
+        groups: N names of ``groups_lesion.group_names``; None = the thresholds of all groups together.
 
     Returns:
-        The sets (N, C) bool; the uncertainty (N,), 1 - the largest probability; the N bands.
+        The sets (N, C) bool; the uncertainty (N,), 1 - the probability of the named class; the N bands.
     """
+    if groups is not None and trust.get("groups"):
+        sets, uncertainty = torch.zeros_like(probs, dtype=torch.bool), torch.zeros_like(probs[:, 0])
+        names = [""] * len(probs)
+        for group in dict.fromkeys(groups):
+            rows = [row for row, name in enumerate(groups) if name == group]
+            sets[rows], uncertainty[rows], mine = sets_and_bands(probs[rows], trust_of(trust, group), named[rows])
+            for row, band in zip(rows, mine, strict=True):
+                names[row] = band
+        return sets, uncertainty, names
     fitted, bands = trust["conformal"], trust["bands"]
     sets = prediction_sets(conformal_scores(probs, fitted["method"], fitted["settings"]), fitted["qhat"])
-    uncertainty = 1 - probs.amax(dim=1)
+    uncertainty = 1 - probs.gather(1, named[:, None])[:, 0]
     return sets, uncertainty, risk_bands(uncertainty, bands["low"]["threshold"], bands["moderate"]["threshold"])
 
 
@@ -271,7 +288,7 @@ def risk_bands(uncertainty: torch.Tensor, low: float | None, moderate: float | N
     moderate one, ``high`` elsewhere. The moderate promise was tested on both bands together.
 
     Args:
-        uncertainty: (N,), of the kind that the thresholds were fitted on (1 - the largest calibrated probability).
+        uncertainty: (N,), of the kind that the thresholds were fitted on (1 - the probability of the named class).
         low: threshold of the low band, None = no promise was possible: the band is empty.
         moderate: the same of the moderate band; None leaves it empty.
 
