@@ -359,3 +359,8 @@ def test_promises_by_group_are_shown_with_and_without_the_group(report: dict[str
     assert f"| 75+ | 144 | own | {cells} | all groups | {cells} **broken** | – |" in text
     assert f"| 75+ | together | {cells} | {cells} | – | {cells} | – | {cells} | – |" in text
     assert "- 75+: bands of all groups, since 9 lesions, 60 are needed." in text
+    for label in report["model"]["labels"]:
+        label["group"] = "benign"
+    text = card_text(report, FILES)
+    assert f"| 45-59 | 144 | own | {cells} | own | {cells} **broken** |\n| 75+ |" in text
+    assert f"| 75+ | together | {cells} | {cells} | – | {cells} | {cells} |\n" in text
