@@ -28,8 +28,9 @@ class ImageForLesionClassification(LesionForImageClassification):
     config_class = ImageLesionConfig
     config: ImageLesionConfig
     _supports_sdpa = True
-    # Mean and deviation of the checkpoint's own image processor, or why there are none.
-    _statistics: tuple[list[float], list[float]] | BackboneWeightsError | None = None
+    # Mean and deviation of the checkpoint's own image processor, or the error of reading them.
+    _statistics: tuple[list[float], list[float]] | None = None
+    _unread: BackboneWeightsError | None = None
 
     # ---------------------------------------------------------------- hooks
 
@@ -140,8 +141,8 @@ class ImageForLesionClassification(LesionForImageClassification):
         Raises:
             BackboneWeightsError: it started from a tower without an image processor.
         """
-        if isinstance(self._statistics, BackboneWeightsError):
-            raise self._statistics
+        if self._unread is not None:
+            raise self._unread
         if self._statistics is None:
             return super().pixel_statistics()
         return list(self._statistics[0]), list(self._statistics[1])
@@ -173,10 +174,11 @@ class ImageForLesionClassification(LesionForImageClassification):
             BackboneWeightsError: they cannot be fetched, found or read, or do not fit.
         """
         if self.config.tower:
+            self._statistics, self._unread = None, None
             try:
                 self._statistics = read_preprocessing(weights, self.config.image_size).statistics
             except BackboneWeightsError as error:
-                self._statistics = error
+                self._unread = error
             return load_tower(self.backbone, self.projection, self.config.tower, weights)
         loaded = load_weights_of_timm(self.backbone, self.config, weights)
         self._statistics = loaded.statistics

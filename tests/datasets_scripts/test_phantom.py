@@ -31,8 +31,8 @@ def digest(label: str, seed: int, view: int = 0) -> str:
     return hashlib.sha256(b"".join(p.tobytes() for p in parts) + phantom.png()).hexdigest()
 
 
-def test_every_class_of_the_taxonomy_can_be_drawn() -> None:
-    assert set(PHANTOM_LABELS) == set(CLASSES)
+def test_every_class_of_the_taxonomy_with_one_look_can_be_drawn() -> None:
+    assert set(PHANTOM_LABELS) == set(CLASSES) - {"other_benign", "other_malignant", "inflammatory"}
     assert {label for labels in TASKS.values() for label in labels} <= set(PHANTOM_LABELS)
     for label in PHANTOM_LABELS:
         phantom = draw(label, 1, (40, 30))

@@ -301,5 +301,6 @@ def test_efficientnet_lite_loads_whole(weights_dir: Path) -> None:
     plain.load_state_dict(state, strict=True)
     assert set(state) == set(model.backbone.state_dict())
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    pixels = pixels.to(memory_format=torch.channels_last)
     with torch.no_grad():
         assert torch.equal(model(pixels).features, plain(pixels))

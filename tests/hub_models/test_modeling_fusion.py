@@ -97,7 +97,8 @@ def test_features_are_those_of_both_encoders_side_by_side() -> None:
     inputs = batch()
     with torch.no_grad():
         output = model(**inputs)
-        image, metadata = model.backbone(inputs["pixel_values"]), model.metadata_encoder(inputs["metadata"])
+        pixels = inputs["pixel_values"].to(memory_format=torch.channels_last)
+        image, metadata = model.backbone(pixels), model.metadata_encoder(inputs["metadata"])
     assert model.feature_dim == 1280 + 8
     assert torch.equal(output.features, torch.cat([image, metadata], dim=1))
     head = model.head.logits

@@ -277,7 +277,7 @@ def test_released_model_declines_clothing(
 ) -> None:
     """The released model: drawn cloth and a photo of clothing are declined; a drawn lesion is answered."""
     clothing = tmp_path / "image.jpg"
-    shutil.copyfile(sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[0], clothing)
+    shutil.copyfile(sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[1], clothing)
     released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
     with start_page(str(released)) as running, opened(browser, running.url) as tab:
         upload(tab, clothing, then="[data-state=declined]")
