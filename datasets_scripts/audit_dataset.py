@@ -56,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         type=Path,
         metavar="FILE",
         help="held-out or out-of-fold predictions (predictions_*.parquet) of the first dataset: adds likely label "
-        "errors",
+        "errors (default: none)",
     )
     options.add_argument(
         "--model",
         help="a finished model of the first dataset: its predictions of held-out splits, and the threshold of its gate "
-        "for off-topic images",
+        "for off-topic images (default: none)",
     )
     given = options.parse_args(arguments)
     for folder in given.datasets:
