@@ -101,20 +101,14 @@ def main() -> None:
         raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.model_folder.data import load_splits
+    from trainers.model_folder.data import load_splits_of
     from trainers.model_folder.finish import print_finished
     from trainers.model_folder.fit_trust import fit_trust
-    from trainers.model_folder.missing_splits import columns_of
 
     options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
     report = fit_trust(
         arguments.model,
-        load_splits(
-            arguments.dataset,
-            arguments.config_name,
-            leave_out=arguments.leave_out,
-            columns=columns_of(arguments.model),
-        ),
+        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out),
         arguments.output_dir,
         options,
         ood_sets=arguments.ood,

@@ -73,18 +73,12 @@ def main() -> None:
     check_model(arguments.model, "the model")
     from trainers.explaining.folder import measure_explanations
     from trainers.explaining.measure import Options
-    from trainers.model_folder.data import load_splits
-    from trainers.model_folder.missing_splits import columns_of
+    from trainers.model_folder.data import load_splits_of
 
     options = Options(arguments.method, arguments.images, arguments.steps, seed=arguments.seed)
     measure_explanations(
         arguments.model,
-        load_splits(
-            arguments.dataset,
-            arguments.config_name,
-            leave_out=arguments.leave_out,
-            columns=columns_of(arguments.model),
-        ),
+        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out),
         arguments.output_dir,
         options,
         split=arguments.split,

@@ -61,18 +61,12 @@ def main() -> None:
         raise UserError(f"--corruptions {NONE} --views {NONE}: nothing to measure; leave one of them out")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.model_folder.data import load_splits
-    from trainers.model_folder.missing_splits import columns_of
+    from trainers.model_folder.data import load_splits_of
     from trainers.model_folder.robustness import measure_robustness
 
     measure_robustness(
         arguments.model,
-        load_splits(
-            arguments.dataset,
-            arguments.config_name,
-            leave_out=arguments.leave_out,
-            columns=columns_of(arguments.model),
-        ),
+        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out),
         arguments.output_dir,
         split=arguments.split,
         kinds=kinds,

@@ -41,12 +41,12 @@ def main() -> None:
             raise UserError(f"--{name} {getattr(arguments, name)}: give at least {least}")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.model_folder.data import load_splits
+    from trainers.model_folder.data import load_splits_of
     from trainers.model_folder.uncertainty import measure_uncertainty
 
     report = measure_uncertainty(
         arguments.model,
-        load_splits(arguments.dataset, arguments.config_name, leave_out=arguments.leave_out),
+        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out),
         arguments.output_dir,
         samples=arguments.samples,
         views=not arguments.without_tta,

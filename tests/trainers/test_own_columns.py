@@ -14,7 +14,7 @@ from PIL import Image
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import Columns
 from hub_models import MobileNetForLesionClassification
-from trainers.model_folder.data import SPLITS, Splits, load_splits
+from trainers.model_folder.data import SPLITS, Splits, load_splits, load_splits_of
 from trainers.model_folder.missing_splits import columns_of
 from trainers.training.arguments import parse
 from trainers.training.train import model_config
@@ -120,7 +120,7 @@ def test_own_classes_are_not_those_of_the_taxonomy_whatever_they_are_called(buil
     assert config.label_groups == stated
 
 
-def test_a_later_command_takes_the_columns_of_the_training(tmp_path: Path) -> None:
+def test_a_later_command_takes_the_columns_of_the_training(rows: datasets.Dataset, tmp_path: Path) -> None:
     named = ["--image_column", "photo", "--label_column", "code", "--group_column", "case"]
     options, _, resolved = parse(
         ["--dataset", "d", "--output_dir", "o", "--precision", "fp32", *named], "mobilenet_cpu"
@@ -129,3 +129,6 @@ def test_a_later_command_takes_the_columns_of_the_training(tmp_path: Path) -> No
     (tmp_path / "report.json").write_text(json.dumps({"provenance": {"recipe": resolved}}))
     assert columns_of(str(tmp_path)) == OTHER
     assert columns_of("org/model") == Columns()
+    splits = load_splits_of(str(tmp_path), str(parquet(tmp_path / "d", rows)), "grouped")
+    assert splits.labels == ["0", "10", "20"]
+    assert splits.ids["column"] == "case"
