@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from trainers.evaluation.decisions import decisions
+from trainers.evaluation.decisions import Decisions
 from trainers.metrics.intervals import exact_interval, lesion_shares
 from trainers.metrics.number import measured, plain
 from trainers.metrics.predictions import Predictions
@@ -34,23 +34,28 @@ CONVENTIONS = {
 }
 
 
-def promise_table(section: Mapping[str, Any], predictions: Predictions, trust: Mapping[str, Any]) -> dict[str, Any]:
+def promise_table(
+    section: Mapping[str, Any], predictions: Predictions, made: Decisions, trust: Mapping[str, Any]
+) -> dict[str, Any]:
     """Verdicts on every promise of a model.
 
     Args:
         section: ``trust_report.trust_section`` of these predictions.
         predictions: labelled images, with ``ood_score``.
+        made: the answers to them.
         trust: the model's ``config.trust``.
 
     Returns:
         JSON-ready: ``rows``: ``promise`` (words), ``how`` (``at most``, ``at least``, ``about``, ``equal to``),
         ``promised`` (a share; None: nothing), ``measured`` (with interval), ``verdict``; ``conventions``.
     """
-    return {"rows": list(_rows(section, predictions, trust)), "conventions": CONVENTIONS}
+    return {"rows": list(_rows(section, predictions, made, trust)), "conventions": CONVENTIONS}
 
 
-def _rows(section: Mapping[str, Any], predictions: Predictions, trust: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    sets, bands, made = section["sets"], section["bands"], decisions(predictions, trust)
+def _rows(
+    section: Mapping[str, Any], predictions: Predictions, made: Decisions, trust: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    sets, bands = section["sets"], section["bands"]
     passed = section["gate"]["in_distribution"]["accepted"]
     yield _row("an ordinary image passes the gate", ABOUT, trust["ood"].get("acceptance"), passed)
     if sets is not None:

@@ -30,6 +30,7 @@ def trust_section(
     *,
     replicates: int = 1000,
     seed: int = 0,
+    made: Decisions | None = None,
 ) -> dict[str, Any]:
     """Evaluate fitted trust on a split.
 
@@ -39,6 +40,7 @@ def trust_section(
         ood_sets: name -> predictions of images of none of the classes, with ``ood_score``; may be empty.
         replicates: of the intervals.
         seed: of the resamples.
+        made: the answers to the split, where they are there already.
 
     Returns:
         JSON-ready: ``split``, ``n``, ``n_groups``, ``gate``, ``decision`` (where rules were fitted), ``sets`` and
@@ -49,11 +51,39 @@ def trust_section(
     Raises:
         ValueError: predictions without ``ood_score``.
     """
-    made = decisions(predictions, trust)
+    made = decisions(predictions, trust) if made is None else made
     wrong = made.predicted != predictions.label
     kept = made.accepted
     accepted = predictions.select(kept)
     how: dict[str, Any] = {"replicates": replicates, "seed": seed}
+    bands = bands_section(accepted, made.bands[kept], made.predicted[kept], trust["bands"]) if kept.any() else None
+    rules = decision_section(predictions, made, trust, **how)
+    return {
+        "split": predictions.split,
+        "n": len(predictions),
+        "n_groups": len(set(predictions.group_id.tolist())),
+        "gate": _gate(predictions, kept, ood_sets, trust, **how),
+        **({} if rules is None else {"decision": rules}),
+        "sets": coverage_section(accepted, made.sets[kept], trust["conformal"]) if kept.any() else None,
+        "bands": bands,
+        "verdicts": {
+            predictions.split: verdicts(made, wrong, predictions.group_id),
+            **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
+        },
+        "abstention": abstention_section(predictions, made, trust["bands"]),
+        **({"groups": groups_section(predictions, made, trust)} if trust.get("groups") else {}),
+        "selective": selective_section(made.uncertainty, wrong, predictions.label, predictions.group_id, **how),
+    }
+
+
+def _gate(
+    predictions: Predictions,
+    kept: np.ndarray,
+    ood_sets: Mapping[str, Predictions],
+    trust: Mapping[str, Any],
+    **how: Any,
+) -> dict[str, Any]:
+    """What the gate accepts of the split, by class and, where there are several, by source; and of ood images."""
     gate = ood_section(
         gate_scores(predictions),
         predictions.group_id,
@@ -67,28 +97,10 @@ def trust_section(
         for number, name in enumerate(predictions.labels)
     ]
     sources = predictions.columns.get("source", np.zeros(0))
-    if len(set(sources.tolist())) > 1:
-        gate["per_source"] = {
-            name: _accepted(predictions, kept, sources == name) for name in sorted(set(sources.tolist()))
-        }
-    bands = bands_section(accepted, made.bands[kept], made.predicted[kept], trust["bands"]) if kept.any() else None
-    rules = decision_section(predictions, made, trust, **how)
-    return {
-        "split": predictions.split,
-        "n": len(predictions),
-        "n_groups": len(set(predictions.group_id.tolist())),
-        "gate": gate,
-        **({} if rules is None else {"decision": rules}),
-        "sets": coverage_section(accepted, made.sets[kept], trust["conformal"]) if kept.any() else None,
-        "bands": bands,
-        "verdicts": {
-            predictions.split: verdicts(made, wrong, predictions.group_id),
-            **{name: _of_ood(rows, trust) for name, rows in ood_sets.items()},
-        },
-        "abstention": abstention_section(predictions, made, trust["bands"]),
-        **({"groups": groups_section(predictions, made, trust)} if trust.get("groups") else {}),
-        "selective": selective_section(made.uncertainty, wrong, predictions.label, predictions.group_id, **how),
-    }
+    names = sorted(set(sources.tolist()))
+    if len(names) > 1:
+        gate["per_source"] = {name: _accepted(predictions, kept, sources == name) for name in names}
+    return gate
 
 
 def verdicts(made: Decisions, wrong: np.ndarray, groups: np.ndarray) -> dict[str, Any]:

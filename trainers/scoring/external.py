@@ -14,6 +14,7 @@ from datasets_scripts.sources.tables import known
 from model_cards.manifest import write_text
 from model_cards.report_view import cell
 from trainers.evaluation.comparison_tables import title
+from trainers.evaluation.decisions import decisions
 from trainers.evaluation.figures.charts import draw_all
 from trainers.evaluation.figures.trust import draw_trust
 from trainers.evaluation.pooling import PLACES
@@ -118,8 +119,9 @@ def evaluated(rows: Predictions, trust: dict[str, Any], replicates: int, seed: i
     """
     sections = evaluate_splits({SPLIT: rows}, trust, replicates, seed)
     if rows.ood_score is not None:
-        sections["trust_evaluation"] = trust_section(rows, trust, {}, replicates=replicates, seed=seed)
-        sections["promises_here"] = promise_table(sections["trust_evaluation"], rows, trust)
+        made = decisions(rows, trust)
+        section = trust_section(rows, trust, {}, replicates=replicates, seed=seed, made=made)
+        sections |= {"trust_evaluation": section, "promises_here": promise_table(section, rows, made, trust)}
     return sections
 
 

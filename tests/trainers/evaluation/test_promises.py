@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from trainers.evaluation.decisions import decisions
 from trainers.evaluation.promises import promise_lines, promise_table, verdict
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.intervals import exact_interval
@@ -153,7 +154,7 @@ def test_what_was_not_promised_or_not_measured() -> None:
 
 def test_the_table_of_a_site() -> None:
     rows = split()
-    table = promise_table(trust_section(rows, TRUST, {}, replicates=20), rows, TRUST)
+    table = promise_table(trust_section(rows, TRUST, {}, replicates=20), rows, decisions(rows, TRUST), TRUST)
     found = {row["promise"]: row for row in table["rows"]}
     assert list(found) == [
         "an ordinary image passes the gate",
@@ -182,5 +183,5 @@ def test_the_table_of_a_site() -> None:
 
 def test_a_gate_that_accepts_nothing_leaves_one_row() -> None:
     rows = replace(split(), ood_score=np.full(42, 5.0))
-    table = promise_table(trust_section(rows, TRUST, {}, replicates=20), rows, TRUST)
+    table = promise_table(trust_section(rows, TRUST, {}, replicates=20), rows, decisions(rows, TRUST), TRUST)
     assert [row["verdict"] for row in table["rows"]] == ["does not hold"]
