@@ -408,12 +408,17 @@ class LesionImages(Dataset):
     def read(self, index: int) -> Image.Image:
         """The stored image, decoded but otherwise as it lies in the dataset."""
         stored = self.images[int(index)]["image"]
-        data = stored["bytes"] or Path(stored["path"]).read_bytes()
+        data = stored_bytes(stored)
         try:
             return Image.open(io.BytesIO(data), formats=known_formats())
         except Image.UnidentifiedImageError as error:
             why = what_bytes_are(data[:1024], len(data)) or "it is no image that is known here: leave it out"
             raise UserError(f"image {int(index)} of the dataset ({stored['path']}): {why}") from error
+
+
+def stored_bytes(stored: Mapping[str, Any]) -> bytes:
+    """The content of an image of a dataset that is not decoded: ``bytes``, or those of the file at ``path``."""
+    return bytes(stored["bytes"] or Path(stored["path"]).read_bytes())
 
 
 def encoded_metadata(rows: datasets.Dataset, processor: Any) -> Tensor:

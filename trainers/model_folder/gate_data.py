@@ -16,7 +16,7 @@ from datasets_scripts.duplicates import find_duplicates
 from datasets_scripts.images import images_in, scan_all
 from datasets_scripts.rows import Row
 from trainers.metrics.predictions import NO_LABEL, Predictions
-from trainers.model_folder.data import Splits, load_tables, note
+from trainers.model_folder.data import Splits, load_tables, note, stored_bytes
 from trainers.model_folder.missing_splits import check_images, no_id, usual_name
 from trainers.model_folder.predict import predict_ood, predict_split
 from trainers.trust.options import TrustOptions
@@ -133,8 +133,7 @@ def _readers(rows: datasets.Dataset) -> list[Callable[[], bytes]]:
 
 
 def _read(images: datasets.Dataset, number: int) -> bytes:
-    stored = images[number]["image"]
-    return bytes(stored["bytes"] or Path(stored["path"]).read_bytes())
+    return stored_bytes(images[number]["image"])
 
 
 def _ids(rows: datasets.Dataset, key: str) -> set[str]:

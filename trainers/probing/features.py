@@ -20,7 +20,7 @@ from tqdm import tqdm
 import hub_models
 from datasets_scripts.command import UserError
 from trainers.embeddings.cache import cached
-from trainers.model_folder.data import LesionImages, collate
+from trainers.model_folder.data import LesionImages, collate, stored_bytes
 
 CHUNK = 256
 # Fields of a configuration that the features follow from, beside the weights.
@@ -77,5 +77,4 @@ def _run(model: Any, images: Any, batch_size: int) -> np.ndarray:
 
 
 def _content(images: LesionImages, number: int) -> str:
-    stored = images.images[int(number)]["image"]
-    return hashlib.sha256(stored["bytes"] or Path(stored["path"]).read_bytes()).hexdigest()
+    return hashlib.sha256(stored_bytes(images.images[int(number)]["image"])).hexdigest()

@@ -21,7 +21,7 @@ from trainers.evaluation.figures.charts import DPI
 from trainers.evaluation.figures.matrix import draw_matrix
 from trainers.evaluation.matrix import markdown, matrix_row
 from trainers.metrics.predictions import TEXT_COLUMNS
-from trainers.model_folder.data import Splits, load_splits
+from trainers.model_folder.data import Splits, load_splits, stored_bytes
 from trainers.model_folder.output import check_empty
 from trainers.model_folder.predict import patient_columns
 from trainers.model_folder.source import Source
@@ -190,8 +190,7 @@ def export(splits: Splits, split: str, folder: Path) -> None:
         writer.writerow([IMAGE_COLUMN, LABEL, "lesion_id", "group_id", "age", *texts])
         for number, name in enumerate(names):
             row = rows[number]
-            stored = row["image"]["bytes"] or Path(row["image"]["path"]).read_bytes()
-            (folder / "images" / f"{name}{_suffix(row['image']['path'])}").write_bytes(stored)
+            (folder / "images" / f"{name}{_suffix(row['image']['path'])}").write_bytes(stored_bytes(row["image"]))
             of_patient = [str(patients[column][number]) for column in texts]
             lesion, group = ids["lesion_id"][number], ids["group_id"][number]
             writer.writerow([name, splits.labels[row["label"]], lesion, group, ages[number], *of_patient])
