@@ -12,6 +12,7 @@ from torch.nn import functional
 from .backbone_lesion import BackboneWeightsError, build_timm_backbone
 from .checkpoint_image import load_tower, load_weights_of_timm, needed_image_size, read_preprocessing
 from .configuration_image import ImageLesionConfig
+from .configuration_lesion import LesionConfigError
 from .explain_lesion import ExplanationError
 from .modeling_lesion import LesionForImageClassification, PixelShapeError
 from .output_lesion import LesionFeatures
@@ -42,6 +43,12 @@ class ImageForLesionClassification(LesionForImageClassification):
         self.projection = nn.Linear(width, self.feature_dim, bias=False) if self.config.projection_dim else None
         self.dropout = nn.Dropout(self.config.dropout)
         self.head = self.build_head()
+        layers, wanted = len(self.hidden_layers()), self.config.trainable_blocks or 0
+        if wanted > layers:
+            raise LesionConfigError(
+                f"trainable_blocks is {wanted}, but {self.config.backbone} has {layers} layers or stages; give at most "
+                "that, or null for all."
+            )
         self.supports_gradient_checkpointing = any(
             hasattr(m, "gradient_checkpointing") for m in self.backbone.modules()
         )
@@ -64,7 +71,7 @@ class ImageForLesionClassification(LesionForImageClassification):
             return self.pretrained_parts()
         if count is None:
             return []
-        return self._parts_before(self._layers()[-count])
+        return self._parts_before(self.hidden_layers()[-count])
 
     def encode(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) -> features (N, D).

@@ -243,7 +243,23 @@ def test_single_parameters_before_the_blocks_are_frozen_too() -> None:
     assert sum(value.requires_grad for value in model.backbone.blocks.parameters()) == 2 * 12
 
 
+def test_the_last_stages_of_a_cnn_alone_are_trained() -> None:
+    config = ImageLesionConfig(backbone="mobilenetv2_035", image_size=32, trainable_blocks=1)
+    model = ImageForLesionClassification(config).train()
+    free = {name for name, value in model.backbone.named_parameters() if value.requires_grad}
+    last = [
+        name for name, _ in model.backbone.named_parameters() if name.startswith(("blocks.6.", "conv_head.", "bn2."))
+    ]
+    assert free == set(last) != set()
+
+
 # ------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(("backbone", "most"), [("mobilenetv2_035", 5), ("vit_tiny_patch16_224", 12)])
+def test_more_blocks_than_the_backbone_has_are_refused(backbone: str, most: int) -> None:
+    with pytest.raises(LesionConfigError, match=rf"trainable_blocks is 99, but {backbone} has {most} "):
+        ImageForLesionClassification(ImageLesionConfig(backbone=backbone, image_size=32, trainable_blocks=99))
 
 
 @pytest.mark.parametrize(
