@@ -38,8 +38,7 @@ class ImageArguments(LesionArguments):
     trainable_blocks: int = field(
         default=-1,
         metadata={
-            "help": "How many of the last layers or stages of a tower or a ViT are trained; 0 = the head alone, "
-            "-1 = all."
+            "help": "How many of the last layers or stages of the backbone are trained; 0 = the head alone, -1 = all."
         },
     )
     pretraining_data: str = field(
