@@ -5,9 +5,10 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.model_selection import StratifiedGroupKFold
 
 from datasets_scripts.command import UserError
-from datasets_scripts.splits import N_FOLDS, base_folds, grouped_configs, random_stratified
+from datasets_scripts.splits import N_FOLDS, FastStratifiedGroupKFold, base_folds, grouped_configs, random_stratified
 
 
 def lesions(n: int = 600, seed: int = 0) -> tuple[list[str], list[str]]:
@@ -27,6 +28,19 @@ def lesions(n: int = 600, seed: int = 0) -> tuple[list[str], list[str]]:
 def dealt() -> tuple[list[str], list[str], np.ndarray]:
     labels, groups = lesions()
     return labels, groups, base_folds(labels, groups, seed=42)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_folds_are_those_of_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 150, 400)
+    labels = np.where(rng.random(400) < 0.1, rng.integers(0, 2 + 3 * seed, 400), groups % (2 + 3 * seed))
+    options = {"n_splits": 20, "shuffle": True, "random_state": seed}
+    own, theirs = (
+        [rows.tolist() for _, rows in kind(**options).split(groups, labels, groups)]
+        for kind in (FastStratifiedGroupKFold, StratifiedGroupKFold)
+    )
+    assert own == theirs
 
 
 def test_no_group_stands_in_two_base_folds(dealt):
