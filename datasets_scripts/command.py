@@ -47,6 +47,7 @@ LIBRARY_ERRORS = (
 # The same, where a library raises nothing better than a RuntimeError: part of its message, and what to do.
 RUNTIME_ERRORS = {
     "PytorchStreamWriter failed": "a file could not be written: free some space on the disk of the output folder",
+    ". unexpected pos": "a file could not be written: free some space on the disk of the output folder",
     "DefaultCPUAllocator: can't allocate memory": "out of memory: use smaller batches or images, or fewer workers",
     "process pool was terminated abruptly": "a process that draws images was killed: use smaller images or more memory",
     "is killed by signal": "a data loader's process was killed: use fewer workers, smaller batches, or more memory",
