@@ -133,12 +133,16 @@ def csv_text(text: str) -> str:
     Control characters become backslash escapes. A text that begins like a formula and is not a number gets a leading
     apostrophe (OWASP, "CSV Injection"); :func:`read_table` removes it.
     """
-    visible = "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" or _INVISIBLE.match(char) else char
-        for char in text
-    )
+    plain = text.isascii() and text.isprintable()  # most texts: no look at each of their letters
+    visible = text if plain else "".join(map(_visible, text))
     start = visible.lstrip()
     return f"'{visible}" if start.startswith(tuple(_FORMULA)) and not _is_number(start) else visible
+
+
+def _visible(char: str) -> str:
+    """A character; as an escape where it is a control character or cannot be seen."""
+    hidden = unicodedata.category(char) == "Cc" or _INVISIBLE.match(char)
+    return char.encode("unicode_escape").decode() if hidden else char
 
 
 def spaced(names: Sequence[str]) -> str:
