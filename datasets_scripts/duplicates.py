@@ -29,6 +29,7 @@ FLAT = 2.0
 # The order of a sum changes its last digits: no candidate may be lost before both conditions are checked.
 _ROUNDING = 0.005
 _ENTRIES_PER_BLOCK = 20_000_000
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,27 @@ def turned(thumbs: np.ndarray, how: int) -> np.ndarray:
 def reduced(thumbs: np.ndarray) -> np.ndarray:
     """(N, 2S, 2S) -> (N, S, S) float32, area-averaged."""
     n, side = len(thumbs), thumbs.shape[1] // 2
-    return thumbs.reshape(n, side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
+    out = np.empty((n, side, side), dtype=np.float32)
+    for start in range(0, n, _AT_ONCE):  # a float copy of all thumbnails would take 4 kB for each
+        part = thumbs[start : start + _AT_ONCE]
+        out[start : start + _AT_ONCE] = part.reshape(len(part), side, 2, side, 2).astype(np.float32).mean(axis=(2, 4))
+    return out
+
+
+def contrast(thumbs: np.ndarray) -> np.ndarray:
+    """Standard deviation of each thumbnail in grey levels: (N, S, S) -> (N,)."""
+    parts = (thumbs[start : start + _AT_ONCE] for start in range(0, len(thumbs), _AT_ONCE))
+    return np.concatenate([np.zeros(0), *(part.reshape(len(part), -1).std(axis=1) for part in parts)])
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     """(N, ...) to (N, D) rows of mean 0 and norm 1; a row without contrast becomes 0, so it correlates with nothing."""
     flat = vectors.reshape(len(vectors), math.prod(vectors.shape[1:])).astype(np.float32)
-    flat = flat - flat.mean(axis=1, keepdims=True)
-    norms = np.linalg.norm(flat, axis=1, keepdims=True)
-    return np.where(norms > 1e-3, flat / np.maximum(norms, 1e-3), np.float32(0.0))
+    flat -= flat.mean(axis=1, keepdims=True)
+    norms = np.sqrt(np.einsum("nd,nd->n", flat, flat))[:, None]
+    flat /= np.maximum(norms, 1e-3)
+    flat[norms[:, 0] <= 1e-3] = 0.0
+    return flat
 
 
 def _detail(thumbs: np.ndarray) -> np.ndarray:
@@ -86,8 +99,8 @@ def near_pairs(thumbs: np.ndarray) -> list[tuple[int, int]]:
     Args:
         thumbs: (N, 32, 32) uint8 grey.
     """
-    usable = np.nonzero(thumbs.reshape(len(thumbs), -1).std(axis=1) >= FLAT)[0]
-    thumbs = thumbs[usable]
+    usable = np.nonzero(contrast(thumbs) >= FLAT)[0]
+    thumbs = thumbs if len(usable) == len(thumbs) else thumbs[usable]
     found: set[tuple[int, int]] = set()
     for how, rows_i, rows_j in _candidates(thumbs):
         for start in range(0, len(rows_i), 10_000):
