@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -122,8 +121,8 @@ def _labels(
     unknown = Counter(word for word in words if word is not None and word.lower() not in class_of)
     if unknown:
         raise UnknownLabelError(
-            f"{len(unknown)} names of diagnoses are not known for {entry.name}: {_with_nearest(unknown, class_of)}; "
-            "correct them, or add them to archives.yaml"
+            f"{len(unknown)} names of diagnoses are not known for {entry.name}: "
+            f"{tables.with_nearest(unknown, class_of)}; correct them, or add them to archives.yaml"
         )
     labels: list[tuple[str | None, str | None]] = []
     out: Counter[str] = Counter()
@@ -161,15 +160,6 @@ def _word(columns: Sequence[str], known: Collection[str], record: Record) -> str
     cells = [record.get(column.lower(), "").removesuffix(".0") for column in columns]
     filled = [cell for cell in cells if not tables.is_gap(cell)]
     return next((cell for cell in filled if cell.lower() in known), next(iter(filled), None))
-
-
-def _with_nearest(unknown: Counter[str], known: Collection[str]) -> str:
-    """``'Nevis' (2 rows, nearest 'nevus'), ...``."""
-    listed = []
-    for word, n in unknown.most_common(_SHOWN):
-        nearest = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0)[0]
-        listed.append(f"{tables.shortly(word)} ({n} row{'s' if n > 1 else ''}, nearest {nearest!r})")
-    return ", ".join(listed) + (f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else "")
 
 
 def _row(

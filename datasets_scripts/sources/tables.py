@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import io
 import math
 import re
@@ -256,6 +257,22 @@ def clipped(value: str, most: int) -> str:
 def shortly(value: str) -> str:
     """A value for a message: quoted, clipped to 40 characters, on one line."""
     return repr(clipped(value, 40))
+
+
+def with_nearest(unknown: Counter[str], known: Iterable[str], most: int = 12) -> str:
+    """``'Nevis' (2 rows, nearest 'nevus'), ...``: each unknown name once, with its number of rows and the nearest name.
+
+    Args:
+        unknown: name -> rows.
+        known: the names that are known, at least one.
+        most: names that are listed; the others are counted.
+    """
+    spelt = {name.lower(): name for name in known}
+    listed = []
+    for word, n in unknown.most_common(most):
+        nearest = spelt[difflib.get_close_matches(word.lower(), spelt, n=1, cutoff=0)[0]]
+        listed.append(f"{shortly(word)} ({n} row{'s' if n > 1 else ''}, nearest {nearest!r})")
+    return ", ".join(listed) + (f" and {len(unknown) - most} more" if len(unknown) > most else "")
 
 
 def check_columns(columns: Collection[str], required: Sequence[str], where: str) -> None:

@@ -35,12 +35,14 @@ NO_LABEL = -1
 MALIGNANCY = ("benign", "malignant")
 # The groups that p_malignant sums.
 MALIGNANT_GROUPS = ("malignant", "premalignant")
-# The last two are there only where the dataset has them: few record the skin tone, or have two kinds of images.
-RECORDED_COLUMNS = ("skin_tone", "image_type")
+# The last three are there only where the dataset has them: few record the skin tone, or have two kinds of images.
+ESTIMATED_TONE = "skin_tone_estimate"
+RECORDED_COLUMNS = ("skin_tone", "image_type", ESTIMATED_TONE)
 TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "provenance", *RECORDED_COLUMNS)
 # The corruption of the image as ``kind severity``, its view as ``kind setting``, how the lesion was found that the view
-# is around, and whether it is whole in view: no dataset has such columns.
-CORRUPTION, VIEW, FRAMING, SEEN = ALTERED_COLUMNS = ("corruption", "view", "framed_by", "lesion_seen")
+# is around, whether it is whole in view, and what was hidden or drawn: no dataset has such columns.
+ALTERED_COLUMNS = ("corruption", "view", "framed_by", "lesion_seen", "shortcut")
+CORRUPTION, VIEW, FRAMING, SEEN, SHORTCUT = ALTERED_COLUMNS
 FRAMED_BY = ("mask", "box", "centre")
 
 # What the metadata of a file holds.

@@ -11,7 +11,7 @@ from datasets_scripts.sources import archive
 from datasets_scripts.sources.archive_tables import OWN, entry_of
 from datasets_scripts.sources.tables import TableWriter
 from datasets_scripts.taxonomy import TASKS, class_order
-from trainers.metrics.predictions import TEXT_COLUMNS
+from trainers.metrics.predictions import ESTIMATED_TONE, TEXT_COLUMNS
 from trainers.model_folder.source import Source, class_names, fetch
 from trainers.scoring.files import IMAGE_COLUMN
 from trainers.scoring.labels import LABEL
@@ -61,8 +61,14 @@ def write_labels(name: str, images: Path, labels: Sequence[str], path: Path) -> 
         UserError: as :func:`task_for` and :func:`archive.read`.
     """
     task = task_for(name, labels)
-    found = archive.read(name, str(images), task)
-    texts = [column for column in TEXT_COLUMNS if column != "provenance"]
+    found = archive.read(name, str(images), task, some=True)
+    entry = entry_of(name)
+    if found.missing and not entry.partial:
+        raise UserError(
+            f"--archive {name}: {len(found.missing)} images of its tables are not in {str(images)!r}, the first is "
+            f"{found.missing[0].split(' ')[0]}: finish the download ({entry.where})"
+        )
+    texts = [column for column in TEXT_COLUMNS if column not in ("provenance", ESTIMATED_TONE)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = TableWriter(file)
         writer.writerow([IMAGE_COLUMN, LABEL, "lesion_id", "group_id", "age", *texts])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from datasets_scripts.command import UserError
-from datasets_scripts.sources.tables import MetadataError, age, known
+from datasets_scripts.sources.tables import MetadataError, age, known, with_nearest
 from datasets_scripts.taxonomy import CLASSES, classes_named
 from trainers.metrics.predictions import MALIGNANCY, TEXT_COLUMNS
 from trainers.scoring.files import Row, Table
@@ -106,12 +107,15 @@ def check_labels(table: Table, classes: Classes) -> None:
     Raises:
         UserError: a class that the model does not know, or an age that is none.
     """
+    texts = Counter(row[LABEL] for row in table.rows.values())
+    unknown = Counter({text: n for text, n in texts.items() if classes.index(text) is None})
+    if unknown:
+        names = [*classes.labels, *(classes.long_names[label] for label in classes.labels)]
+        raise UserError(
+            f"{table.where} has {len(unknown)} label{'s' if len(unknown) > 1 else ''} that the model does not know: "
+            f"{with_nearest(unknown, names)}; it knows {', '.join(classes.labels)}: name them so, or leave the rows out"
+        )
     for image, row in table.rows.items():
-        if classes.index(row[LABEL]) is None:
-            raise UserError(
-                f"{table.where}, image {image!r}, has the label {row[LABEL]!r}: the model knows "
-                f"{', '.join(classes.labels)}; name it so, or leave the row out"
-            )
         try:
             age(row.get("age", ""), image)
         except MetadataError as error:

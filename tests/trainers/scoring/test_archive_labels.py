@@ -50,6 +50,13 @@ def test_other_classes_are_compared_on_malignancy(pad: Path, tmp_path: Path) -> 
     ]  # fmt: skip
 
 
+def test_half_a_download_is_refused_without_an_option_that_score_lacks(pad: Path, tmp_path: Path) -> None:
+    (pad / "PAT_2_7_939.png").unlink()
+    with pytest.raises(UserError, match=r"1 images .* the first is PAT_2_7_939: finish the download") as raised:
+        write_labels("pad_ufes_20", pad, sorted(TASKS["ham10000"]), tmp_path / "labels.csv")
+    assert "--partial" not in str(raised.value)
+
+
 def test_the_task_for_a_model() -> None:
     assert task_for("isic_2020", TASKS["ham10000"]) == "isic_binary"
     assert task_for("ph2", ["nv", "mel", "other"]) == "archive"

@@ -122,9 +122,9 @@ REFUSED = {
     "images that are not there": ((*OUT, "--labels", "absent.csv"), "2 of 3 images are not in --images 'clinic', the"),
     "a label it does not know": (
         (*OUT, *NO, "--labels", "unknown_label.csv"),
-        "image 'y', has the label 'melanosis'",
+        "has 1 label that the model does not know: 'melanosis' (1 row, nearest 'mel')",
     ),
-    "the labels it knows": ((*OUT, *NO, "--labels", "unknown_label.csv"), "the model knows mel, nv; name it so"),
+    "the labels it knows": ((*OUT, *NO, "--labels", "unknown_label.csv"), "it knows mel, nv: name them so"),
     "an age of no one": ((*OUT, *NO, "--labels", "bad_age.csv"), "image x has age '450'; give years from 0 to 120"),
 }
 
