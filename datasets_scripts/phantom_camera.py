@@ -37,9 +37,9 @@ def light(plane: Plane, rng: np.random.Generator, contact: bool) -> np.ndarray:
     return (level[..., None] * (cast * exposure).astype(np.float32)).astype(np.float32)
 
 
-def bubbles(plane: Plane, rng: np.random.Generator, image: np.ndarray) -> None:
-    """Air in the contact gel: thin bright rings with a glint, few or none; drawn into `image` (H, W, 3)."""
-    n = int(rng.choice([0, 0, 0, 0, 0, 3, 9, 20]))
+def bubbles(plane: Plane, rng: np.random.Generator, image: np.ndarray, n: int | None = None) -> None:
+    """Air in the contact gel: `n` thin bright rings with a glint, by chance few or none; into `image` (H, W, 3)."""
+    n = int(rng.choice([0, 0, 0, 0, 0, 3, 9, 20])) if n is None else n
     for _ in range(n):
         x, y = rng.uniform(0, plane.size[0]), rng.uniform(0, plane.size[1])
         radius = rng.uniform(0.06, 0.42) ** 1.3 / plane.mm
@@ -60,29 +60,53 @@ def bubbles(plane: Plane, rng: np.random.Generator, image: np.ndarray) -> None:
 def marks(plane: Plane, rng: np.random.Generator, image: np.ndarray) -> list[str]:
     """A millimetre ruler along an edge or a stroke of surgical ink, at times; drawn into `image` (H, W, 3)."""
     drawn = []
-    sheet = Image.new("L", (plane.size[0] * 3, plane.size[1] * 3))
-    pen = ImageDraw.Draw(sheet)
-    ruler, bottom, strength = rng.random() < 0.10, rng.random() < 0.5, float(rng.uniform(0.5, 0.9))
+    with_ruler, bottom, strength = rng.random() < 0.10, rng.random() < 0.5, float(rng.uniform(0.5, 0.9))
     offset, turn = rng.uniform(0.4, 0.9), rng.normal(0, 0.04)
-    if ruler:
+    if with_ruler:
         drawn.append("ruler")
-        for k in range(-2, round(plane.size[0] * plane.mm) + 2):
-            x = (k + 0.37) / plane.mm * 3
-            y = (offset / plane.mm) * 3 + turn * x
-            tall = (0.95 if k % 5 == 0 else 0.5) / plane.mm * 3
-            edge, end = (sheet.height - y, sheet.height - y - tall) if bottom else (y, y + tall)
-            pen.line([(x, edge), (x + turn * tall, end)], fill=255, width=max(1, round(0.09 / plane.mm * 3)))
-        alpha = np.asarray(sheet.reduce(3), dtype=np.float32)[..., None] / 255 * strength
-        image += (np.array([0.10, 0.10, 0.11], dtype=np.float32) - image) * alpha
+        ruler(plane, image, bottom=bottom, strength=strength, offset=offset, turn=turn)
     inked, side = rng.random() < 0.06, rng.uniform(0, 2 * math.pi)
-    path = curve(rng, np.array([math.cos(side), math.sin(side)]) * 6.2, side + math.pi / 2, 7.0, 0.6)
+    path = stroke_beside(rng, side, 6.2)
     shift = rng.normal(0, 0.4, 2)
     if inked:
         drawn.append("ink")
-        centre = np.array([plane.u.mean(), plane.v.mean()]) + shift
-        alpha = ndimage.gaussian_filter(plane.strokes([(path + centre, 0.55, 0.85)]), 0.05 / plane.mm)[..., None]
-        image *= 1 - alpha * (1 - np.array([0.36, 0.25, 0.66], dtype=np.float32))
+        ink(plane, image, path + shift)
     return drawn
+
+
+def ruler(plane: Plane, image: np.ndarray, *, bottom: bool, strength: float, offset: float, turn: float) -> None:
+    """A millimetre ruler along the upper or lower edge, drawn into `image` (H, W, 3).
+
+    Args:
+        plane: the view.
+        image: RGB in 0..1.
+        bottom: along the lower edge.
+        strength: opacity of its marks, 0..1.
+        offset: from the edge, in millimetres.
+        turn: against the edge, in radians.
+    """
+    sheet = Image.new("L", (plane.size[0] * 3, plane.size[1] * 3))
+    pen = ImageDraw.Draw(sheet)
+    for k in range(-2, round(plane.size[0] * plane.mm) + 2):
+        x = (k + 0.37) / plane.mm * 3
+        y = (offset / plane.mm) * 3 + turn * x
+        tall = (0.95 if k % 5 == 0 else 0.5) / plane.mm * 3
+        edge, end = (sheet.height - y, sheet.height - y - tall) if bottom else (y, y + tall)
+        pen.line([(x, edge), (x + turn * tall, end)], fill=255, width=max(1, round(0.09 / plane.mm * 3)))
+    alpha = np.asarray(sheet.reduce(3), dtype=np.float32)[..., None] / 255 * strength
+    image += (np.array([0.10, 0.10, 0.11], dtype=np.float32) - image) * alpha
+
+
+def stroke_beside(rng: np.random.Generator, side: float, distance: float) -> np.ndarray:
+    """The path (14, 2) of a pen that passes the centre at `distance` mm, in the direction `side` in radians."""
+    return curve(rng, np.array([math.cos(side), math.sin(side)]) * distance, side + math.pi / 2, 7.0, 0.6)
+
+
+def ink(plane: Plane, image: np.ndarray, path: np.ndarray) -> None:
+    """A stroke of surgical ink along `path` (N, 2), in mm from the centre, drawn into `image` (H, W, 3)."""
+    centre = np.array([plane.u.mean(), plane.v.mean()])
+    alpha = ndimage.gaussian_filter(plane.strokes([(path + centre, 0.55, 0.85)]), 0.05 / plane.mm)[..., None]
+    image *= 1 - alpha * (1 - np.array([0.36, 0.25, 0.66], dtype=np.float32))
 
 
 def lens(plane: Plane, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -1,9 +1,10 @@
 """Measure what other images of the same lesions do to a model: ``python -m trainers.measure_robustness MODEL ...``.
 
 The images of a split are blurred, shaken, lit wrongly, compressed, covered with hairs, in three severities each; and
-they are cut to other shapes and scales around the lesion, and turned. The model is run again: how often it is right,
-how often it still answers, and what is left of its promises. The model stays as it is; the result is a new, complete
-Hub folder with the sections in its report and its card.
+they are cut to other shapes and scales around the lesion, and turned; and their lesion is hidden, or a ruler, ink and
+other marks are drawn on them. The model is run again: how often it is right, how often it still answers, and what is
+left of its promises. The model stays as it is; the result is a new, complete Hub folder with the sections in its report
+and its card.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from datasets_scripts.command import OneLineParser, UserError, check_model, run,
 from trainers.training.arguments import CORRUPTIONS, EVALUATED_SPLITS, SEVERITIES, VIEWS, check_dataset
 
 NONE = "none"
+# Those of trainers.evaluation.shortcuts, which --help need not wait for.
+HIDDEN = ("lesion_hidden", "box_hidden", "border_only")
+SHORTCUTS = (*HIDDEN, "ruler", "ink", "bubbles", "dark_corners", "hairs", "metadata_alone")
 
 
 def parse() -> Namespace:
@@ -32,6 +36,10 @@ def parse() -> Namespace:
     add("--views", nargs="+", choices=[*VIEWS, NONE], metavar="KIND",
         help="aspect: cut to 1:1, 3:4, 4:3 and 16:9 around the lesion; scale: cut so that the lesion fills 25, 50, 75 "
         f"and 100 %% of the shorter side; turn: by 90, 180 and 270 degrees; or {NONE} (default: all)")  # fmt: skip
+    add("--shortcuts", nargs="+", choices=[*SHORTCUTS, NONE], metavar="KIND",
+        help=f"{', '.join(HIDDEN)}: the lesion, its box, or all but the border in the colour of the skin; ruler, ink, "
+        "bubbles, dark_corners, hairs: drawn on the image; metadata_alone: a logistic regression of age, sex and site; "
+        f"or {NONE} (default: all)")  # fmt: skip
     add("--masks", type=Path, metavar="DIR",
         help="folder of lesion masks <image_id>_segmentation.png, to find the lesion by (default: the dataset's own; "
         "where there is none, the darkest region, otherwise the centre)")  # fmt: skip
@@ -56,9 +64,11 @@ def main() -> None:
         value = getattr(arguments, name)
         if value is not None and value < least:
             raise UserError(f"--{name} {value}: give at least {least}")
-    kinds, views = (chosen(name, getattr(arguments, name)) for name in ("corruptions", "views"))
-    if kinds == views == []:
-        raise UserError(f"--corruptions {NONE} --views {NONE}: nothing to measure; leave one of them out")
+    asked = ("corruptions", "views", "shortcuts")
+    kinds, views, shortcuts = (chosen(name, getattr(arguments, name)) for name in asked)
+    if kinds == views == shortcuts == []:
+        words = " ".join(f"--{name} {NONE}" for name in asked)
+        raise UserError(f"{words}: nothing to measure; leave one of them out")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
     from trainers.model_folder.data import load_splits_of
@@ -72,6 +82,7 @@ def main() -> None:
         kinds=kinds,
         severities=arguments.severities,
         views=views,
+        shortcuts=shortcuts,
         masks=arguments.masks,
         images=arguments.images,
         seed=arguments.seed,

@@ -18,7 +18,7 @@ from trainers import measure_robustness as command
 from trainers.evaluation.decisions import decisions
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import Splits, load_splits
-from trainers.model_folder.evaluate import corrupted_file, views_file
+from trainers.model_folder.evaluate import corrupted_file, shortcuts_file, views_file
 from trainers.model_folder.rebuild import rebuild
 from trainers.model_folder.robustness import corrupted_image, drawn, measure_robustness
 
@@ -44,6 +44,7 @@ def measured(trained: Path, splits: Splits, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["measure_robustness", "model", "--dataset", "phantoms"])
         how: dict[str, Any] = {"kinds": ["jpeg", "defocus_blur"], "severities": [1, 3], "views": ["aspect", "turn"]}
+        how["shortcuts"] = ["lesion_hidden", "ruler", "metadata_alone"]
         measure_robustness(str(trained), splits, out, images=12, replicates=REPLICATES, progress=False, **how)
     return out
 
@@ -52,7 +53,7 @@ def test_the_result_is_a_whole_repo_with_the_numbers_in_its_card(measured: Path,
     assert verify_folder(measured) == []
     assert not list(measured.parent.glob("*.partial"))
     before, after = read(trained), read(measured)
-    assert set(after) - set(before) == {"robustness", "view_robustness"}
+    assert set(after) - set(before) == {"robustness", "view_robustness", "shortcuts"}
     section = after["robustness"]
     assert (section["n"], section["kinds"], section["severities"]) == (12, ["jpeg", "defocus_blur"], [1, 3])
     card = folder_card(measured)
@@ -98,10 +99,27 @@ def test_each_view_holds_the_answers_to_the_cut_and_turned_images(measured: Path
     assert "(goal: at most 2 %)" in card
 
 
+def test_shortcuts_hold_the_answers_without_the_lesion_and_of_the_metadata(measured: Path, splits: Splits) -> None:
+    given = read_predictions(shortcuts_file(measured, "test"))
+    section = read(measured)["shortcuts"]
+    assert [row["kind"] for row in section["conditions"]] == section["kinds"]
+    gone, ruler, alone = section["conditions"]
+    assert (gone["n"] + gone["left_out"], ruler["n"], alone["n"]) == (12, 12, 12)
+    assert section["framed_by"]["mask"] == gone["n"] > 0, "phantoms have masks"
+    part = given.select(given.columns["shortcut"] == "metadata_alone")
+    assert np.isnan(part.ood_score).all()
+    assert part.probs().sum(axis=1) == pytest.approx(1)
+    assert alone["accuracy"]["value"] == pytest.approx((part.probs().argmax(1) == part.label).mean(), abs=1e-6)
+    card = folder_card(measured)
+    assert "## Shortcuts" in card
+    assert f"| Ruler drawn on | 12 ({ruler['n_groups']}) | {100 * ruler['accuracy']['value']:.1f} %" in card
+    assert "Nothing here shows that the model ignores them" not in card
+
+
 def test_a_second_evaluation_gives_the_same(measured: Path) -> None:
     before, card = read(measured), folder_card(measured)
     rebuild(measured, REPLICATES)
-    for section in ("robustness", "view_robustness"):
+    for section in ("robustness", "view_robustness", "shortcuts"):
         assert read(measured)[section] == before[section]
     assert folder_card(measured) == card
 
@@ -125,7 +143,10 @@ def test_a_draw_keeps_the_order_and_an_image_its_corruption() -> None:
         (["--severities", "4"], "invalid choice: 4"),
         (["--views", "distance"], "invalid choice: 'distance'"),
         (["--views", "none", "turn"], "--views none turn: give none alone"),
-        (["--views", "none", "--corruptions", "none"], "--corruptions none --views none: nothing to measure"),
+        (
+            ["--views", "none", "--corruptions", "none", "--shortcuts", "none"],
+            "--corruptions none --views none --shortcuts none: nothing to measure",
+        ),
         (["--masks", "/no/such/place"], "--masks '/no/such/place' is no folder"),
         (["--config_name", "fold0"], "the model was evaluated on"),
     ],

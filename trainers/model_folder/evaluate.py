@@ -19,6 +19,7 @@ from trainers.evaluation.isic2017_files import write_challenge
 from trainers.evaluation.methods import error_detection, methods
 from trainers.evaluation.report import evaluate
 from trainers.evaluation.robustness import robustness_section, view_section
+from trainers.evaluation.shortcuts import shortcut_section
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.intervals import bootstrap_weights, can_resample
@@ -142,6 +143,11 @@ def views_file(folder: Path, split: str) -> Path:
     return folder / f"predictions_{split}_views.parquet"
 
 
+def shortcuts_file(folder: Path, split: str) -> Path:
+    """The file of a folder with the predictions of the images of a split without their lesion, or with marks."""
+    return folder / f"predictions_{split}_shortcuts.parquet"
+
+
 def read_ood(folder: Path) -> dict[str, Predictions]:
     """Name -> stored predictions of each set of ood images of a folder."""
     found = [read_predictions(path) for path in sorted(folder.glob("predictions_ood_*.parquet"))]
@@ -185,6 +191,29 @@ def evaluate_views(
     clean = same_images(predictions[viewed.split.removesuffix("_views")], viewed)
     seed = report["provenance"]["seed"]
     return view_section(clean, viewed, report["trust"], kinds, drawn, replicates=replicates, seed=seed)
+
+
+def evaluate_shortcuts(
+    report: dict[str, Any],
+    predictions: dict[str, Predictions],
+    changed: Predictions,
+    kinds: list[str],
+    drawn: int,
+    replicates: int,
+) -> dict[str, Any]:
+    """The ``shortcuts`` section.
+
+    Args:
+        report: with ``trust`` and ``provenance``.
+        predictions: split -> predictions of the images as they are.
+        changed: predictions of some of them changed; its split is ``<split>_shortcuts``.
+        kinds: of the changes.
+        drawn: how many images were to be changed.
+        replicates: of the intervals.
+    """
+    clean = same_images(predictions[changed.split.removesuffix("_shortcuts")], changed)
+    seed = report["provenance"]["seed"]
+    return shortcut_section(clean, changed, report["trust"], kinds, drawn, replicates=replicates, seed=seed)
 
 
 def same_images(clean: Predictions, changed: Predictions) -> Predictions:

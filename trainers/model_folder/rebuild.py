@@ -20,9 +20,11 @@ from trainers.model_folder.evaluate import (
     corrupted_file,
     describe,
     evaluate_robustness,
+    evaluate_shortcuts,
     evaluate_splits,
     evaluate_views,
     read_ood,
+    shortcuts_file,
     views_file,
 )
 from trainers.model_folder.mc_dropout import read_samples, samples_file
@@ -63,6 +65,11 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
         viewed = read_predictions(views_file(folder, before["split"]))
         asked = before["kinds"], before["drawn"]
         report["view_robustness"] = evaluate_views(report, predictions, viewed, *asked, replicates)
+    if "shortcuts" in report:
+        before = report["shortcuts"]
+        changed = read_predictions(shortcuts_file(folder, before["split"]))
+        asked = before["kinds"], before["drawn"]
+        report["shortcuts"] = evaluate_shortcuts(report, predictions, changed, *asked, replicates)
     if "explanations" in report:
         table = read_table(explanations_file(folder, report["explanations"]["split"]))
         report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)
