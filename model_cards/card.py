@@ -30,7 +30,7 @@ REPORT_VERSION = 1
 CROSS_VALIDATION = "cross_validation"
 SCORING = "scoring"
 # Goes up when the text of the templates changes: verify then compares an older card line by line, not as a whole.
-CARD_LAYOUT = 9
+CARD_LAYOUT = 10
 # Groups that a doctor should see, in the order in which they are named.
 MALIGNANT_GROUPS = ("malignant", "premalignant")
 NOT_STATED = "not stated"

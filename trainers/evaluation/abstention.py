@@ -42,8 +42,9 @@ def abstention_section(predictions: Predictions, made: Decisions, bands: Mapping
         bands: ``config.trust["bands"]``.
 
     Returns:
-        JSON-ready: ``columns``: name -> one row a value with ``n``, ``n_groups``, ``answered``, ``error_answered``,
-        ``error_low``, ``error_moderate``, ``missed_low``, ``missed_moderate`` (shares by lesion with exact intervals);
+        JSON-ready: ``columns``: name -> one row a value with ``n``, ``n_groups``, ``accepted`` (by the gate),
+        ``answered``, ``error_answered``, ``error_low``, ``error_moderate``, ``missed_low``, ``missed_moderate`` (shares
+        by lesion with exact intervals);
         ``broken``: ``column``, ``value``, ``n_groups``, ``promise`` (of ``PROMISES``), ``bound``, ``measured`` of every
         group that breaks a promise; ``conventions``.
     """
@@ -51,7 +52,11 @@ def abstention_section(predictions: Predictions, made: Decisions, bands: Mapping
     malignant = np.isin(predictions.label, predictions.malignant_columns())
     benign = ~np.isin(made.predicted, predictions.malignant_columns())
     wrong, everyone = made.predicted != predictions.label, np.ones(len(predictions), dtype=bool)
-    shares = {"answered": (~made.abstains, everyone), "error_answered": (wrong, ~made.abstains)}
+    shares = {
+        "accepted": (made.accepted, everyone),
+        "answered": (~made.abstains, everyone),
+        "error_answered": (wrong, ~made.abstains),
+    }
     for name, (within, _, bound) in PROMISES.items():
         inside = made.accepted & np.isin(made.bands, within)
         shares[name] = (wrong, inside) if bound == "risk" else (inside & benign, malignant & made.accepted)
