@@ -41,6 +41,14 @@ GROUPS = (
     "column of --labels or --metadata, such as lesion_id: DIR/groups.csv and .parquet hold an answer per group, the "
     "renormalised mean of the log-probabilities of its images (default: none)"
 )
+ARCHIVE = (
+    "--images is a download of this archive (`build_archive --help` lists them): takes its labels, mapped to the "
+    "model's classes, in place of --labels"
+)
+TONES = (
+    "with --labels: subgroups by the individual typology angle of the image's border, an estimate that had no relation "
+    "to the recorded skin type on PAD-UFES-20; unknown where no skin is visible (default: not)"
+)
 DECISIONS = ("most_probable", "balanced", "cost", "sensitivity")
 
 
@@ -54,12 +62,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--images", required=True, type=Path, metavar="FILE_OR_DIR", help="one image, or a folder of images")
     add("--out", type=Path, metavar="DIR", help="folder to write; absent or empty (needed for a folder)")
     add("--labels", type=Path, metavar="CSV", help="the true classes: image,label[,lesion_id,...]; adds a report")
-    add(
-        "--archive",
-        metavar="NAME",
-        help="--images is a download of this archive (`build_archive --help` lists them): takes its labels, mapped to "
-        "the model's classes, in place of --labels",
-    )
+    add("--archive", metavar="NAME", help=ARCHIVE)
+    add("--estimate_skin_tone", action="store_true", help=TONES)
     add("--keep_features", action="store_true", help="with --labels: keep pooled features, too (default: not)")
     add("--metadata", type=Path, metavar="CSV", help="image,age,sex,localization, for a model that reads them")
     add("--group_column", default="", metavar="NAME", help=GROUPS)
@@ -136,6 +140,8 @@ def check(given: argparse.Namespace) -> None:
             raise UserError(f"--images {str(images)!r} is a folder: add --out DIR for the answers")
     elif given.json:
         raise UserError("--json prints the answer to one image: leave --out out, or read DIR/answers.parquet")
+    if given.estimate_skin_tone and given.labels is None and given.archive is None:
+        raise UserError("--estimate_skin_tone is for a report: add --labels CSV or --archive NAME")
     if given.prior is not None and given.estimate_prior:
         raise UserError(
             "--prior and --estimate_prior were both given: estimate first, then score again with that as --prior"

@@ -31,7 +31,7 @@ def subgroup_columns(
         "age": (AGE_VALUES, age_bands(age)),
         "sex": (SEX_VALUES, sexes(sex)),
     }
-    for name in ("diagnosis", "provenance", "skin_tone", "image_type"):
+    for name in ("diagnosis", "provenance", "skin_tone", "skin_tone_estimate", "image_type"):
         found = {str(value) for value in columns.get(name, ())}
         if found - {UNKNOWN} and (name != "diagnosis" or _is_finer(columns[name], label)):
             groups[name] = ((*sorted(found - {UNKNOWN}), *sorted(found & {UNKNOWN})), columns[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import known
 from model_cards.manifest import write_text
 from model_cards.report_view import cell
+from trainers.evaluation.abstention import LEAST_LESIONS
 from trainers.evaluation.comparison_tables import title
 from trainers.evaluation.decisions import decisions
 from trainers.evaluation.figures.charts import draw_all
@@ -23,12 +24,13 @@ from trainers.evaluation.report import NO_MALIGNANT_CLASS
 from trainers.evaluation.tables import write_tables
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.number import Number
-from trainers.metrics.predictions import MALIGNANCY, Predictions, write_predictions
+from trainers.metrics.predictions import ESTIMATED_TONE, MALIGNANCY, Predictions, write_predictions
 from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.source import printable
 from trainers.scoring.answers import PROBABILITY, read_part
 from trainers.scoring.files import Row, read_listing
 from trainers.scoring.labels import LABEL, Classes, subgroup_columns
+from trainers.scoring.skin_tone import CONVENTIONS, agreement, estimated_tones
 from trainers.scoring.workers import Work
 
 SPLIT = "external"
@@ -36,7 +38,9 @@ PREDICTIONS = f"predictions_{SPLIT}.parquet"
 SCHEMA_VERSION = 1
 
 
-def gather(work: Work, classes: Classes, title: str, from_answers: bool, promised: bool) -> Predictions:
+def gather(
+    work: Work, classes: Classes, title: str, from_answers: bool, promised: bool, tones: bool = False
+) -> Predictions:
     """The labelled images that were read, as a predictions file holds them.
 
     Args:
@@ -45,11 +49,12 @@ def gather(work: Work, classes: Classes, title: str, from_answers: bool, promise
         title: of the model, for the message.
         from_answers: take the probabilities of the answers, as one member at temperature 1; otherwise the raw logits.
         promised: keep the OOD scores, since sets and bands hold for these answers.
+        tones: estimate the skin tone from each image, which is read again for it.
 
     Raises:
         UserError: no labelled image could be read, or a logit is NaN or infinite.
     """
-    ids, rows, logits, features, gate = [], [], [], [], []
+    ids, paths, rows, logits, features, gate = [], [], [], [], [], []
     names = [f"{PROBABILITY}{label}" for label in classes.labels]
     listed = read_listing(work.listing)
     for part in range(work.count):
@@ -57,6 +62,7 @@ def gather(work: Work, classes: Classes, title: str, from_answers: bool, promise
             if one.labels is None or answer["error"] is not None:
                 continue
             ids.append(printable(one.image))
+            paths.append(work.root / one.image)
             rows.append({**(one.metadata or {}), **one.labels})
             if from_answers:
                 logits.append(np.log(np.maximum([[answer[name] for name in names]], 1e-300)))
@@ -68,6 +74,7 @@ def gather(work: Work, classes: Classes, title: str, from_answers: bool, promise
         raise UserError("no image that has a label could be read: nothing can be evaluated; answers.csv would say why")
     lesions = [own(row, "lesion_id", image) for row, image in zip(rows, ids, strict=True)]
     groups = [own(row, "group_id", lesion) for row, lesion in zip(rows, lesions, strict=True)]
+    estimated = {ESTIMATED_TONE: estimated_tones(paths)} if tones else {}
     has_features = not from_answers and all(one is not None for one in features)
     try:
         found = Predictions(
@@ -81,7 +88,7 @@ def gather(work: Work, classes: Classes, title: str, from_answers: bool, promise
             label_groups=classes.groups,
             split=SPLIT,
             dataset=work.root.resolve().name,
-            columns=subgroup_columns(rows),
+            columns=subgroup_columns(rows) | estimated,
             features=np.stack(features).astype(np.float32) if has_features else None,
             ood_score=np.array(gate, dtype=np.float64) if promised else None,
         )
@@ -135,6 +142,7 @@ def write_external(
     reweighted: bool,
     replicates: int,
     seed: int,
+    tones: bool = False,
 ) -> dict[str, Any]:
     """Write predictions, tables, figures, ``report.json`` and ``README.md`` into ``out``; returns the report.
 
@@ -147,6 +155,7 @@ def write_external(
         reweighted: whether the answers were re-weighted to another prior.
         replicates: bootstrap resamples.
         seed: of the resamples.
+        tones: estimate the skin tone, and compare it with the recorded one.
 
     Raises:
         UserError: nothing can be evaluated.
@@ -155,15 +164,17 @@ def write_external(
     translated = classes.translated(one.labels[LABEL] for one in read_listing(work.listing) if one.labels)
     if classes.on_malignancy:  # sets and bands hold for the model's own classes
         from_answers, trust = True, {"temperature": {"value": 1.0}}
-    rows = gather(work, classes, about["model"]["title"], from_answers, promised="conformal" in trust)
+    rows = gather(work, classes, about["model"]["title"], from_answers, promised="conformal" in trust, tones=tones)
     write_predictions(rows, out / PREDICTIONS)
     scored = {
         **about["scored"],
         "judged": len(rows),
         "own_lesion": int((rows.lesion_id == rows.image_id).sum()),
+        "sources": sorted({str(name) for name in rows.columns.get("source", ())}),
         "probabilities": "re-weighted to the prior given" if reweighted else "as calibrated",
         **({"evaluated_on": list(MALIGNANCY)} if classes.on_malignancy else {}),
         **({"labels_translated": translated} if translated else {}),
+        **({ESTIMATED_TONE: tone_facts(rows, replicates, seed)} if tones else {}),
     }
     report: dict[str, Any] = {"schema_version": SCHEMA_VERSION, **about, "scored": scored, "trust": trust}
     report.update(evaluated(rows, trust, replicates, seed))
@@ -174,6 +185,13 @@ def write_external(
     write_report(report, out)
     write_text(out / "README.md", page(report))
     return report
+
+
+def tone_facts(rows: Predictions, replicates: int, seed: int) -> dict[str, Any]:
+    """How the estimated skin tone agrees with the recorded one, and what it is."""
+    recorded = rows.columns.get("skin_tone", np.full(len(rows), "unknown", dtype=object))
+    found = agreement(rows.columns[ESTIMATED_TONE], recorded, rows.group_id, replicates, seed)
+    return {**found, "convention": CONVENTIONS}
 
 
 def page(report: Mapping[str, Any]) -> str:
@@ -205,6 +223,7 @@ def page(report: Mapping[str, Any]) -> str:
             for row in found["per_class"]
         ),
         "",
+        *by_group(report),
         *decision_curve(found["decision_curve"]),
         *figures,
         f"Made by `{report['provenance']['command']}`. Every number here is in `report.json`, what each of them means "
@@ -236,8 +255,24 @@ def remarks(scored: Mapping[str, Any], n: int) -> list[str]:
         found.append(
             f"{scored['images'] - scored['labelled']:,} images without a label were answered and not evaluated."
         )
+    if ESTIMATED_TONE in scored:
+        found.append(tone_sentence(scored[ESTIMATED_TONE]))
     reasons = ", ".join(f"{name} {count:,}" for name, count in scored["reasons"].items())
     return [*found, f"Of all {scored['images']:,} images: {reasons}." if reasons else ""]
+
+
+def tone_sentence(tone: Mapping[str, Any]) -> str:
+    """What the estimate of the skin tone is, and its error."""
+    start = f"`{ESTIMATED_TONE}` is an estimate from the border of {tone['estimated']:,} images (see `report.json`)."
+    if tone["spearman"]["value"] is None:
+        return f"{start} It could not be compared with a recorded tone."
+    rank, exact, near = (Number.read(tone[name]) for name in ("spearman", "exact", "within_one"))
+    usual = tone["most_frequent"]
+    return (
+        f"{start} Against the recorded Fitzpatrick type of {tone['n']:,} images: rank correlation {rank.text(2)}, the "
+        f"same of six {exact.text(1, percent=True)}, the same or a neighbour {near.text(1, percent=True)}; naming the "
+        f"most frequent type of all gives {100 * usual['exact']:.1f} % and {100 * usual['within_one']:.1f} %."
+    )
 
 
 def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -256,6 +291,35 @@ def main_numbers(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]
     for level, value in found["discrimination"]["specificity_malignant_at_sensitivity"].items():
         yield f"specificity for malignant at sensitivity {level} ↑", value
     yield "partial AUROC above sensitivity 0.80, at most 0.2 ↑", found["discrimination"]["partial_auroc_malignant"]
+
+
+def by_group(report: Mapping[str, Any]) -> Iterator[str]:
+    """Lines of the table of subgroups, the unknown among them; none where nothing is known of anybody."""
+    trusted = report.get("trust_evaluation") or {}
+    places = {
+        "accuracy": ("accuracy", report["evaluation"][SPLIT]["subgroups"]),
+        "AUROC, malignant": ("auroc_malignant", report["evaluation"][SPLIT]["subgroups"]),
+        "ECE": ("ece", report["evaluation"][SPLIT]["subgroups"]),
+        "coverage of sets": ("coverage", (trusted.get("sets") or {}).get("subgroups", {})),
+        "accepted by the gate": ("accepted", (trusted.get("abstention") or {}).get("columns", {})),
+    }
+    shown = {title: place for title, place in places.items() if place[1]}
+    lines = []
+    for column, rows in report["evaluation"][SPLIT]["subgroups"].items():
+        if any(row["n"] and row["value"] != "unknown" for row in rows):
+            lines += [_group_line(column, row, shown.values()) for row in rows if row["n"]]
+    if lines:
+        yield from ("## By group", "", f"In italics: fewer than {LEAST_LESIONS} lesions, which show little.", "")
+        yield from (f"| group | lesions | {' | '.join(shown)} |", f"|---|---:|{'---:|' * len(shown)}", *lines, "")
+
+
+def _group_line(column: str, row: Mapping[str, Any], places: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
+    mark = "*" if row["n_groups"] < LEAST_LESIONS else ""
+    cells = [f"{mark}{column.replace('_', ' ')} {cell(row['value'])}{mark}", f"{row['n_groups']:,}"]
+    for name, columns in places:
+        found = next((one for one in columns.get(column, ()) if one["value"] == row["value"]), None)
+        cells.append("–" if found is None else f"{mark}{Number.read(found[name]).text()}{mark}")
+    return f"| {' | '.join(cells)} |"
 
 
 def decision_curve(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

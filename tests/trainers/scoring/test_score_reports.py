@@ -29,7 +29,8 @@ def test_labels_add_the_report_of_training(
     lines = ["image,label,lesion_id,age,sex", "i00,mel,L1,40,female", "i01.png,Melanocytic nevus,L1,,male"]
     lines += ["i02.png,NV,,61,", "b/i07.png,bkl,,50,female", "i08,mel,L9,50,male", "i09,nv,L2,70,male"]
     table.write_text("\n".join(lines) + "\n")
-    code, shown, _ = run("--model", ours, "--images", images, "--out", out, "--labels", table, "--keep_features")
+    more = ("--labels", table, "--keep_features", "--estimate_skin_tone")
+    code, shown, _ = run("--model", ours, "--images", images, "--out", out, *more)
     assert code == 0
     rows = read_predictions(out / "predictions_external.parquet")
     assert rows.image_id.tolist() == ["i00.png", "i01.png", "i02.png", "b/i07.png", "b/i09.png"]
@@ -60,6 +61,11 @@ def test_labels_add_the_report_of_training(
     page = (out / "README.md").read_text()
     assert "2 images have no `lesion_id` and count as a lesion each" in page
     assert "1 further labelled images could not be read" in page
+    assert "| *sex unknown* | 1 |" in page, "an unknown group and a small one are shown"
+    assert page.count("accepted by the gate") == 1
+    tones = rows.columns["skin_tone_estimate"]
+    assert report["scored"]["skin_tone_estimate"]["estimated"] == int((tones != "unknown").sum())
+    assert "It could not be compared with a recorded tone." in page
     for name in ("per_class_metrics.csv", "classification_report.txt", *(f["file"] for f in report["figures"])):
         assert (out / name).stat().st_size > 0
     assert "5 labelled images: accuracy" in shown
