@@ -35,8 +35,9 @@ def matrix_row(report: Mapping[str, Any], model: str, dataset: str) -> dict[str,
         dataset: its name.
 
     Returns:
-        ``model``, ``dataset``, ``n``, ``n_groups``; each of ``METRICS``, with its interval; ``verdicts``: promise ->
-        verdict, where there are any.
+        ``model``, ``dataset``, ``n``, ``n_groups``; ``fitted_on``: the archives that the model was trained or its trust
+        fitted on, and ``same_archive``: whether images of the dataset are of one of them (None: not known); each of
+        ``METRICS``, with its interval; ``verdicts``: promise -> verdict, where there are any.
 
     Raises:
         KeyError: the report has neither split.
@@ -52,6 +53,7 @@ def matrix_row(report: Mapping[str, Any], model: str, dataset: str) -> dict[str,
         "dataset": dataset,
         "n": found["n"],
         "n_groups": found["n_groups"],
+        **_fitted_on(report),
         "auroc": found["discrimination"]["auroc_malignant"],
         "balanced_accuracy": found["discrimination"]["balanced_accuracy"],
         "sensitivity": _sensitivity(trusted.get("decision")),
@@ -60,6 +62,16 @@ def matrix_row(report: Mapping[str, Any], model: str, dataset: str) -> dict[str,
         "answered": trusted["verdicts"][split]["answered"] if trusted else undefined(why),
         "verdicts": verdicts,
     }
+
+
+def _fitted_on(report: Mapping[str, Any]) -> dict[str, Any]:
+    if "scored" in report:
+        archives, sources = report["model"].get("fitted_on", []), report["scored"].get("sources", [])
+    else:
+        archives = report.get("provenance", {}).get("dataset", {}).get("sources", [])
+        sources = archives
+    same = bool({name.lower() for name in archives} & {name.lower() for name in sources})
+    return {"fitted_on": list(archives), "same_archive": same if archives and set(sources) - {"unknown"} else None}
 
 
 def _sensitivity(decision: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -74,17 +86,19 @@ def _sensitivity(decision: Mapping[str, Any] | None) -> dict[str, Any]:
 
 def markdown(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The matrix in Markdown, a line each: the metrics, then the verdicts on the promises, then the conventions."""
-    yield f"| model | dataset | images (lesions) | {' | '.join(METRICS.values())} |"
-    yield f"|---|---|---:|{'---:|' * len(METRICS)}"
+    yield f"| model | fitted on | dataset | images (lesions) | {' | '.join(METRICS.values())} |"
+    yield f"|---|---|---|---:|{'---:|' * len(METRICS)}"
     for row in rows:
         if "why" in row:
-            yield f"| {cell(row['model'])} | {cell(row['dataset'])} | not scored: {cell(row['why'])} |" + " |" * len(
+            yield f"| {cell(row['model'])} | | {cell(row['dataset'])} | not scored: {cell(row['why'])} |" + " |" * len(
                 METRICS
             )
             continue
+        same = {True: "; **images of the same archive**", False: "; another archive", None: ""}[row["same_archive"]]
+        fitted = f"{cell(', '.join(row['fitted_on'])) or 'not known'}{same}"
         numbers = [Number.read(row[name]).text() for name in METRICS]
         size = f"{row['n']:,} ({row['n_groups']:,})"
-        yield f"| {cell(row['model'])} | {cell(row['dataset'])} | {size} | {' | '.join(numbers)} |"
+        yield f"| {cell(row['model'])} | {fitted} | {cell(row['dataset'])} | {size} | {' | '.join(numbers)} |"
     yield from ("", CONVENTIONS)
     for row in rows:
         if row.get("left_out"):

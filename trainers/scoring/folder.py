@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from datasets_scripts.command import UserError, shown_path
+from datasets_scripts.command import UserError, read_json, shown_path
 from datasets_scripts.images import passed_over_text
 from datasets_scripts.output import beside, locked, put_in_place
 from hub_models.decision_lesion import chosen_rule, same_class
@@ -67,6 +67,7 @@ class Job:
         estimate_prior: whether the class prior of the folder is estimated.
         bootstrap_replicates: of a report.
         group_column: column of either table; each of its values also gets an answer. "" = none.
+        estimate_skin_tone: of a report: subgroups by a tone that is estimated from the border of each image.
     """
 
     source: Source
@@ -80,6 +81,7 @@ class Job:
     estimate_prior: bool = False
     bootstrap_replicates: int = 1000
     group_column: str = ""
+    estimate_skin_tone: bool = False
 
     @property
     def partial(self) -> Path:
@@ -170,11 +172,25 @@ def describe(scorer: Scorer, classes: Classes) -> dict[str, Any]:
         "model_type": scorer.model.config.model_type,
         "of_this_suite": scorer.ours,
         "inputs": scorer.inputs,
+        "fitted_on": fitted_on(scorer.folder),
         "labels": [
             {"name": label, "long_name": classes.long_names[label], "group": classes.groups.get(label)}
             for label in classes.labels
         ],
     }
+
+
+def fitted_on(folder: Path) -> list[str]:
+    """The archives that a model was trained and its trust fitted on, by its report; empty where that is not known."""
+    try:
+        report = read_json(folder / "report.json")
+        places = [
+            report["provenance"]["dataset"],
+            *(report[key] for key in ("trained_on", "imported") if key in report),
+        ]
+        return list(dict.fromkeys(str(name) for place in places for name in place["sources"]))
+    except (OSError, UserError, KeyError, TypeError):
+        return []
 
 
 def decisive(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, Any]:
@@ -294,16 +310,16 @@ def finish(
     if job.labels is not None:
         from trainers.scoring.external import write_external  # metrics and charts, which answers alone need not load
 
-        about = {"model": facts, "provenance": made, "scored": scored}
         report = write_external(
             work,
             truth,
-            about,
+            {"model": facts, "provenance": made, "scored": scored},
             trust_of(scorer),
             staging,
             reweighted=job.settings.prior is not None,
             replicates=job.bootstrap_replicates,
             seed=job.settings.seed,
+            tones=job.estimate_skin_tone,
         )
     summary = {
         "schema_version": SCHEMA_VERSION,

@@ -70,10 +70,24 @@ def test_a_row_takes_its_numbers_from_the_report() -> None:
     plain = {name: value for name, value in report().items() if name == "evaluation"}
     assert [matrix_row(plain, "m", "d")[name]["value"] for name in METRICS] == [0.8, 0.5, None, 0.1, None, None]
     text = list(markdown([row, {"model": "m", "dataset": "e", "why": "it knows none of the labels"}]))
-    assert text[2].startswith("| m | d | 1,200 (1,000) | 0.800 (0.700 to 0.900) | 0.500 (0.400 to 0.600) | 0.900 (")
-    assert text[3].startswith("| m | e | not scored: it knows none of the labels |")
+    assert text[2].startswith(
+        "| m | not known | d | 1,200 (1,000) | 0.800 (0.700 to 0.900) | 0.500 (0.400 to 0.600) | 0.900 ("
+    )
+    assert text[3].startswith("| m | | e | not scored: it knows none of the labels |")
     assert "| m | d | holds |" in text
     assert [len(axes.lines) for axes in draw_matrix([row]).axes] == [1] * len(METRICS)
+
+
+def test_what_a_model_was_fitted_on_is_marked() -> None:
+    found = {**report(), "model": {"fitted_on": ["HAM10000", "ISIC"]}}
+    for sources, same, mark in (
+        (["ham10000", "PAD"], True, "**images of the same archive**"),
+        (["PAD"], False, "another archive"),
+        (["unknown"], None, ""),
+    ):
+        row = matrix_row({**found, "scored": {"sources": sources}}, "m", "d")
+        assert (row["fitted_on"], row["same_archive"]) == (["HAM10000", "ISIC"], same)
+        assert f"| m | HAM10000, ISIC{'; ' if mark else ''}{mark} | d |" in "\n".join(markdown([row]))
 
 
 def test_every_pair_is_scored_once(ours: Path, peer: Path, images: Path, tmp_path: Path, lesion_matrix: Call) -> None:
@@ -98,7 +112,7 @@ def test_every_pair_is_scored_once(ours: Path, peer: Path, images: Path, tmp_pat
     assert ("## Do the promises hold here?" in page, "partial AUROC above sensitivity 0.80" in page) == (True, True)
     assert "1 images of clinic are left out for ours" in (out / "README.md").read_text()
     assert Image.open(out / "matrix.png").size[0] > 500
-    assert "| ours | clinic | 4 (4) |" in shown
+    assert "| ours | not known | clinic | 4 (4) |" in shown
     assert sorted(path.name for path in out.iterdir()) == ["README.md", "matrix.json", "matrix.png", "scored"]
 
     again = tmp_path / "again"
