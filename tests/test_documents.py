@@ -88,7 +88,10 @@ def test_a_command_of_a_document_is_accepted(
     accept = argparse.ArgumentParser.parse_args
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
     module, options = module_and_options(words(command))
-    if module == "trainers.cross_validate":  # its further options are those of the script
+    if module == "trainers.leak_cost" and options[0].startswith("-"):  # it reads known options only
+        accept = argparse.ArgumentParser.parse_known_args
+        monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_args)
+    elif module in ("trainers.cross_validate", "trainers.leak_cost"):  # further options are those of the script
         script = next(word for word in options if not word.startswith("-"))
         options.remove(script)
         module = f"trainers.train_{script}"

@@ -46,6 +46,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train_probe": ("trainers.train_probe", "a linear head on the features of a frozen backbone, or one of texts"),
         "train_autoencoder": ("trainers.train_autoencoder", "an autoencoder of lesion images"),
         "cross_validate": ("trainers.cross_validate", "a training on every fold, and the pooled report"),
+        "leak_cost": ("trainers.leak_cost", "what a leak between the splits costs: one recipe on two splits"),
     },
     "use and evaluate a model": {
         "score": ("trainers.score", "the answer to one image, or to a folder; with labels, a report"),
@@ -55,7 +56,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "similar": ("trainers.similar", "similar images of a collection"),
         "map_latent": ("trainers.map_latent", "a map of a model's features"),
         "measure_explanations": ("trainers.measure_explanations", "how good the heat maps are"),
-        "measure_robustness": ("trainers.measure_robustness", "corrupted, cut and turned images"),
+        "measure_robustness": ("trainers.measure_robustness", "corrupted, cut, turned images; without the lesion"),
         "measure_uncertainty": ("trainers.measure_uncertainty", "ensemble, MC dropout, flips, Laplace: what pays"),
         "measure_preprocessing": ("trainers.measure_preprocessing", "hair removal, lesion crop, and their time"),
         "compare_autoencoders": ("trainers.autoencoding.compare", "two autoencoders on the same images"),

@@ -18,35 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datasets_scripts.command import OneLineParser, UserError, run, shown_path
-from trainers.training.arguments import EnsembleArguments, LesionArguments
-from trainers.training.command_line import quick_parser
-from trainers.training.image_arguments import ImageArguments
+from trainers.training.scripts import check_passed_on, find_script
 
 if TYPE_CHECKING:
     from trainers.training.cross_validation import Plan
-
-
-# One predicts no class, the other trains nothing that a fold could continue.
-NOT_POOLED = {"train_autoencoder.py", "train_probe.py"}
-OPTIONS = {"train_ensemble.py": EnsembleArguments, "train_image_classifier.py": ImageArguments}
-HERE = Path(__file__).resolve().parent
-OURS = ("--config_name", "--resume_from_checkpoint")
-
-
-def find_script(text: str) -> Path:
-    """A classifier's train script by its path or its name.
-
-    Raises:
-        UserError: neither, or the autoencoder's, which predicts nothing that could be pooled.
-    """
-    for path in (Path(text), HERE / f"train_{text}.py", HERE / f"{text}.py"):
-        if path.is_file() and path.suffix == ".py" and path.name not in NOT_POOLED:
-            return path
-    scripts = {path.name for path in HERE.glob("train_*.py")} - NOT_POOLED
-    known = ", ".join(sorted(name.removeprefix("train_").removesuffix(".py") for name in scripts))
-    if Path(text).stem.removeprefix("train_") == "autoencoder":
-        raise UserError(f"train script {text!r} predicts no class, so folds cannot be pooled: give one of {known}")
-    raise UserError(f"train script {text!r} does not exist: give a train_*.py, or one of {known}")
 
 
 def make_plan(argv: list[str]) -> Plan:
@@ -80,15 +55,7 @@ def make_plan(argv: list[str]) -> Plan:
     )
     known, options = parser.parse_known_args(argv)
     script = find_script(known.script)
-    for word in options:
-        if word.split("=")[0] in OURS:
-            raise UserError(f"{word.split('=')[0]} is set for each fold: leave it out")
-    if script.resolve().parent == HERE:  # of any other script only itself knows its options
-        theirs = quick_parser("", OPTIONS.get(script.name, LesionArguments))
-        for action in parser._actions:
-            if not set(action.option_strings) & set(theirs._option_string_actions) and action.option_strings:
-                theirs.add_argument(*action.option_strings, dest=action.dest)
-        theirs.refuse_unknown(options)
+    check_passed_on(script, options, parser, "fold")
     if known.folds < 2:
         raise UserError(f"--folds {known.folds}: give 2 or more, as many as the dataset has configs fold0, fold1, ...")
     if known.bootstrap_replicates < 1:
@@ -99,7 +66,7 @@ def make_plan(argv: list[str]) -> Plan:
         script=script,
         options=[*options, "--bootstrap_replicates", str(known.bootstrap_replicates)],
         out=known.output_dir,
-        folds=known.folds,
+        names=tuple(f"fold{k}" for k in range(known.folds)),
         replicates=known.bootstrap_replicates,
         launcher=shlex.split(known.launcher) or [sys.executable],
     )

@@ -69,6 +69,7 @@ ERRORS = [
     f"similar --model {RELEASED} --dataset /no/such/place --image spaces --out OUT",
     f"map_latent --model {RELEASED} --dataset /no/such/place --out OUT",
     f"measure_explanations {RELEASED} --dataset /no/such/place --output_dir OUT",
+    "leak_cost mobilenet --dataset /no/such/place --output_dir OUT",
     f"measure_robustness {RELEASED} --dataset /no/such/place --output_dir OUT",
     f"measure_uncertainty {RELEASED} --dataset /no/such/place --output_dir OUT",
     "measure_preprocessing --ham10000 /no/such/place --out OUT",

@@ -29,6 +29,7 @@ from trainers.metrics.predictions import read_predictions, write_predictions
 from trainers.model_folder.evaluate import evaluate_splits, write_report
 from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import command_line
+from trainers.training.scripts import PROBE
 
 STATE = "cross_validate.json"
 PREDICTIONS = "predictions_test.parquet"
@@ -43,7 +44,7 @@ class Plan:
         script: the train script.
         options: its options, without those that are set for each fold.
         out: the finished folder; while working, everything stands in ``partial``.
-        folds: number of folds.
+        names: of the dataset's configs, one a run: ``fold0`` and so on.
         replicates: bootstrap resamples of the pooled report.
         launcher: words before the script.
     """
@@ -51,7 +52,7 @@ class Plan:
     script: Path
     options: list[str]
     out: Path
-    folds: int
+    names: tuple[str, ...]
     replicates: int
     launcher: list[str]
 
@@ -64,7 +65,7 @@ class Plan:
         """The command line of one fold; an unfinished run of it is resumed."""
         folder = self.partial / name
         words = [*self.launcher, str(self.script), *self.options, "--config_name", name, "--output_dir", str(folder)]
-        unfinished = folder.with_name(f"{name}.partial").exists()
+        unfinished = folder.with_name(f"{name}.partial").exists() and self.script.name != PROBE
         return [*words, "--resume_from_checkpoint", "true"] if unfinished else words
 
 
@@ -80,10 +81,24 @@ def cross_validate(plan: Plan) -> dict[str, Any]:
 
 def run_folds(plan: Plan) -> dict[str, Any]:
     """As :func:`cross_validate`, for an output folder that this process holds."""
+    train_configs(plan)
+    folds = [read_fold(plan.partial / name, name) for name in plan.names]
+    report = evaluate_folds(folds, plan.partial, plan.replicates)
+    (plan.partial / STATE).unlink()
+    write_manifest(plan.partial)
+    put_in_place(plan.partial, plan.out)
+    return report
+
+
+def train_configs(plan: Plan) -> None:
+    """Train every config of a plan into ``plan.partial``, or go on with it.
+
+    Raises:
+        UserError: a run failed, or was changed since it was finished.
+    """
     prepare(plan)
-    names = [f"fold{k}" for k in range(plan.folds)]
     failed: dict[str, str] = {}
-    with tqdm(names, unit="fold", disable=None, leave=False) as bar:
+    with tqdm(plan.names, unit="fold", disable=None, leave=False) as bar:
         for name in bar:
             kept = (plan.partial / name).exists()
             if not kept:
@@ -99,18 +114,12 @@ def run_folds(plan: Plan) -> dict[str, Any]:
             tqdm.write(f"{name}: {headline(report)} ({how})", file=sys.stdout)
     if failed:
         raise UserError(failure(plan, failed))
-    folds = [read_fold(plan.partial / name, name) for name in names]
-    report = evaluate_folds(folds, plan.partial, plan.replicates)
-    (plan.partial / STATE).unlink()
-    write_manifest(plan.partial)
-    put_in_place(plan.partial, plan.out)
-    return report
 
 
 def failure(plan: Plan, failed: dict[str, str]) -> str:
     """One line about the folds that failed; where nothing was begun, nothing is left behind."""
     problems = "; ".join(f"{name} failed: {problem}" for name, problem in failed.items())
-    begun = sorted(path.name for path in plan.partial.glob("fold*"))
+    begun = [path.name for name in plan.names for path in sorted(plan.partial.glob(f"{name}*"))]
     if not begun:
         shutil.rmtree(plan.partial)
         return problems
