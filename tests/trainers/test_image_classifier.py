@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from card_text import folder_card
-from transformers import AutoModelForImageClassification, CLIPImageProcessor, Dinov2Config, Dinov2Model
+from transformers import AutoModelForImageClassification, CLIPImageProcessor, Dinov2Config, Dinov2Model, set_seed
 
 from datasets_scripts.command import UserError
-from hub_models import ImageForLesionClassification
+from hub_models import ImageForLesionClassification, ImageLesionConfig
 from model_cards.verify import verify_folder
+from trainers.model_folder.data import load_splits
 from trainers.model_folder.pretraining import IMAGENET, NONE, UNKNOWN, pretraining
 from trainers.model_folder.provenance import _without_machine
+from trainers.training.arguments import parse
 from trainers.training.image_arguments import ImageArguments
-from trainers.training.train import classifier, run
+from trainers.training.lora import add_lora, merge_lora
+from trainers.training.train import build_model, build_trainer, classifier, run, run_trainer
 
 SMALL = (
     *("--num_train_epochs", "2", "--bootstrap_replicates", "20", "--dataloader_num_workers", "0", "--augmentation"),
@@ -66,6 +71,91 @@ def test_a_tower_becomes_a_finished_folder_that_does_not_need_it(
     assert f"| Pre-training images | {UNKNOWN} |" in folder_card(out)
 
 
+def lora_trainer(dino: Path, dataset: Path, out: Path) -> tuple[Any, ...]:
+    words = ["--backbone", f"transformers/{dino}", "--image_size", "32", "--lora_rank", "2", *SMALL]
+    words += ["--dataset", str(dataset), "--output_dir", str(out)]
+    words += ["--load_best_model_at_end", "false", "--save_total_limit", "9"]
+    options, training, _ = parse(words, "image", ImageArguments)
+    splits = load_splits(options.dataset, options.config_name)
+    set_seed(training.seed)
+    model, processor = build_model(options, splits, ImageForLesionClassification)
+    return build_trainer(model, processor, splits, options, training), options, training, splits, out
+
+
+def test_adapters_are_trained_resumed_and_merged_into_plain_weights(
+    dino: Path, phantom_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lora_trainer(dino, phantom_dataset, tmp_path / "whole")
+    run_trainer(*whole, None)
+    first = min((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    again = lora_trainer(dino, phantom_dataset, tmp_path / "again")
+    run_trainer(*again, str(first))
+    model = again[0].model.eval()
+    for name, value in whole[0].model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        expected = model(pixel_values=pixels).raw_logits
+        merge_lora(model).save_pretrained(tmp_path / "merged")
+    monkeypatch.setitem(sys.modules, "peft", None)  # a user need not have it
+    plain = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    with torch.inference_mode():
+        assert torch.allclose(plain(pixel_values=pixels).raw_logits, expected, atol=1e-5)
+    before = Dinov2Model.from_pretrained(dino).encoder.layer[0]
+    after = plain.backbone.encoder.layer[0]
+    change = (after.attention.q_proj.weight - before.attention.q_proj.weight).detach()
+    assert torch.linalg.matrix_rank(change, atol=1e-6, rtol=0) == 2
+    assert torch.equal(after.mlp.fc1.weight, before.mlp.fc1.weight)
+
+
+TINY_LAYERS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+TINY_SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4, "patch_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("described", "adapters"),
+    [
+        ({"tower": {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, **TINY_LAYERS}}, 8),
+        ({"tower": {"model_type": "siglip_vision_model", "image_size": 32, "patch_size": 8, **TINY_LAYERS}}, 8),
+        ({"tower": {"model_type": "vit", "image_size": 32, "patch_size": 8, **TINY_LAYERS}}, 8),
+        ({"tower": {"model_type": "swin", "image_size": 32, **TINY_SWIN}}, 8),
+        ({"backbone": "vit_tiny_patch16_224", "image_size": 32}, 24),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_an_adapter_changes_nothing_at_first_and_nothing_by_being_merged(
+    described: dict[str, Any], adapters: int
+) -> None:
+    labels = {"id2label": {0: "nv", 1: "mel"}, "label2id": {"nv": 0, "mel": 1}}
+    model = ImageForLesionClassification(ImageLesionConfig(**{"image_size": 32, **labels, **described})).eval()
+    names, pixels = list(model.state_dict()), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        before = model(pixel_values=pixels).raw_logits
+        add_lora(model, 2)
+        assert torch.allclose(model(pixel_values=pixels).raw_logits, before, atol=1e-6)
+    trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    assert sum("lora_B" in name for name in trained) == adapters
+    assert {name for name in trained if "lora_" not in name} == {"head.weight", "head.bias"}
+    for name, value in trained.items():
+        if "lora_B" in name:
+            torch.nn.init.normal_(value)
+    with torch.no_grad():
+        adapted = model(pixel_values=pixels).raw_logits
+        merged = merge_lora(model)(pixel_values=pixels).raw_logits
+    assert not torch.allclose(adapted, before, atol=1e-3)
+    assert torch.allclose(merged, adapted, atol=1e-5)
+    assert list(model.state_dict()) == names
+
+
+def test_adapters_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ImageForLesionClassification(ImageLesionConfig(backbone="mobilenetv2_035", image_size=32))
+    with pytest.raises(UserError, match="lora_rank: mobilenetv2_035 has no linear layers of attention"):
+        add_lora(model, 2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="lora_rank 4 needs the package peft: pip install peft"):
+        ImageArguments(lora_rank=4)
+
+
 def test_what_the_backbone_decides_is_taken_from_its_files(dino: Path) -> None:
     options = ImageArguments(backbone=f"transformers/{dino}")
     options.settle_backbone()
@@ -90,6 +180,8 @@ def test_a_tower_without_an_image_processor_must_be_told_its_size(dino: Path, tm
     ("values", "named"),
     [
         ({"trainable_blocks": -2}, "trainable_blocks -2"),
+        ({"lora_rank": -1}, "lora_rank -1"),
+        ({"lora_rank": 4, "trainable_blocks": 1}, "lora_rank 4, trainable_blocks 1"),
         ({"image_mean": "0.5"}, "image_mean '0.5'"),
         ({"image_mean": "0.5,0.5,0.5"}, "image_std ''"),
         ({"image_mean": "0.5,0.5,0.5", "image_std": "1,0,1"}, "image_std '1,0,1'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -41,6 +42,14 @@ class ImageArguments(LesionArguments):
             "help": "How many of the last layers or stages of the backbone are trained; 0 = the head alone, -1 = all."
         },
     )
+    lora_rank: int = field(
+        default=0,
+        metadata={
+            "help": "Train low-rank adapters of this rank in the attention layers, and the head; the backbone's own "
+            "weights stay fixed, and the adapters are merged into the finished model. 0 = off. Needs `pip install "
+            "peft`."
+        },
+    )
     pretraining_data: str = field(
         default="",
         metadata={
@@ -60,7 +69,24 @@ class ImageArguments(LesionArguments):
         super().__post_init__()
         if self.trainable_blocks < -1:
             raise UserError(f"trainable_blocks {self.trainable_blocks}: give 0 or more, or -1 for all")
+        self.check_lora()
         self.pixel_statistics()
+
+    def check_lora(self) -> None:
+        """Refuse a rank that no adapter could have, or adapters that cannot be made here.
+
+        Raises:
+            UserError: names the option and what to do.
+        """
+        if self.lora_rank < 0:
+            raise UserError(f"lora_rank {self.lora_rank}: give 1 or more, e.g. 8; 0 switches it off")
+        if self.lora_rank and self.trainable_blocks >= 0:
+            raise UserError(
+                f"lora_rank {self.lora_rank}, trainable_blocks {self.trainable_blocks}: both choose what is trained; "
+                "give one of them"
+            )
+        if self.lora_rank and importlib.util.find_spec("peft") is None:
+            raise UserError(f"lora_rank {self.lora_rank} needs the package peft: pip install peft")
 
     def backbone_fields(self) -> dict[str, Any]:
         """The fields of the configuration that build this backbone without any download; sets what it itself decides.

@@ -39,6 +39,7 @@ from trainers.model_folder.finish import TrainedModel, finish, print_finished
 from trainers.model_folder.provenance import audit_leaks, fingerprint, provenance
 from trainers.training.arguments import LesionArguments, parse
 from trainers.training.log import settle_metric, training_section
+from trainers.training.lora import add_lora, attention_layers, merge_lora
 from trainers.training.losses import make_loss
 from trainers.training.resume import RunRecord, begin, check_output, last_checkpoint, settings
 from trainers.training.trainer import LesionTrainer
@@ -166,6 +167,7 @@ def train(
         run_trainer(trainer, options, training, splits, out, checkpoint)
         whole = trainer.whole_model()
         if training.process_index == 0:
+            whole = merge_lora(whole) if rank_of(options) else whole
             about = {
                 "provenance": provenance(splits, resolved, training.seed, options.precision),
                 "training": training_section(trainer),
@@ -257,7 +259,12 @@ def build_model(options: LesionArguments, splits: Splits, model_class: Any) -> t
         model.check_processor(processor)
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"{error}") from error
-    return model, processor
+    return add_lora(model, rank) if (rank := rank_of(options)) else model, processor
+
+
+def rank_of(options: LesionArguments) -> int:
+    """The rank of the adapters; 0 = none, also for a model whose backbone cannot be chosen."""
+    return int(getattr(options, "lora_rank", 0))
 
 
 def finished_statistics(weights: str) -> tuple[list[float], list[float]] | None:
@@ -277,7 +284,9 @@ def check_model(options: LesionArguments, splits: Splits, model_class: Any) -> N
     """
     try:
         with torch.device("meta"):
-            model_class(model_config(options, splits, model_class))
+            model = model_class(model_config(options, splits, model_class))
+        if rank_of(options):
+            attention_layers(model)
     except (ValueError, OSError, ImportError) as error:
         raise UserError(f"{error}") from error
 

@@ -92,6 +92,8 @@ class LesionTrainer(Trainer):
                 "leave it out, or make per_device_train_batch_size smaller"
             )
         if self.is_fsdp_enabled:
+            if any("lora_" in name for name, _ in model.named_parameters()):
+                raise UserError("lora_rank: adapters of sharded weights (FSDP) cannot be merged; set lora_rank 0")
             if ema_decay:
                 raise UserError(f"ema_decay {ema_decay!r}: sharded weights (FSDP) cannot be averaged; set ema_decay 0")
             model.to(memory_format=torch.contiguous_format)  # fully_shard splits contiguous tensors only
