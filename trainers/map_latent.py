@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, check_model, chosen, count_of, run, seed_of, shown_path
+from trainers.model_folder.columns import add_columns, columns_given
 from trainers.training.arguments import check_dataset
 
 
@@ -25,6 +26,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset", required=True, help="dataset folder written by a build_* command, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default: %(default)s)")
+    add_columns(parser)
     add("--model", required=True, metavar="DIR_OR_REPO", help="an image classifier of the suite, trained on the labels")
     add("--autoencoder", metavar="DIR_OR_REPO", help="an autoencoder of the suite (default: none)")
     add("--splits", nargs="+", default=["train", "test"], help="splits to map, each by itself (default: train test)")
@@ -70,7 +72,8 @@ def main() -> None:
 
     settings = chosen(Settings, given)
     splits = list(dict.fromkeys(given.splits))
-    report = map_latent(given.dataset, given.config_name, given.model, given.autoencoder, splits, given.out, settings)
+    where = (given.dataset, given.config_name, given.model, given.autoencoder)
+    report = map_latent(*where, splits, given.out, settings, columns_given(given))
     for split, kind, numbers in spaces(report):
         knn, silhouette = numbers["knn"], numbers["silhouette"]
         accuracy = Number.read(knn["balanced_accuracy"]).text()

@@ -73,7 +73,7 @@ def main() -> None:
     check_model(arguments.model, "the model")
     from trainers.explaining.folder import measure_explanations
     from trainers.explaining.measure import Options
-    from trainers.model_folder.data import load_splits_of
+    from trainers.model_folder.folder import load_splits_of
 
     options = Options(arguments.method, arguments.images, arguments.steps, seed=arguments.seed)
     measure_explanations(

@@ -71,7 +71,7 @@ def main() -> None:
         raise UserError(f"{words}: nothing to measure; leave one of them out")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.model_folder.data import load_splits_of
+    from trainers.model_folder.folder import load_splits_of
     from trainers.model_folder.robustness import measure_robustness
 
     measure_robustness(

@@ -41,7 +41,7 @@ def main() -> None:
             raise UserError(f"--{name} {getattr(arguments, name)}: give at least {least}")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.model_folder.data import load_splits_of
+    from trainers.model_folder.folder import load_splits_of
     from trainers.model_folder.uncertainty import measure_uncertainty
 
     report = measure_uncertainty(

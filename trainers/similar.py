@@ -16,6 +16,7 @@ import argparse
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, chosen, count_of, run, seed_of, shown_path
+from trainers.model_folder.columns import add_columns, columns_given
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -27,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--model", required=True, metavar="DIR_OR_REPO", help="an image classifier of the suite, trained on the labels")
     add("--dataset", required=True, help="dataset folder written by a build_* command, or a Hub dataset id")
     add("--config_name", default="grouped", help="the dataset's config (default: %(default)s)")
+    add_columns(parser)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--image", metavar="FILE_OR_ID", help="the image to compare")
     what.add_argument("--evaluate", action="store_true", help="measure precision at k on a whole split")
@@ -68,7 +70,7 @@ def main() -> None:
     from trainers.embeddings.search import in_words
     from trainers.embeddings.similar import Settings, evaluate, gallery, similar
 
-    settings = chosen(Settings, given)
+    settings = chosen(Settings, given, columns=columns_given(given))
     if given.build_gallery is not None:
         made = gallery(given.model, settings, given.build_gallery)
         print(f"finished: {shown_path(given.build_gallery)} ({made['n']:,} images, {made['dim']:,} features each)")

@@ -68,7 +68,7 @@ def again(trained: Path, phantom_dataset: Path, clothes: Path, tmp_path_factory:
     """Trust fitted again for a trained model from its stored predictions."""
     out = tmp_path_factory.mktemp("again") / "model"
     splits = load_splits(str(phantom_dataset), "grouped")
-    options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4, group_column="sex")
+    options = TrustOptions(temperature="bias_corrected", sets="aps", max_set_size=8, seed=4, subgroup_column="sex")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "trainers.model_folder.fit_trust.predict_split",

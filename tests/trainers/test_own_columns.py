@@ -9,13 +9,16 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
+from hub_server import LoopbackHub
+from huggingface_hub import HfApi, constants
 from PIL import Image
 
 from datasets_scripts.command import UserError
 from datasets_scripts.rows import Columns
 from hub_models import MobileNetForLesionClassification
-from trainers.model_folder.data import SPLITS, Splits, load_splits, load_splits_of
-from trainers.model_folder.missing_splits import columns_of
+from trainers.model_folder.columns import columns_for, columns_of
+from trainers.model_folder.data import SPLITS, Splits, load_splits
+from trainers.model_folder.folder import load_splits_of
 from trainers.training.arguments import parse
 from trainers.training.train import model_config
 
@@ -120,7 +123,9 @@ def test_own_classes_are_not_those_of_the_taxonomy_whatever_they_are_called(buil
     assert config.label_groups == stated
 
 
-def test_a_later_command_takes_the_columns_of_the_training(rows: datasets.Dataset, tmp_path: Path) -> None:
+def test_a_later_command_takes_the_columns_of_the_training(
+    rows: datasets.Dataset, tmp_path: Path, hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     named = ["--image_column", "photo", "--label_column", "code", "--group_column", "case"]
     options, _, resolved = parse(
         ["--dataset", "d", "--output_dir", "o", "--precision", "fp32", *named], "mobilenet_cpu"
@@ -128,7 +133,15 @@ def test_a_later_command_takes_the_columns_of_the_training(rows: datasets.Datase
     assert options.columns == OTHER
     (tmp_path / "report.json").write_text(json.dumps({"provenance": {"recipe": resolved}}))
     assert columns_of(str(tmp_path)) == OTHER
-    assert columns_of("org/model") == Columns()
+    assert columns_for(str(tmp_path), Columns(label="dx")) == replace(OTHER, label="dx")
+    api = HfApi(hub.endpoint, token=hub.token)
+    api.create_repo("tester/model")
+    api.upload_file(path_or_fileobj=tmp_path / "report.json", path_in_repo="report.json", repo_id="tester/model")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    assert columns_of("tester/model") == columns_of("tester/model@main") == OTHER
+    assert columns_of("tester/none") == columns_of("no model") == Columns()
     splits = load_splits_of(str(tmp_path), str(parquet(tmp_path / "d", rows)), "grouped")
     assert splits.labels == ["0", "10", "20"]
     assert splits.ids["column"] == "case"

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from datasets_scripts.command import UserError
 from datasets_scripts.output import written_whole
+from datasets_scripts.rows import Columns
 from trainers.embeddings.cases import Cases, load_cases, whole_lesions
 from trainers.embeddings.class_colours import ClassLook, class_looks
 from trainers.embeddings.cluster_quality import Evaluated, difference
@@ -35,7 +36,8 @@ from trainers.embeddings.representations import (
 )
 from trainers.embeddings.thumbnails import jpeg_thumbnail
 from trainers.evaluation.figures.charts import FOLDER, save_figure
-from trainers.model_folder.data import Splits, load_splits
+from trainers.model_folder.data import Splits
+from trainers.model_folder.folder import load_splits_of
 from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import describe_dataset, origin
 
@@ -78,6 +80,7 @@ def map_latent(
     chosen: list[str],
     out: Path,
     settings: Settings,
+    columns: Columns | None = None,
 ) -> dict[str, Any]:
     """Write the folder ``out``; returns its report.
 
@@ -89,12 +92,13 @@ def map_latent(
         chosen: the splits to map.
         out: absent, or an empty folder.
         settings: the rest.
+        columns: of the dataset; None = those of the model's training.
 
     Raises:
         UserError: whatever a user can fix, before minutes were spent where that can be known.
     """
     check_empty(out, "--out")
-    splits = load_splits(dataset, config_name)
+    splits = load_splits_of(model, dataset, config_name, columns=columns)
     cases = {split: whole_lesions(load_cases(splits, split), settings.images, settings.seed) for split in chosen}
     for of_split in cases.values():
         check_split(of_split, settings)

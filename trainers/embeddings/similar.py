@@ -17,6 +17,7 @@ from PIL import Image
 
 from datasets_scripts.images import open_image
 from datasets_scripts.output import written_whole
+from datasets_scripts.rows import Columns
 from trainers.embeddings.cases import Cases, load_cases
 from trainers.embeddings.gallery import at_most_per_class, build_gallery
 from trainers.embeddings.index import CaseIndex, check_faiss, check_k
@@ -34,7 +35,8 @@ from trainers.embeddings.retrieval import (
 )
 from trainers.embeddings.search import described, own_groups, search
 from trainers.evaluation.figures.charts import DPI, FOLDER, INK, LOOK, ORANGE, QUIET, save_figure
-from trainers.model_folder.data import Splits, load_splits
+from trainers.model_folder.data import Splits
+from trainers.model_folder.folder import load_splits_of
 from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import origin
 
@@ -51,6 +53,7 @@ class Settings:
 
     dataset: str
     config_name: str = "grouped"
+    columns: Columns | None = None
     split: str = "train"
     per_class: int | None = None
     k: int = 8
@@ -83,7 +86,7 @@ def prepare(model: str, settings: Settings) -> Prepared:
     Raises:
         UserError: no such dataset, split or model; the model looks at no image, or has other labels.
     """
-    splits = load_splits(settings.dataset, settings.config_name)
+    splits = load_splits_of(model, settings.dataset, settings.config_name, columns=settings.columns)
     cases = at_most_per_class(load_cases(splits, settings.split), settings.per_class, settings.seed)
     encoder = load_classifier(model)
     labels = encoder.model.config.labels

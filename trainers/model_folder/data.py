@@ -39,7 +39,6 @@ from trainers.model_folder.missing_splits import (
     SPLITS_FILE,
     check_images,
     check_labelled,
-    columns_of,
     no_id,
     split_folders,
     stated_groups,
@@ -194,11 +193,6 @@ def load_splits(
     if made:
         note(made_in_words(splits))
     return without_classes(splits, [word.strip() for word in leave_out.split(",")]) if leave_out else splits
-
-
-def load_splits_of(model: str, dataset: str, config_name: str, leave_out: str = "") -> Splits:
-    """The splits of a finished model's dataset, under the columns that its training named; see :func:`load_splits`."""
-    return load_splits(dataset, config_name, leave_out=leave_out, columns=columns_of(model))
 
 
 def load_tables(dataset: str, config_name: str, built_by: str) -> tuple[str, datasets.DatasetDict]:

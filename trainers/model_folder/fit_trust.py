@@ -34,7 +34,7 @@ from trainers.model_folder.trust import (
 )
 from trainers.trust.decision import check_decision
 from trainers.trust.fit import FittedTrust, needed_lesions, promised
-from trainers.trust.groups import check_group_column
+from trainers.trust.groups import check_subgroup_column
 from trainers.trust.options import TrustOptions
 
 UNKNOWN_LEAK = (
@@ -122,9 +122,9 @@ def check_decision_of(model: Any, splits: Splits, split: str, options: TrustOpti
 def _split_to_fit_on(splits: Splits, options: TrustOptions) -> str:
     """The split that trust is fitted on, after a check of its group column."""
     split = next((name for name in FITTED_ON if name in splits.splits), next(iter(splits.splits)))
-    if options.group_column:
+    if options.subgroup_column:
         n = len(splits.splits[split])
-        check_group_column(options.group_column, patient_columns(splits, split), n, f"the {split} split")
+        check_subgroup_column(options.subgroup_column, patient_columns(splits, split), n, f"the {split} split")
     return split
 
 

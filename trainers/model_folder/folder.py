@@ -16,12 +16,14 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassi
 import hub_models
 from datasets_scripts.command import UserError
 from datasets_scripts.output import beside, written_whole
+from datasets_scripts.rows import Columns
 from model_cards.card import read_report
 from model_cards.hub import download, split_revision
 from model_cards.manifest import check_manifest
 from trainers.evaluation.figures.charts import FOLDER
 from trainers.metrics.predictions import Predictions, read_predictions
-from trainers.model_folder.data import Splits
+from trainers.model_folder.columns import columns_for
+from trainers.model_folder.data import Splits, load_splits
 from trainers.model_folder.evaluate import EVALUATED_SPLITS, describe, read_ood
 from trainers.model_folder.finish import read_of, save
 from trainers.model_folder.output import check_empty
@@ -66,6 +68,13 @@ class EvaluatedModel:
         if split not in self.predictions:
             raise UserError(f"--split {split!r} was not evaluated: choose one of {', '.join(self.predictions)}")
         return self.predictions[split]
+
+
+def load_splits_of(
+    model: str, dataset: str, config_name: str, leave_out: str = "", columns: Columns | None = None
+) -> Splits:
+    """As :func:`load_splits`; columns that are not given are those that the training of ``model`` named."""
+    return load_splits(dataset, config_name, leave_out=leave_out, columns=columns_for(model, columns))
 
 
 @contextmanager

@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from datasets_scripts.command import UserError, read_json
+from datasets_scripts.command import UserError
 from datasets_scripts.images import images_in, is_image, kind_of, passed_over_text
-from datasets_scripts.rows import GROUPED_BY, NO_COLUMN, Columns
+from datasets_scripts.rows import GROUPED_BY, NO_COLUMN
 from datasets_scripts.sources.tables import class_name, is_gap, sorted_classes
 from datasets_scripts.splits import OTHER_SPLIT_NAMES, SPLITS, dealt_splits, split_named
 from datasets_scripts.taxonomy import GROUPS
@@ -120,19 +120,6 @@ def stated_groups(tables: Mapping[str, datasets.Dataset], labels: Sequence[str],
             if found.setdefault(label, group) != group:
                 raise UserError(f"column 'malignancy' of {dataset!r} has two groups of {label!r}: give one")
     return found if set(found) == set(labels) else {}
-
-
-def columns_of(model: str) -> Columns:
-    """The columns that a finished model's training named, from the report beside it; the usual ones where it has none.
-
-    A command that reads the dataset of a model again finds the same images and groups by them.
-    """
-    try:
-        recipe = read_json(Path(model) / "report.json", finite=False)["provenance"]["recipe"]
-        image, label, group = (str(recipe.get(f"{name}_column") or "") for name in ("image", "label", "group"))
-        return Columns(image, label, group)
-    except (OSError, UserError, LookupError, TypeError, AttributeError):
-        return Columns()
 
 
 def with_every_image(

@@ -16,6 +16,7 @@ from datasets_scripts.command import OneLineParser, UserError, count_of, run, se
 from trainers.probing.options import add_shared, check_fraction, shared
 from trainers.training.arguments import check_dataset
 
+DATASET = ("dataset", "config_name", "image_column", "label_column", "group_column")
 HEADER = (
     "backbone",
     "px",
@@ -42,7 +43,7 @@ def parse() -> Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_shared(parser, ("dataset", "config_name", "resize_mode", "class_weights", "bootstrap_replicates"))
+    add_shared(parser, (*DATASET, "resize_mode", "class_weights", "bootstrap_replicates"))
     add = parser.add_argument
     add(
         "--backbones",

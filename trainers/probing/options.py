@@ -16,6 +16,9 @@ from trainers.training.image_arguments import ImageArguments
 SHARED = (
     "dataset",
     "config_name",
+    "image_column",
+    "label_column",
+    "group_column",
     "leave_out",
     "backbone",
     "backbone_weights",

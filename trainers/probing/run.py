@@ -81,7 +81,7 @@ def prepare(options: ImageArguments, *, zero_shot: bool = False) -> tuple[Splits
         options.model_config = json.dumps(
             {**json.loads(options.model_config or "{}"), **projection_of(options.backbone)}
         )
-    splits = load_splits(options.dataset, options.config_name, leave_out=options.leave_out)
+    splits = load_splits(options.dataset, options.config_name, leave_out=options.leave_out, columns=options.columns)
     check_model(options, splits, ImageForLesionClassification)
     model, processor = build_model(options, splits, ImageForLesionClassification)
     return splits, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor

@@ -23,7 +23,7 @@ from trainers.trust.conformal import least_n as least_of_sets
 from trainers.trust.decision import fit_decision, names_of
 from trainers.trust.detectors import OODFit, OODFitError, score
 from trainers.trust.gate import GateFit, fit_gate
-from trainers.trust.groups import Answered, bands_of, check_group_column, fit_groups, sets_of
+from trainers.trust.groups import Answered, bands_of, check_subgroup_column, fit_groups, sets_of
 from trainers.trust.halves import halve, one_per_group
 from trainers.trust.held_out import threshold_at
 from trainers.trust.options import AUTO, TrustOptions
@@ -82,8 +82,8 @@ def fit_trust(
     Raises:
         ValueError: no features, a half of which the gate accepts nothing, or nothing to fit on.
     """
-    if options.group_column:
-        check_group_column(options.group_column, rows.columns, len(rows), f"the {rows.split} split")
+    if options.subgroup_column:
+        check_subgroup_column(options.subgroup_column, rows.columns, len(rows), f"the {rows.split} split")
     first, second = halve(rows.label, rows.group_id, options.seed)
     facts = {
         "split": rows.split,
@@ -330,7 +330,7 @@ def _promises(
         "decision": {**decision, **counted},
         "conformal": {**sets.as_config(), **counted},
         "bands": {name: {**band, **counted} for name, band in bands.as_config().items()},
-        **({"groups": {**fit_groups(first, second, sets, options), **counted}} if options.group_column else {}),
+        **({"groups": {**fit_groups(first, second, sets, options), **counted}} if options.subgroup_column else {}),
     }
 
 

@@ -69,11 +69,11 @@ def group_values(column: str, columns: Mapping[str, np.ndarray], n: int) -> np.n
     return sexes(found) if column == "sex" else np.array([str(value) for value in found], dtype=object)
 
 
-def check_group_column(column: str, columns: Mapping[str, np.ndarray], n: int, where: str) -> None:
+def check_subgroup_column(column: str, columns: Mapping[str, np.ndarray], n: int, where: str) -> None:
     """Check that a column divides the images into groups.
 
     Args:
-        column: ``--group_column``.
+        column: ``--subgroup_column``.
         columns: of the predictions file.
         n: N.
         where: what the images are, for the message.
@@ -86,7 +86,7 @@ def check_group_column(column: str, columns: Mapping[str, np.ndarray], n: int, w
     present = [name for name in names if set(group_values(name, columns, n)) - {UNKNOWN}]
     has = f"{where} has {', '.join(present) or 'none that can be used'}"
     if column in NOT_KNOWN:
-        raise UserError(f"group_column {column!r} is not known when a model answers: {has}")
+        raise UserError(f"subgroup_column {column!r} is not known when a model answers: {has}")
     values = sorted(set(group_values(column, columns, n)) - {UNKNOWN})
     if column not in names or not values:
         aliases = {**dict.fromkeys(names), **dict.fromkeys(columns)}
@@ -94,12 +94,12 @@ def check_group_column(column: str, columns: Mapping[str, np.ndarray], n: int, w
         meant = {read: name for name, read in GROUP_COLUMNS.items()}.get(near[0], near[0]) if near else ""
         nearest = f"; do you mean {meant!r}?" if meant in present else ""
         problem = "is unknown of every image" if column in names else "is no column of groups"
-        raise UserError(f"group_column {column!r} {problem}: {has}{nearest}")
+        raise UserError(f"subgroup_column {column!r} {problem}: {has}{nearest}")
     if len(values) == 1:
-        raise UserError(f"group_column {column!r} has the one value {values[0]!r} in {where}: leave it out")
+        raise UserError(f"subgroup_column {column!r} has the one value {values[0]!r} in {where}: leave it out")
     if len(values) > MOST_GROUPS:
         raise UserError(
-            f"group_column {column!r} has {len(values)} values in {where} ({', '.join(values[:3])}, ...): give one "
+            f"subgroup_column {column!r} has {len(values)} values in {where} ({', '.join(values[:3])}, ...): give one "
             f"of at most {MOST_GROUPS}, since each group needs lesions of its own ({has})"
         )
 
@@ -155,7 +155,7 @@ def bands_of(one: Answered, two: Answered, options: TrustOptions) -> BandsFit:
 
 
 def fit_groups(one: Answered, two: Answered, pooled: ConformalFit, options: TrustOptions) -> dict[str, Any]:
-    """Fit sets and bands of each group of ``options.group_column``.
+    """Fit sets and bands of each group of ``options.subgroup_column``.
 
     A class has a threshold of its own in a group where the second half has ``least_n(alpha)`` of its lesions there;
     otherwise it takes that of all groups. Bands need, of the group alone, what the pooled ones need.
@@ -171,7 +171,7 @@ def fit_groups(one: Answered, two: Answered, pooled: ConformalFit, options: Trus
         (lesions of the halves), ``n_malignant`` (of the second half) and ``pooled`` (part -> why it has none of its
         own).
     """
-    column = options.group_column
+    column = options.subgroup_column
     of_one, of_two = (group_values(column, half.rows.columns, len(half.rows)) for half in (one, two))
     values: dict[str, dict[str, Any]] = {}
     for name in sorted({*of_one, *of_two} - {UNKNOWN}):

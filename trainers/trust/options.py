@@ -88,7 +88,7 @@ class TrustOptions:
     max_set_size: int = field(
         default=3, metadata={"help": "A larger set is no answer: the model declines (at most C - 1 is used)."}
     )
-    group_column: str = field(
+    subgroup_column: str = field(
         default="",
         metadata={
             "help": "Fit prediction sets and bands for each group of this column: age_band, sex, site or source; a "

@@ -15,14 +15,14 @@ from trainers.trust.groups import (
     Answered,
     age_bands,
     bands_of,
-    check_group_column,
+    check_subgroup_column,
     fit_groups,
     group_values,
     sets_of,
 )
 from trainers.trust.options import TrustOptions
 
-OPTIONS = TrustOptions(group_column="sex")
+OPTIONS = TrustOptions(subgroup_column="sex")
 
 
 def half(counts: dict[str, tuple[int, int]], seed: int = 0, hard: str = "") -> Answered:
@@ -162,9 +162,9 @@ def columns(n: int = 60) -> dict[str, np.ndarray]:
     ],
 )
 def test_a_column_that_gives_no_groups_is_refused(column, said):
-    check_group_column("sex", columns(), 60, "the calibration split")
+    check_subgroup_column("sex", columns(), 60, "the calibration split")
     with pytest.raises(UserError) as caught:
-        check_group_column(column, columns(), 60, "the calibration split")
+        check_subgroup_column(column, columns(), 60, "the calibration split")
     message = str(caught.value)
     assert f"'{column}'" in message
     assert "\n" not in message
