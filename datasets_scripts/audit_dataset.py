@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, read_json, run
 from datasets_scripts.output import check_free, written_whole
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
 HELD_OUT = ("validation", "calibration", "test")
 
 
@@ -36,8 +38,30 @@ def predictions_of(model: Path) -> list[Path]:
     return found
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line and audit."""
+def known_hashes(path: Path) -> frozenset[str]:
+    """The hashes of a file, one a line; empty lines and what follows a space are left out.
+
+    Raises:
+        UserError: it cannot be read, or a line is no sha256.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--known_hashes {str(path)!r} cannot be read ({error}): give a text file of hashes") from error
+    found = {number: line.split()[0].lower() for number, line in enumerate(lines, 1) if line.strip()}
+    for number, text in found.items():
+        if not SHA256.fullmatch(text):
+            raise UserError(
+                f"--known_hashes {str(path)!r}, line {number}, has {text[:80]!r}: give a sha256 of decoded pixels, as "
+                "--write_hashes writes them"
+            )
+    if not found:
+        raise UserError(f"--known_hashes {str(path)!r} is empty: give one hash a line, or leave it out")
+    return frozenset(found.values())
+
+
+def command_line() -> OneLineParser:
+    """The options of this command."""
     options = OneLineParser(prog="python -m datasets_scripts.audit_dataset", description=__doc__)
     options.add_argument(
         "datasets",
@@ -59,16 +83,34 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "errors (default: none)",
     )
     options.add_argument(
+        "--known_hashes",
+        type=Path,
+        metavar="FILE",
+        help="hashes of images that a backbone was pretrained on, one a line, as --write_hashes writes them: counts "
+        "the images of each split that are among them (default: none)",
+    )
+    options.add_argument(
+        "--write_hashes",
+        action="store_true",
+        help="also write hashes.txt, the sha256 of the decoded pixels of each image, for the --known_hashes of others",
+    )
+    options.add_argument(
         "--model",
         help="a finished model of the first dataset: its predictions of held-out splits, and the threshold of its gate "
         "for off-topic images (default: none)",
     )
-    given = options.parse_args(arguments)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and audit."""
+    given = command_line().parse_args(arguments)
     for folder in given.datasets:
         if not folder.is_dir():
             raise UserError(f"dataset {str(folder)!r} is no folder: give one that a build command wrote")
     if len({folder.resolve() for folder in given.datasets}) < len(given.datasets):
         raise UserError("a dataset is given twice: give each once, duplicates within it are searched too")
+    known = known_hashes(given.known_hashes) if given.known_hashes else None
     if given.model is not None:
         check_model(given.model, "--model")
     check_free(given.output_dir, "--output_dir")
@@ -82,11 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number, dataset in enumerate(datasets):
         if any(dataset.name == other.name for other in datasets[:number]):
             dataset.name = str(given.datasets[number])
-    report = audit_report.audit(datasets, held, threshold)
+    report = audit_report.audit(datasets, held, threshold, known)
     with written_whole(given.output_dir) as folder:
         (folder / "audit.json").write_text(
             json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
         )
+        if given.write_hashes:
+            hashes = sorted({one for dataset in datasets for one in dataset.hashes if SHA256.fullmatch(one)})
+            (folder / "hashes.txt").write_text("".join(f"{one}\n" for one in hashes), encoding="utf-8")
         (folder / "audit.md").write_text(audit_report.markdown(report), encoding="utf-8")
     print("\n".join(audit_report.summary(report)))
     print(f"written to {given.output_dir}: audit.md, audit.json")

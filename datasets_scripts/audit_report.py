@@ -30,13 +30,19 @@ SHOWN = 20  # pairs and images in a table of the Markdown; the JSON has all
 Pairs = list[tuple[int, int]]
 
 
-def audit(datasets: Sequence[Dataset], held: Held | None = None, gate_threshold: float | None = None) -> dict[str, Any]:
+def audit(
+    datasets: Sequence[Dataset],
+    held: Held | None = None,
+    gate_threshold: float | None = None,
+    known: frozenset[str] | None = None,
+) -> dict[str, Any]:
     """Everything that can be counted without a model; with predictions also likely label errors and off-topic images.
 
     Args:
         datasets: the first is the one that ``held`` is of.
         held: held-out predictions of its images.
         gate_threshold: an image with a higher score of the gate is off-topic.
+        known: hashes of images that somebody else has, such as those that a backbone was pretrained on.
 
     Raises:
         UserError: no image of the predictions is in the first dataset, or their classes are others.
@@ -49,6 +55,8 @@ def audit(datasets: Sequence[Dataset], held: Held | None = None, gate_threshold:
     for number, dataset in enumerate(datasets):
         own = Duplicates(_within(found.exact, starts, number, number), _within(found.near, starts, number, number))
         report["datasets"][dataset.name] = _of_one(dataset, own)
+        if known is not None:
+            report["datasets"][dataset.name]["known_hashes"] = _among(dataset, known)
         for later in range(number + 1, len(datasets)):
             exact = _within(found.exact, starts, number, later)
             near = _within(found.near, starts, number, later)
@@ -90,6 +98,19 @@ def _of_one(dataset: Dataset, found: Duplicates) -> dict[str, Any]:
         "image_sizes": {f"{w}x{h}": n for (w, h), n in dataset.sizes.most_common()},
         "licenses": license_report(rows),
         **synthetic_report(rows, {name: of for name, of in dataset.configs.items() if "train" in of}),
+    }
+
+
+def _among(dataset: Dataset, known: frozenset[str]) -> dict[str, Any]:
+    """The images whose decoded pixels have a known hash, by split of the first config."""
+    splits = _default_split(dataset)
+    found = [number for number, one in enumerate(dataset.hashes) if one in known]
+    counts = Counter(splits[number] for number in found)
+    return {
+        "hashes": len(known),
+        "images": len(found),
+        "by_split": {split: {"n": n, "among": counts[split]} for split, n in Counter(splits).items()},
+        "image_ids": [dataset.rows[number].image_id for number in found],
     }
 
 
@@ -176,6 +197,7 @@ def summary(report: Mapping[str, Any]) -> list[str]:
             f"pairs, {len(found['across_lesions'])} across lesion ids, {len(found['contradicting_labels'])} with "
             f"different labels; {len(of['unusable'])} unusable images; {len(leaking)} leaks between splits"
         )
+        lines += [f"  {_known_text(of['known_hashes'])}" for _ in range("known_hashes" in of)]
         lines += [f"  {_leak_text(leak)}" for leak in leaking[:SHOWN]]
         lines += [f"  ... and {len(leaking) - SHOWN} more" for _ in range(len(leaking) > SHOWN)]
     for of in report["across"]:
@@ -192,6 +214,11 @@ def summary(report: Mapping[str, Any]) -> list[str]:
     if "off_topic" in report:
         lines.append(f"off-topic by the gate: {report['off_topic']['off_topic']} of {report['off_topic']['images']}")
     return lines
+
+
+def _known_text(of: Mapping[str, Any]) -> str:
+    by_split = ", ".join(f"{one['among']} of {one['n']} of {split}" for split, one in of["by_split"].items())
+    return f"{of['images']} images are among the {of['hashes']} known ones, by exact pixels: {by_split}"
 
 
 def _leak_text(leak: Mapping[str, Any]) -> str:
@@ -251,9 +278,22 @@ def _one_markdown(of: Mapping[str, Any]) -> list[str]:
         *_listed("Across sources", found["across_sources"]),
         *_listed("Different labels", found["contradicting_labels"]),
         *_listed("Lesions of several labels", [[lesion, *labels] for lesion, labels in several.items()]),
+        *_known_markdown(of),
         "### Missing values and licences",
         f"Images without a value: {missing}. Images without a stated licence: {unstated}.",
         markdown_table(licenses),
+    ]
+
+
+def _known_markdown(of: Mapping[str, Any]) -> list[str]:
+    if "known_hashes" not in of:
+        return []
+    found = of["known_hashes"]
+    note = "An image that was resized or stored again has other pixels, so 0 does not show that none is among them."
+    return [
+        "### Among the known images",
+        f"{_known_text(found)}. {note}",
+        *_listed("Images", [[name] for name in found["image_ids"]]),
     ]
 
 

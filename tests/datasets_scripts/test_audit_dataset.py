@@ -79,6 +79,27 @@ def audited(tmp_path: Path, *words: str | Path) -> dict[str, Any]:
     return json.loads((tmp_path / "out" / "audit.json").read_text())
 
 
+def test_images_that_a_backbone_may_have_seen_are_counted_by_their_hashes(
+    first: Path, drawn: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen = write(tmp_path / "seen", drawn, {"train": [{"seed": 2}, {"seed": 20}, {"seed": 99}]})
+    audited(tmp_path / "of seen", seen, "--write_hashes")
+    hashes = tmp_path / "of seen" / "out" / "hashes.txt"
+    assert len(hashes.read_text().splitlines()) == 3
+    report = audited(tmp_path, first, "--known_hashes", hashes)
+    found = report["datasets"]["first"]["known_hashes"]
+    assert (found["hashes"], found["images"]) == (3, 2)
+    assert found["by_split"] == {"train": {"n": 6, "among": 1}, "test": {"n": 5, "among": 1}}
+    assert sorted(found["image_ids"]) == ["first2", "first20"]
+    assert "1 of 5 of test, 1 of 6 of train" in (tmp_path / "out" / "audit.md").read_text()
+    bad = tmp_path / "bad.txt"
+    for content, named in (("abc\n", "line 1, has 'abc'"), ("", "is empty"), (None, "cannot be read")):
+        bad.write_text(content) if content is not None else bad.unlink()
+        with pytest.raises(UserError, match=named):
+            audited(tmp_path / "again", first, "--known_hashes", bad)
+    assert not (tmp_path / "again").exists()
+
+
 def leaks(report: dict[str, Any], name: str) -> dict[tuple[str, ...], int]:
     of = report["datasets"][name]["leaks"]
     return {(one["config"], one["split"], one["against"], one["by"]): one["leaking"] for one in of}
