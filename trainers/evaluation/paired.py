@@ -74,7 +74,7 @@ def metrics(
     Returns:
         (R,) each of ``METRICS`` and the recalls. Calibration errors are better when lower, all else when higher.
     """
-    confusion = sample.confusion(weights)
+    confusion = sample.margins(weights)
     ranked = auroc_scores(sample) if scores is None else scores
     by_class = [dis.auroc(sample.labels == c, ranked[:, c], weights) for c in range(sample.probs.shape[1])]
     found = dis.recall(confusion)

@@ -86,15 +86,15 @@ class Sample:
 
     def discrimination(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every metric of telling classes apart, for (R, N) weights: (R,) each, per-class ones (R, C)."""
-        confusion = self.confusion(weights)
+        confusion = self.margins(weights)
         by_class = [dis.auroc(self.labels == c, self.probs[:, c], weights) for c in range(self.probs.shape[1])]
         values = {
             **self.brief(weights, confusion),
             "macro_f1": dis.macro_f1(confusion),
             "weighted_f1": dis.weighted_f1(confusion),
-            "auroc_macro": dis.mean_defined(np.stack(by_class, axis=-1)),
             "class_precision": dis.precision(confusion),
             "class_f1": dis.f1(confusion),
+            "auroc_macro": dis.mean_defined(np.stack(by_class, axis=-1)),
             "class_auroc": np.stack(by_class, axis=-1),
         }
         for name in SPECIFICITIES:
@@ -114,14 +114,18 @@ class Sample:
         everyone = dis.net_benefit(self.malignant, np.ones(len(self)), np.array(THRESHOLDS), weights)
         return {"model": model, "treat_all": everyone, "gain": model - np.maximum(everyone, 0.0)}
 
-    def brief(self, weights: np.ndarray, confusion: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def brief(self, weights: np.ndarray, confusion: dis.Margins | None = None) -> dict[str, np.ndarray]:
         """The few metrics that subgroups show, for (R, N) weights: (R,) each."""
-        confusion = self.confusion(weights) if confusion is None else confusion
+        confusion = self.margins(weights) if confusion is None else confusion
         return {
             "accuracy": dis.accuracy(confusion),
             "balanced_accuracy": dis.balanced_accuracy(confusion),
             "auroc_malignant": dis.auroc(self.malignant, self.p_malignant, weights),
         }
+
+    def margins(self, weights: np.ndarray) -> dis.Margins:
+        """Those of :meth:`confusion`, for (R, N) weights."""
+        return dis.margins(self.labels, self.predicted, self.probs.shape[1], weights)
 
     def calibration(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Every calibration error, for (R, N) weights: (R,) each."""

@@ -16,6 +16,7 @@ from scipy.special import erf
 from trainers.metrics.weighting import as_labels, as_weights, divide_or_nan, weighted_mean
 
 N_BINS = 15
+CLASSES_AT_ONCE = 64  # memory for many classes
 
 
 @dataclass(frozen=True)
@@ -196,10 +197,12 @@ def ece_classwise(
         raise ValueError(f"probabilities have shape {probs.shape}: give (N, C)")
     labels = as_labels(labels, *probs.shape)
     weights = as_weights(weights, len(labels))
-    outcomes = np.eye(probs.shape[1])[labels]
-    # One column per bin of each class, (N, C * B): all resamples in one matrix product.
-    gaps = [_members(probs[:, c], n_bins) * (outcomes - probs)[:, [c]] for c in range(probs.shape[1])]
-    summed = np.abs(weights @ np.concatenate(gaps, axis=1)).sum(axis=-1)
+    summed = np.zeros(weights.shape[:-1])
+    for start in range(0, probs.shape[1], CLASSES_AT_ONCE):
+        classes = range(start, min(start + CLASSES_AT_ONCE, probs.shape[1]))
+        # One column per bin of each class, (N, 64 B): all resamples in one matrix product.
+        gaps = [_members(probs[:, c], n_bins) * ((labels == c) - probs[:, c])[:, None] for c in classes]
+        summed += np.abs(weights @ np.concatenate(gaps, axis=1)).sum(axis=-1)
     return divide_or_nan(summed, weights.sum(axis=-1) * probs.shape[1])
 
 

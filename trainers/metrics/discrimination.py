@@ -7,7 +7,10 @@ Weights make the bootstrap fast: a resample is a count per image, so every funct
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from scipy.sparse import csr_array
 
 from trainers.metrics.weighting import as_weights, divide_or_nan, mean_defined
 
@@ -36,49 +39,91 @@ def confusion_matrix(
     for name, values in (("labels", labels), ("predictions", predicted)):
         if len(values) and (values.min() < 0 or values.max() >= n_classes):
             raise ValueError(f"{name} span {values.min()}..{values.max()}; expected 0..{n_classes - 1}")
-    cells = np.zeros((len(labels), n_classes * n_classes))
-    cells[np.arange(len(labels)), labels * n_classes + predicted] = 1.0
+    cells = csr_array(
+        (np.ones(len(labels)), (np.arange(len(labels)), labels * n_classes + predicted)),
+        shape=(len(labels), n_classes * n_classes),
+    )
     return (weights @ cells).reshape(*weights.shape[:-1], n_classes, n_classes)
 
 
-def accuracy(confusion: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Margins:
+    """What the metrics need of a confusion matrix: (..., C) each. Of many classes R whole matrices are too large.
+
+    Attributes:
+        right: the diagonal.
+        true: sums of rows.
+        predicted: sums of columns.
+    """
+
+    right: np.ndarray
+    true: np.ndarray
+    predicted: np.ndarray
+
+
+Confusion = np.ndarray | Margins
+
+
+def margins(labels: np.ndarray, predicted: np.ndarray, n_classes: int, weights: np.ndarray) -> Margins:
+    """The margins of :func:`confusion_matrix`, without the matrix."""
+    labels, predicted = np.asarray(labels), np.asarray(predicted)
+    images = np.arange(len(labels))
+
+    def counts(classes: np.ndarray, which: np.ndarray) -> np.ndarray:
+        cells = csr_array((which.astype(np.float64), (images, classes)), shape=(len(labels), n_classes))
+        return np.asarray(weights @ cells)
+
+    every = np.ones(len(labels), dtype=bool)
+    return Margins(counts(labels, labels == predicted), counts(labels, every), counts(predicted, every))
+
+
+def _margins(confusion: Confusion) -> Margins:
+    if isinstance(confusion, Margins):
+        return confusion
+    return Margins(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2))
+
+
+def accuracy(confusion: Confusion) -> np.ndarray:
     """Share of images whose predicted class is the true one: (..., C, C) -> (...)."""
-    return divide_or_nan(np.trace(confusion, axis1=-2, axis2=-1), confusion.sum(axis=(-2, -1)))
+    of = _margins(confusion)
+    return divide_or_nan(of.right.sum(axis=-1), of.true.sum(axis=-1))
 
 
-def recall(confusion: np.ndarray) -> np.ndarray:
+def recall(confusion: Confusion) -> np.ndarray:
     """Per class, the share of its images that are found: (..., C, C) -> (..., C); NaN for support 0."""
-    return divide_or_nan(_diagonal(confusion), confusion.sum(axis=-1))
+    of = _margins(confusion)
+    return divide_or_nan(of.right, of.true)
 
 
-def precision(confusion: np.ndarray) -> np.ndarray:
+def precision(confusion: Confusion) -> np.ndarray:
     """Per class, the share of its predictions that are right: (..., C, C) -> (..., C); NaN if never predicted."""
-    return divide_or_nan(_diagonal(confusion), confusion.sum(axis=-2))
+    of = _margins(confusion)
+    return divide_or_nan(of.right, of.predicted)
 
 
-def f1(confusion: np.ndarray) -> np.ndarray:
+def f1(confusion: Confusion) -> np.ndarray:
     """Per class, 2 TP / (2 TP + FP + FN): (..., C, C) -> (..., C).
 
     A class that has images and is never predicted scores 0; a class of support 0 is NaN, also when it is predicted.
     """
-    support = confusion.sum(axis=-1)
-    scores = divide_or_nan(2 * _diagonal(confusion), support + confusion.sum(axis=-2))
-    return np.where(support > 0, scores, np.nan)
+    of = _margins(confusion)
+    scores = divide_or_nan(2 * of.right, of.true + of.predicted)
+    return np.where(of.true > 0, scores, np.nan)
 
 
-def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
+def balanced_accuracy(confusion: Confusion) -> np.ndarray:
     """Mean recall over the classes that have images: (..., C, C) -> (...). The ISIC 2018 challenge's metric."""
     return mean_defined(recall(confusion))
 
 
-def macro_f1(confusion: np.ndarray) -> np.ndarray:
+def macro_f1(confusion: Confusion) -> np.ndarray:
     """Mean F1 over the classes that have images, each class weighing the same: (..., C, C) -> (...)."""
     return mean_defined(f1(confusion))
 
 
-def weighted_f1(confusion: np.ndarray) -> np.ndarray:
+def weighted_f1(confusion: Confusion) -> np.ndarray:
     """Mean F1 weighted by support: (..., C, C) -> (...)."""
-    support = confusion.sum(axis=-1)
+    support = _margins(confusion).true
     return divide_or_nan((np.nan_to_num(f1(confusion)) * support).sum(axis=-1), support.sum(axis=-1))
 
 
@@ -240,7 +285,3 @@ def by_score(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray | Non
     positives = np.add.reduceat(sorted_weights * sorted_positive, starts, axis=-1)
     negatives = np.add.reduceat(sorted_weights * ~sorted_positive, starts, axis=-1)
     return positives, negatives
-
-
-def _diagonal(confusion: np.ndarray) -> np.ndarray:
-    return np.diagonal(confusion, axis1=-2, axis2=-1)
