@@ -41,7 +41,7 @@ def fingerprint(model: Any, processor: Any) -> str:
 
 
 def features_of(
-    model: Any, processor: Any, rows: datasets.Dataset, *, batch_size: int = 64, title: str = "features"
+    model: Any, processor: Any, rows: datasets.Dataset, *, batch_size: int = 16, title: str = "features"
 ) -> np.ndarray:
     """Features (N, D) float32 of all rows, as the model's head receives them in eval mode, without augmentation.
 

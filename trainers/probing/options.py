@@ -47,7 +47,7 @@ class ProbeOptions:
     folds: int = 5
     zero_shot: Path | None = None
     seed: int = 42
-    batch_size: int = 64
+    batch_size: int = 16
 
     def __post_init__(self) -> None:
         """Refuse values that no run could mean.
@@ -121,7 +121,7 @@ def parse(prog: str, description: str | None) -> tuple[ImageArguments, ProbeOpti
         "(default: none)",
     )
     add("--seed", type=seed_of, default=42, help="of the folds and of the report's intervals (default: %(default)s)")
-    add("--batch_size", type=count_of, default=64, help="images per forward pass (default: %(default)s)")
+    add("--batch_size", type=count_of, default=16, help="images per forward pass (default: %(default)s)")
     given = parser.parse_args()
     check_dataset(given.dataset)
     return shared(given), chosen(ProbeOptions, given)

@@ -84,7 +84,8 @@ def prepare(options: ImageArguments, *, zero_shot: bool = False) -> tuple[Splits
     splits = load_splits(options.dataset, options.config_name, leave_out=options.leave_out, columns=options.columns)
     check_model(options, splits, ImageForLesionClassification)
     model, processor = build_model(options, splits, ImageForLesionClassification)
-    return splits, model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return splits, model.to(device, memory_format=torch.channels_last).eval(), processor
 
 
 def with_labels_of(splits: Splits, fraction: float) -> tuple[Splits, str]:

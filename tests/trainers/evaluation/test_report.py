@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -320,3 +321,15 @@ def test_centred_intervals_lie_around_their_value():
     assert (centred["low"], centred["high"]) == pytest.approx((0.031, 0.069))
     assert plain["low"] > plain["value"]
     assert bootstrapped(0.005, replicates, centred=True)["low"] == 0
+
+
+def test_a_thousand_classes_take_little_memory(make_predictions) -> None:
+    predictions = make_predictions(150, labels=[f"class {number}" for number in range(1000)], strength=6.0)
+    tracemalloc.start()
+    report = evaluate(predictions, 1.0, replicates=30, seed=0)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 200e6  # 30 whole confusion matrices alone are 240 MB
+    right = predictions.logits.mean(axis=1).argmax(axis=1) == predictions.label
+    assert report["discrimination"]["accuracy"]["value"] == pytest.approx(right.mean())
+    assert sum(row["support"] for row in report["per_class"]) == len(predictions)

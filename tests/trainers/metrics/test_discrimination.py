@@ -215,3 +215,13 @@ def test_net_benefit_by_hand():
     assert dis.net_benefit(POSITIVE, SCORES, np.array([0.3]), weights)[:, 0] == pytest.approx([found[0], 1.0])
     with pytest.raises(ValueError, match="thresholds"):
         dis.net_benefit(POSITIVE, SCORES, np.array([1.0]))
+
+
+def test_the_margins_give_what_the_whole_matrix_gives() -> None:
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 5, (2, 60))
+    weights = rng.integers(0, 3, (4, 60))
+    whole = dis.confusion_matrix(labels, predicted, 6, weights)
+    margins = dis.margins(labels, predicted, 6, weights)
+    for metric in (dis.accuracy, dis.recall, dis.precision, dis.f1, dis.balanced_accuracy, dis.weighted_f1):
+        np.testing.assert_array_equal(metric(margins), metric(whole))
