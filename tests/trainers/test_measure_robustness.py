@@ -112,6 +112,8 @@ def test_shortcuts_hold_the_answers_without_the_lesion_and_of_the_metadata(measu
     assert alone["accuracy"]["value"] == pytest.approx((part.probs().argmax(1) == part.label).mean(), abs=1e-6)
     card = folder_card(measured)
     assert "## Shortcuts" in card
+    table = card[card.index("| As it is | 12 ") :].split("\n\n")[0]
+    assert len(table.splitlines()) == 2 + 3, "the table has no blank line"
     assert f"| Ruler drawn on | 12 ({ruler['n_groups']}) | {100 * ruler['accuracy']['value']:.1f} %" in card
     assert "Nothing here shows that the model ignores them" not in card
 
