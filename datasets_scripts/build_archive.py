@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import check_source, lists, parser, run, warn
 
 if TYPE_CHECKING:
     from datasets_scripts.dataset_card import Description
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     entry = entry_of(given.name)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import printed_leak_table, written
     from datasets_scripts.sources import archive
 
     check_out(given.out)
@@ -79,11 +79,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about,
         published=found.splits,
         seed=given.seed,
+        **lists(given, arguments),
         warnings=found.warnings,
         texts={"missing.txt": "\n".join(found.missing) + "\n"} if found.missing else None,
     )
     print(printed_leak_table(audit))
-    print(f"{audit['rows']} images written to {given.out}")
+    print(written(audit, given.out))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import check_source, lists, parser, run, warn
 from datasets_scripts.taxonomy import TASKS, malignancy_groups
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_source(given.ham10000)
     check_source(given.isic2017)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import Description, printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table, written
     from datasets_scripts.shards import folds_of
 
     check_out(given.out)
@@ -97,13 +97,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about,
         published=None,
         seed=given.seed,
+        **lists(given, arguments),
         warnings=warnings,
         split_by_source=True,
         folds_of=folds,
     )
     print(printed_leak_table(audit))
     counts = ", ".join(f"{count} of {source}" for source, count in Counter(row.source for row in rows).items())
-    print(f"{audit['rows']} images written to {given.out}: {counts}")
+    print(f"{written(audit, given.out)}: {counts}")
 
 
 if __name__ == "__main__":

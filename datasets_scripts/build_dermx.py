@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import check_source, lists, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 NOTES = (
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_source(given.ham10000)
     check_source(given.dermnet)
     from datasets_scripts.curate import check_out, curate
-    from datasets_scripts.dataset_card import Description, printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table, written
     from datasets_scripts.splits import random_stratified
 
     check_out(given.out)
@@ -52,10 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about,
         published=random_stratified([row.label for row in rows], given.seed),
         seed=given.seed,
+        **lists(given, arguments),
         warnings=warnings,
     )
     print(printed_leak_table(audit))
-    print(f"{audit['rows']} images written to {given.out}")
+    print(written(audit, given.out))
 
 
 if __name__ == "__main__":

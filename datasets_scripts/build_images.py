@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import check_source, lists, parser, run, warn
 from datasets_scripts.rows import GROUPED_BY, NO_COLUMN, UNKNOWN, Columns, Row
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = command_line().parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import Description, printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table, written
     from datasets_scripts.sources import own_images
 
     check_out(given.out)
@@ -112,11 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about,
         published=None,
         seed=given.seed,
+        **lists(given, arguments),
         warnings=own.archive.warnings,
         given=own.archive.splits,
     )
     print(printed_leak_table(audit, own=True))
-    print(f"{audit['rows']} images of {len(own.labels)} classes written to {given.out}")
+    print(written(audit, given.out, of=f" of {len(own.labels)} classes"))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import UserError, check_source, parser, run, warn
+from datasets_scripts.command import UserError, check_source, lists, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import printed_leak_table
+    from datasets_scripts.dataset_card import printed_leak_table, written
     from datasets_scripts.shards import folds_of
 
     check_out(given.out)
@@ -103,11 +103,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about,
         published=archive.splits,
         seed=given.seed,
+        **lists(given, arguments),
         warnings=archive.warnings,
         folds_of=folds,
     )
     print(printed_leak_table(audit))
-    print(f"{audit['rows']} images written to {given.out}")
+    print(written(audit, given.out))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from datasets_scripts.command import UserError, check_source, parser, run, warn
+from datasets_scripts.command import UserError, check_source, lists, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import Description, printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table, written
 
     check_out(given.out)
     notes: tuple[str, ...] = NOTES
@@ -128,10 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         about,
         published=published_split(archive.rows, given.per_class, given.seed),
         seed=given.seed,
+        **lists(given, arguments),
         warnings=archive.warnings,
     )
     print(printed_leak_table(audit))
-    print(f"{audit['rows']} images written to {given.out}")
+    print(written(audit, given.out))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from datasets_scripts.command import check_source, parser, run, warn
+from datasets_scripts.command import check_source, lists, parser, run, warn
 from datasets_scripts.taxonomy import TASKS
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = options.parse_args(arguments)
     check_source(given.source)
     from datasets_scripts.curate import check_out, check_rows, curate
-    from datasets_scripts.dataset_card import Description, printed_leak_table
+    from datasets_scripts.dataset_card import Description, printed_leak_table, written
     from datasets_scripts.sources import class_folders
 
     check_out(given.out)
@@ -81,9 +81,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         citation="",
         notes=NOTES,
     )
-    audit = curate(archive.rows, given.out, about, published=published, seed=given.seed, warnings=warnings)
+    audit = curate(
+        archive.rows,
+        given.out,
+        about,
+        published=published,
+        seed=given.seed,
+        warnings=warnings,
+        **lists(given, arguments),
+    )
     print(printed_leak_table(audit))
-    print(f"{audit['rows']} images written to {given.out}")
+    print(written(audit, given.out))
 
 
 if __name__ == "__main__":

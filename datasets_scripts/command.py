@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -100,13 +101,55 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def parser(name: str, description: str | None) -> argparse.ArgumentParser:
-    """An argument parser with the options of every build command: ``--out`` and ``--seed``."""
+    """An argument parser with the options of every build command: ``--out``, ``--seed``, ``--ids_only``, ``--ids``."""
     result = OneLineParser(prog=f"python -m datasets_scripts.{name}", description=description)
+    result.set_defaults(command=name)
     result.add_argument(
         "--out", required=True, type=Path, help="dataset folder to write; must not exist yet, or be empty"
     )
     result.add_argument("--seed", type=seed_of, default=42, help="seed of all splits, 0 or more (default: %(default)s)")
+    lists = result.add_mutually_exclusive_group()
+    lists.add_argument(
+        "--ids_only",
+        action="store_true",
+        help="write no image: ids, splits, hashes, and labels where the licence allows to share them; for images that "
+        "may not be redistributed",
+    )
+    lists.add_argument(
+        "--ids",
+        metavar="DIR_OR_REPO",
+        help="what --ids_only wrote, a folder or ORG/NAME[@REVISION] on the Hub: build the same rows in its splits "
+        "from your own download, and check the hash of each image (--seed is then that of the list)",
+    )
     return result
+
+
+def lists(given: argparse.Namespace, words: Sequence[str] | None) -> dict[str, str | None]:
+    """What ``curate`` needs to know of the options ``--ids`` and ``--ids_only``.
+
+    Args:
+        given: the parsed options of a build command.
+        words: its command line; None: that of this process.
+    """
+    return {"ids": given.ids, "ids_only": rebuild_line(given, words) if given.ids_only else None}
+
+
+def rebuild_line(given: argparse.Namespace, words: Sequence[str] | None) -> str:
+    """The command that rebuilds a dataset from a list of its ids, with ``DIR`` for each folder of this machine.
+
+    Args:
+        given: the parsed options of a build command.
+        words: its command line; None: that of this process.
+    """
+    line, name = ["lesion", *given.command.split("_", 1)], ""
+    for word in sys.argv[1:] if words is None else words:
+        option, equals, value = word.partition("=") if word.startswith("--") else (name, "", word)
+        name = option
+        if option in ("--out", "--ids", "--ids_only", "--splits_of"):
+            continue
+        shown = "DIR" if Path(value).exists() and value else shlex.quote(value)
+        line += [option] if option.startswith("--") and not value else [*([option] if equals else []), shown]
+    return " ".join([*line, "--ids", "ORG/NAME", "--out", "DIR"])
 
 
 def count_of(text: str) -> int:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from datasets_scripts import shards
+from datasets_scripts import id_list, shards
 from datasets_scripts.audit import duplicate_report, leak_by_config, missing_report, synthetic_report
 from datasets_scripts.command import UserError, warn
-from datasets_scripts.dataset_card import Description, render
+from datasets_scripts.dataset_card import Description, Stored, render
 from datasets_scripts.duplicates import Duplicates, find_duplicates, group_ids
-from datasets_scripts.images import Scan, frame_warnings, scan_all
+from datasets_scripts.images import Scan, file_warnings, scan_all
 from datasets_scripts.output import check_free, written_whole
 from datasets_scripts.rows import SYNTHETIC, Row
 from datasets_scripts.splits import (
@@ -44,6 +44,8 @@ def curate(
     folds_of: Mapping[str, int] | None = None,
     texts: Mapping[str, str] | None = None,
     given: Sequence[str | None] | None = None,
+    ids: str | None = None,
+    ids_only: str | None = None,
 ) -> dict[str, Any]:
     """Write the dataset folder ``out`` and return its audit.
 
@@ -53,28 +55,28 @@ def curate(
         about: what the card says about the dataset.
         published: the split of each row in config `published`, or ``None``; ``None`` alone: no such config.
         seed: of the grouped splits.
-        warnings: of the reader; written to the audit and the card.
-        split_by_source: draw the grouped splits of each source on its own; a group of several sources follows its
-            first image.
+        warnings, texts: of the reader, for the audit and the card; further files of the folder by name.
+        split_by_source: draw the grouped splits of each source on its own; a group of several follows its first image.
         folds_of: base fold of each image id, in place of drawing them.
-        texts: further files of the folder by name.
-        given: the split of each row in config `given`, which then takes the place of `grouped`; the splits that it
-            lacks are made of its train split, groups whole.
+        given: the split of each row in config `given`, in place of `grouped`; splits that it lacks are made of train.
+        ids: a list of ids (:mod:`datasets_scripts.id_list`): its rows, in its splits, each image compared with it.
+        ids_only: write ids, splits and hashes in place of the images, and this command, which rebuilds them.
 
     Raises:
-        UserError: ``out`` cannot be used, or another process writes it; as :func:`check_rows`; too few images or
-            lesions; a grouped config leaks.
-        ImageError: an unusable image or mask.
+        UserError: ``out`` or ``ids`` cannot be used; images are too few, unusable, leaking or not as listed.
     """
+    listed = id_list.read(ids, folds_of)
+    if listed is not None:
+        rows, seed, folds_of = listed.rows(rows), listed.seed, listed.folds()
+        published, given = listed.splits(rows, "published"), listed.splits(rows, GIVEN)
     check_rows(rows, about.labels, own_classes=about.own_classes)
     with written_whole(out) as folder:  # locks out, so that two builds never do the same work
-        scans = scan_all(rows)
+        scans = scan_all(rows) if listed is None else listed.checked(rows, scan_all(rows))
         found = find_duplicates([scan.pixels_sha256 for scan in scans], np.stack([scan.thumb for scan in scans]))
         groups = _groups(rows, found)
-        said = [*frame_warnings(scans), *(_contradictions(rows, found, groups) if about.own_classes else [])]
-        warn(said)
+        warn(said := [*file_warnings(scans), *(_contradictions(rows, found, groups) if about.own_classes else [])])
         folds = _folds_of(rows, groups, seed, split_by_source, folds_of)
-        own = None if given is None else _completed(rows, groups, given, seed)
+        own = given if given is None or listed else _completed(rows, groups, given, seed)
         configs = _configs(rows, folds, published, own)
         files = shards.cells(rows, folds, published if own is None else own)
         audit = {
@@ -83,14 +85,12 @@ def curate(
             "seed": seed,
             **_findings(rows, scans, found, groups, configs, about.labels),
             "warnings": [*warnings, *said, *_lacking(configs, rows, about.labels)],
+            **({"ids_only": ids_only} if ids_only else {}),
         }
-        card = render(audit, about, rows, configs, _listed(configs, files))
-        shards.write_shards(folder, rows, scans, groups, about.labels, files)
-        (folder / "README.md").write_text(card, encoding="utf-8")
-        _write_json(folder / "audit.json", audit)
-        for name, text in (texts or {}).items():
-            (folder / name).write_text(text, encoding="utf-8")
-        _write_json(folder / shards.MANIFEST, shards.manifest(folder))
+        sizes = shards.write_shards(folder, rows, scans, groups, about.labels, files, ids_only=bool(ids_only))
+        stored = Stored(_listed(configs, files), *sizes, converted=sum(not scan.verbatim for scan in scans))
+        _write_texts(folder, {"README.md": render(audit, about, rows, configs, stored), **(texts or {})}, audit)
+    id_list.warn_of_version(listed, audit["version"])
     return audit
 
 
@@ -308,5 +308,12 @@ def _sizes(scans: Sequence[Scan]) -> dict[str, int]:
     return {f"{w}x{h}": n for (w, h), n in sorted(count.items(), key=lambda item: (-item[1], item[0]))}
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+def _write_texts(folder: Path, texts: Mapping[str, str], audit: Mapping[str, Any]) -> None:
+    """Write the text files of a folder, its audit, then its manifest."""
+    for name, text in {**texts, "audit.json": _json(audit)}.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    (folder / shards.MANIFEST).write_text(_json(shards.manifest(folder)), encoding="utf-8")
+
+
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
+from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCardData
 
 from datasets_scripts.audit import MOST_COLUMNS, leak_table
+from datasets_scripts.data_statement import data_statement
 from datasets_scripts.rows import UNKNOWN, Row
+from datasets_scripts.shards import ShardSize
 from datasets_scripts.splits import GIVEN
 from datasets_scripts.taxonomy import long_names, malignancy_groups
 
@@ -52,7 +58,47 @@ class Description:
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
-def _front_matter(about: Description, n: int, version: str, shards: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+@dataclass(frozen=True)
+class Stored:
+    """What was written.
+
+    Attributes:
+        shards: config -> split -> Parquet files, relative to the folder.
+        columns: of each file.
+        sizes: of each file.
+        converted: images that are not stored as the archive's own bytes, but as PNG of the same pixels.
+    """
+
+    shards: Mapping[str, Mapping[str, Sequence[str]]]
+    columns: Features
+    sizes: Mapping[str, ShardSize]
+    converted: int = 0
+
+    def info(self) -> Any:
+        """``dataset_info`` of the front matter: columns, splits and sizes of each config, as `datasets` writes them."""
+        card = DatasetCardData()
+        DatasetInfosDict(
+            {config: self._info(config, splits) for config, splits in self.shards.items()}
+        ).to_dataset_card_data(card)
+        return card.to_dict()["dataset_info"]
+
+    def _info(self, config: str, splits: Mapping[str, Sequence[str]]) -> DatasetInfo:
+        parts = {split: [self.sizes[path] for path in paths] for split, paths in splits.items() if paths}
+        listed = {
+            split: SplitInfo(split, sum(one.memory for one in files), sum(one.rows for one in files))
+            for split, files in parts.items()
+        }
+        used = {path for paths in splits.values() for path in paths}
+        return DatasetInfo(
+            features=self.columns,
+            splits=SplitDict(listed),
+            download_size=sum(self.sizes[path].file for path in used),
+            dataset_size=sum(split.num_bytes for split in listed.values()),
+            config_name=config,
+        )
+
+
+def _front_matter(about: Description, n: int, version: str, stored: Stored) -> str:
     configs = [
         {
             "config_name": config,
@@ -60,7 +106,7 @@ def _front_matter(about: Description, n: int, version: str, shards: Mapping[str,
             **({"default": True} if config in DEFAULT_CONFIGS else {}),
             "data_files": [{"split": split, "path": list(paths)} for split, paths in splits.items() if paths],
         }
-        for config, splits in shards.items()
+        for config, splits in stored.shards.items()
     ]
     head: dict[str, Any] = {"pretty_name": about.title, "license": about.license}
     if about.license == "other":
@@ -69,8 +115,16 @@ def _front_matter(about: Description, n: int, version: str, shards: Mapping[str,
     head["size_categories"] = [next((name for limit, name in _SIZES if n < limit), "n>1M")]
     subject = [] if about.own_classes else ["dermatology", "skin-lesion"]
     head["tags"] = [*subject, "medical", "not-a-medical-device"]
+    head["dataset_info"] = stored.info()
     head["configs"] = configs
-    return yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(head, Dumper=_Plain, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
+
+
+class _Plain(yaml.SafeDumper):
+    """YAML without anchors: each config states its columns."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
@@ -128,6 +182,21 @@ def _configs_text(about: Description, configs: Mapping[str, Any]) -> str:
     return f"{text} `published`, where there is one, is {about.published_as}: compare the leak audit."
 
 
+def _list_of_ids(audit: Mapping[str, Any], stored: Stored) -> list[str]:
+    """What a list of ids is, and how to rebuild the dataset of it; nothing for a dataset of images."""
+    if "ids_only" not in audit:
+        return []
+    return [
+        "## A list, without the images",
+        "The images are not here: not every licence allows to share them. Here are their ids, their splits and two "
+        "hashes of each: `file_sha256` of the file as downloaded, `pixels_sha256` of its decoded pixels. `label` is "
+        "empty where the licence of the image does not allow to share it.",
+        "Download the archive from its own source and accept its terms. Then one command of Lesion Suite builds the "
+        "same rows in the same splits, and names images that differ or are missing (`ORG/NAME`: this repository):",
+        f"```\n{audit['ids_only']}\n```",
+    ]
+
+
 def _duplicates_text(found: Mapping[str, Any], own: bool) -> str:
     text = (
         f"{found['exact_pairs']} exact and {found['near_pairs']} near-duplicate pairs ({found['method']}); "
@@ -163,7 +232,7 @@ def render(
     about: Description,
     rows: Sequence[Row],
     configs: Mapping[str, Mapping[str, Sequence[int]]],
-    shards: Mapping[str, Mapping[str, Sequence[str]]],
+    stored: Stored,
 ) -> str:
     """The text of the card.
 
@@ -172,23 +241,26 @@ def render(
         about: what the builder says about the dataset.
         rows: all rows.
         configs: config -> split -> row numbers.
-        shards: config -> split -> Parquet files, relative to the folder.
+        stored: what was written.
     """
     labels = audit["labels"]
     one = "group" if about.own_classes else "lesion"
     sizes = ", ".join(f"{size} ({count})" for size, count in list(audit["image_sizes"].items())[:8])
     missing = ", ".join(f"{key} {n}" for key, n in audit["missing"].items() if key != "age_zero")
     parts = [
-        f"---\n{_front_matter(about, len(rows), audit['version'], shards)}---",
+        f"---\n{_front_matter(about, len(rows), audit['version'], stored)}---",
         f"# {about.title}",
         f"**{NOTICE}**",
         *about.notes,
+        *_list_of_ids(audit, stored),
         "## Classes",
         *_classes(audit, about),
         "## Configs",
         _configs_text(about, configs),
         _counts(configs, rows, labels),
         *_synthetic(audit),
+        "## Data statement",
+        data_statement(rows, about.own_classes, None if "ids_only" in audit else stored.converted),
         "## Leak audit",
         f"Images of a split whose {one} (or a duplicate of it) is also in the train split of the same config; the "
         "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
@@ -210,6 +282,14 @@ def render(
         f"`manifest.json` holds SHA-256 and size in bytes of every other file. Seed of all splits: {audit['seed']}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def written(audit: Mapping[str, Any], out: Path, of: str = "") -> str:
+    """The last line that a build prints; ``of`` follows the number of images."""
+    what = (
+        f"images{of} written" if "ids_only" not in audit else f"ids{of}, with splits and hashes but no image, written"
+    )
+    return f"{audit['rows']} {what} to {out}"
 
 
 def printed_leak_table(audit: Mapping[str, Any], own: bool = False) -> str:

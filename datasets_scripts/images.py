@@ -35,6 +35,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".tif", ".ti
 HEAD = 16  # bytes that tell a format
 _BMP_HEADERS = [bytes([size]) for size in (12, 40, 52, 56, 64, 108, 124)]
 _EXIF_ORIENTATION = 0x0112
+_EXIF_PLACE = 0x8825
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,6 +80,8 @@ class Scan:
         pixels_sha256: hash of size and decoded RGB pixels; equal for exact duplicates.
         thumb: (32, 32) uint8 grey, area-averaged.
         frames: images in the file, of which the first is taken.
+        file_sha256: hash of the file's own bytes.
+        place: whether its EXIF block states where the photo was taken.
     """
 
     size: tuple[int, int]
@@ -86,6 +89,8 @@ class Scan:
     pixels_sha256: str
     thumb: np.ndarray
     frames: int = 1
+    file_sha256: str = ""
+    place: bool = False
 
 
 def known_formats() -> list[str]:
@@ -313,13 +318,28 @@ def scan(row: Row) -> Scan | ImageError:
         return ImageError(f"image {row.image_id}: {_one_line(error)}; download it again or remove it and its row")
     digest = hashlib.sha256(f"{rgb.size}".encode() + rgb.tobytes()).hexdigest()
     thumb = np.asarray(rgb.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX))
-    return Scan(rgb.size, verbatim, digest, thumb, 1 if verbatim else frames_of(open_image(data)))
+    opened = open_image(data)
+    frames = 1 if verbatim else frames_of(opened)
+    return Scan(rgb.size, verbatim, digest, thumb, frames, hashlib.sha256(data).hexdigest(), _states_place(opened))
 
 
-def frame_warnings(scans: Iterable[Scan]) -> list[str]:
-    """A sentence that counts the files of several frames; empty where there is none."""
-    several = sum(scan.frames > 1 for scan in scans)
-    return [f"{several} files hold several images (pages or frames): the first of each was taken."] if several else []
+def _states_place(image: Image.Image) -> bool:
+    try:
+        return bool(image.getexif().get_ifd(_EXIF_PLACE))
+    except _BROKEN:
+        return False
+
+
+def file_warnings(scans: Iterable[Scan]) -> list[str]:
+    """Sentences that count the files of several frames, and those stored with the place where they were taken."""
+    scans = list(scans)
+    several, places = sum(scan.frames > 1 for scan in scans), sum(scan.place and scan.verbatim for scan in scans)
+    said = [f"{several} files hold several images (pages or frames): the first of each was taken."] if several else []
+    if places:
+        said.append(
+            f"{places} files state the place where the photo was taken (EXIF): remove it before you publish them."
+        )
+    return said
 
 
 def scan_all(rows: Sequence[Row]) -> list[Scan]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,19 @@ from datasets_scripts.command import UserError
 from datasets_scripts.images import Scan, normalised
 from datasets_scripts.rows import SYNTHETIC, Row
 
-# Small row groups let a viewer or a stream read a few images without the whole file.
+# Small row groups let a viewer or a stream read a few images without the whole file; the Hub's viewer reads none above
+# 300 MB. A group ends at the first of these limits.
 ROWS_PER_GROUP = 100
+BYTES_PER_GROUP = 64 * 1024 * 1024
+# The page index lets a reader find single rows; chunks that are cut by content let the Hub store only what changed.
+PARQUET = {"write_page_index": True, "use_content_defined_chunking": True}
 NOT_PUBLISHED = "none"
 MANIFEST = "manifest.json"
 _AS_IN_ROW = ("image_id", "lesion_id", "age", "sex", "localization", "dx_type", "source", "license", "attribution")
 OPTIONAL = ("diagnosis", "patient_id", "provenance", "skin_tone", "image_type", "malignancy")
+# Of a list of ids, which holds no image.
+HASHES = ("file_sha256", "pixels_sha256")
+OF_A_LIST = ("label", "image_id", "lesion_id", "group_id", "source", "license", "attribution", *HASHES)
 
 
 def features(
@@ -45,6 +53,18 @@ def features(
         **(extra or {}),
     }
     return Features({**columns, "mask": Image()} if with_mask else columns)
+
+
+def list_features(labels: Sequence[str]) -> Features:
+    """The typed columns of a list of ids; `label` is null where the licence of the image does not allow to share it."""
+    kinds = {"label": ClassLabel(names=list(labels))}
+    return Features({name: kinds.get(name, Value("string")) for name in OF_A_LIST})
+
+
+def may_share_label(license: str) -> bool:
+    """Whether a licence, as an archive writes it, allows others to share what is derived from the image."""
+    text = license.lower().replace("_", "-").replace(" ", "-")
+    return text.startswith(("cc0", "cc-0", "cc-by", "pdm", "public-domain")) and "-nd" not in text
 
 
 def types_of_extra(rows: Sequence[Row]) -> dict[str, Any]:
@@ -90,7 +110,9 @@ def write_shards(
     groups: Sequence[str],
     labels: Sequence[str],
     files: Sequence[str],
-) -> None:
+    *,
+    ids_only: bool = False,
+) -> tuple[Features, dict[str, ShardSize]]:
     """Write every row, image embedded, to its file of ``folder``; rows keep their order within a file.
 
     Args:
@@ -100,22 +122,67 @@ def write_shards(
         groups: N group ids.
         labels: the classes, in the order of their numbers.
         files: N paths relative to ``folder``.
+        ids_only: write the columns of :data:`OF_A_LIST`, and no image.
+
+    Returns:
+        The columns, and the size of each file.
     """
     (folder / "data").mkdir()
     optional = [key for key in OPTIONAL if any(getattr(row, key) is not None for row in rows)]
-    extra = types_of_extra(rows)
-    columns = features(labels, any(row.read_mask is not None for row in rows), optional, extra)
+    with_mask = any(row.read_mask is not None for row in rows)
+    columns = list_features(labels) if ids_only else features(labels, with_mask, optional, types_of_extra(rows))
     members: dict[str, list[int]] = {}
     for number, file in enumerate(files):
         members.setdefault(file, []).append(number)
+    sizes: dict[str, ShardSize] = {}
     with tqdm(total=len(rows), desc="writing Parquet", unit="image", mininterval=1.0, disable=None) as progress:
+
+        def records(numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+            for i in numbers:
+                yield (_listed if ids_only else _record)(rows[i], scans[i], groups[i], columns)
+                progress.update()
+
         for file in sorted(members):
-            with pq.ParquetWriter(folder / file, columns.arrow_schema) as writer:
-                for start in range(0, len(members[file]), ROWS_PER_GROUP):
-                    batch = members[file][start : start + ROWS_PER_GROUP]
-                    records = [_record(rows[i], scans[i], groups[i], columns) for i in batch]
-                    writer.write_table(pa.Table.from_pylist(records, schema=columns.arrow_schema))
-                    progress.update(len(batch))
+            sizes[file] = _write_shard(folder / file, columns, records(members[file]))
+    return columns, sizes
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """Of a Parquet file: its rows, the bytes of its columns in memory, and those of the file."""
+
+    rows: int
+    memory: int
+    file: int
+
+
+def _write_shard(path: Path, columns: Features, records: Iterable[dict[str, Any]]) -> ShardSize:
+    """Write the records in row groups of at most :data:`ROWS_PER_GROUP` rows and about :data:`BYTES_PER_GROUP`."""
+    rows = memory = held = 0
+    batch: list[dict[str, Any]] = []
+
+    def write() -> None:
+        nonlocal rows, memory, held
+        table = pa.Table.from_pylist(batch, schema=columns.arrow_schema)
+        writer.write_table(table, row_group_size=len(batch))
+        rows, memory, held = rows + len(batch), memory + table.nbytes, 0
+        batch.clear()
+
+    with pq.ParquetWriter(path, columns.arrow_schema, **PARQUET) as writer:
+        for record in records:
+            batch.append(record)
+            held += len((record.get("image") or {}).get("bytes") or b"")
+            if len(batch) == ROWS_PER_GROUP or held >= BYTES_PER_GROUP:
+                write()
+        if batch:
+            write()
+    return ShardSize(rows, memory, path.stat().st_size)
+
+
+def _listed(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, Any]:
+    shared = columns["label"].str2int(row.label) if may_share_label(row.license) else None
+    own = {"label": shared, "group_id": group, "file_sha256": scan.file_sha256, "pixels_sha256": scan.pixels_sha256}
+    return {key: own[key] if key in own else getattr(row, key) for key in OF_A_LIST}
 
 
 def _record(row: Row, scan: Scan, group: str, columns: Features) -> dict[str, Any]:

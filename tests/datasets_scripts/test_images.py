@@ -12,7 +12,7 @@ from datasets_scripts.images import (
     HEAD,
     ImageError,
     decode,
-    frame_warnings,
+    file_warnings,
     images_in,
     is_image,
     normalised,
@@ -204,7 +204,7 @@ def test_of_several_frames_the_first_is_taken_and_the_files_are_counted():
     scans = scan_all(rows)
     assert [one.frames for one in scans] == [2, 2, 2, 2, 1]
     assert not any(one.verbatim for one in scans)
-    assert frame_warnings(scans) == ["4 files hold several images (pages or frames): the first of each was taken."]
+    assert file_warnings(scans) == ["4 files hold several images (pages or frames): the first of each was taken."]
 
 
 def test_images_are_recognised_by_name_or_content(tmp_path):
