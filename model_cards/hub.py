@@ -19,7 +19,8 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from datasets_scripts.command import UserError
+from datasets_scripts.command import WHAT_TO_DO, UserError
+from model_cards.patience import Unreachable, again, be_patient
 
 
 class HubProblem(UserError):
@@ -66,12 +67,13 @@ def client() -> HfApi:
 
 @contextmanager
 def one_sentence(api: HfApi, about: str) -> Iterator[None]:
-    """Turn whatever the client raises into a ``HubProblem`` of one sentence.
+    """Turn whatever the client raises into a ``HubProblem`` of one sentence; momentary failures are tried again first.
 
     Args:
         api: the client in use; its token is cut out of every message.
         about: the repository.
     """
+    be_patient()
     try:
         yield
     except UserError:
@@ -80,6 +82,7 @@ def one_sentence(api: HfApi, about: str) -> Iterator[None]:
     # answer of another form than it expects is a KeyError, a TypeError or whatever else its reading runs into.
     except Exception as error:
         wrapped = type(error) is RuntimeError or isinstance(error, LocalEntryNotFoundError)
+        wrapped = wrapped or str(error).startswith("Force download failed")
         cause = error.__cause__ if wrapped and error.__cause__ else error
         message, status = explain(cause, str(api.endpoint), about)
         if isinstance(api.token, str):
@@ -89,6 +92,8 @@ def one_sentence(api: HfApi, about: str) -> Iterator[None]:
 
 def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int | None]:
     """One sentence on what went wrong and what to do, and the HTTP status if there was an answer."""
+    if isinstance(error, UserError):
+        return str(error), None
     if isinstance(error, OfflineModeIsEnabled):
         return f"no request was sent to the Hub for {about}: unset HF_HUB_OFFLINE", None
     if isinstance(error, HfHubHTTPError):
@@ -114,9 +119,11 @@ def explain(error: BaseException, endpoint: str, about: str) -> tuple[str, int |
             return f"somebody committed to {about} meanwhile: run the command again", status
         return f"{endpoint} answered {status} on {about}: {reason or 'no reason given'}", status
     if isinstance(error, HTTPError | ConnectionError):
-        kind = type(error).__name__
+        kind = str(error) if isinstance(error, Unreachable) else type(error).__name__
         return f"{endpoint} cannot be reached ({kind}): check the network and HF_ENDPOINT", None
     reason = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in WHAT_TO_DO:
+        return f"{about} could not be read from {endpoint} ({error.strerror}): {WHAT_TO_DO[error.errno]}", None
     if isinstance(error, OSError) or type(error) in (RuntimeError, ValueError):
         return f"{about} on {endpoint}: {reason}", None
     return (
@@ -136,4 +143,4 @@ def download(repo_id: str, folder: Path, *, revision: str | None = None, repo_ty
     with one_sentence(api, repo_id):
         if repo_type is None:
             repo_type = "model" if api.repo_exists(repo_id, repo_type="model") else "dataset"
-        api.snapshot_download(repo_id, repo_type=repo_type, revision=revision, local_dir=folder)
+        again(lambda: api.snapshot_download(repo_id, repo_type=repo_type, revision=revision, local_dir=folder))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -19,11 +20,14 @@ from huggingface_hub.utils.sha import git_hash
 from datasets_scripts.command import UserError
 from model_cards.hub import HubProblem, one_sentence
 from model_cards.manifest import MANIFEST, file_facts, parse_manifest
+from model_cards.patience import again, commit_repeated_if
 
 Facts = dict[str, dict[str, Any]]
 # What the Hub itself puts into a new repository.
 OF_THE_HUB = {".gitattributes"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
+# Answers to a commit which say that it was not made. 412, another head, is not one: the client may have asked twice.
+REFUSED = (400, 401, 403, 404, 413, 422)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,9 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
         with one_sentence(api, work.about):
             revision = done.pr_revision or done.oid
             wrong = differences(api, work, revision, remote_files(api, work, revision))
+            if wrong:
+                print(f"read back it differs ({'; '.join(wrong[:3])}): reading it once more", file=sys.stderr)
+                wrong = differences(api, work, revision, remote_files(api, work, revision))
     except HubProblem as error:
         raise HubProblem(
             f"{error}; the commit {done.oid[:12]} is there, but could not be read back: run the same command again, "
@@ -112,7 +119,10 @@ def publish(work: Plan, api: HfApi, *, private: bool = False, create_pr: bool = 
         ) from error
     if wrong:
         differing = "; ".join(wrong)
-        raise UserError(f"{work.about} was committed as {done.oid[:12]}, but read back it differs: {differing}")
+        raise UserError(
+            f"{work.about} was committed as {done.oid[:12]}, but read back it differs: {differing}; run the same "
+            "command again, which compares, and sends what differs"
+        )
     return Published(done.oid, done.pr_url or done.commit_url, new=True)
 
 
@@ -140,8 +150,12 @@ def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool)
         CommitOperationAdd(path, work.rewritten.get(path) or str(work.folder / path)) for path in sorted(work.files)
     ]
     deletions = [CommitOperationDelete(path, is_folder=False) for path in stale]
+
+    def unchanged() -> bool:
+        return not create_pr and api.repo_info(work.repo_id, repo_type=work.repo_type).sha == head
+
     try:
-        with one_sentence(api, work.about), one_commit():
+        with one_sentence(api, work.about), one_commit(), commit_repeated_if(unchanged):
             done = api.create_commit(
                 work.repo_id,
                 [*additions, *deletions],
@@ -155,8 +169,10 @@ def commit(api: HfApi, work: Plan, head: str, stale: list[str], create_pr: bool)
                 raise ValueError(f"the commit is called {done.oid!r}")
             return done
     except HubProblem as error:
-        again = "run the same command again: what has arrived is not sent twice"
-        raise HubProblem(f"{error}; {committed_after(api, work, head, create_pr)}; {again}", error.status) from error
+        refused = error.status in REFUSED
+        made = "nothing was committed" if refused else committed_after(api, work, head, create_pr)
+        advice = "run the same command again: what has arrived is not sent twice"
+        raise HubProblem(f"{error}; {made}; {advice}", error.status) from error
 
 
 def committed_after(api: HfApi, work: Plan, head: str, create_pr: bool) -> str:
@@ -241,8 +257,10 @@ def changes(work: Plan, found: RepoState) -> list[str]:
 def fetch(api: HfApi, work: Plan, path: str, revision: str) -> dict[str, Any]:
     """sha256 and size of one file as the Hub sends it."""
     with tempfile.TemporaryDirectory(prefix="read-back-") as folder:
-        local = api.hf_hub_download(
-            work.repo_id, path, repo_type=work.repo_type, revision=revision, local_dir=folder, force_download=True
+        local = again(
+            lambda: api.hf_hub_download(
+                work.repo_id, path, repo_type=work.repo_type, revision=revision, local_dir=folder, force_download=True
+            )
         )
         return file_facts(Path(local))
 
