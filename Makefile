@@ -9,7 +9,7 @@ DEMO := outputs/demo
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 MODEL ?= hub_models/released/derm-x-mobilenetv2-ham7,hub_models/released/isic-skin-lesion-uncertainty
 
-.PHONY: help setup demo test lint space clean
+.PHONY: help setup demo test lint docs space clean
 
 help:
 	@echo "make demo   set up, then archive -> dataset -> model -> report -> card -> local publish -> prediction, on drawn phantoms"
@@ -17,6 +17,7 @@ help:
 	@echo "make setup  the set-up alone (a virtual environment in $(VENV), versions pinned by constraints.txt)"
 	@echo "make space  the Space on the released models (MODEL=folder-or-repo,... to show others)"
 	@echo "make lint   ruff, mypy"
+	@echo "make docs   the docstrings as HTML in build/docs"
 
 setup: $(STAMP)
 
@@ -38,6 +39,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python -m pdoc --docformat google --output-directory build/docs datasets_scripts hub_models model_cards trainers
+	@echo "open build/docs/index.html"
 
 space: $(STAMP)
 	LESION_MODELS=$(MODEL) $(BIN)/python spaces/lesion_demo/app.py
