@@ -48,7 +48,13 @@ def commit_repeated_if(unchanged: Callable[[], bool]) -> Iterator[None]:
 
 
 class PatientClient(http.Client):  # type: ignore[misc]
-    """A client that repeats a request after a momentary failure, with one line on stderr for each try."""
+    """A client that repeats a request after a momentary failure, with one line on stderr for each try.
+
+    Attributes:
+        answered: whether any answer has come; before that a refused connection is no momentary failure.
+    """
+
+    answered = False
 
     def send(self, request: Any, **more: Any) -> Any:
         """Send a request.
@@ -65,10 +71,11 @@ class PatientClient(http.Client):  # type: ignore[misc]
                 if not _may_repeat(request):
                     _say(request, f"no answer ({type(error).__name__})")
                     raise
-                if pause is None:
+                if pause is None or (isinstance(error, http.ConnectError) and not self.answered):
                     raise Unreachable(type(error).__name__) from error
                 failure = f"no answer ({type(error).__name__})"
             else:
+                self.answered = True
                 asked = _asked_to_wait(response)
                 if response.status_code not in MOMENTARY:
                     return response
