@@ -124,7 +124,7 @@ def parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return result
 
 
-def lists(given: argparse.Namespace, words: Sequence[str] | None) -> dict[str, str | None]:
+def lists(given: argparse.Namespace, words: Sequence[str] | None) -> dict[str, Any]:
     """What ``curate`` needs to know of the options ``--ids`` and ``--ids_only``.
 
     Args:

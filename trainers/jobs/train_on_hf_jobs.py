@@ -59,7 +59,7 @@ def commands(given: argparse.Namespace, options: Sequence[str], gpus: int) -> li
         options: those of the train script.
         gpus: of this machine.
     """
-    config = {0: [], 1: ["--config_file", launch_file("one_gpu_fp16")]}.get(
+    config: list[str] = {0: [], 1: ["--config_file", launch_file("one_gpu_fp16")]}.get(
         gpus, ["--config_file", launch_file("multi_gpu"), "--num_processes", str(gpus)]
     )
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", *config]
