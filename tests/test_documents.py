@@ -18,11 +18,13 @@ import pytest
 from trainers.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted(
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "trainers/**/*.md", "datasets_scripts/**/*.md", "spaces/**/*.md")
-    for path in ROOT.glob(pattern)
-)
+FOLDERS = ("trainers", "datasets_scripts", "spaces", "model_cards")
+FOUND = [path for pattern in ("*.md", *(f"{folder}/**/*.md" for folder in FOLDERS)) for path in ROOT.glob(pattern)]
+FOUND += [ROOT / "hub_models" / "README.md", ROOT / "tests" / "README.md"]
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in FOUND)
+# The cards of the released models are written by a program: their links are checked, too.
+CARDS = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("hub_models/released/*/*.md"))
+LINK = re.compile(r"(?<!`)\[[^\]\[]*\]\(([^)\s]+)\)|<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"")
 MODULES = {name: module for group in COMMANDS.values() for name, (module, _) in group.items()}
 # A command at the start of a line of a code block.
 COMMAND = re.compile(
@@ -123,10 +125,58 @@ def test_what_a_document_imports_from_the_repository_is_there(document: str) -> 
             assert hasattr(importlib.import_module(module), name), f"{module}.{name}"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_a_file_that_a_document_links_is_there(document: str) -> None:
-    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / document).read_text("utf-8"))
-    assert [link for link in links if not (ROOT / document).parent.joinpath(link).exists()] == []
+def anchors(file: Path) -> set[str]:
+    """The fragments that a link to a Markdown file may have: its headings as the Hub and GitHub write them, and ids."""
+    text = re.sub(r"^```.*?^```", "", file.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    found: list[str] = []
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", text, re.MULTILINE):
+        plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
+        slug = re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+        before = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", one) is not None for one in found)
+        found.append(f"{slug}-{before}" if before else slug)
+    return {*found, *re.findall(r"<[^>]*\b(?:id|name)=\"([^\"]+)\"", text)}
+
+
+def broken_links(document: Path) -> list[str]:
+    """The links of a document to files that are not there, or to headings that are not in them."""
+    text = re.sub(r"^```.*?^```", "", document.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for link in (one or other for one, other in LINK.findall(text)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        name, _, fragment = link.partition("#")
+        target = document.parent / name if name else document
+        if not target.exists() or (fragment and target.suffix == ".md" and fragment not in anchors(target)):
+            broken.append(link)
+    return broken
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *CARDS])
+def test_what_a_document_links_is_there(document: str) -> None:
+    assert broken_links(ROOT / document) == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    file = tmp_path / "x.md"
+    file.write_text(
+        "# A `b` c\n## A `b` c\n[1](#a-b-c) [2](#a-b-c-1) [3](x.md#a-b-c) [4](#nowhere) [5](y.md) ![6](z.png)"
+    )
+    assert broken_links(file) == ["#nowhere", "y.md", "z.png"]
+
+
+def test_the_docstrings_are_rendered(tmp_path: Path) -> None:
+    """``make docs``, for one module."""
+    import pdoc
+
+    pdoc.render.configure(docformat="google")
+    pdoc.pdoc("datasets_scripts.rows", output_directory=tmp_path)
+    page = (tmp_path / "datasets_scripts" / "rows.html").read_text("utf-8")
+    assert "One image with the facts that its source states." in page
+    assert "unique within a dataset" in page
+    line = next(line for line in (ROOT / "Makefile").read_text().splitlines() if "-m pdoc" in line)
+    assert line.endswith(
+        "--docformat google --output-directory build/docs datasets_scripts hub_models model_cards trainers"
+    )
 
 
 def test_the_readme_is_short() -> None:
