@@ -47,7 +47,7 @@ def commit_repeated_if(unchanged: Callable[[], bool]) -> Iterator[None]:
         _commit_again.pop()
 
 
-class PatientClient(http.Client):  # type: ignore[misc]
+class PatientClient(http.Client):
     """A client that repeats a request after a momentary failure, with one line on stderr for each try.
 
     Attributes:
