@@ -235,8 +235,10 @@ def cell(value: object) -> str:
 
 
 def codes(names: Iterable[object]) -> str:
-    """Names as code, in a row: ```bcc`, `mel```."""
-    return ", ".join(f"`{cell(name)}`" for name in names)
+    """Names as code, in a row: ```bcc`, `mel```; of many the first ``MOST_NAMES`` and how many more there are."""
+    texts = [f"`{cell(name)}`" for name in names]
+    more = f" and {len(texts) - MOST_NAMES} more" if len(texts) > MOST_NAMES else ""
+    return ", ".join(texts[:MOST_NAMES]) + more
 
 
 def stated(node: ReportNode) -> list[str]:
@@ -244,6 +246,8 @@ def stated(node: ReportNode) -> list[str]:
     return ["not stated" if str(text) == "unknown" else str(text) for text in node]
 
 
+# Names and classes that a sentence or a table of README.md shows; REPORT.md has all classes.
+MOST_NAMES = 20
 FILTERS = {
     "about_in": about_in,
     "cell": cell,

@@ -64,3 +64,24 @@ def test_the_card_of_a_released_model_is_short_and_loses_nothing(folder: Path, t
 def test_the_card_of_a_finished_folder_is_short_and_loses_nothing(model_folder: Path, report: dict[str, Any]) -> None:
     assert problems_of(model_folder) == []
     assert report["model"]["notes"][0] in (model_folder / DETAILS).read_text("utf-8")
+
+
+def test_the_card_of_a_thousand_classes_is_short(model_folder: Path, report: dict[str, Any]) -> None:
+    more = [f"class {number:04d}" for number in range(996)]
+    shown = report["model"]["labels"][1]
+    report["model"]["labels"] += [{**shown, "name": name, "long_name": name} for name in more]
+    for split in report["evaluation"].values():
+        split["per_class"] += [{**split["per_class"][1], "name": name} for name in more]
+    sets = report["trust"]["conformal"]
+    sets["qhat"] += [0.9] * len(more)
+    sets["groups"] |= dict.fromkeys(more, "small classes: bcc, df")
+    sets["without_own_promise"] += more
+    report["trust"]["prior"]["value"] += [0.0] * len(more)
+    for part in report["provenance"]["dataset"]["splits"].values():
+        part["per_class"] |= dict.fromkeys(more, 3)
+    (model_folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    build_card(model_folder)
+    card, details = ((model_folder / name).read_text("utf-8") for name in (CARD, DETAILS))
+    assert len(card.encode()) <= MOST_BYTES
+    assert "the first 20 of 1000; the others are in [REPORT.md](REPORT.md#by-class)" in card
+    assert (card.count("| `class "), details.count("| `class 0995`")) == (16, 4)
