@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 from transformers import CLIPVisionModelWithProjection, ImageProcessingMixin, PreTrainedConfig
@@ -87,6 +86,8 @@ def describe_backbone(source: str) -> Backbone:
         BackboneWeightsError: the repository or folder cannot be read.
         LesionConfigError: its files hold a value that no backbone may have.
     """
+    import timm  # imported late: it takes longer than the rest of this package
+
     if source.startswith(TRANSFORMERS):
         return _of_transformers(source.removeprefix(TRANSFORMERS))
     if source.startswith((HUB, FOLDER)):
@@ -257,6 +258,8 @@ def load_timm_file(backbone: nn.Module, config: Any, path: str | os.PathLike[str
     """
     if getattr(backbone, "num_prefix_tokens", None) is None:
         return load_backbone_file(backbone, path)
+    import timm
+
     check_safetensors(Path(path))
     size: Any = needed_image_size(config.backbone, config.image_size)
     try:
@@ -277,6 +280,8 @@ def load_timm_file(backbone: nn.Module, config: Any, path: str | os.PathLike[str
 
 def needed_image_size(name: str, image_size: int) -> int | None:
     """The image size that timm must know to build a network with one grid of positions; None for all others."""
+    import timm
+
     known = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return image_size if known is not None and known.fixed_input_size else None
 

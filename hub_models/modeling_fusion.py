@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.models import load_state_dict
 from torch import nn
 from transformers import initialization as init
 from transformers.utils import cached_file
@@ -81,6 +80,8 @@ def read_trained(source: Source, kind: str, part: str) -> TrainedModel:
     Raises:
         BackboneWeightsError: it cannot be found or read, or does not have the part.
     """
+    from timm.models import load_state_dict
+
     files = ("config.json", "preprocessor_config.json", "model.safetensors")
     try:
         config, preprocessor, weights = (Path(str(cached_file(os.fspath(source), name))) for name in files)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.layers import DropPath
 from torch import nn
 from torch.nn import functional
 from transformers import ImageProcessingMixin, PreTrainedConfig, ViTForImageClassification, ViTModel
@@ -228,6 +227,8 @@ def add_stochastic_depth(vit: nn.Module, rate: float) -> None:
     """
     if not rate:
         return
+    from timm.layers import DropPath
+
     layers: Any = vit.layers
     for layer, value in zip(layers, torch.linspace(0, rate, len(layers), device="cpu").tolist(), strict=True):
         layer.dropout = nn.Sequential(layer.dropout, DropPath(value))
