@@ -15,7 +15,8 @@ from datasets_scripts.build_phantom import main as build_phantom
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification, MobileNetLesionConfig
 from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions
-from trainers.model_folder.data import LesionImages, augmentation, load_splits
+from trainers.model_folder.data import load_splits
+from trainers.training.batches import AugmentedImages, to_pixel_values
 
 SIZE = 144
 
@@ -41,7 +42,7 @@ def seconds(work: Callable[[int], object], times: int) -> float:
 def test_feeding_an_image_costs_a_fraction_of_learning_from_it(folder: Path) -> None:
     processor = LesionImageProcessor(size={"height": SIZE, "width": SIZE})
     rows = load_splits(str(folder), "grouped").splits["train"]
-    images = LesionImages(rows, processor, augmentation("crops_colour", SIZE))
+    images = AugmentedImages(rows, processor, "crops_colour", "none")
     labels = {i: str(i) for i in range(8)}
     names = {str(i): str(i) for i in range(8)}
     model = MobileNetForLesionClassification(MobileNetLesionConfig(id2label=labels, label_names=names, image_size=SIZE))
@@ -50,7 +51,9 @@ def test_feeding_an_image_costs_a_fraction_of_learning_from_it(folder: Path) -> 
     def learn(_: int) -> None:
         model(pixel_values=batch, labels=target).loss.backward()
 
-    feed, step = seconds(lambda i: images[(i % len(images), i)], 16), seconds(learn, 2) / 8
+    keys = [(index % len(images), index) for index in range(16)]
+    feed = seconds(lambda _: to_pixel_values(images.__getitems__(keys)), 1) / 16
+    step = seconds(learn, 2) / 8
     print(f"feeding / learning, CPU time an image at {SIZE} px: {feed / step:.3f}")
     assert feed < 0.5 * step
 

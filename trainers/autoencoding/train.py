@@ -16,15 +16,15 @@ from trainers.autoencoding.losses import PerceptualDistance, ReconstructionLoss
 from trainers.autoencoding.options import TURNS, AutoencoderArguments
 from trainers.autoencoding.trainer import SCORES, AutoencoderTrainer, reconstruction_metrics
 from trainers.model_folder.data import (
-    AUGMENTATIONS,
     EpochSampler,
     LesionImages,
     Splits,
-    augmentation,
     collate,
 )
+from trainers.training.arguments import AUGMENTATIONS
+from trainers.training.batches import augmentation
 from trainers.training.log import settle_metric
-from trainers.training.train import Task, end_processes, fields_of, image_processor, run
+from trainers.training.train import Task, end_processes, fields_of, image_processor, run, training_images
 from trainers.training.training_arguments import LesionTrainingArguments
 
 METRIC = "psnr"
@@ -116,7 +116,7 @@ def build_trainer(
     training: LesionTrainingArguments,
 ) -> AutoencoderTrainer:
     """Everything the Trainer needs from the recipe."""
-    train_rows = LesionImages(splits.splits["train"], processor, augment(options.augmentation, model.config.image_size))
+    train_rows = training_images(splits, processor, options, augment)
     perceptual = None
     if options.perceptual_weight:
         perceptual = PerceptualDistance(options.perceptual_backbone, options.perceptual_weights)

@@ -23,7 +23,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
-from torchvision.transforms import v2
 
 from datasets_scripts.command import UserError, what_bytes_are, what_file_is
 from datasets_scripts.images import known_formats
@@ -50,7 +49,6 @@ from trainers.model_folder.missing_splits import (
 )
 
 SAMPLING = ("uniform", "oversample", "square_root")
-AUGMENTATIONS = ("none", "flips_rotation", "crops_colour", "wide_crops")
 REQUIRED_COLUMNS = ("image", "label")
 # What recipes and commands name where the user names no config.
 DEFAULT_CONFIGS = ("grouped", PUBLISHED)
@@ -316,40 +314,6 @@ def without_classes(splits: Splits, names: Sequence[str]) -> Splits:
     )
 
 
-def augmentation(kind: str, size: int) -> Callable[[Image.Image], Image.Image]:
-    """Training augmentation on a prepared RGB image; the result is size x size.
-
-    ``flips_rotation``: resize, both flips, rotation up to 15 degrees (as the published EfficientNetV2-S baseline).
-    ``crops_colour``: random resized crop (area 0.6-1), both flips, quarter turns, mild colour jitter: a lesion has no
-    upright, and cameras differ.
-    ``wide_crops``: the same with crops of area 0.3-1 and stronger jitter, for images of other cameras and distances.
-
-    Raises:
-        UserError: an unknown kind.
-    """
-    if kind not in AUGMENTATIONS:
-        raise UserError(f"augmentation {kind!r} is unknown: choose one of {', '.join(AUGMENTATIONS)}")
-    flips = [v2.RandomHorizontalFlip(), v2.RandomVerticalFlip()]
-    turns = v2.RandomChoice([v2.Identity(), v2.RandomRotation((90, 90))])
-    steps: dict[str, list[Any]] = {
-        "none": [v2.Resize((size, size))],
-        "flips_rotation": [v2.Resize((size, size)), *flips, v2.RandomRotation(15)],
-        "crops_colour": [
-            v2.RandomResizedCrop((size, size), scale=(0.6, 1.0), ratio=(0.8, 1.25)),
-            *flips,
-            turns,
-            v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02),
-        ],
-        "wide_crops": [
-            v2.RandomResizedCrop((size, size), scale=(0.3, 1.0), ratio=(0.8, 1.25)),
-            *flips,
-            turns,
-            v2.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.03),
-        ],
-    }
-    return v2.Compose(steps[kind])
-
-
 class LesionImages(Dataset):
     """One split as tensors: the inputs of the processor's ``model_input_names``, and the label.
 
@@ -492,6 +456,9 @@ class EpochSampler(Sampler):
         return rng.permutation(np.concatenate(drawn))
 
 
-def collate(items: list[dict[str, Any]]) -> dict[str, Tensor]:
-    """Stack items: ``pixel_values`` (B, 3, S, S), ``metadata`` (B, M), whichever there are, and ``labels`` (B,)."""
-    return default_collate(items)
+def collate(items: list[dict[str, Any]] | dict[str, Tensor]) -> dict[str, Tensor]:
+    """Stack items: ``pixel_values`` (B, 3, S, S), ``metadata`` (B, M), whichever there are, and ``labels`` (B,).
+
+    A dataset that returns whole batches has stacked them already.
+    """
+    return items if isinstance(items, dict) else default_collate(items)

@@ -20,6 +20,7 @@ import yaml
 from datasets_scripts.command import UserError, did_you_mean
 from datasets_scripts.rows import Columns
 from trainers.training.inherited import REFUSED, check, refuse
+from trainers.training.input_arguments import PIPELINES, InputArguments
 
 if TYPE_CHECKING:
     from trainers.training.training_arguments import LesionTrainingArguments
@@ -54,7 +55,7 @@ LAUNCHED_PRECISION = "ACCELERATE_MIXED_PRECISION"
 
 
 @dataclass
-class LesionArguments:
+class LesionArguments(InputArguments):
     """The suite's own options; everything else is a field of ``transformers.TrainingArguments``."""
 
     dataset: str = field(
@@ -237,6 +238,7 @@ class LesionArguments:
         """Option -> the values that it may have."""
         return {
             "augmentation": AUGMENTATIONS,
+            "input_pipeline": PIPELINES,
             "resize_mode": RESIZE_MODES,
             "class_weights": CLASS_WEIGHTS,
             "loss": LOSSES,

@@ -46,6 +46,7 @@ FREE = {
     "fp16",
     "gradient_checkpointing",
     "gradient_checkpointing_kwargs",
+    "image_cache",
     "keep_features",
     "license",
     "linear_reference",
@@ -84,6 +85,8 @@ FREE = {
     "use_cpu",
     "weights_dtype",
 }
+# What a checkpoint of before a setting was known was trained with.
+BEFORE = {"input_pipeline": "pillow"}
 # From the resumed step on, the new value is used; the report names both. Every other setting must stay.
 USED = {
     "adam_beta1",
@@ -189,7 +192,7 @@ def changes(checkpoint: str, now: Mapping[str, Any]) -> dict[str, list[Any]]:
         UserError: a setting that must stay was changed.
     """
     record = read_record(checkpoint)
-    before = record.settings if record else {}
+    before = {**BEFORE, **record.settings} if record else {}
     changed = {name: [before[name], now[name]] for name in sorted(now) if before.get(name, now[name]) != now[name]}
     for name, (old, new) in changed.items():
         if name not in USED:

@@ -30,7 +30,6 @@ from trainers.model_folder.data import (
     EpochSampler,
     LesionImages,
     Splits,
-    augmentation,
     collate,
     load_splits,
     note,
@@ -38,6 +37,7 @@ from trainers.model_folder.data import (
 from trainers.model_folder.finish import TrainedModel, finish, print_finished
 from trainers.model_folder.provenance import audit_leaks, fingerprint, provenance
 from trainers.training.arguments import LesionArguments, parse
+from trainers.training.batches import AugmentedImages, augmentation
 from trainers.training.log import settle_metric, training_section
 from trainers.training.lora import add_lora, attention_layers, merge_lora
 from trainers.training.losses import make_loss
@@ -374,6 +374,26 @@ def fields_of(text: str, known: Collection[str], example: str) -> dict[str, Any]
     return values
 
 
+def training_images(
+    splits: Splits, processor: Any, options: LesionArguments, augment: Callable[[str, int], Any]
+) -> LesionImages | AugmentedImages:
+    """The train split as the options say: decoded once and augmented in batches, or by Pillow image by image.
+
+    Args:
+        splits: the dataset.
+        processor: that of the training size.
+        options: ``input_pipeline``, ``augmentation`` and ``image_cache``.
+        augment: what ``pillow`` does with a prepared image, from a name and a size.
+
+    Raises:
+        UserError: an unusable cache or image.
+    """
+    rows = splits.splits["train"]
+    if options.input_pipeline == "pillow" or "pixel_values" not in processor.model_input_names:
+        return LesionImages(rows, processor, augment(options.augmentation, int(processor.size["height"])))
+    return AugmentedImages(rows, processor, options.augmentation, options.image_cache)
+
+
 def build_trainer(
     model: Any, processor: Any, splits: Splits, options: LesionArguments, training: LesionTrainingArguments
 ) -> LesionTrainer:
@@ -381,7 +401,7 @@ def build_trainer(
     size = options.train_image_size or options.image_size
     training_processor = copy.deepcopy(processor)
     training_processor.size = {"height": size, "width": size}
-    train = LesionImages(splits.splits["train"], training_processor, augmentation(options.augmentation, size))
+    train = training_images(splits, training_processor, options, augmentation)
     counts = torch.from_numpy(np.bincount(train.labels, minlength=len(splits.labels)))
     try:
         loss = make_loss(options.loss, counts, options.class_weights, options.focal_gamma)

@@ -24,6 +24,7 @@ from datasets_scripts.command import UserError
 from hub_models.trust_lesion import NotFiniteError
 from trainers.evaluation.trainer_metrics import DivergedError
 from trainers.model_folder.data import EpochSampler
+from trainers.training.batches import to_pixel_values
 
 EMA_FILE = "ema.safetensors"
 SETTINGS_FILE = "settings.json"
@@ -129,13 +130,13 @@ class LesionTrainer(Trainer):
             return True
         dataset: Any = self.train_dataset
         item: Any = self.data_collator([dataset[next(iter(self.train_sampler))]])
-        device = next(model.parameters()).device
+        item = self._prepare_inputs(item)
         buffers = {name: value.clone() for name, value in model.named_buffers()}
         was_training = model.training
         model.train()
         try:
             with torch.no_grad():
-                model(**{name: value.to(device) for name, value in item.items() if name != "labels"})
+                model(**{name: value for name, value in item.items() if name != "labels"})
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -205,6 +206,10 @@ class LesionTrainer(Trainer):
         if self._bad_losses >= (1 if self.accelerator.scaler is None else BAD_LOSSES):
             raise self.diverged(f"the loss is {float(loss)}")
         return loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As the Trainer does, to the device; there colour and normalisation of augmented batches."""
+        return to_pixel_values(super()._prepare_inputs(inputs))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Nothing: each step has its own seed; another process of a killed run may have left half a file of states."""

@@ -17,12 +17,12 @@ from trainers.model_folder.data import (
     EpochSampler,
     LesionImages,
     Splits,
-    augmentation,
     collate,
     load_splits,
     without_classes,
 )
 from trainers.model_folder.provenance import describe_dataset
+from trainers.training.batches import augmentation
 
 LABELS = np.array([0] * 12 + [1] * 4 + [2] * 2)
 
