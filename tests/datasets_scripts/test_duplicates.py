@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from datasets_scripts.duplicates import find_duplicates, group_ids, near_pairs, near_to, turned
+from datasets_scripts.duplicates import (
+    CANDIDATE_CORRELATION,
+    _candidates,
+    _unit,
+    find_duplicates,
+    group_ids,
+    near_pairs,
+    near_to,
+    reduced,
+    turned,
+)
 from datasets_scripts.images import THUMB
 
 
@@ -81,3 +91,19 @@ def test_groups_merge_lesions_through_duplicates():
     assert group_ids(lesions, []) == lesions
     # image 2 (L3) = image 3 (L2), image 5 (L1) = image 0 (L3): L1, L2 and L3 are one group, named by its first.
     assert group_ids(lesions, [(2, 3), (0, 5)]) == ["L1", "L1", "L1", "L1", "L9", "L1"]
+
+
+def test_the_coarse_comparison_loses_no_candidate() -> None:
+    rng = np.random.default_rng(4)
+    blobs = rng.normal(size=(60, 6, 6)).repeat(6, axis=1).repeat(6, axis=2)[:, 2:34, 2:34]
+    near = blobs + rng.normal(size=blobs.shape) * rng.uniform(0, 0.6, (60, 1, 1))
+    both = np.concatenate([blobs, np.rot90(near, axes=(1, 2))])
+    thumbs = np.clip(40 * both + 128, 0, 255).astype(np.uint8)
+    small = reduced(thumbs)
+    expected = set()
+    for how in range(8):
+        similar = _unit(turned(small, how)) @ _unit(small).T
+        expected |= {(how, i, j) for i, j in np.argwhere(similar >= CANDIDATE_CORRELATION).tolist() if i < j}
+    found = [(how, i, j) for how, rows, columns in _candidates(thumbs) for i, j in zip(rows, columns, strict=True)]
+    assert len(found) == len(set(found)) > 20
+    assert set(found) == expected
