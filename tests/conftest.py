@@ -17,7 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
-from shared_fixtures import made_once, phantom_dataset, quiet_env, train_command, trained, unpainted  # noqa: F401
+from shared_fixtures import made_once, painted, phantom_dataset, quiet_env, train_command, trained  # noqa: F401
 
 # The files that take longest: they come first, so that no worker is left alone with one of them at the end.
 LONG = (
@@ -33,7 +33,11 @@ LONG = (
     "trainers/longitudinal/test_fit_acne_longitudinal.py",
     "spaces/test_page.py",
     "spaces/test_endpoints.py",
-    "datasets_scripts/test_curate.py",
+    "trainers/test_notebooks.py",
+    "datasets_scripts/test_real_ham10000.py",
+    "benchmarks/test_score_memory.py",
+    "trainers/test_fit_trust.py",
+    "test_released.py",
 )
 
 

@@ -5,6 +5,8 @@ working directory, ``sys.path``, streams, signals and exit code, as if Python ha
 ``HF_*`` at its import (huggingface_hub, transformers, datasets) is imported before only by a second server, which the
 first forks for each set of such variables, but not where they name a Hub: it is that of one test. Nothing of this
 project is imported before. A test of what an import costs starts Python itself.
+
+Charts are built but not drawn, here and in those processes, but where a test asks for ``painted``.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -36,6 +38,7 @@ LIBRARIES = (
 HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
 AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
 HERE = "no second server"
+UNPAINTED = "LESION_TEST_UNPAINTED"  # set: charts are written as one pixel
 STREAMS = ("stdout", "stderr")
 _server: subprocess.Popen[str] | None = None
 _exit_code: int | None = None
@@ -132,6 +135,19 @@ def run_ranks(command: Sequence[str], count: int, *, env: dict[str, str], timeou
         finally:
             for process in running:
                 process.kill()
+
+
+def unpaint() -> Callable[..., None]:
+    """From now on write each chart of this process as one pixel, not drawn; returns ``savefig`` as it was."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def savefig(self: Figure, file: Any, *, format: str = "", **_: Any) -> None:
+        jpeg = str(file).endswith((".jpg", ".jpeg"))
+        Image.new("RGB", (1, 1)).save(file, format or ("JPEG" if jpeg else "PNG"))
+
+    drawn, Figure.savefig = Figure.savefig, savefig  # type: ignore[method-assign, assignment]
+    return drawn
 
 
 def _ask(request: dict[str, Any]) -> Any:
@@ -243,6 +259,8 @@ def _execute(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     random.seed()
     np.random.seed()
+    if os.environ.get(UNPAINTED):
+        unpaint()
     sys.modules.pop("__mp_main__", None)  # it is this file
     first, *words = request["command"]
     in_folder = first in ("-m", "-c")

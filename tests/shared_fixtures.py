@@ -5,17 +5,20 @@ A test that changes such a folder works on a copy.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import processes
 import pytest
 from filelock import FileLock
 from matplotlib.figure import Figure
-from PIL import Image
+
+from datasets_scripts.command import run as run_command
 
 # Options of every tiny training.
 SHORT = [
@@ -23,10 +26,12 @@ SHORT = [
     *("--dataloader_num_workers", "0", "--disable_tqdm", "true", "--precision", "fp32"),
 ]
 TINY = [
-    *("--recipe", "demo", "--backbone", "mobilenetv2_035", "--image_size", "32", "--ema_decay", "0.9"),
+    *("--recipe", "demo", "--backbone", "test_efficientnet", "--image_size", "32", "--ema_decay", "0.9"),
     *("--bootstrap_replicates", "50", *SHORT),
 ]
 Make = Callable[[Path], object]
+os.environ[processes.UNPAINTED] = "1"
+DRAWN = processes.unpaint()
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +75,8 @@ def train_command(phantom_dataset: Path, repo_root: Path) -> Callable[..., list[
 @pytest.fixture(scope="session")
 def quiet_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """An offline environment whose caches are this session's own."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path_factory.mktemp("hf")), "HF_HUB_OFFLINE": "1"}
+    fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", processes.UNPAINTED: "1"}
+    return {**os.environ, **fixed, "HF_HOME": str(tmp_path_factory.mktemp("hf"))}
 
 
 def run_training(command: list[str], env: dict[str, str]) -> None:
@@ -79,17 +85,66 @@ def run_training(command: list[str], env: dict[str, str]) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.fixture(scope="module")
-def unpainted() -> Iterator[None]:
-    """The charts of this process are built, but written as an image of one pixel: most of their time is the drawing."""
-    pixel = io.BytesIO()
-    Image.new("RGB", (1, 1)).save(pixel, "PNG")
+def stopped_at_checkpoint(trainer: Any, train: Callable[[], object]) -> None:
+    """Call ``train`` in this process, and break it off when the first checkpoint of ``trainer``, a class, is complete.
 
-    def savefig(self: Figure, file: Path, **_: object) -> None:
-        Path(file).write_bytes(pixel.getvalue())
+    Raises:
+        KeyboardInterrupt: it came that far.
+    """
+    original = trainer._save_checkpoint
+
+    def save_and_stop(self: Any, *args: Any) -> None:
+        original(self, *args)
+        raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(trainer, "_save_checkpoint", save_and_stop)
+        train()
+
+
+def called(main: Callable[[], object], *words: object) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command that is run in this process as its command line runs it."""
+    out, error = io.StringIO(), io.StringIO()
+    argv = [f"{main.__module__.replace('.', '/')}.py", *map(str, words)]
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        patch.setattr(sys, "argv", argv)
+        try:
+            run_command(main)
+            code = 0
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+    return code, out.getvalue(), error.getvalue()
+
+
+def call(main: Callable[[], object], *words: object) -> str:
+    """The stdout of a command that is run in this process; it must succeed."""
+    code, out, error = called(main, *words)
+    assert code == 0, error[-3000:]
+    return out
+
+
+def refused(main: Callable[[], object], *words: object) -> str:
+    """The one ``error:`` line, beside bars and warnings, of a command that ends with exit code 2."""
+    code, _, error = called(main, *words)
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert (code, len(lines)) == (2, 1), error[-3000:]
+    assert "Traceback" not in error
+    return lines[0]
+
+
+@contextlib.contextmanager
+def drawn_charts() -> Iterator[None]:
+    """The charts of this process, and of those it starts, are drawn."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", DRAWN)
+        patch.setenv(processes.UNPAINTED, "")
+        yield
+
+
+@pytest.fixture
+def painted() -> Iterator[None]:
+    """The charts of a test are drawn; elsewhere they are written as one pixel, which takes a tenth of the time."""
+    with drawn_charts():
         yield
 
 
@@ -97,5 +152,6 @@ def unpainted() -> Iterator[None]:
 def trained(
     train_command: Callable[..., list[str]], quiet_env: dict[str, str], made_once: Callable[[str, Make], Path]
 ) -> Path:
-    """A finished model folder made by the real Trainer."""
-    return made_once("model", lambda out: run_training(train_command(out), quiet_env))
+    """A finished model folder made by the real Trainer, with its charts."""
+    env = {**quiet_env, processes.UNPAINTED: ""}
+    return made_once("model", lambda out: run_training(train_command(out), env))

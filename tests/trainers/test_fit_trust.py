@@ -40,7 +40,6 @@ KEYS = [
 ]
 REPLICATES = 20
 pytestmark = [
-    pytest.mark.usefixtures("unpainted"),
     pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),

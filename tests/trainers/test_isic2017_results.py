@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from shared_fixtures import call, refused
 from sklearn import metrics as sk
 
-from datasets_scripts.command import run
 from trainers import isic2017_results
 from trainers.evaluation.isic2017_submission import pair, plain_id, results
 
@@ -38,15 +38,6 @@ def tables(tmp_path: Path) -> tuple[Path, Path]:
     return paths
 
 
-def command(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
-    monkeypatch.setattr("sys.argv", ["isic2017_results", *map(str, words)])
-    try:
-        run(isic2017_results.main)
-    except SystemExit as stopped:
-        return int(stopped.code or 0)
-    return 0
-
-
 def test_tables_are_paired_by_file_name_in_the_truths_order(tables: tuple[Path, Path]) -> None:
     positive, scores, ids = pair(*tables)
     assert ids[0] == "ISIC_0012258"
@@ -63,13 +54,11 @@ def test_an_id_may_be_a_path(text: str, plain: str) -> None:
     assert plain_id(text) == plain
 
 
-def test_the_command_prints_the_three_scores_and_draws(
-    tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.usefixtures("painted")
+def test_the_command_prints_the_three_scores_and_draws(tables: tuple[Path, Path], tmp_path: Path) -> None:
     """Melanoma: of 2 x 3 pairs 0.9 wins 3, 0.2 wins 2: 5/6. Keratosis: 0.8 wins 3, 3.88e-33 beats 0.0 alone: 4/6."""
     out = tmp_path / "scores"
-    assert command(monkeypatch, *tables, "--out", out) == 0
-    printed = capsys.readouterr().out
+    printed = call(isic2017_results.main, *tables, "--out", out)
     assert "category 1, AUC, melanoma against the rest: 0.833 (" in printed
     assert "category 2, AUC, seborrheic keratosis against the rest: 0.667 (" in printed
     assert "category 3, AUC, mean of the two: 0.750 (" in printed
@@ -129,8 +118,6 @@ def test_a_larger_pair_agrees_with_scikit_learn(tmp_path: Path) -> None:
 def test_what_is_wrong_is_one_line_and_writes_nothing(
     tables: tuple[Path, Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
     which: int,
     old: str,
     new: str,
@@ -139,29 +126,19 @@ def test_what_is_wrong_is_one_line_and_writes_nothing(
     text = tables[which].read_text()
     assert old in text
     tables[which].write_text(text.replace(old, new))
-    assert command(monkeypatch, *tables, "--out", tmp_path / "out") == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1
-    assert lines[0].startswith("error: ")
-    assert says in lines[0]
+    assert says in refused(isic2017_results.main, *tables, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("threshold", ["0", "1.5", "half"])
-def test_an_impossible_threshold_is_refused(
-    tables: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], threshold: str
-) -> None:
-    assert command(monkeypatch, *tables, "--threshold", threshold) == 2
-    assert "threshold" in capsys.readouterr().err
+def test_an_impossible_threshold_is_refused(tables: tuple[Path, Path], threshold: str) -> None:
+    assert "threshold" in refused(isic2017_results.main, *tables, "--threshold", threshold)
 
 
-def test_a_missing_file_and_a_file_for_a_folder_are_named(
-    tables: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert command(monkeypatch, tmp_path / "nowhere.csv", tables[1]) == 2
-    assert "nowhere.csv cannot be read (No such file or directory)" in capsys.readouterr().err
-    assert command(monkeypatch, *tables, "--out", tables[0]) == 2
-    assert "cannot be made a folder (File exists)" in capsys.readouterr().err
+def test_a_missing_file_and_a_file_for_a_folder_are_named(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    main = isic2017_results.main
+    gone = refused(main, tmp_path / "nowhere.csv", tables[1])
+    assert "nowhere.csv cannot be read (No such file or directory)" in gone
+    assert "cannot be made a folder (File exists)" in refused(main, *tables, "--out", tables[0])
     tables[0].write_bytes(b"\xff\xfe\x00")
-    assert command(monkeypatch, *tables) == 2
-    assert "sub.csv is not UTF-8 text" in capsys.readouterr().err
+    assert "sub.csv is not UTF-8 text" in refused(main, *tables)

@@ -18,9 +18,10 @@ from hub_server import LoopbackHub
 from huggingface_hub import HfApi
 from PIL import Image
 from safetensors.torch import load_file
+from shared_fixtures import drawn_charts, refused
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from datasets_scripts.command import UserError, run
+from datasets_scripts.command import UserError
 from model_cards.hub import HubProblem
 from model_cards.verify import verify_folder
 from trainers import measure_explanations as command
@@ -60,7 +61,7 @@ def splits(phantom_dataset: Path) -> Splits:
 def explained(trained: Path, splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the command makes of a model that the real Trainer made."""
     out = tmp_path_factory.mktemp("explained") / "model"
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, drawn_charts():
         patch.setattr(sys, "argv", ["measure_explanations", "model", "--dataset", "phantoms"])
         measure_explanations(str(trained), splits, out, OPTIONS, replicates=REPLICATES, progress=False)
     return out
@@ -281,16 +282,6 @@ def test_a_repo_that_cannot_be_had_is_named(splits: Splits, tmp_path: Path, monk
     assert not (tmp_path / "out").exists()
 
 
-def called(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The one line that a call leaves on stderr."""
-    monkeypatch.setattr(sys, "argv", ["measure_explanations", *words])
-    with pytest.raises(SystemExit) as stopped:
-        run(command.main)
-    assert stopped.value.code == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    return line
-
-
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -314,14 +305,9 @@ def test_what_cannot_be_measured_is_one_line(
     trained: Path,
     phantom_dataset: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    out = tmp_path / "out"
-    line = called(
-        monkeypatch, capsys, str(trained), "--dataset", str(phantom_dataset), "--output_dir", str(out), *words
-    )
-    assert says in line
+    given = ["--dataset", phantom_dataset, "--output_dir", tmp_path / "out", *words]
+    assert says in refused(command.main, trained, *given)
     assert not list(tmp_path.iterdir())
 
 

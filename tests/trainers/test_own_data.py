@@ -27,27 +27,27 @@ from trainers.training.arguments import parse
 from trainers.training.train import build_model, classifier, run, settle_identity
 from trainers.trust.options import TrustOptions
 
-pytestmark = pytest.mark.usefixtures("unpainted")
 DRAWN_AS = {"keratosis": "bkl", "mole": "nv", "suspicious": "mel"}
 TINY = {
-    "backbone": "mobilenetv2_035",
+    "backbone": "test_efficientnet",
     "backbone_weights": "none",
-    "image_size": "32",
-    "train_image_size": "0",
-    "num_train_epochs": "1",
-    "bootstrap_replicates": "20",
-    "dataloader_num_workers": "0",
+    **{"image_size": 32, "train_image_size": 0, "num_train_epochs": 1},
+    **{"bootstrap_replicates": 20, "dataloader_num_workers": 0},
     "disable_tqdm": "true",
     "precision": "fp32",
 }
 IDENTITY = ("Derm-X", "derm-x", "dermx", "cc-by-nc-4.0")
 
 
+def words(**options: Any) -> list[str]:
+    """Options of a command line, among them those of a tiny training."""
+    return [word for name, value in {**TINY, **options}.items() for word in (f"--{name}", str(value))]
+
+
 def train(dataset: Path, out: Path, recipe: str, **more: str) -> tuple[dict[str, Any], str]:
     """Report and card of a model trained for an epoch."""
-    words = [word for name, value in {**TINY, **more}.items() for word in (f"--{name}", value)]
-    command = ["--recipe", recipe, "--dataset", str(dataset), "--output_dir", str(out), *words]
-    run(command, recipe, classifier(MobileNetForLesionClassification))
+    given = words(recipe=recipe, dataset=dataset, output_dir=out, **more)
+    run(given, recipe, classifier(MobileNetForLesionClassification))
     assert verify_folder(out) == []
     return json.loads((out / "report.json").read_text()), folder_card(out)
 
@@ -91,9 +91,6 @@ def parquet(folder: Path, **splits: datasets.Dataset) -> Path:
 
 def report_of(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "report.json").read_text()))
-
-
-# ---------------------------------------------------------------------------------- class folders
 
 
 def test_splits_are_made_written_down_and_reported(trained: Path, flat: Path) -> None:
@@ -201,7 +198,7 @@ def test_nothing_of_the_recipes_identity_is_on_the_model(trained: Path) -> None:
     text = (trained / "report.json").read_text() + card
     assert not [word for word in IDENTITY if word in text]
     assert report["model"]["license"] is None
-    assert report["model"]["title"] == "mobilenetv2_035 trained on flat"
+    assert report["model"]["title"] == "test_efficientnet trained on flat"
     assert report["model"]["name"] == "my_moles"
     assert report["model"]["citation_stated"] is False
     assert "license" not in head(card)
@@ -214,9 +211,9 @@ def test_nothing_is_said_about_malignancy_where_no_class_is_named_malignant(trai
     config = json.loads((trained / "config.json").read_text())
     assert (config["label_groups"], "missed_risk" in config["trust"]["bands"]["low"]) == ({}, False)
     assert {label["group"] for label in report["model"]["labels"]} == {None}
-    words = ("malignan", "melanoma", "benign", "cancer", "ham10000", "dermosc")
+    clinical = ("malignan", "melanoma", "benign", "cancer", "ham10000", "dermosc")
     lines = [line for line in card.splitlines() if "::test_" not in line]  # the command that made it
-    said = [line[:20] for line in lines if any(word in line.lower() for word in words)]
+    said = [line[:20] for line in lines if any(word in line.lower() for word in clinical)]
     assert set(said) <= {"| `p_malignant` | `N", "| `decision`, `malig"}
 
 
@@ -382,8 +379,7 @@ def test_a_class_that_train_has_not_is_named(rows: datasets.Dataset, tmp_path: P
 
 def build(given: str) -> Any:
     """The model for three classes of one's own."""
-    words = [word for name, value in TINY.items() for word in (f"--{name}", value)]
-    options, _, _ = parse(["--dataset", "d", "--output_dir", "o", "--model_config", given, *words], "mobilenet_cpu")
+    options, _, _ = parse(words(dataset="d", output_dir="o", model_config=given), "mobilenet_cpu")
     return build_model(options, Splits({}, list(DRAWN_AS), "d", "default"), MobileNetForLesionClassification)[0]
 
 
@@ -411,9 +407,6 @@ def test_a_wrong_model_config_is_named(given: Any, named: str) -> None:
         build(json.dumps(given))
 
 
-# --------------------------------------------------------------------------------- refusals
-
-
 @pytest.mark.parametrize("missing", [-1, None])
 def test_images_without_a_label_name_split_and_count(rows: datasets.Dataset, tmp_path: Path, missing: Any) -> None:
     labels = datasets.ClassLabel(names=list(DRAWN_AS))
@@ -437,9 +430,6 @@ def test_the_only_config_is_taken_unless_another_was_named(
     assert "'default'" in capsys.readouterr().err
     with pytest.raises(UserError, match="'fold3': choose one of default with --config_name"):
         load_splits(str(folder), "fold3")
-
-
-# ------------------------------------------------------------------------------ whose identity
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from trainers.model_folder.release import without_places
 
 REPLICATES = 50
 pytestmark = [
-    pytest.mark.usefixtures("unpainted"),
     pytest.mark.filterwarnings("ignore::trainers.trust.fit.TrustWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from processes import UNPAINTED
 from shared_fixtures import SHORT, Make, run_training
 
 SHAPE = '{"code_size": 8, "encoder_channels": [8, 16, 16]}'
@@ -31,6 +32,7 @@ def train_autoencoder(phantom_dataset: Path, repo_root: Path) -> Callable[..., l
 def trained_autoencoder(
     train_autoencoder: Callable[..., list[str]], quiet_env: dict[str, str], made_once: Callable[[str, Make], Path]
 ) -> Path:
-    """A finished folder made by the real Trainer; trained to take noise off, with SSIM in its loss, stored as fp16."""
+    """A finished folder, with its charts, made by the real Trainer: noise taken off, SSIM in its loss, in fp16."""
     more = ("--noise_std", "0.1", "--ssim_weight", "0.01", "--weights_dtype", "float16")
-    return made_once("autoencoder", lambda out: run_training(train_autoencoder(out, *more), quiet_env))
+    env = {**quiet_env, UNPAINTED: ""}
+    return made_once("autoencoder", lambda out: run_training(train_autoencoder(out, *more), env))

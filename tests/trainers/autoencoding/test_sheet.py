@@ -18,6 +18,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     sheet.main()
 
 
+@pytest.mark.usefixtures("painted")
 def test_a_sheet_shows_every_class_through_every_model(
     trained_autoencoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def test_the_same_seed_gives_the_same_section() -> None:
     assert one != other
 
 
+@pytest.mark.usefixtures("painted")
 def test_charts_are_drawn_of_what_there_is(tmp_path: Path) -> None:
     table = a_table()
     section = explanations_section(table, replicates=50) | {"examples": [{"file": "figures/x.png", "caption": "x"}]}
@@ -216,6 +217,7 @@ def examples() -> Callable[..., Examples]:
     return made
 
 
+@pytest.mark.usefixtures("painted")
 def test_a_kind_without_an_example_is_named(examples: Callable[..., Examples], tmp_path: Path) -> None:
     some = examples(("mel", "right"), ("nv", "wrong"), ("nv", "declined"))
     assert some.missing() == ["mel wrong", "mel declined", "nv right"]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from shared_fixtures import called
 
-from datasets_scripts.command import run as run_command
 from datasets_scripts.simulate_acne import Design, simulate
 from trainers import fit_acne_longitudinal
 from trainers.longitudinal.rows import Day
@@ -73,19 +72,7 @@ def simulated() -> Study:
     return _study(simulate(Design(missing=0.2, shortest=10), seed=4).rows)
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+@pytest.fixture(scope="session")
+def run() -> Callable[..., tuple[int, str, str]]:
     """Call ``fit_acne_longitudinal`` (or another command's main) in this process: exit code, stdout, stderr."""
-
-    def call(*words: Any, main: Callable[[], object] = fit_acne_longitudinal.main) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["command", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_command(main)
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
+    return lambda *words, main=fit_acne_longitudinal.main: called(main, *words)

@@ -114,6 +114,7 @@ def test_labels_are_short_plain_and_different() -> None:
     ]
 
 
+@pytest.mark.usefixtures("painted")
 def test_the_same_study_gives_the_same_bytes(analysis: Analysis, tmp_path: Path) -> None:
     names = ["effects", "trajectories", "distributions", "patients", "diagnostics"]
     for folder in ("a", "b"):

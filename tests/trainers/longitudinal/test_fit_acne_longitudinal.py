@@ -37,6 +37,7 @@ def simulated_study(tmp_path: Path) -> tuple[Path, SimulatedStudy]:
     return tmp_path / "study.csv", drawn
 
 
+@pytest.mark.usefixtures("painted")
 def test_it_writes_what_it_found(simulated_study: tuple[Path, SimulatedStudy], tmp_path: Path, run: Run) -> None:
     data, drawn = simulated_study
     out = tmp_path / "out"
@@ -268,6 +269,7 @@ def test_an_effect_without_pairs_is_withheld_by_every_method(
     assert "| C\\|&lt;new> |" in (tmp_path / "out" / "effects.md").read_text()
 
 
+@pytest.mark.usefixtures("painted")
 @pytest.mark.filterwarnings("error")
 def test_names_of_any_kind_are_drawn(
     tmp_path: Path, write: Callable[..., Path], balanced_rows: Callable[..., list[Any]], run: Run

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
-import sys
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from shared_fixtures import called
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-from datasets_scripts.command import run as run_command
 from hub_models import (
     FusionForLesionClassification,
     FusionLesionConfig,
@@ -153,22 +152,10 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+@pytest.fixture(scope="session")
+def run() -> Callable[..., tuple[int, str, str]]:
     """Call the command in this process: exit code, stdout, stderr."""
-
-    def call(*words: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["trainers/score.py", *map(str, words)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_command(score.main)
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
+    return partial(called, score.main)
 
 
 def _rows_of(folder: Path) -> list[dict[str, str]]:

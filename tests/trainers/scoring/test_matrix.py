@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ import datasets
 import numpy as np
 import pytest
 from PIL import Image
+from shared_fixtures import called
 
-from datasets_scripts.command import run as run_command
 from trainers import matrix as command
 from trainers.evaluation.figures.matrix import draw_matrix
 from trainers.evaluation.matrix import METRICS, markdown, matrix_row
@@ -26,18 +26,8 @@ Call = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def lesion_matrix(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Call:
-    def call(*words: Any) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["matrix", *map(str, words)])
-        code = 0
-        try:
-            run_command(command.main)
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return call
+def lesion_matrix() -> Call:
+    return partial(called, command.main)
 
 
 def number(value: float, spread: float = 0.1) -> dict[str, Any]:
@@ -90,6 +80,7 @@ def test_what_a_model_was_fitted_on_is_marked() -> None:
         assert f"| m | HAM10000, ISIC{'; ' if mark else ''}{mark} | d |" in "\n".join(markdown([row]))
 
 
+@pytest.mark.usefixtures("painted")
 def test_every_pair_is_scored_once(ours: Path, peer: Path, images: Path, tmp_path: Path, lesion_matrix: Call) -> None:
     table, out = tmp_path / "labels.csv", tmp_path / "out"
     labels = ["Melanoma", "Melanocytic nevus", "Melanocytic nevus", "melanoma", "acne"]

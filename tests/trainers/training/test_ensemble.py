@@ -6,18 +6,15 @@ import json
 import os
 import re
 import shutil
-import signal
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import processes
 import pytest
 import torch
 from card_text import folder_card
 from safetensors.torch import load_file
 from scipy.special import softmax
+from shared_fixtures import stopped_at_checkpoint
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from datasets_scripts.build_phantom import main as build_phantom
@@ -28,10 +25,10 @@ from model_cards.verify import verify_folder
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.mc_dropout import head_samples, read_samples, samples_file
 from trainers.training.ensemble import entry, member_folder, run, same_processor
+from trainers.training.trainer import LesionTrainer
 
-pytestmark = pytest.mark.usefixtures("unpainted")
 OPTIONS = [
-    *("--recipe", "demo", "--backbone", "mobilenetv2_035,mobilenetv2_050", "--members", "2"),
+    *("--recipe", "demo", "--backbone", "test_efficientnet,test_resnet", "--members", "2"),
     *("--image_size", "32", "--num_train_epochs", "1", "--per_device_train_batch_size", "16"),
     *("--bootstrap_replicates", "50", "--dataloader_num_workers", "0", "--disable_tqdm", "true"),
     *("--precision", "fp32", "--mc_dropout_samples", "4"),
@@ -50,6 +47,14 @@ def ensemble(phantom_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return out
 
 
+@pytest.fixture(scope="module")
+def binary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 drawn images, benign or malignant."""
+    out = tmp_path_factory.mktemp("binary") / "data"
+    build_phantom(["--task", "isic_binary", "--images", "60", "--seed", "5", "--size", "48x36", "--out", str(out)])
+    return out
+
+
 def copied(ensemble: Path, folder: Path) -> Path:
     """The members alone, to be put together again."""
     shutil.copytree(member_folder(ensemble, 0).parent, folder / "model.members")
@@ -61,13 +66,14 @@ def test_the_ensemble_is_one_whole_verified_repo(ensemble: Path) -> None:
     assert [path.name for path in ensemble.glob("*.safetensors")] == ["model.safetensors"]
     assert not list(ensemble.parent.glob("*.partial"))
     model = AutoModelForImageClassification.from_pretrained(ensemble)
-    assert model.config.backbones == ["mobilenetv2_035", "mobilenetv2_050"]
+    assert model.config.backbones == ["test_efficientnet", "test_resnet"]
+    whole = model.state_dict()
     for number in range(2):
         alone = load_file(member_folder(ensemble, number) / "model.safetensors")
         for name, tensor in alone.items():
             if name.startswith("trust."):
                 continue  # a gate knows its own model's features alone: the ensemble has another
-            together = model.state_dict()[name.replace("members.0.", f"members.{number}.")]
+            together = whole[name.replace("members.0.", f"members.{number}.")]
             assert torch.equal(together, tensor.to(together.dtype)), name
 
 
@@ -96,7 +102,7 @@ def test_finished_models_are_put_together(ensemble: Path, phantom_dataset: Path,
     report = json.loads((out / "report.json").read_text())
     assert report["provenance"]["recipe"]["members_from"] == "member_1,member_0"
     assert "learning_rate" not in report["provenance"]["recipe"]
-    assert [member["backbone"] for member in report["training"]["members"]] == ["mobilenetv2_050", "mobilenetv2_035"]
+    assert [member["backbone"] for member in report["training"]["members"]] == ["test_resnet", "test_efficientnet"]
     with pytest.raises(UserError, match="nowhere"):
         run(command(phantom_dataset, tmp_path / "other", "--members_from", str(tmp_path / "nowhere")), "ensemble")
     assert not (tmp_path / "other").exists()
@@ -104,7 +110,7 @@ def test_finished_models_are_put_together(ensemble: Path, phantom_dataset: Path,
 
 def test_the_report_compares_the_methods(ensemble: Path) -> None:
     report = json.loads((ensemble / "report.json").read_text())
-    assert report["model"]["backbone"] == "1 x mobilenetv2_035, 1 x mobilenetv2_050"
+    assert report["model"]["backbone"] == "1 x test_efficientnet, 1 x test_resnet"
     assert [member["seed"] for member in report["training"]["members"]] == [42, 43]
     stored = read_predictions(ensemble / "predictions_test.parquet")
     hits = [(stored.logits[:, number].argmax(1) == stored.label).mean() for number in range(2)]
@@ -121,7 +127,7 @@ def test_the_report_compares_the_methods(ensemble: Path) -> None:
     assert change == pytest.approx(nll / single - 1, abs=1e-5)
     card = folder_card(ensemble)
     assert "## What the ensemble adds" in card
-    assert f"| 1 | `mobilenetv2_050` | {43} |" in card
+    assert f"| 1 | `test_resnet` | {43} |" in card
 
 
 def test_mc_dropout_samples_are_those_of_the_head(ensemble: Path) -> None:
@@ -153,42 +159,23 @@ def test_finished_members_are_verified_not_trained_again(
     assert (out / "model.safetensors").read_bytes() == (ensemble / "model.safetensors").read_bytes()
 
 
-def test_one_member_a_machine(
+def test_a_stopped_member_on_a_machine_of_its_own_goes_on_and_the_last_one_builds_the_ensemble(
     ensemble: Path, phantom_dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "model"
-    assert run(command(phantom_dataset, out, "--member", "1"), "ensemble") is None
+    lone = command(phantom_dataset, out, "--member", "1")
+    with pytest.raises(KeyboardInterrupt):
+        stopped_at_checkpoint(LesionTrainer, lambda: run(lone, "ensemble"))
+    assert not member_folder(out, 1).exists()
+    with pytest.raises(UserError, match=re.escape("--resume_from_checkpoint true")):
+        run(lone, "ensemble")
+    assert run([*lone, "--resume_from_checkpoint", "true"], "ensemble") is None
     assert "members still to be trained: 0;" in capsys.readouterr().out
     assert not out.exists()
     alone, together = member_folder(out, 1), member_folder(ensemble, 1)
     assert (alone / "model.safetensors").read_bytes() == (together / "model.safetensors").read_bytes()
     shutil.copytree(member_folder(ensemble, 0), member_folder(out, 0))
-    assert run(command(phantom_dataset, out, "--member", "1"), "ensemble") == out
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_with_the_member_it_was_in(
-    ensemble: Path, phantom_dataset: Path, repo_root: Path, quiet_env: dict[str, str], tmp_path: Path
-) -> None:
-    out = tmp_path / "model"
-    shutil.copytree(member_folder(ensemble, 0), member_folder(out, 0))
-    finished = (member_folder(out, 0) / "model.safetensors").stat().st_mtime_ns
-    script = str(repo_root / "trainers" / "train_ensemble.py")
-    arguments = [sys.executable, script, *command(phantom_dataset, out)]
-    process = processes.Process(arguments, env=quiet_env)
-    partial = member_folder(out, 1).with_name("member_1.partial")
-    deadline = time.monotonic() + 300
-    while not list(partial.glob("checkpoints/checkpoint-*/complete")):
-        assert process.poll() is None, "the run ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not out.exists()
-    with pytest.raises(UserError, match=re.escape("--resume_from_checkpoint true")):
-        run(command(phantom_dataset, out), "ensemble")
-    assert run(command(phantom_dataset, out, "--resume_from_checkpoint", "true"), "ensemble") == out
-    assert (member_folder(out, 0) / "model.safetensors").stat().st_mtime_ns == finished
+    assert run(lone, "ensemble") == out
     assert (out / "model.safetensors").read_bytes() == (ensemble / "model.safetensors").read_bytes()
 
 
@@ -201,25 +188,23 @@ def test_a_changed_member_is_refused(ensemble: Path, phantom_dataset: Path, tmp_
     assert not out.exists()
 
 
-def test_another_recipe_or_dataset_is_refused(ensemble: Path, phantom_dataset: Path, tmp_path: Path) -> None:
+def test_another_recipe_or_dataset_is_refused(
+    ensemble: Path, phantom_dataset: Path, binary: Path, tmp_path: Path
+) -> None:
     out = copied(ensemble, tmp_path)
     with pytest.raises(UserError, match=re.escape("was trained with learning_rate 0.003, now it is 0.1")):
         run(command(phantom_dataset, out, "--learning_rate", "0.1"), "ensemble")
-    other = tmp_path / "other"
-    build_phantom(["--task", "isic_binary", "--images", "120", "--seed", "5", "--size", "48x36", "--out", str(other)])
     with pytest.raises(UserError, match="was trained on another dataset or config"):
-        run(command(other, out), "ensemble")
+        run(command(binary, out), "ensemble")
     assert not out.exists()
 
 
-def test_it_works_for_other_labels(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    build_phantom(["--task", "isic_binary", "--images", "120", "--seed", "5", "--size", "48x36", "--out", str(data)])
+def test_it_works_for_other_labels(binary: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    assert run(command(data, out, "--backbone", "mobilenetv2_035"), "ensemble") == out
+    assert run(command(binary, out, "--backbone", "test_efficientnet"), "ensemble") == out
     report = json.loads((out / "report.json").read_text())
     assert [label["name"] for label in report["model"]["labels"]] == ["benign", "malignant"]
-    assert report["model"]["backbone"] == "2 x mobilenetv2_035"
+    assert report["model"]["backbone"] == "2 x test_efficientnet"
     assert "of the malignant class" in report["methods"]["uncalibrated"]["conventions"]["auroc"]
 
 

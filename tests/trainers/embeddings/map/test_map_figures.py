@@ -31,6 +31,7 @@ def test_lines_go_from_the_first_image_of_a_lesion_to_its_others() -> None:
     assert lesion_lines(np.array(["a", "b"])).shape == (0, 2)
 
 
+@pytest.mark.usefixtures("painted")
 @pytest.mark.parametrize("panels", [1, 3])
 def test_maps_say_the_numbers_and_are_reproducible(panels: int, space_numbers: dict[str, Any]) -> None:
     rng = np.random.default_rng(0)

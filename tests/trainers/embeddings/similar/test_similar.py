@@ -22,6 +22,7 @@ def call(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     main()
 
 
+@pytest.mark.usefixtures("painted")
 def test_similar_cases_of_a_file(
     classifier: Path,
     phantom_dataset: Path,

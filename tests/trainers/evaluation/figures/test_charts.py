@@ -10,6 +10,7 @@ from PIL import Image
 from trainers.evaluation.figures import charts as figures
 from trainers.evaluation.report import evaluate
 
+pytestmark = pytest.mark.usefixtures("painted")
 HISTORY = [
     {"epoch": 1.0, "train_loss": 1.5, "eval_loss": 1.2, "eval_accuracy": 0.5, "eval_macro_f1": 0.3},
     {"epoch": 2.0, "train_loss": None, "eval_loss": 0.9, "eval_accuracy": 0.6, "eval_balanced_accuracy": 0.5},

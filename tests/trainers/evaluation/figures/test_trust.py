@@ -14,6 +14,7 @@ from trainers.evaluation.figures import trust as trust_figures
 from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.predictions import NO_LABEL
 
+pytestmark = pytest.mark.usefixtures("painted")
 LABELS = ["akiec", "bcc", "df", "mel", "nv", "acne"]
 TRUST = {
     "temperature": {"kind": "scalar", "value": 1.5},
