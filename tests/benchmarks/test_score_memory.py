@@ -14,7 +14,7 @@ from PIL import Image
 
 from hub_models import LesionImageProcessor, ResNetForLesionClassification, ResNetLesionConfig
 
-SMALL, LARGE = 500, 20_000
+SMALL, LARGE = 500, 10_000
 FILES = 50
 # VmHWM is the peak of this program alone; ru_maxrss would keep that of the test worker that started it.
 MEASURED = """
@@ -70,8 +70,8 @@ def peak(model: Path, images: int, tmp_path: Path) -> int:
 
 
 @pytest.mark.slow
-def test_forty_times_as_many_images_take_no_more_memory(model: Path, tmp_path: Path) -> None:
+def test_twenty_times_as_many_images_take_no_more_memory(model: Path, tmp_path: Path) -> None:
     small, large = (peak(model, images, tmp_path) for images in (SMALL, LARGE))
     found = f"{large / small:.3f} ({small / 1e6:.0f} MB, {large / 1e6:.0f} MB)"
     print(f"peak memory, {LARGE} images / {SMALL} images: {found}")
-    assert large < 1.1 * small
+    assert large < 1.07 * small  # of some 600 MB: 4 kB of each further image

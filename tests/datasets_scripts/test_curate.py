@@ -2,15 +2,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import numpy as np
+import processes
 import pytest
 import yaml
 from PIL import Image
@@ -279,13 +278,7 @@ build_ham10000.main(["--source", sys.argv[1], "--out", sys.argv[2]])
 
 def test_a_killed_build_leaves_no_half_written_folder_and_the_next_one_cleans_up(archive, rows, tmp_path, repo_root):
     out = tmp_path / "out"
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, str(archive), str(out)],
-        cwd=repo_root,
-        env={**os.environ, "HF_HOME": str(tmp_path / "hf")},
-        capture_output=True,
-        check=False,
-    )
+    run = processes.run([sys.executable, "-c", KILLED, str(archive), str(out)], cwd=repo_root)
     assert run.returncode == -signal.SIGKILL
     assert not out.exists()
     assert len(list((tmp_path / "out.partial" / "data").iterdir())) > 10

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 import torch
 from hub_fixture import hub  # noqa: F401
@@ -30,15 +30,7 @@ def test_a_pushed_model_loads_with_its_pipeline_and_can_be_fine_tuned(hub: Loopb
     fitted(MobileNetForLesionClassification(config).eval()).save_pretrained(tmp_path / "model")
     LesionImageProcessor(size=32).save_pretrained(tmp_path / "model")
     environment = hub.client_env(tmp_path, OMP_NUM_THREADS="1", HF_MODULES_CACHE=str(tmp_path / "modules"))
-    done = subprocess.run(
-        [sys.executable, "-I", str(SCRIPT), str(tmp_path / "model")],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    done = processes.run([sys.executable, str(SCRIPT), str(tmp_path / "model")], cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "pushed.json").read_text())
     assert result["copy"]["probabilities"] == pytest.approx(result["here"]["probabilities"], abs=1e-5)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 from safetensors.numpy import save_file
 
@@ -23,9 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", *words], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **env}, timeout=120
-    )
+    return processes.run([sys.executable, "-m", *words], cwd=ROOT, env={**os.environ, **env})
 
 
 def edit(folder: Path, old: str, new: str, name: str = "README.md") -> None:

@@ -6,12 +6,12 @@ import hashlib
 import io
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 import torch
 from card_text import folder_card
@@ -45,7 +45,7 @@ def in_a_clean_process(code: str, hub: LoopbackHub, home: Path) -> Any:
     env = hub.client_env(home, OMP_NUM_THREADS="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
     env.pop("PYTHONPATH", None)
     line = [sys.executable, "-c", CLEAN_PROCESS + code]
-    done = subprocess.run(line, cwd=home, env=env, capture_output=True, text=True, timeout=300)
+    done = processes.run(line, cwd=home, env=env)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub.utils._http as client_http
+import processes
 import pytest
 import yaml
 from hub_server import LoopbackHub
@@ -40,7 +40,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def publish_command(folder: Path, *words: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "model_cards.publish", str(folder), *words]
-    return subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=env, timeout=120)
+    return processes.run(line, cwd=ROOT, env=env)
 
 
 def files_on(hub: LoopbackHub, name: str, kind: str = "models", revision: str = "main") -> set[str]:
@@ -317,11 +317,12 @@ def test_a_killed_upload_leaves_nothing_half_done(hub: LoopbackHub, dataset_fold
     hub.fail_after_uploads, hub.failure = 1, "stall"
     env = hub.client_env(tmp_path)
     line = [sys.executable, "-m", "model_cards.publish", str(dataset_folder), "--repo-id", "org/images"]
-    with subprocess.Popen(line, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 60
-        while len(hub.uploads) < 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGKILL)
+    process = processes.Process(line, cwd=ROOT, env=env)
+    deadline = time.monotonic() + 60
+    while len(hub.uploads) < 1 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
     assert len(hub.uploads) == 1
     assert len(hub.repo("org/images", "datasets").history("main")) == 1
     hub.fail_after_uploads = None
@@ -341,7 +342,7 @@ def test_the_command_publishes_and_verify_finds_it_by_name(
     assert hub.token not in done.stdout
     sha = hub.repo("org/invented").refs["refs/heads/main"]
     line = [sys.executable, "-m", "model_cards.verify", f"org/invented@{sha}"]
-    checked = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=env, timeout=120)
+    checked = processes.run(line, cwd=ROOT, env=env)
     assert checked.returncode == 0, checked.stderr
     again = publish_command(model_folder, "--repo-id", "org/invented", "--private", env=env)
     assert "nothing to do, already published" in again.stdout

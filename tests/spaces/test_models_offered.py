@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import gradio
+import processes
 import pytest
 import yaml
 
@@ -38,26 +38,20 @@ def test_settings_that_cannot_be_understood_are_named(parts: Any, tmp_path: Path
         read({"LESION_EXAMPLES": str(tmp_path)})
 
 
+def started(repo_root: Path, models: str) -> Any:
+    """How the command ends that shows these models."""
+    env = {"PATH": "", "HF_HUB_OFFLINE": "1", "LESION_MODELS": models}
+    return processes.run([sys.executable, "spaces/lesion_demo/app.py"], cwd=repo_root, env=env)
+
+
 def test_command_refuses_a_setting_it_cannot_read(repo_root: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "spaces/lesion_demo/app.py"],
-        cwd=repo_root,
-        env={"PATH": "", "HF_HUB_OFFLINE": "1", "LESION_MODELS": "org/one@"},
-        capture_output=True,
-        text=True,
-    )
+    done = started(repo_root, "org/one@")
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: LESION_MODELS has the entry 'org/one@'")
 
 
 def test_no_model_that_can_be_loaded_ends_the_command(repo_root: Path, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "spaces/lesion_demo/app.py"],
-        cwd=repo_root,
-        env={"PATH": "", "HF_HUB_OFFLINE": "1", "LESION_MODELS": f"{tmp_path}/gone"},
-        capture_output=True,
-        text=True,
-    )
+    done = started(repo_root, f"{tmp_path}/gone")
     assert done.returncode == 2
     assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
     assert f"{tmp_path}/gone" in done.stderr.splitlines()[-1]

@@ -26,7 +26,7 @@ from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions, read_predictions
 
 OPTIONS = [
-    *("--recipe", "demo", "--backbone", "mobilenetv2_050", "--image_size", "32", "--num_train_epochs", "1"),
+    *("--recipe", "demo", "--backbone", "test_efficientnet", "--image_size", "32", "--num_train_epochs", "1"),
     *("--per_device_train_batch_size", "16", "--bootstrap_replicates", "30", "--dataloader_num_workers", "0"),
     *("--disable_tqdm", "true", "--precision", "fp32"),
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from shared_fixtures import refused
 from transformers import ViTConfig
 
 from datasets_scripts.command import UserError
-from datasets_scripts.command import run as run_command
 from trainers import fit_trust as command
 from trainers.model_folder.data import load_splits
 from trainers.model_folder.fit_trust import check_decision_of, fit_trust
@@ -27,21 +26,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),
 ]
-
-
-def refused(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, out: Path, model: object, *words: object
-) -> str:
-    """The one line that the command ends in; nothing may be left behind."""
-    monkeypatch.setattr(sys, "argv", ["fit_trust", str(model), "--output_dir", str(out), *map(str, words)])
-    before = sorted(out.parent.iterdir())
-    with pytest.raises(SystemExit) as end:
-        run_command(command.main)
-    assert end.value.code == 2
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1
-    assert sorted(out.parent.iterdir()) == before
-    return lines[0]
 
 
 @pytest.mark.parametrize(
@@ -68,12 +52,12 @@ def test_bad_options_are_named(
     trained: Path,
     phantom_dataset: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
     words: list[str],
     says: str,
 ) -> None:
-    line = refused(capsys, monkeypatch, tmp_path / "out", trained, "--dataset", phantom_dataset, *words)
+    before = sorted(tmp_path.iterdir())
+    line = refused(command.main, trained, "--output_dir", tmp_path / "out", "--dataset", phantom_dataset, *words)
+    assert sorted(tmp_path.iterdir()) == before
     assert says in line
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from card_text import folder_card
 from PIL import Image
+from shared_fixtures import refused
 
-from datasets_scripts.command import run
 from model_cards.verify import verify_folder
 from trainers import measure_robustness as command
 from trainers.evaluation.decisions import decisions
@@ -159,14 +159,7 @@ def test_bad_input_is_one_line(
     trained: Path,
     phantom_dataset: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = [str(trained), "--dataset", str(phantom_dataset), "--output_dir", str(tmp_path / "out"), *wrong]
-    monkeypatch.setattr(sys, "argv", ["measure_robustness", *words])
-    with pytest.raises(SystemExit) as stopped:
-        run(command.main)
-    assert stopped.value.code == 2
-    line = capsys.readouterr().err.strip().splitlines()[-1]
-    assert says in line
+    words = [trained, "--dataset", phantom_dataset, "--output_dir", tmp_path / "out", *wrong]
+    assert says in refused(command.main, *words)
     assert not (tmp_path / "out").exists()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import processes
 import pytest
 from datasets import load_dataset
 from safetensors.torch import load_file
@@ -26,18 +25,19 @@ TINY = [*SHORT, "--bootstrap_replicates", "20"]
 FROZEN = '{"freeze_backbone": true, "freeze_metadata": true}'
 
 
-def train(script: Path, env: dict[str, str], *options: object) -> None:
-    command = [sys.executable, str(script), *TINY, *map(str, options)]
-    done = processes.run(command, env=env)
-    assert done.returncode == 0, done.stderr[-3000:]
+METADATA = classifier(MetadataForLesionClassification)
+FUSION = classifier(FusionForLesionClassification)
+
+
+def train(name: str, task: Any, *options: object) -> None:
+    """A run as its train script makes it."""
+    run_training([*TINY, *map(str, options)], name, task)
 
 
 @pytest.fixture(scope="module")
-def metadata_only(
-    phantom_dataset: Path, repo_root: Path, quiet_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def metadata_only(phantom_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("metadata") / "model"
-    train(repo_root / "trainers/train_metadata.py", quiet_env, "--dataset", phantom_dataset, "--output_dir", out)
+    train("metadata", METADATA, "--dataset", phantom_dataset, "--output_dir", out)
     return out
 
 
@@ -46,16 +46,13 @@ def fused(
     trained: Path,
     metadata_only: Path,
     phantom_dataset: Path,
-    repo_root: Path,
-    quiet_env: dict[str, str],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
     """A frozen fusion of the session's image model and the metadata-only model."""
     out = tmp_path_factory.mktemp("fused") / "model"
     parts = ["--backbone_weights", trained, "--metadata_weights", metadata_only]
     where = ["--dataset", phantom_dataset, "--output_dir", out, "--image_size", 32, "--ema_decay", 0.9]
-    script = repo_root / "trainers/train_fusion.py"
-    train(script, quiet_env, "--recipe", "fusion_cpu", *parts, *where, "--train_image_size", 0)
+    train("fusion", FUSION, "--recipe", "fusion_cpu", *parts, *where, "--train_image_size", 0)
     return out
 
 
@@ -104,20 +101,17 @@ def test_a_fusion_says_what_it_was_made_of(fused: Path) -> None:
         r"image: model \(sha256 [0-9a-f]{64}\); metadata: model \(sha256 [0-9a-f]{64}\)",
         report["model"]["initialised_from"],
     )
-    assert report["model"]["backbone"] == "mobilenetv2_035"
+    assert report["model"]["backbone"] == "test_efficientnet"
     rows = read_predictions(fused / "predictions_test.parquet")
     assert rows.features is not None
-    assert rows.features.shape == (len(rows), 1280 + 32)
+    assert rows.features.shape == (len(rows), 256 + 32)
 
 
-def test_a_fusion_trains_jointly_from_random_parts(
-    phantom_dataset: Path, repo_root: Path, quiet_env: dict[str, str], tmp_path: Path
-) -> None:
+def test_a_fusion_trains_jointly_from_random_parts(phantom_dataset: Path, tmp_path: Path) -> None:
     own = '{"backbone_kwargs": {}, "metadata_fields": ["age"], "head_hidden_sizes": [16]}'
-    start = ["--backbone", "mobilenetv2_035", "--backbone_weights", "none", "--metadata_weights", ""]
+    start = ["--backbone", "test_efficientnet", "--backbone_weights", "none", "--metadata_weights", ""]
     where = ["--dataset", phantom_dataset, "--output_dir", tmp_path / "out", "--image_size", 32]
-    script = repo_root / "trainers/train_fusion.py"
-    train(script, quiet_env, *start, *where, "--model_config", own, "--num_train_epochs", 1)
+    train("fusion", FUSION, *start, *where, "--model_config", own, "--num_train_epochs", 1)
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert list(config["metadata_fields"]) == ["age"]
     assert config["initialised_from"] == "random"
@@ -152,7 +146,7 @@ def test_bad_options_of_a_metadata_run_are_named(
         (["--hair_removal", "true"], "trained with do_hair_removal False, this run has True"),
         (
             ["--backbone", "mobilenetv2_050"],
-            "model has backbone mobilenetv2_035, this run has backbone mobilenetv2_050",
+            "model has backbone test_efficientnet, this run has backbone mobilenetv2_050",
         ),
         (["--backbone_weights", "outputs/none"], "'outputs/none' is no trained image model"),
         (["--metadata_weights", "outputs/none"], "'outputs/none' is no trained metadata-only model"),

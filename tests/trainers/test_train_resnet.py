@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from pathlib import Path
 
-import processes
 import pytest
 import torch
 import yaml
@@ -20,12 +18,13 @@ from model_cards.verify import verify_folder
 from trainers.evaluation.isic2017_submission import pair, score
 from trainers.metrics.predictions import read_predictions
 from trainers.training.arguments import RECIPES
+from trainers.training.train import classifier, run
 
 TINY = {
     "backbone": "resnet10t",
     "backbone_weights": "none",
     "image_size": "32",
-    "num_train_epochs": "2",
+    "num_train_epochs": "1",
     "per_device_train_batch_size": "16",
     "bootstrap_replicates": "50",
     "dataloader_num_workers": "0",
@@ -37,15 +36,13 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, quiet_env: dict[str, str], repo_root: Path) -> Path:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("isic2017")
     build_phantom(["--task", "isic2017_ham", "--images", "96", "--size", "48x36", "--out", str(folder / "data")])
     words = [word for name, value in TINY.items() for word in (f"--{name}", value)]
-    script = [sys.executable, str(repo_root / "trainers" / "train_resnet.py"), "--recipe", "resnet_frozen"]
-    command = [*script, *words, "--dataset", str(folder / "data"), "--output_dir", str(folder / "model")]
-    done = processes.run(command, env=quiet_env)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder / "model"
+    command = ["--recipe", "resnet_frozen", *words, "--dataset", str(folder / "data")]
+    task = classifier(ResNetForLesionClassification)
+    return run([*command, "--output_dir", str(folder / "model")], "resnet", task)
 
 
 def test_the_folder_is_whole_and_the_card_shows_the_challenges_numbers(finished: Path) -> None:
