@@ -51,6 +51,8 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
     "use and evaluate a model": {
         "score": ("trainers.score", "the answer to one image, or to a folder; with labels, a report"),
         "fit_trust": ("trainers.fit_trust", "temperature, bands, prediction sets and gate of a trained model"),
+        "check_shift": ("trainers.check_shift", "whether a model's promises may fail on images, without labels"),
+        "recalibrate": ("trainers.recalibrate", "a model's promises on lesions of your own, without training"),
         "compare": ("trainers.compare", "two models on the same images"),
         "matrix": ("trainers.matrix", "models on datasets, every pair, as one table"),
         "similar": ("trainers.similar", "similar images of a collection"),
@@ -58,6 +60,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "measure_explanations": ("trainers.measure_explanations", "how good the heat maps are"),
         "measure_robustness": ("trainers.measure_robustness", "corrupted, cut, turned images; without the lesion"),
         "measure_uncertainty": ("trainers.measure_uncertainty", "ensemble, MC dropout, flips, Laplace: what pays"),
+        "measure_recalibration": ("trainers.measure_recalibration", "what recalibration on n local lesions gains"),
         "measure_preprocessing": ("trainers.measure_preprocessing", "hair removal, lesion crop, and their time"),
         "compare_autoencoders": ("trainers.autoencoding.compare", "two autoencoders on the same images"),
         "compare_probes": (

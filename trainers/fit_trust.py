@@ -11,12 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, run
-from trainers.model_folder.columns import add_columns, columns_given
 from trainers.training.arguments import WEIGHTS_DTYPES, check_dataset
-from trainers.trust.options import TrustOptions
-
-# Everywhere else --group_column names the ids of images that belong together; here it once meant groups of patients.
-FORMER_NAMES = {"subgroup_column": ("--group_column",)}
+from trainers.trust.options import TrustOptions, add_options, truth
 
 
 def parse() -> Namespace:
@@ -39,17 +35,8 @@ def parse() -> Namespace:
     parser.add_argument(
         "--output_dir", required=True, type=Path, help="the new folder; must not exist yet, or be empty"
     )
-    add_columns(parser, "--lesion_column")
     _add_images(parser)
-    for option in fields(TrustOptions):
-        text = f"{option.metadata['help']} (default %(default)s)".replace("% ", "%% ")
-        if isinstance(option.default, bool):
-            parser.add_argument(
-                f"--{option.name}", type=_truth, default=option.default, metavar="true|false", help=text
-            )
-        else:
-            names = [f"--{option.name}", *FORMER_NAMES.get(option.name, ())]
-            parser.add_argument(*names, type=type(option.default), default=option.default, help=text)
+    add_options(parser)
     parser.add_argument("--name", default="", help="short name of the result (default: the model's)")
     parser.add_argument("--title", default="", help="title of its card (default: the model's)")
     parser.add_argument(
@@ -60,7 +47,7 @@ def parse() -> Namespace:
     )
     parser.add_argument(
         "--keep_features",
-        type=_truth,
+        type=truth,
         default=True,
         metavar="true|false",
         help="keep features in the predictions files (default true)",
@@ -94,12 +81,6 @@ def _add_images(parser: OneLineParser) -> None:
     )
 
 
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
-
-
 def main() -> None:
     """Parse the command line and fit."""
     arguments = parse()
@@ -107,15 +88,14 @@ def main() -> None:
         raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
+    from trainers.model_folder.data import load_splits_of
     from trainers.model_folder.finish import print_finished
     from trainers.model_folder.fit_trust import fit_trust
-    from trainers.model_folder.folder import load_splits_of
 
     options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
-    columns = columns_given(arguments)
     report = fit_trust(
         arguments.model,
-        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out, columns),
+        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out),
         arguments.output_dir,
         options,
         ood_sets=arguments.ood,

@@ -14,6 +14,7 @@ Label names, split and dataset are JSON in the file's metadata under ``lesion_su
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ TEXT_COLUMNS = ("sex", "localization", "dx_type", "source", "diagnosis", "proven
 ALTERED_COLUMNS = ("corruption", "view", "framed_by", "lesion_seen", "shortcut")
 CORRUPTION, VIEW, FRAMING, SEEN, SHORTCUT = ALTERED_COLUMNS
 FRAMED_BY = ("mask", "box", "centre")
+
+# The fields of predictions with a row per image, beside the subgroup columns.
+ROWS = ("image_id", "lesion_id", "group_id", "label", "logits", "features", "early", "ood_score")
 
 # What the metadata of a file holds.
 ABOUT = ("schema_version", "labels", "label_names", "label_groups", "split", "config_name", "dataset")
@@ -174,6 +178,19 @@ class Predictions:
             early=None if self.early is None else self.early[rows],
             ood_score=None if self.ood_score is None else self.ood_score[rows],
         )
+
+
+def joined(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of one model, one after another; what not all parts have is left out."""
+
+    def both(name: str) -> Any:
+        values = [getattr(part, name) for part in parts]
+        return None if any(value is None for value in values) else np.concatenate(values)
+
+    shared = set.intersection(*(set(part.columns) for part in parts))
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in sorted(shared)}
+    wide: Any = {name: both(name) for name in ROWS}
+    return replace(parts[0], **wide, columns=columns)
 
 
 def write_predictions(predictions: Predictions, path: Path, *, with_features: bool = True) -> None:

@@ -98,7 +98,7 @@ def fit_trust(
     gate, fewer = _gate(one, calibration.value, perturbed, made_from, options, gate_sets or {})
     of_first = {"n_groups": _groups(one), "half": "first", **facts}
     config = {
-        "temperature": {**_temperature(calibration), "seed": options.seed, **of_first},
+        "temperature": {**temperature_section(calibration), "seed": options.seed, **of_first},
         "prior": {
             "value": class_prior(one.label, one.group_id, len(rows.labels)).tolist(),
             "n": len(one),
@@ -108,7 +108,7 @@ def fit_trust(
         "ood": {**gate.as_config(), **fewer, "half": "first", **facts},
     }
     drawn_one, drawn_two = (_accepted(part, gate, options.seed) for part in (one, two))
-    config |= _promises(drawn_one, drawn_two, calibration, config["prior"], options, facts)
+    config |= promises_on(drawn_one, drawn_two, calibration, config["prior"], options, facts)
     config["policy"] = {"max_set_size": min(options.max_set_size, len(rows.labels) - 1)}
     config["fitted_for"] = {"inference": options.inference, "preprocessing": dict(preprocessing or {}), **facts}
     return FittedTrust(config, gate.buffers)
@@ -129,7 +129,7 @@ def temperature_alone(rows: Predictions, why: str) -> FittedTrust:
         "also_used_for_model_selection": rows.split == "validation",
         "alone_because": why,
     }
-    return FittedTrust({"temperature": {**_temperature(fit), **facts}}, {})
+    return FittedTrust({"temperature": {**temperature_section(fit), **facts}}, {})
 
 
 def promised(rows: Predictions, trust: Mapping[str, Any], options: TrustOptions) -> dict[str, Any]:
@@ -309,7 +309,7 @@ def _features(rows: Predictions) -> np.ndarray:
     return rows.features
 
 
-def _promises(
+def promises_on(
     one: Predictions,
     two: Predictions,
     calibration: CalibrationFit,
@@ -334,7 +334,8 @@ def _promises(
     }
 
 
-def _temperature(fit: CalibrationFit) -> dict[str, Any]:
+def temperature_section(fit: CalibrationFit) -> dict[str, Any]:
+    """JSON-ready ``config.trust["temperature"]``, less where it was fitted."""
     found: dict[str, Any] = {"kind": fit.kind, "value": fit.value}
     for name in ("scale", "bias"):
         values = getattr(fit, name)

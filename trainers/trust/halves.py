@@ -33,6 +33,31 @@ def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarr
         ValueError: no image, lengths that differ, labels that are not integers of at least 0, or no class with two
             groups, which leaves the first half empty.
     """
+    first = divide(labels, group_id, 0.5, seed, by_class=True)
+    if not first.any():
+        raise ValueError(
+            f"none of the {len(np.unique(labels))} classes has two groups ({len(first)} images): "
+            "a calibration split needs more lesions"
+        )
+    return first, ~first
+
+
+def divide(labels: np.ndarray, group_id: np.ndarray, share: float, seed: int, *, by_class: bool = False) -> np.ndarray:
+    """Choose a share of the groups, the classes alike; depends on the ids, not on the order of the rows.
+
+    Args:
+        labels: (N,) class indices; a group's class is its commonest label, the lowest where several are.
+        group_id: (N,) group ids.
+        share: of the groups to choose, in [0, 1].
+        seed: of the shuffle.
+        by_class: round down in each class; False: in all classes together.
+
+    Returns:
+        (N,) bool, whole groups.
+
+    Raises:
+        ValueError: no image, lengths that differ, or labels that are not integers of at least 0.
+    """
     names, index = np.unique(np.asarray(group_id).astype(str), return_inverse=True)
     if not len(index):
         raise ValueError("0 images: there is nothing to halve; check the calibration split")
@@ -41,17 +66,15 @@ def halve(labels: np.ndarray, group_id: np.ndarray, seed: int) -> tuple[np.ndarr
     np.add.at(counts, (index, labels), 1)
     class_of_group = counts.argmax(axis=1)
     rng = np.random.default_rng(seed)
-    in_first = np.zeros(len(names), dtype=bool)
-    for label in np.unique(class_of_group):
-        groups = rng.permutation(np.flatnonzero(class_of_group == label))
-        in_first[groups[: len(groups) // 2]] = True
-    if not in_first.any():
-        raise ValueError(
-            f"none of the {len(np.unique(class_of_group))} classes has two groups ({len(labels)} images): "
-            "a calibration split needs more lesions"
-        )
-    first = in_first[index]
-    return first, ~first
+    shuffled = [rng.permutation(np.flatnonzero(class_of_group == label)) for label in np.unique(class_of_group)]
+    chosen = np.zeros(len(names), dtype=bool)
+    if by_class:
+        for groups in shuffled:
+            chosen[groups[: int(len(groups) * share + 1e-9)]] = True
+    else:  # every (1 / share)-th group of a list of all, class by class
+        steps = np.floor(np.arange(len(names) + 1) * share + 1e-9)
+        chosen[np.concatenate(shuffled)] = np.diff(steps) > 0
+    return chosen[index]
 
 
 def one_per_group(group_id: np.ndarray, seed: int) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from argparse import ArgumentParser
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 
 from datasets_scripts.command import UserError
 
@@ -136,3 +138,31 @@ class TrustOptions:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
+
+
+def add_options(parser: ArgumentParser, left_out: Collection[str] = (), *, of_model: bool = False) -> None:
+    """Add an option for each field of :class:`TrustOptions`.
+
+    Args:
+        parser: the command line.
+        left_out: fields without an option.
+        of_model: the default is None, which stands for the value of the model's own trust.
+    """
+    for option in fields(TrustOptions):
+        if option.name in left_out:
+            continue
+        default = "the model's own" if of_model else "%(default)s"
+        text = f"{option.metadata['help']} (default {default})".replace("% ", "%% ")
+        kind = (
+            {"type": truth, "metavar": "true|false"}
+            if isinstance(option.default, bool)
+            else {"type": type(option.default)}
+        )
+        parser.add_argument(f"--{option.name}", default=None if of_model else option.default, help=text, **kind)
+
+
+def truth(text: str) -> bool:
+    """``true`` or ``false``, in any capitals."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(text)
+    return text.lower() == "true"
