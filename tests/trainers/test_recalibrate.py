@@ -139,10 +139,10 @@ def test_without_a_test_part_nothing_is_measured(
     [
         (
             "image,label\n{0},melanomma\n{1},melanomma\n{2},psoriasis vulgaris\n",
-            "2 labels that are no class of the model: 'melanomma' (2 images, the first is ",
+            "2 labels that the model does not know: 'melanomma' (2 rows, nearest ",
         ),
-        ("image,label\n{0},melanomma\n", "did you mean Melanoma?"),
-        ("image,label\n{0},squamous cell carcinoma\n", "; a diagnosis, but none of the model's)"),
+        ("image,label\n{0},melanomma\n", "nearest 'Melanoma')"),
+        ("image,label\n{0},squamous cell carcinoma\n", "'squamous cell carcinoma' (1 row, nearest "),
         ("image,label\n{0},mel\nelsewhere,nv\n", "1 of 2 images are not in --images"),
         ("image,label\n{0},benign\n{1},malignant\n", "benign or malignant only"),
         ("image,label\n{0},nv\n{1},nv\n{2},mel\n{3},mel\n", "4 lesions support no promise"),
