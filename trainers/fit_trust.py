@@ -11,8 +11,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, run
+from trainers.model_folder.columns import add_columns, columns_given
 from trainers.training.arguments import WEIGHTS_DTYPES, check_dataset
 from trainers.trust.options import TrustOptions, add_options, truth
+
+# Everywhere else --group_column names the ids of images that belong together; here it once meant groups of patients.
+FORMER_NAMES = {"subgroup_column": ("--group_column",)}
 
 
 def parse() -> Namespace:
@@ -35,8 +39,9 @@ def parse() -> Namespace:
     parser.add_argument(
         "--output_dir", required=True, type=Path, help="the new folder; must not exist yet, or be empty"
     )
+    add_columns(parser, "--lesion_column")
     _add_images(parser)
-    add_options(parser)
+    add_options(parser, others=FORMER_NAMES)
     parser.add_argument("--name", default="", help="short name of the result (default: the model's)")
     parser.add_argument("--title", default="", help="title of its card (default: the model's)")
     parser.add_argument(
@@ -88,14 +93,15 @@ def main() -> None:
         raise UserError(f"--bootstrap_replicates {arguments.bootstrap_replicates}: give at least 1")
     check_dataset(arguments.dataset)
     check_model(arguments.model, "the model")
-    from trainers.model_folder.data import load_splits_of
     from trainers.model_folder.finish import print_finished
     from trainers.model_folder.fit_trust import fit_trust
+    from trainers.model_folder.folder import load_splits_of
 
     options = TrustOptions(**{option.name: getattr(arguments, option.name) for option in fields(TrustOptions)})
+    columns = columns_given(arguments)
     report = fit_trust(
         arguments.model,
-        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out),
+        load_splits_of(arguments.model, arguments.dataset, arguments.config_name, arguments.leave_out, columns),
         arguments.output_dir,
         options,
         ood_sets=arguments.ood,

@@ -16,7 +16,7 @@ from datasets_scripts.command import OneLineParser, UserError, check_model, coun
 from trainers.trust.options import add_options
 
 REFITS = ("auto", "keep", "scalar", "bias_corrected")
-NO_OPTION = ("temperature", "detector", "group_column", "inference", "shifted_images", "seed")
+NO_OPTION = ("temperature", "detector", "subgroup_column", "inference", "shifted_images", "seed")
 
 
 def make_parser() -> argparse.ArgumentParser:

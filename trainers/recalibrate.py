@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Those of trainers.trust.local, which --help need not wait for (a test compares them).
 REFITS = ("auto", "keep", "scalar", "bias_corrected")
-NO_OPTION = ("temperature", "detector", "group_column", "inference", "shifted_images", "seed")
+NO_OPTION = ("temperature", "detector", "subgroup_column", "inference", "shifted_images", "seed")
 
 
 def make_parser() -> argparse.ArgumentParser:

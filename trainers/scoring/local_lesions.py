@@ -14,7 +14,8 @@ import numpy as np
 from datasets_scripts.command import UserError
 from datasets_scripts.sources.tables import age
 from trainers.metrics.predictions import TEXT_COLUMNS
-from trainers.model_folder.data import Splits, load_splits_of, with_labels
+from trainers.model_folder.data import Splits, with_labels
+from trainers.model_folder.folder import load_splits_of
 from trainers.model_folder.provenance import fingerprint
 from trainers.scoring.external import own
 from trainers.scoring.files import Table, walk_images

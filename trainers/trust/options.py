@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 from datasets_scripts.command import UserError
@@ -140,12 +140,19 @@ class TrustOptions:
                 raise UserError(f"{name} {getattr(self, name)!r}: choose one of {', '.join(allowed)}")
 
 
-def add_options(parser: ArgumentParser, left_out: Collection[str] = (), *, of_model: bool = False) -> None:
+def add_options(
+    parser: ArgumentParser,
+    left_out: Collection[str] = (),
+    *,
+    of_model: bool = False,
+    others: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Add an option for each field of :class:`TrustOptions`.
 
     Args:
         parser: the command line.
         left_out: fields without an option.
+        others: field -> other names of its option.
         of_model: the default is None, which stands for the value of the model's own trust.
     """
     for option in fields(TrustOptions):
@@ -158,7 +165,8 @@ def add_options(parser: ArgumentParser, left_out: Collection[str] = (), *, of_mo
             if isinstance(option.default, bool)
             else {"type": type(option.default)}
         )
-        parser.add_argument(f"--{option.name}", default=None if of_model else option.default, help=text, **kind)
+        names = [f"--{option.name}", *(others or {}).get(option.name, ())]
+        parser.add_argument(*names, default=None if of_model else option.default, help=text, **kind)
 
 
 def truth(text: str) -> bool:
