@@ -29,6 +29,7 @@ from timm.optim import create_optimizer_v2
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from transformers import AutoModelForImageClassification, TimmWrapperConfig, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from hub_models import LesionImageProcessor, MobileNetForLesionClassification
 from trainers.model_folder.data import EpochSampler, Splits, collate
@@ -163,10 +164,11 @@ class Bench:
         words = ["--backbone", BACKBONE, "--backbone_weights", "none", "--image_size", str(self.size)]
         words += ["--train_image_size", str(self.size), "--output_dir", str(self.folder / "ours"), "--use_cpu", "true"]
         words += ["--max_steps", str(self.steps), "--per_device_train_batch_size", str(self.batch)]
-        words += ["--eval_strategy", "no", "--save_strategy", "no", "--disable_tqdm", "true"]
+        words += ["--disable_tqdm", "true"]
         words += ["--dataloader_num_workers", "0", "--image_cache", str(self.folder / "cache")]
         words += ["--torch_compile", "true"] if self.compile else []
         options, training, _ = parse(words, "mobilenet_cpu")
+        training.eval_strategy, training.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
         rows = {"train": self.undecoded, "validation": self.undecoded.select(range(2))}
         splits = Splits(rows, CLASSES, "benchmark", "grouped")
         model, processor = build_model(options, splits, MobileNetForLesionClassification)
