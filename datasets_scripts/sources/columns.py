@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import datasets
-import httpx
 import pyarrow as pa
+from huggingface_hub.errors import HTTPError
 
 from datasets_scripts.command import UserError, did_you_mean
 from datasets_scripts.rows import Columns
 
 UNREADABLE = (
     *(ValueError, OSError, RuntimeError, LookupError, TypeError),
-    *(pa.ArrowException, httpx.HTTPError, datasets.exceptions.DatasetsError),
+    *(pa.ArrowException, HTTPError, datasets.exceptions.DatasetsError),
 )
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import httpx
 import pyarrow as pa
+from huggingface_hub.errors import HTTPError
 
 from datasets_scripts.command import UserError
 from datasets_scripts.sources.archive_files import Reader
 from datasets_scripts.sources.ham10000_table import COLUMNS, Record, check_columns
 from datasets_scripts.sources.tables import MetadataError, is_gap, unread_warnings
 
-_UNREADABLE = (ValueError, OSError, pa.ArrowException, httpx.HTTPError, datasets.exceptions.DatasetsError)
+_UNREADABLE = (ValueError, OSError, pa.ArrowException, HTTPError, datasets.exceptions.DatasetsError)
 
 
 def read_hub(repo_id: str) -> tuple[list[Record], dict[str, Reader], list[str]]:
