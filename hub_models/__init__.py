@@ -12,6 +12,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .checkpoint_image import describe_backbone
+from .checks_lesion import RecordError
 from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
@@ -25,12 +26,14 @@ from .configuration_vit import ViTLesionConfig
 from .decision_lesion import DecisionError
 from .explain_lesion import ExplanationError, LesionExplanation
 from .groups_lesion import GroupError
-from .image_processing_lesion import ImageCountError, LesionImageProcessor, SwitchError
+from .image_processing_lesion import LesionImageProcessor
+from .image_processing_pixels import ImageCountError, PixelImageProcessor, SwitchError
+from .image_processing_record import RecordImageProcessor
+from .image_processing_steps import StepsImageProcessor
 from .infer_lesion import InferenceError
 from .metadata_lesion import (
     STANDARD_FIELDS,
     MetadataFieldsError,
-    RecordError,
     encode_record,
     metadata_width,
     resolve_fields,
@@ -63,7 +66,8 @@ CLASSIFIERS: dict[type[LesionConfig], type[LesionForImageClassification]] = {
     ViTLesionConfig: ViTForLesionClassification,
 }
 
-LesionImageProcessor.register_for_auto_class("AutoImageProcessor")
+for _processor in (LesionImageProcessor, PixelImageProcessor, RecordImageProcessor, StepsImageProcessor):
+    _processor.register_for_auto_class("AutoImageProcessor")
 # Under both names, although it uses PIL alone: transformers warns where the backend that it prefers is missing.
 _processors: dict[str, type] = {"pil": LesionImageProcessor, "torchvision": LesionImageProcessor}
 for _config_class, _model_class in CLASSIFIERS.items():

@@ -1,4 +1,4 @@
-"""Checks of files from elsewhere: numbers of a config, and files whose content does not fit their name.
+"""Checks of what comes from elsewhere: numbers of a config, keys of a record, files that are not what they should be.
 
 A config can come from anywhere, so every number that decides how much is built has a limit.
 """
@@ -21,8 +21,16 @@ LARGEST_NUMBER = 1e300
 # Types that weights are stored in.
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
+# The keys of a record: an image, and what may be known of the patient.
+IMAGE = "image"
+PATIENT = ("age", "sex", "localization")
+
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_SIZE = re.compile(rb"^size (\d+)$", re.MULTILINE)
+
+
+class RecordError(ValueError):
+    """A record that no lesion model understands. The message names the value and what to do."""
 
 
 def is_number(value: Any) -> bool:

@@ -18,12 +18,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .checks_lesion import brief, is_number
+from .checks_lesion import IMAGE, RecordError, brief, is_number
 
 UNKNOWN = "unknown"
 # None, NaN and the missing values of common table readers as text.
 UNKNOWN_WORDS = {"", UNKNOWN, "none", "nan", "null", "na", "n/a", "<na>"}
-IMAGE = "image"
 
 # The vocabulary of HAM10000: ages in years, its three states of sex, its 15 sites.
 STANDARD_FIELDS: dict[str, dict[str, Any]] = {
@@ -55,10 +54,6 @@ NUMBER_KEYS = ("lowest", "highest", "centre", "scale")
 LEAKS = {
     "dx_type": "it says how the diagnosis was made, and so leaks it (in HAM10000 every melanoma has a histology)",
 }
-
-
-class RecordError(ValueError):
-    """A record that no lesion model understands. The message names the value and what to do."""
 
 
 class MetadataFieldsError(ValueError):

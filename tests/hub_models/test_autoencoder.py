@@ -33,10 +33,7 @@ SMALL: dict[str, Any] = {"image_size": 32, "encoder_channels": [8, 16, 16], "cod
 OWN_FILES = {"configuration_autoencoder.py", "modeling_autoencoder.py", "storage_lesion.py"}
 PROCESSOR_FILES = {
     "checks_lesion.py",
-    "crop_lesion.py",
-    "hair_lesion.py",
-    "image_processing_lesion.py",
-    "metadata_lesion.py",
+    "image_processing_pixels.py",
     "preprocess_lesion.py",
 }
 

@@ -18,7 +18,7 @@ from hub_models import (
     MobileNetLesionConfig,
     ViTLesionConfig,
 )
-from hub_models.image_processing_lesion import PixelSettingError
+from hub_models.image_processing_pixels import PixelSettingError
 
 NAN, INF = float("nan"), float("inf")
 LABELS = {0: "mel", 1: "nv"}

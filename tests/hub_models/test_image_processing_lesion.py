@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import math
@@ -16,11 +17,18 @@ from lesion_shipping_tester import sample_image
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from hub_models import LesionImageProcessor, MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
+from hub_models import (
+    LesionImageProcessor,
+    MissingOpenCVError,
+    PixelValueError,
+    RecordError,
+    UnreadableImageError,
+    to_rgb,
+)
 from hub_models import preprocess_lesion as preprocess
 from hub_models.crop_lesion import lesion_box
 from hub_models.hair_lesion import remove_hair
-from hub_models.image_processing_lesion import PREPARED, PixelSettingError, SwitchError
+from hub_models.image_processing_pixels import PREPARED, PixelImageProcessor, PixelSettingError, SwitchError
 from hub_models.preprocess_lesion import constant_colour
 
 SIZE = 48
@@ -348,18 +356,64 @@ def test_saved_values_come_back(tmp_path: Path) -> None:
     assert saved["do_hair_removal"] is True
     assert saved["do_lesion_crop"] is True
     assert saved["do_colour_constancy"] is True
-    assert saved["auto_map"] == {"AutoImageProcessor": "image_processing_lesion.LesionImageProcessor"}
-    assert {path.name for path in tmp_path.glob("*.py")} == {
-        "checks_lesion.py",
-        "crop_lesion.py",
-        "hair_lesion.py",
-        "image_processing_lesion.py",
-        "metadata_lesion.py",
-        "preprocess_lesion.py",
-    }
+    assert saved["auto_map"] == {"AutoImageProcessor": "image_processing_steps.StepsImageProcessor"}
     for loaded in (LesionImageProcessor.from_pretrained(tmp_path), AutoImageProcessor.from_pretrained(tmp_path)):
         assert loaded.to_dict() == {**given.to_dict(), "auto_map": saved["auto_map"]}
         assert np.array_equal(loaded(sample_image(5))["pixel_values"], given(sample_image(5))["pixel_values"])
+
+
+STEPS, RECORD = {"do_hair_removal": True}, {"metadata_fields": ["age"], "model_input_names": ["metadata"]}
+OF_PIXELS = {"checks_lesion.py", "image_processing_pixels.py", "preprocess_lesion.py"}
+OF_STEPS = {"crop_lesion.py", "hair_lesion.py", "image_processing_steps.py"}
+OF_RECORD = {"image_processing_record.py", "metadata_lesion.py"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "class_name", "more"),
+    [
+        ({}, "PixelImageProcessor", set()),
+        ({"do_colour_constancy": True, "resize_mode": "pad"}, "PixelImageProcessor", set()),
+        (STEPS, "StepsImageProcessor", OF_STEPS),
+        ({"do_lesion_crop": True}, "StepsImageProcessor", OF_STEPS),
+        (RECORD, "RecordImageProcessor", OF_RECORD),
+        ({**STEPS, **RECORD}, "LesionImageProcessor", OF_STEPS | OF_RECORD | {"image_processing_lesion.py"}),
+    ],
+)
+def test_the_code_that_is_saved_is_what_the_settings_need(
+    settings: dict[str, Any], class_name: str, more: set[str], tmp_path: Path
+) -> None:
+    given = processor(**settings)
+    given.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.glob("*.py")} == OF_PIXELS | more
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    module, name = saved["auto_map"]["AutoImageProcessor"].split(".")
+    assert (f"{module}.py" in OF_PIXELS | more, name) == (True, class_name)
+    # The saved class, as somebody without this suite has it, has the same settings and pixels.
+    loaded = getattr(importlib.import_module(f"hub_models.{module}"), class_name).from_pretrained(tmp_path)
+    assert loaded.pixel_settings() == given.pixel_settings()
+    one, other = loaded(sample_image(5), return_tensors="np"), given(sample_image(5), return_tensors="np")
+    assert list(one) == list(other) == given.model_input_names
+    assert all(np.array_equal(one[key], other[key]) for key in other)
+    # Saved again by that class.
+    loaded.save_pretrained(tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").glob("*.py")} == OF_PIXELS | more
+    assert json.loads((tmp_path / "again" / "preprocessor_config.json").read_text()) == saved
+
+
+def test_code_of_images_alone_refuses_what_it_does_not_hold(tmp_path: Path) -> None:
+    processor().save_pretrained(tmp_path)
+    for settings, error in ((STEPS, SwitchError), (RECORD, PixelSettingError)):
+        with pytest.raises(error, match=next(iter(settings))):
+            PixelImageProcessor.from_pretrained(tmp_path, **settings)
+    alone = PixelImageProcessor.from_pretrained(tmp_path)
+    with pytest.raises(SwitchError, match="do_lesion_crop"):
+        alone(sample_image(0), do_lesion_crop=True)
+    record = {"image": sample_image(0), "age": "not read"}
+    assert np.array_equal(alone(record)["pixel_values"], alone(sample_image(0))["pixel_values"])
+    with pytest.raises(RecordError, match="'dx_type' is no key of a record; give image, age, sex, localization"):
+        alone([record, {**record, "dx_type": "histo"}])
+    with pytest.raises(RecordError, match="record 1 has no image"):
+        alone([record, {"age": 45}])
 
 
 @pytest.mark.parametrize("switch", ["do_hair_removal", "do_lesion_crop"])

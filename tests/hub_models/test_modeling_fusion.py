@@ -54,6 +54,8 @@ class TestFusion(ClassifierTester):
     own_files = {
         "configuration_fusion.py",
         "configuration_metadata.py",
+        "image_processing_record.py",
+        "metadata_lesion.py",
         "modeling_fusion.py",
         "modeling_metadata.py",
     }

@@ -42,7 +42,12 @@ class TestMetadata(ClassifierTester):
     model_class = MetadataForLesionClassification
     config_kwargs = {"dropout": 0.1}
     learning_rate = 3e-2
-    own_files = {"configuration_metadata.py", "modeling_metadata.py"}
+    own_files = {
+        "configuration_metadata.py",
+        "image_processing_record.py",
+        "metadata_lesion.py",
+        "modeling_metadata.py",
+    }
     has_maps = False
     explanations = ()
 

@@ -31,7 +31,7 @@ from datasets_scripts.sources.columns import is_saved, load, with_usual_columns
 from datasets_scripts.sources.tables import sex_warnings
 from datasets_scripts.splits import GIVEN
 from datasets_scripts.taxonomy import class_order
-from hub_models.image_processing_lesion import PREPARED
+from hub_models.image_processing_pixels import PREPARED
 from trainers.model_folder.missing_splits import (
     PUBLISHED,
     SPLITS,

@@ -65,7 +65,7 @@ def test_the_finished_folder_is_whole_and_verified(trained_autoencoder: Path) ->
         "figures/training_curves.png",
         "configuration_autoencoder.py",
         "modeling_autoencoder.py",
-        "image_processing_lesion.py",
+        "image_processing_pixels.py",
     }
     assert expected <= names
     assert not list(trained_autoencoder.parent.glob("*.partial"))
