@@ -12,7 +12,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .checkpoint_image import describe_backbone
-from .checks_lesion import RecordError
+from .checks_lesion import LEAST_TRANSFORMERS, SUITE_VERSION, HeaderError, RecordError
 from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
@@ -51,6 +51,7 @@ from .modeling_vit import ViTForLesionClassification
 from .output_lesion import LesionOutput
 from .pipeline_lesion import PIPELINE_TASK, LesionClassificationPipeline
 from .preprocess_lesion import MissingOpenCVError, PixelValueError, UnreadableImageError, to_rgb
+from .self_check_lesion import SelfCheckError
 from .storage_lesion import WeightsDtypeError
 from .trust_lesion import NotFiniteError, PriorError, TrustNotFittedError
 
@@ -95,9 +96,11 @@ PIPELINE_REGISTRY.register_pipeline(
 __all__ = [
     "CLASSIFIERS",
     "LABEL_GROUPS",
+    "LEAST_TRANSFORMERS",
     "MALIGNANT_GROUPS",
     "PIPELINE_TASK",
     "STANDARD_FIELDS",
+    "SUITE_VERSION",
     "AutoencoderConfigError",
     "AutoencoderInputError",
     "AutoencoderLesionConfig",
@@ -114,6 +117,7 @@ __all__ = [
     "FusionForLesionClassification",
     "FusionLesionConfig",
     "GroupError",
+    "HeaderError",
     "ImageCountError",
     "ImageForLesionClassification",
     "ImageLesionConfig",
@@ -140,6 +144,7 @@ __all__ = [
     "RecordError",
     "ResNetForLesionClassification",
     "ResNetLesionConfig",
+    "SelfCheckError",
     "SwitchError",
     "TrustNotFittedError",
     "UnknownBackboneError",

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checks_lesion import what_file_is
+from .checks_lesion import LONGEST_HEADER, what_file_is
 from .configuration_lesion import check_backbone
 
 # Counters of batch normalisation: a file may leave them out without harm.
@@ -27,7 +27,6 @@ OPTIONAL_LEAF = "num_batches_tracked"
 FINISHED_MODEL = re.compile(r"(members\.0\.)?backbone\.")
 SECOND_MEMBER = "members.1."
 EARLY_REDUCTION = 8
-LONGEST_HEADER = 100_000_000  # of safetensors, by the format itself
 
 
 class UnknownBackboneError(ValueError):

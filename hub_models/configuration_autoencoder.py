@@ -9,9 +9,11 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any
 
-from transformers import PreTrainedConfig
+# Before transformers, whose version it checks.
+from .checks_lesion import DTYPES, LARGEST_IMAGE, about_problem, brief, is_dtype, is_number, is_whole
 
-from .checks_lesion import DTYPES, LARGEST_IMAGE, brief, is_dtype, is_number, is_whole
+# isort: split
+from transformers import PreTrainedConfig
 
 BLOCKS = ("residual", "plain")
 BOTTLENECKS = ("linear", "map")
@@ -59,6 +61,9 @@ class AutoencoderLesionConfig(PreTrainedConfig):
             published).
         image_mean: channel mean that the image processor subtracts, of pixels in [0, 1].
         image_std: channel deviation that it divides by, > 0.
+        self_check: ``outputs``: the codes of a fixed image when the model was saved (``self_check_lesion``).
+        suite_version: of the suite that saved it.
+        model_version: of the model, as its publisher counts (semantic versions).
 
     Raises:
         AutoencoderConfigError: a value is out of its range, or values do not go together.
@@ -76,6 +81,9 @@ class AutoencoderLesionConfig(PreTrainedConfig):
     upsampling: str = "resize"
     image_mean: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
     image_std: list[float] = field(default_factory=lambda: [0.5, 0.5, 0.5])
+    self_check: dict[str, Any] = field(default_factory=dict)
+    suite_version: str | None = None
+    model_version: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # transformers ends in an error that does not name them.
@@ -109,6 +117,8 @@ class AutoencoderLesionConfig(PreTrainedConfig):
         Raises:
             AutoencoderConfigError: names the value received and what to do.
         """
+        if problem := about_problem(self):
+            raise AutoencoderConfigError(problem)
         for name, allowed in (("block", BLOCKS), ("bottleneck", BOTTLENECKS), ("upsampling", UPSAMPLINGS)):
             if getattr(self, name) not in allowed:
                 raise AutoencoderConfigError(

@@ -16,6 +16,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+# Before transformers, whose version it checks.
+from .checks_lesion import IMAGE, LARGEST_IMAGE, PATIENT, RecordError, brief, is_number, is_whole
+
+# isort: split
 import numpy as np
 import torch
 from PIL import Image
@@ -24,7 +28,6 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_utils import ChannelDimension
 from transformers.processing_utils import ImagesKwargs
 
-from .checks_lesion import IMAGE, LARGEST_IMAGE, PATIENT, RecordError, brief, is_number, is_whole
 from .preprocess_lesion import SWITCHES, constant_colour, fetch_image, open_image, to_rgb
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -28,7 +28,9 @@ class RecordImageProcessor(PixelImageProcessor):
         if self.metadata_fields is not None:
             self.metadata_fields = resolve_fields(self.metadata_fields)
 
-    def _preprocess_image_like_inputs(self, images: Any, *args: Any, **kwargs: Any) -> BatchFeature:
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self, images: Any, *args: Any, **kwargs: Any
+    ) -> BatchFeature:
         """Images or records, with every setting filled in -> what ``model_input_names`` says; transformers calls it."""
         records = as_records(images)
         rows = None if records is None else self.encode(records)

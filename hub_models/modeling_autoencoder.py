@@ -176,6 +176,10 @@ class AutoencoderLesionModel(LesionPreTrainedModel):
         self.decoder = nn.Sequential(*stages, colours(block, config.upsampling, [widths[-1], *drawn][-1]))
         self.post_init()
 
+    def fixed_outputs(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The codes (1, D)."""
+        return self(**inputs, return_dict=True).codes
+
     def forward(
         self, pixel_values: torch.Tensor, target: torch.Tensor | None = None, return_dict: bool | None = None
     ) -> AutoencoderOutput | tuple[torch.Tensor, ...]:

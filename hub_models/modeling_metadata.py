@@ -140,6 +140,10 @@ class MetadataForLesionClassification(LesionForImageClassification):
             f"backbone weights {os.fspath(weights)!r} were given, but a metadata-only model has no backbone: give none."
         )
 
+    def fixed_inputs(self) -> dict[str, torch.Tensor]:
+        """A record (1, M) of which nothing is known."""
+        return {"metadata": torch.tensor([self.metadata_encoder.unknown])}
+
     def pixel_statistics(self) -> tuple[list[float], list[float]]:
         """ImageNet's; nothing reads pixels."""
         return list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)

@@ -115,3 +115,7 @@ class LesionFeatures:
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return found if use_dict else found.to_tuple()
+
+    def fixed_outputs(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The raw logits (1, ...) of the self-check, of the head that is kept."""
+        return super().forward(**inputs, return_dict=True).raw_logits  # type: ignore[misc]

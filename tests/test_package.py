@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from hub_models import LEAST_TRANSFORMERS, SUITE_VERSION
+from hub_models.checks_lesion import TransformersVersionError, check_transformers
 
 FOLDERS = ("datasets_scripts", "hub_models", "model_cards", "trainers")
 # What of these folders is for readers of the checkout; `.ci/check_wheel` builds the wheel and looks into it.
@@ -105,3 +109,26 @@ def test_the_extras_that_messages_name_exist(repo_root: Path, project: dict[str,
     extras = project["project"]["optional-dependencies"]
     tested = {name_of(text) for text in extras["test"]}
     assert {name_of(text) for extra in ("heic", "hdf5", "similar") for text in extras[extra]} <= tested
+
+
+def test_the_shipped_version_is_that_of_the_package(project: dict[str, Any]) -> None:
+    assert project["project"]["version"] == SUITE_VERSION
+    least = next(text for text in project["project"]["dependencies"] if text.startswith("transformers"))
+    assert least == f"transformers>={'.'.join(map(str, LEAST_TRANSFORMERS))}"
+
+
+def test_an_older_transformers_is_refused_before_anything_else_is_imported(
+    repo_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for found in ("5.17.0", "5.23.1", "6.0.0.dev0"):
+        check_transformers(found)
+    for found in ("4.57.1", "5.0.0", "5.12.0rc1"):
+        with pytest.raises(TransformersVersionError, match=f"needs transformers 5.17 or newer, {re.escape(found)} is"):
+            check_transformers(found)
+    # The file that AutoConfig and AutoImageProcessor load first says it when it is imported.
+    monkeypatch.setattr("transformers.__version__", "5.12.0")
+    with pytest.raises(ImportError, match="pip install -U transformers"):
+        runpy.run_path(str(repo_root / "hub_models" / "checks_lesion.py"))
+    for name in ("configuration_lesion", "configuration_autoencoder", "image_processing_pixels"):
+        text = (repo_root / "hub_models" / f"{name}.py").read_text(encoding="utf-8")
+        assert 0 < text.index("\nfrom .checks_lesion import") < text.index("\nfrom transformers")

@@ -30,7 +30,13 @@ from hub_models.modeling_autoencoder import doubling
 
 REMOTE_CHECK = Path(__file__).with_name("remote_autoencoder_check.py")
 SMALL: dict[str, Any] = {"image_size": 32, "encoder_channels": [8, 16, 16], "code_size": 12, "squeeze_channels": 4}
-OWN_FILES = {"configuration_autoencoder.py", "modeling_autoencoder.py", "storage_lesion.py"}
+OWN_FILES = {
+    "configuration_autoencoder.py",
+    "infer_lesion.py",
+    "modeling_autoencoder.py",
+    "self_check_lesion.py",
+    "storage_lesion.py",
+}
 PROCESSOR_FILES = {
     "checks_lesion.py",
     "image_processing_pixels.py",
