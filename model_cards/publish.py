@@ -12,11 +12,13 @@ from huggingface_hub.utils import disable_progress_bars
 
 from datasets_scripts.command import OneLineParser, UserError, run
 from model_cards.card import REPORT, read_report, render, report_kind
+from model_cards.collection import add_to_collection, check_title
 from model_cards.hub import check_repo_id, client, one_sentence
 from model_cards.manifest import MANIFEST, bytes_facts, file_facts, list_files, manifest_text, read_manifest
 from model_cards.publish_space import MODELS, deploy, describe_space, space_plan, variable_rows, would_change
 from model_cards.report_view import size_text
 from model_cards.space_folder import is_space
+from model_cards.tags import check_name, check_tag, set_tag
 from model_cards.upload import Plan, Published, publish
 from model_cards.verify import folder_type, verify_folder
 
@@ -84,6 +86,8 @@ def main() -> None:
     args = parse_arguments()
     how = ", ".join([args.private * "private", args.create_pr * "as a pull request"]).strip(", ") or "public"
     of_a_space = [option for option in ("models", "gallery") if getattr(args, option) is not None]
+    if args.collection is not None:
+        check_title(args.collection)
     space = is_space(args.folder, given=args.repo_type == "space" or bool(of_a_space))
     if space or not sys.stderr.isatty():
         disable_progress_bars()  # a Space's files are small
@@ -94,6 +98,8 @@ def main() -> None:
         kind = folder_type(args.folder)
         raise UserError(f"--{of_a_space[0]} is for a Space, but {args.folder} holds a {kind}: leave it out")
     work = plan(args.folder, args.repo_id, args.repo_type, args.dataset)
+    if args.tag:
+        check_name(args.tag, work, as_pull_request=args.create_pr)
     print(describe(work, constants.ENDPOINT, how))
     if args.dry_run:
         print("dry run: nothing was uploaded, no request was sent")
@@ -102,7 +108,13 @@ def main() -> None:
     if args.dataset is not None:
         with one_sentence(api, f"dataset {args.dataset}"):
             api.repo_info(args.dataset, repo_type="dataset")
+    if args.tag:
+        check_tag(work, api, args.tag)
     done = publish(work, api, private=args.private, create_pr=args.create_pr)
+    if args.collection:
+        print(f"in the collection {add_to_collection(api, args.collection, work.repo_id, work.repo_type)}")
+    if args.tag:
+        print(f"{set_tag(work, api, args.tag, done.commit)}: {args.tag} is {done.commit[:12]}")
     verb = "published" if done.new else "nothing to do, already published"
     print(f"{verb} and read back: {done.url}")
 
@@ -137,6 +149,16 @@ def parse_arguments() -> argparse.Namespace:
         help="of a model: where the dataset that it was trained on was published, for datasets: of its card "
         "(default: the name that it was read by, where that is ORG/NAME)",
     )
+    parser.add_argument(
+        "--tag",
+        metavar="vX.Y.Z",
+        help="of a model or dataset: name the commit by a version that never moves (default: none)",
+    )
+    parser.add_argument(
+        "--collection",
+        metavar="TITLE",
+        help="also list it in this collection of its owner, made if new (default: none)",
+    )
     parser.add_argument("--private", action="store_true", help="make a new repository private (default: public)")
     parser.add_argument("--create-pr", action="store_true", help="propose a pull request (default: commit to main)")
     parser.add_argument(
@@ -161,6 +183,8 @@ def client_with_token() -> HfApi:
 
 def publish_space(args: argparse.Namespace, how: str) -> None:
     """Deploy a Space, or print what deploying it would change."""
+    if args.tag:
+        raise UserError(f"--tag {args.tag} is for a model or dataset, but {args.folder} holds a space: leave it out")
     if args.repo_type not in (None, "space"):
         raise UserError(f"--repo-type {args.repo_type}, but {args.folder} holds a space: leave the option out")
     api = client() if args.dry_run else client_with_token()
@@ -174,6 +198,8 @@ def publish_space(args: argparse.Namespace, how: str) -> None:
         done = deploy(work, api, private=args.private, create_pr=args.create_pr)
     for row in variable_rows(done.variables):
         print(f"set and read back: {row}")
+    if args.collection:
+        print(f"in the collection {add_to_collection(api, args.collection, args.repo_id, 'space')}")
     if args.create_pr:
         print(f"a pull request sets no variable: once it is merged, run this without --create-pr to set {MODELS}")
     if done.files.new:

@@ -36,6 +36,7 @@ from hub_storage import (
     HubError,
     Repo,
     Storage,
+    change_collections,
     change_variables,
     commit_row,
     expanded,
@@ -148,6 +149,9 @@ class LoopbackHub:
             return JSONResponse({"type": "user", "name": user, "orgs": orgs, "auth": {"type": "access_token"}})
         if route == "validate-yaml":
             return validate_yaml(await request.json())
+        if route == "collections":
+            body = await request.json() if await request.body() else {}
+            return self._collections(request.method, body, rest, user)
         if route == "repos":
             return self._create_or_delete(await request.json(), rest[0], user)
         if route in KINDS and len(rest) >= 2:
@@ -222,6 +226,12 @@ class LoopbackHub:
             raise HubError(401, "Invalid username or password.")
         if name.split("/")[0] not in self.namespaces:
             raise HubError(403, f"You don't have the rights to write to {name}")
+
+    def _collections(self, method: str, body: dict[str, Any], rest: list[str], user: str | None) -> Response:
+        if method != "GET":
+            self._may_write(body.get("namespace") or rest[0], user)
+        found, new = change_collections(self.storage.collections, method, body, rest)
+        return JSONResponse(found, 200 if new or method == "GET" else 409)
 
     def _create_or_delete(self, body: dict[str, Any], action: str, user: str | None) -> Response:
         kind = f"{body.get('type') or 'model'}s"

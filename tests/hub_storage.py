@@ -166,6 +166,7 @@ class Storage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.collections: dict[str, dict[str, Any]] = {}
 
     def create(self, kind: str, name: str, private: bool, sdk: str | None = None) -> Repo:
         """A new repository with the first commit that the Hub makes by itself."""
@@ -200,6 +201,30 @@ class Storage:
 
     def has(self, sha256: str) -> bool:
         return (self.folder / sha256).is_file()
+
+
+def change_collections(
+    collections: dict[str, dict[str, Any]], method: str, body: dict[str, Any], rest: list[str]
+) -> tuple[dict[str, Any], bool]:
+    """Make a collection (``rest`` is empty), add an item to it or read it; itself, and whether something is new."""
+    if not rest:
+        name = re.sub(r"[^a-z0-9]+", "-", body["title"].lower()).strip("-")
+        slug = f"{body['namespace']}/{name}-{hashlib.sha256(body['title'].encode()).hexdigest()[:24]}"
+        new = slug not in collections
+        about = {"title": body["title"], "owner": body["namespace"], "private": bool(body.get("private"))}
+        more = {"slug": slug, "items": [], "position": 0, "theme": "green", "upvotes": 0}
+        collections.setdefault(slug, {**about, **more, "lastUpdated": "2026-01-02T03:04:05.000Z"})
+        return collections[slug], new
+    slug = "/".join(rest[:2])
+    if slug not in collections:
+        raise HubError(404, "Collection not found")
+    items = collections[slug]["items"]
+    if method == "GET":
+        return collections[slug], False
+    if any((item["id"], item["type"]) == (body["item"]["id"], body["item"]["type"]) for item in items):
+        return collections[slug], False
+    items.append({**body["item"], "_id": f"{len(items):024x}", "position": len(items)})
+    return collections[slug], True
 
 
 def change_variables(repo: Repo, method: str, body: dict[str, Any]) -> dict[str, dict[str, str]]:
