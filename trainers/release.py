@@ -23,6 +23,13 @@ def parse() -> Namespace:
     parser.add_argument(
         "--bootstrap_replicates", type=int, default=1000, help="bootstrap resamples (default %(default)s)"
     )
+    parser.add_argument(
+        "--version", metavar="X.Y.Z", help="semantic version of the model, higher than those before (default: none)"
+    )
+    parser.add_argument("--changes", default="", metavar="TEXT", help="what is new in this version, one sentence")
+    parser.add_argument(
+        "--after", type=Path, metavar="DIR", help="the release before this one, whose list of versions goes on"
+    )
     return parser.parse_args()
 
 
@@ -35,9 +42,12 @@ def main() -> None:
         raise UserError(f"there is no folder {str(arguments.folder)!r}: give a finished model's folder")
     check_empty(arguments.out, "OUT")
     from trainers.explaining.examples import redraw_examples
-    from trainers.model_folder.release import release
+    from trainers.model_folder.release import release, versions
 
-    release(arguments.folder, arguments.out, redraw_examples, replicates=arguments.bootstrap_replicates)
+    listed = versions(arguments.folder, arguments.after, arguments.version, arguments.changes)
+    release(
+        arguments.folder, arguments.out, redraw_examples, replicates=arguments.bootstrap_replicates, versions=listed
+    )
     print(f"wrote {arguments.out}: look at its card, then publish it with python -m model_cards.publish")
 
 

@@ -22,7 +22,7 @@ from trainers.explaining.folder import measure_explanations
 from trainers.explaining.measure import Options
 from trainers.metrics.predictions import read_predictions
 from trainers.model_folder.data import load_splits
-from trainers.model_folder.release import without_places
+from trainers.model_folder.release import versions, without_places
 
 REPLICATES = 50
 pytestmark = [
@@ -119,3 +119,27 @@ def test_places_of_this_machine_do_not_leave_it(tmp_path: Path, monkeypatch: pyt
     assert cleaned == {"a": ["--source $LESION_DATA_DIR/ham", "$LESION_DATA_DIR/ham", "data/ham10000"]}
     with pytest.raises(UserError, match=r"it names a place of this machine .*outputs/x\): set LESION_DATA_DIR"):
         without_places({"a": f"--output_dir {tmp_path}/outputs/x"}, "it")
+
+
+def test_versions_go_up_and_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text("{}")
+    first = versions(tmp_path, None, "1.0.0", "")
+    assert first is not None
+    assert (first[0]["version"], first[0]["changes"]) == ("1.0.0", "First version.")
+    after = tmp_path / "after"
+    after.mkdir()
+    (after / "report.json").write_text(json.dumps({"versions": first}))
+    second = versions(tmp_path, after, "1.10.0", "Trained\nlonger.")
+    assert second is not None
+    assert [row["version"] for row in second] == ["1.10.0", "1.0.0"]
+    assert second[0]["changes"] == "Trained longer."
+    assert versions(tmp_path, None, None, "") is None
+    for version, changes, named in (
+        ("1.0.0", "", "is not higher than 1.0.0"),
+        ("0.9.9", "", "is not higher"),
+        ("1.0", "", "no semantic version"),
+        ("01.0.0", "", "no semantic version"),
+        (None, "x", "give --version"),
+    ):
+        with pytest.raises(UserError, match=named):
+            versions(tmp_path, after, version, changes)
