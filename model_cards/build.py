@@ -44,6 +44,7 @@ def build_card(folder: Path, repo_id: str | None = None) -> dict[str, str]:
         texts[REPORT] = json.dumps(report, indent=1, allow_nan=False) + "\n"
     texts |= render(report, files)
     for name, text in texts.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         write_text(folder / name, text)
     write_manifest(folder)
     return texts

@@ -19,12 +19,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from datasets_scripts.command import UserError, read_json
 from model_cards.autoencoder import autoencoder_values, is_autoencoder
 from model_cards.facts import counted_as_one, facts_of, is_fitted, known_limits, only_imported, sources_of
-from model_cards.front_matter import front_matter
+from model_cards.front_matter import eval_result_file, front_matter
 from model_cards.report_view import FILTERS, TESTS, MissingNumberError, ReportNode, given, optional, raw
 
 CARD = "README.md"
 DETAILS = "REPORT.md"
 REPORT = "report.json"
+RESULTS = ".eval_results/lesion_suite.yaml"
 REPORT_VERSION = 1
 # What a report may be of, beside one model: its pooled folds, or images that a model has scored.
 CROSS_VALIDATION = "cross_validation"
@@ -84,7 +85,7 @@ def render(report: dict[str, Any], files: Sequence[str]) -> dict[str, str]:
 
     Returns:
         File name -> Markdown that ends in one newline: ``CARD``, with YAML front matter, and ``DETAILS``. An imported
-        model that was not evaluated has ``CARD`` alone.
+        model that was not evaluated has ``CARD`` alone. Where the dataset is on the Hub, also ``RESULTS``.
 
     Raises:
         MissingNumberError: a value that the texts show is missing; the message names its path.
@@ -119,7 +120,8 @@ def render(report: dict[str, Any], files: Sequence[str]) -> dict[str, str]:
         "corrupted": check_figures(node["robustness"], files) if "robustness" in node else [],
         "explained": check_figures(node["explanations"], files) if "explanations" in node else [],
     }
-    return filled({CARD: "card.md.j2", DETAILS: "details.md.j2"}, facts)
+    results = eval_result_file(node)
+    return filled({CARD: "card.md.j2", DETAILS: "details.md.j2"}, facts) | ({RESULTS: results} if results else {})
 
 
 def autoencoder_facts(report: ReportNode, files: Sequence[str]) -> dict[str, Any]:

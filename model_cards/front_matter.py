@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
@@ -162,6 +163,42 @@ def eval_results(report: ReportNode) -> list[EvalResult]:
             )
         )
     return rows
+
+
+def eval_result_file(report: ReportNode) -> str | None:
+    """The content of ``.eval_results/*.yaml``: the Hub's newer form of the ``model-index``, one entry per metric.
+
+    The form names a dataset of the Hub, so that there is none for a model that was tested on a local one.
+    """
+    if only_imported(report) or "test" not in report["evaluation"]:
+        return None
+    dataset, test = report["provenance"]["dataset"], report["evaluation"]["test"]
+    ids = hub_ids([dataset_name(dataset)])
+    if not ids:
+        return None
+    repo = str(report["model"]["repo_id"]) if "repo_id" in report["model"] else None
+    entries = []
+    for _, name, path in INDEX:
+        node = test
+        for key in path:
+            node = node[key] if given(node) else node
+        if not given(node) or not given(node["value"]):
+            continue
+        interval = num(node).partition(" (")[2].rstrip(")")
+        notes = [name, f"config {dataset['config_name']}", "split test"]
+        entries.append(
+            EvalResultEntry(
+                dataset_id=ids[0],
+                task_id=path[-1],
+                value=round(number(node["value"]), 4),
+                date=str(report["provenance"]["created"]),
+                source_url=f"https://huggingface.co/{repo}/blob/main/REPORT.md" if repo else None,
+                source_name="REPORT.md" if repo else None,
+                notes=", ".join([*notes, *([f"95 % interval {interval}"] if given(node["low"]) else [])]),
+            )
+        )
+    rows = eval_result_entries_to_yaml(entries)
+    return yaml.safe_dump(rows, sort_keys=False, allow_unicode=True, width=100_000) if rows else None
 
 
 def slug(name: str) -> str:

@@ -7,6 +7,7 @@ reason, or not finite, the build stops with the path; it never prints a hole.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -230,8 +231,9 @@ def short(node: ReportNode, digits: int = 12) -> str:
 
 
 def cell(value: object) -> str:
-    """Any text, fit for one cell of a Markdown table."""
-    return " ".join(str(value).split()).replace("|", "\\|")
+    """Any text, fit for one cell of a Markdown table, also as code: no name from data makes a tag, a link or code."""
+    text = re.sub(r"<(?=[A-Za-z/!?])", "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}", " ".join(str(value).split()))
+    return text.replace("|", "\\|").replace("`", "'").replace("](", "] (")
 
 
 def codes(names: Iterable[object]) -> str:

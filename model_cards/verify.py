@@ -10,6 +10,7 @@ from typing import Any
 
 from datasets_scripts.command import OneLineParser, UserError, fail, run
 from model_cards.card import CARD, CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
+from model_cards.code_files import code_files
 from model_cards.hub import HubProblem, download, split_revision
 from model_cards.manifest import check_manifest, list_files
 from model_cards.model_files import PROCESSOR, WEIGHTS, ModelFileError, check_json, check_weights
@@ -63,6 +64,8 @@ def verify_folder(folder: Path) -> list[str]:
             check_weights(folder / WEIGHTS)
         except ModelFileError as error:
             problems.append(str(error))
+    if "code" in report and report["code"] != code_files(folder):
+        problems.append(f"{REPORT} lists other code than the folder holds: rebuild it with python -m trainers.rebuild")
     return problems + check_card(folder, report) + check_config(folder, report)
 
 
@@ -209,6 +212,28 @@ def brief(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
 
 
+def check_outputs(folder: Path) -> list[str]:
+    """What ``self_check`` of the model says; runs the code of the folder.
+
+    Raises:
+        UserError: not a folder.
+    """
+    if folder_type(folder) != "model":
+        raise UserError(f"--self-check is for a model's folder, which {folder} is not: leave it out")
+    from transformers import AutoModel, AutoModelForImageClassification  # seconds
+
+    classifies = "AutoModelForImageClassification" in check_json(folder / CONFIG).get("auto_map", {})
+    auto = AutoModelForImageClassification if classifies else AutoModel
+    try:
+        model = auto.from_pretrained(folder, trust_remote_code=True)
+        if not hasattr(model, "self_check"):
+            return [f"{folder} was saved by a suite without self-check: release it again"]
+        model.self_check()
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        return [f"self-check: {' '.join(str(error).split())}"]
+    return []
+
+
 def verify(target: str, repo_type: str | None = None) -> list[str]:
     """Check a folder, or a repository of the Hub as it is there now.
 
@@ -249,8 +274,16 @@ def main() -> None:
         "into a temporary folder",
     )
     parser.add_argument("--repo-type", choices=("model", "dataset"), help="kind of a repository (default: try both)")
+    parser.add_argument(
+        "--self-check",
+        action="store_true",
+        help="also load the model of a folder, which runs the code in it, and compare its outputs for a fixed image "
+        "with the stored ones (default: run nothing)",
+    )
     args = parser.parse_args()
     problems = verify(args.target, args.repo_type)
+    if args.self_check and not problems:
+        problems = check_outputs(Path(args.target))
     if problems:
         fail(problems)
     print(f"{args.target}: nothing differs from its manifest, and no number of a model's card from its report")

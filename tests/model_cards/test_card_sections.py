@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import yaml
 from card_text import card_text
 
 from model_cards.build import build_card
-from model_cards.card import MissingNumberError
+from model_cards.card import MissingNumberError, render
+from model_cards.report_view import cell
 from model_cards.verify import verify_folder
 
 FILES = ["figures/confusion_matrix_test.png"]
@@ -139,3 +141,29 @@ def test_settings_that_were_changed_on_resume_stand_in_the_card(report: dict[str
     report["training"]["resumed"] = [{"step": 1200, "epoch": 3.0, "changed": changed}]
     row = next(line for line in card_text(report, FILES).splitlines() if line.startswith("| Resumed |"))
     assert "learning_rate 0.001 before, 1e-06 after" in row
+
+
+def test_code_licences_and_versions_are_tables(report: dict[str, Any]) -> None:
+    report["requires"] = {"transformers": "5.17"}
+    report["suite_version"] = "0.1.0"
+    report["code"] = [{"file": "handler.py", "lines": 1234, "purpose": "Inference Endpoints: answers | to images."}]
+    report["licences"] = [
+        {"part": "code of this repository", "licence": "apache-2.0"},
+        {"part": "weights that training started from: timm/x", "licence": "not recorded"},
+    ]
+    report["versions"] = [{"version": "1.1.0", "date": "2026-02-03", "suite": "0.1.0", "changes": "Other [x](y)."}]
+    texts = render(report, FILES)
+    assert "| `handler.py` | 1,234 | Inference Endpoints: answers \\| to images. |" in texts["REPORT.md"]
+    assert "| 1.1.0 | 2026-02-03 | 0.1.0 | Other [x] (y). |" in texts["REPORT.md"]
+    assert "`transformers` 5.17 or newer and `timm`. `model.self_check()`" in texts["README.md"]
+    assert "| weights that training started from: timm/x | not recorded |" in texts["README.md"]
+
+
+@pytest.mark.parametrize("name", ["<img src=x onerror=alert(1)>", "`code", "a|b", "[x](javascript:alert(1))", "a\n# b"])
+def test_no_name_from_data_is_markup(report: dict[str, Any], name: str) -> None:
+    shown = cell(name)
+    assert re.search(r"<[a-z/!]|`|\]\(|(?<!\\)\||\n", shown) is None
+    report["model"]["labels"][0]["long_name"] = name
+    for text in render(report, FILES).values():
+        assert "<img" not in text
+        assert "](javascript" not in text

@@ -14,7 +14,7 @@ import processes
 import pytest
 import yaml
 from hub_server import LoopbackHub
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, parse_eval_result_entries
 from space_fixture import typed
 
 from datasets_scripts.command import UserError
@@ -91,6 +91,17 @@ def test_the_card_names_the_dataset_where_it_was_published(
     front = yaml.safe_load((copy / "README.md").read_text("utf-8").split("---\n")[1])
     assert front["datasets"] == ["org/images"]
     assert front["model-index"][0]["results"][0]["dataset"]["type"] == "org/images"
+    results = parse_eval_result_entries(yaml.safe_load((copy / ".eval_results" / "lesion_suite.yaml").read_text()))
+    accuracy = next(row for row in results if row.task_id == "accuracy")
+    assert {row.dataset_id for row in results} == {"org/images"}
+    assert (
+        accuracy.value
+        == json.loads((copy / "report.json").read_text())["evaluation"]["test"]["discrimination"]["accuracy"]["value"]
+    )
+    assert accuracy.source_url is not None
+    assert "org/invented" in accuracy.source_url
+    assert "split test, 95 % interval" in str(accuracy.notes)
+    assert not (model_folder / ".eval_results").exists(), "the dataset of the folder itself is a local one"
     with pytest.raises(UserError, match="--dataset is for a model"):
         plan(dataset_folder, "org/images", dataset="org/images")
     with pytest.raises(UserError, match="'ham' is not a dataset repository"):

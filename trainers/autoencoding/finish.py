@@ -10,6 +10,7 @@ from typing import Any
 from transformers import AutoImageProcessor, AutoModel
 
 from datasets_scripts.output import put_in_place
+from hub_models import SUITE_VERSION
 from model_cards.build import build_card
 from trainers.autoencoding.evaluate import EVALUATED_SPLITS, evaluate
 from trainers.autoencoding.figures import draw_all, quantile_rows
@@ -25,6 +26,7 @@ from trainers.model_folder.citations import ENTRIES, notes
 from trainers.model_folder.data import write_splits
 from trainers.model_folder.evaluate import write_report
 from trainers.model_folder.finish import TrainedModel, cited, names, read_of
+from trainers.model_folder.provenance import of_the_suite
 
 SCHEMA_VERSION = 1
 # By this value the card's builder recognises an autoencoder's report.
@@ -55,6 +57,7 @@ def finish(run: TrainedModel, out: Path) -> dict[str, Any]:
     shown = found.get("test", found["validation"])
     images = draw_rows(model, processor, run.splits, shown.split, quantile_rows(shown))
     report["figures"] = draw_all(report, shown, images, staging)
+    report |= of_the_suite(report, staging)
     write_report(report, staging)
     build_card(staging)
     put_in_place(staging, out)
@@ -65,6 +68,8 @@ def finish(run: TrainedModel, out: Path) -> dict[str, Any]:
 def store(run: TrainedModel, folder: Path) -> tuple[Any, Any]:
     """Save weights, configs and the code that loads them; read them back: what is evaluated is what is stored."""
     half = run.options.weights_dtype == "float16"
+    run.model.store_self_check()
+    run.model.config.suite_version = SUITE_VERSION
     run.model.save_pretrained(folder, weights_dtype="float16" if half else None)
     run.processor.save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody

@@ -25,6 +25,7 @@ from trainers.evaluation.trust_report import trust_section
 from trainers.metrics.intervals import bootstrap_weights, can_resample
 from trainers.metrics.predictions import Predictions, read_predictions
 from trainers.model_folder.citations import trust_citations
+from trainers.model_folder.provenance import of_the_suite
 from trainers.trust.halves import halve
 from trainers.trust.temperature import fit_temperature
 
@@ -129,6 +130,7 @@ def describe(
     if "explanations" in report:
         section = report["explanations"]
         section["figures"] = draw_explanations(section, read_table(explanations_file(folder, section["split"])), folder)
+    report |= of_the_suite(report, folder)
     write_report(report, folder)
     build_card(folder)
 

@@ -17,9 +17,10 @@ import timm
 import torch
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+import hub_models
 from datasets_scripts.command import UserError, shown_path
 from datasets_scripts.output import put_in_place
-from hub_models import PIPELINE_TASK, LesionClassificationPipeline
+from hub_models import PIPELINE_TASK, SUITE_VERSION, LesionClassificationPipeline
 from model_cards.facts import chosen_on
 from model_cards.report_view import ReportNode
 from trainers.metrics.predictions import Predictions, write_predictions
@@ -42,6 +43,8 @@ from trainers.trust.fit import FittedTrust, promised, temperature_alone
 from trainers.trust.options import TrustOptions
 
 SCHEMA_VERSION = 1
+# What Inference Endpoints run.
+HANDLER = "handler.py"
 
 
 class TrainingOptions(Protocol):
@@ -185,8 +188,11 @@ def save(model: Any, processor: Any, folder: Path, weights_dtype: str) -> None:
             "answer follows: the training diverged, or the checkpoint is damaged; give other weights, or train with a "
             "lower learning rate"
         )
+    model.store_self_check()
+    model.config.suite_version = SUITE_VERSION
     pipeline = LesionClassificationPipeline(model=model, image_processor=processor, task=PIPELINE_TASK, device=-1)
     pipeline.save_pretrained(folder, weights_dtype="float16" if weights_dtype == "float16" else None)
+    shutil.copyfile(Path(str(hub_models.__file__)).with_name(HANDLER), folder / HANDLER)
     (folder / "model.safetensors").chmod(0o644)  # safetensors writes for the owner alone; a release is for everybody
 
 

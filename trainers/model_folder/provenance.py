@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
 
 from datasets_scripts.audit import leak_audit
+from hub_models import LEAST_TRANSFORMERS, SUITE_VERSION
+from model_cards.code_files import code_files
 from trainers.model_folder.data import LesionImages, Splits
 
 PACKAGES = (
@@ -32,6 +35,8 @@ PACKAGES = (
     "numpy",
     "pillow",
 )
+CODE_LICENCE = "apache-2.0"
+NOT_RECORDED = "not recorded"
 HELD_OUT = ("validation", "calibration", "test")
 NO_IDS = "Leaks could not be checked: the dataset has no lesion or patient ids, so each image counts as its own lesion."
 
@@ -191,3 +196,45 @@ def _hardware(precision: str) -> dict[str, Any]:
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
         "precision": precision,
     }
+
+
+def of_the_suite(report: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Sections of the report that follow from the suite and the folder: version, needed libraries, code, licences.
+
+    Args:
+        report: ``model`` and ``provenance`` are read.
+        folder: with the code in it.
+    """
+    least = ".".join(map(str, LEAST_TRANSFORMERS))
+    return {
+        "suite_version": SUITE_VERSION,
+        "requires": {"transformers": least},
+        "code": code_files(folder),
+        "licences": licence_chain(report),
+    }
+
+
+def licence_chain(report: dict[str, Any]) -> list[dict[str, str]]:
+    """The licence of each thing that the model was made from, and its own: rows of ``part`` and ``licence``."""
+    model, dataset = report["model"], report["provenance"]["dataset"]
+    own = {"part": "weights of this model", "licence": model.get("license") or "not stated"}
+    rows = [{"part": "code of this repository", "licence": CODE_LICENCE}]
+    if "imported" in report:  # the weights are as their authors published them
+        return [*rows, own]
+    bases = model.get("base_model") or []
+    for base in [bases] if isinstance(bases, str) else bases:
+        rows.append({"part": f"weights that training started from: {base}", "licence": licence_of(base)})
+    if not bases and model.get("initialised_from") not in (None, "random"):
+        rows.append({"part": "weights that training started from", "licence": NOT_RECORDED})
+    trained_on = report.get("trained_on") or dataset
+    for licence in trained_on.get("license") or ["unknown"]:
+        rows.append({"part": "images of the training", "licence": NOT_RECORDED if licence == "unknown" else licence})
+    return [*rows, own]
+
+
+def licence_of(repo_id: str) -> str:
+    """The licence of pretrained weights, where timm states it."""
+    if not repo_id.startswith("timm/"):
+        return NOT_RECORDED
+    known = timm.get_pretrained_cfg(repo_id.removeprefix("timm/"), allow_unregistered=True)
+    return str(getattr(known, "license", None) or NOT_RECORDED)
