@@ -17,15 +17,17 @@ from lesion_shipping_tester import sample_image
 from lesion_trust_tester import fitted
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForImageClassification, pipeline
+from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification, pipeline
 
 from hub_models import (
+    PIPELINE_TASK,
     SUITE_VERSION,
     AutoencoderLesionConfig,
     AutoencoderLesionModel,
     FusionForLesionClassification,
     FusionLesionConfig,
     HeaderError,
+    LesionClassificationPipeline,
     LesionImageProcessor,
     MetadataForLesionClassification,
     MetadataLesionConfig,
@@ -140,7 +142,10 @@ def test_a_model_saved_by_an_earlier_version_gives_the_same_answer(name: str) ->
     image = Image.fromarray(
         np.stack([(3 * column + row) % 256, (column * row) % 256, (5 * row) % 256], -1).astype(np.uint8)
     )
-    describe = pipeline("lesion-classification", str(SAVED_BEFORE / name), device=-1)
+    processor = AutoImageProcessor.from_pretrained(SAVED_BEFORE / name)
+    describe = LesionClassificationPipeline(
+        model=load(SAVED_BEFORE / name), image_processor=processor, task=PIPELINE_TASK, device=-1
+    )
     answer = describe({"image": image, "age": 45, "sex": "female", "localization": "back"})
     before = json.loads((SAVED_BEFORE / name / "answer.json").read_text())
     assert set(answer) >= set(before)
