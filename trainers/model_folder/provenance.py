@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 
 from datasets_scripts.audit import leak_audit
@@ -236,5 +235,7 @@ def licence_of(repo_id: str) -> str:
     """The licence of pretrained weights, where timm states it."""
     if not repo_id.startswith("timm/"):
         return NOT_RECORDED
+    import timm  # a second
+
     known = timm.get_pretrained_cfg(repo_id.removeprefix("timm/"), allow_unregistered=True)
     return str(getattr(known, "license", None) or NOT_RECORDED)
