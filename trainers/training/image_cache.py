@@ -26,7 +26,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datasets_scripts.command import UserError
-from hub_models.image_processing_lesion import PREPARED
+from hub_models.image_processing_pixels import PREPARED
 from hub_models.preprocess_lesion import BROKEN
 from trainers.model_folder.data import LesionImages, note
 
