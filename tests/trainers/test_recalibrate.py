@@ -24,7 +24,6 @@ from trainers.scoring.matrix import export
 
 Call = Callable[..., tuple[int, str, str]]
 pytestmark = [
-    pytest.mark.usefixtures("unpainted"),
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
 ]
 FAST = ("--bootstrap_replicates", 10)

@@ -16,7 +16,6 @@ from trainers import check_shift
 from trainers.scoring.shift import Drawn
 
 Call = Callable[..., tuple[int, str, str]]
-pytestmark = pytest.mark.usefixtures("unpainted")
 
 
 @pytest.fixture
