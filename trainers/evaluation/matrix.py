@@ -18,6 +18,8 @@ METRICS = {
     "coverage": "coverage of sets",
     "answered": "answered",
 }
+# In place of archives that a report does not name.
+EARLIER = "its backbone: those of an earlier model"
 CONVENTIONS = (
     "95 % intervals: bootstrap by lesion for AUROC, balanced accuracy and ECE, exact by lesion for the others. "
     "Sensitivity is of the model's stored decision: malignant lesions that are flagged, of those that the gate "
@@ -64,14 +66,27 @@ def matrix_row(report: Mapping[str, Any], model: str, dataset: str) -> dict[str,
     }
 
 
+def archives_of(report: Mapping[str, Any]) -> list[str]:
+    """The archives that a finished model was trained and its trust fitted on; ``EARLIER`` where its backbone was, too.
+
+    Raises:
+        KeyError: the report does not state them.
+    """
+    places = [report["provenance"]["dataset"], *(report[key] for key in ("trained_on", "imported") if key in report)]
+    found = [str(name) for place in places for name in place["sources"]]
+    started = str(report["model"].get("initialised_from"))
+    return list(dict.fromkeys([*found, *([EARLIER] if "finished model" in started else [])]))
+
+
 def _fitted_on(report: Mapping[str, Any]) -> dict[str, Any]:
     if "scored" in report:
         archives, sources = report["model"].get("fitted_on", []), report["scored"].get("sources", [])
     else:
-        archives = report.get("provenance", {}).get("dataset", {}).get("sources", [])
-        sources = archives
+        archives = archives_of(report) if "provenance" in report else []
+        sources = report["provenance"]["dataset"]["sources"] if archives else []
     same = bool({name.lower() for name in archives} & {name.lower() for name in sources})
-    return {"fitted_on": list(archives), "same_archive": same if archives and set(sources) - {"unknown"} else None}
+    known = archives and set(sources) - {"unknown"} and (same or EARLIER not in archives)
+    return {"fitted_on": list(archives), "same_archive": same if known else None}
 
 
 def _sensitivity(decision: Mapping[str, Any] | None) -> dict[str, Any]:

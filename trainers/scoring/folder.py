@@ -23,6 +23,7 @@ from datasets_scripts.images import passed_over_text
 from datasets_scripts.output import beside, locked, put_in_place
 from hub_models.decision_lesion import chosen_rule, same_class
 from model_cards.manifest import write_text
+from trainers.evaluation.matrix import archives_of
 from trainers.metrics.predictions import TEXT_COLUMNS
 from trainers.model_folder.output import check_empty
 from trainers.model_folder.provenance import origin
@@ -183,12 +184,7 @@ def describe(scorer: Scorer, classes: Classes) -> dict[str, Any]:
 def fitted_on(folder: Path) -> list[str]:
     """The archives that a model was trained and its trust fitted on, by its report; empty where that is not known."""
     try:
-        report = read_json(folder / "report.json")
-        places = [
-            report["provenance"]["dataset"],
-            *(report[key] for key in ("trained_on", "imported") if key in report),
-        ]
-        return list(dict.fromkeys(str(name) for place in places for name in place["sources"]))
+        return archives_of(read_json(folder / "report.json"))
     except (OSError, UserError, KeyError, TypeError):
         return []
 

@@ -18,7 +18,7 @@ from shared_fixtures import called
 
 from trainers import matrix as command
 from trainers.evaluation.figures.matrix import draw_matrix
-from trainers.evaluation.matrix import METRICS, markdown, matrix_row
+from trainers.evaluation.matrix import EARLIER, METRICS, archives_of, markdown, matrix_row
 from trainers.model_folder.data import Splits
 from trainers.scoring.matrix import dataset_name, export
 
@@ -78,6 +78,18 @@ def test_what_a_model_was_fitted_on_is_marked() -> None:
         row = matrix_row({**found, "scored": {"sources": sources}}, "m", "d")
         assert (row["fitted_on"], row["same_archive"]) == (["HAM10000", "ISIC"], same)
         assert f"| m | HAM10000, ISIC{'; ' if mark else ''}{mark} | d |" in "\n".join(markdown([row]))
+
+
+def test_the_archives_of_an_earlier_model_are_not_known() -> None:
+    made = {
+        "provenance": {"dataset": {"sources": ["ISIC"]}},
+        "model": {"initialised_from": "a (a finished model's keys)"},
+    }
+    archives = archives_of(made)
+    assert archives == ["ISIC", EARLIER]
+    for sources, same in ((["ISIC"], True), (["PAD"], None)):
+        found = {**report(), "model": {"fitted_on": archives}, "scored": {"sources": sources}}
+        assert matrix_row(found, "m", "d")["same_archive"] is same
 
 
 @pytest.mark.usefixtures("painted")
