@@ -213,6 +213,11 @@ def test_what_is_known_of_the_pretraining_images(weights: str, base: str | None,
     assert pretraining(weights, base) == expected
 
 
+def test_members_of_finished_models_did_not_start_from_random_weights() -> None:
+    assert pretraining("none", None, "random") == NONE
+    assert pretraining("none", None, "member_0/model.safetensors (a finished model's keys)") == UNKNOWN
+
+
 def test_what_authors_state_of_their_images() -> None:
     assert pretraining("x", "facebook/dinov2-small").startswith("LVD-142M")
     assert "may be among them" in pretraining("x", "redlessone/DermLIP_ViT-B-16")

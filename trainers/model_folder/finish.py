@@ -250,7 +250,8 @@ def describe_model(model: Any, run: TrainedModel, out: Path) -> dict[str, Any]:
         "backbone": in_words(config.backbones),
         "initialised_from": config.initialised_from,
         "base_model": (base := base_model(options.backbone_weights, config.backbones)),
-        "pretraining": getattr(options, "pretraining_data", "") or pretraining(options.backbone_weights, base),
+        "pretraining": getattr(options, "pretraining_data", "")
+        or pretraining(options.backbone_weights, base, config.initialised_from),
         "inputs": list(model.input_names),
         "metadata_fields": getattr(run.processor, "metadata_fields", None),
         "num_parameters": sum(p.numel() for p in model.parameters()),

@@ -28,14 +28,15 @@ KNOWN = {
 OF_TIMM = {"in1k": IMAGENET, "in12k": IMAGENET, "in21k": IMAGENET, "in22k": IMAGENET}
 
 
-def pretraining(weights: str, base: str | Sequence[str] | None) -> str:
+def pretraining(weights: str, base: str | Sequence[str] | None, initialised_from: str | None = None) -> str:
     """One phrase on the pre-training images; "unknown" where nothing is known.
 
     Args:
         weights: where the backbone started: ``none``, or what was loaded.
         base: the Hub ids that its weights came from, as far as they are known.
+        initialised_from: of the configuration. Members of other runs started there, also where ``weights`` is ``none``.
     """
-    if weights == "none":
+    if weights == "none" and initialised_from in (None, "random"):
         return NONE
     ids = [base] if isinstance(base, str) else list(base or [])
     found = []
