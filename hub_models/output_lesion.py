@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from .backend_lesion import in_torch
 from .infer_lesion import recorded
 from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
 
@@ -106,7 +108,7 @@ class LesionFeatures:
             ``hidden_states`` as in :class:`LesionOutput`.
         """
         last = self.last_layer()
-        with recorded([] if last is None else [(*last, None)]) as seen:
+        with nullcontext() if last is None else in_torch(), recorded([] if last is None else [(*last, None)]) as seen:
             output = super().forward(  # type: ignore[misc]
                 *inputs, return_dict=True, output_hidden_states=output_hidden_states, **named
             )
