@@ -8,14 +8,15 @@ from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
-from datasets_scripts.command import OneLineParser, UserError, fail, run
+from datasets_scripts.command import OneLineParser, UserError, fail, read_json, run
 from model_cards.card import CARD, CARD_LAYOUT, CROSS_VALIDATION, REPORT, SCORING, read_report, render, report_kind
 from model_cards.code_files import code_files
 from model_cards.hub import HubProblem, download, split_revision
-from model_cards.manifest import check_manifest, list_files
+from model_cards.manifest import check_manifest, file_facts, list_files
 from model_cards.model_files import PROCESSOR, WEIGHTS, ModelFileError, check_json, check_weights
 
 CONFIG = "config.json"
+EXPORTED = "exported.json"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 LONGEST = 120
 LAYOUT = re.compile(r"<!-- Card layout (\d+)\.")
@@ -41,8 +42,8 @@ def verify_folder(folder: Path) -> list[str]:
     """Everything that is wrong with a folder, one sentence each; empty when nothing is.
 
     Every folder is compared with its manifest. A model folder also: its card and the full report beside it with
-    ``report.json``, number by number, and its config with it; its weights hold finite numbers, and its config names
-    nothing outside the folder.
+    ``report.json``, number by number, and its config with it; its weights hold finite numbers, its config names
+    nothing outside the folder, and its exported graphs were made from its weights.
     Of a cross-validation that is done for each of its folds, which are model folders.
 
     Raises:
@@ -66,7 +67,33 @@ def verify_folder(folder: Path) -> list[str]:
             problems.append(str(error))
     if "code" in report and report["code"] != code_files(folder):
         problems.append(f"{REPORT} lists other code than the folder holds: rebuild it with python -m trainers.rebuild")
-    return problems + check_card(folder, report) + check_config(folder, report)
+    return problems + check_card(folder, report) + check_config(folder, report) + check_exported(folder)
+
+
+def check_exported(folder: Path) -> list[str]:
+    """Compare the exported graphs with their description, and the weights with those that they were made from."""
+    path = folder / EXPORTED
+    if not path.is_file():
+        return []
+    again = "export the model again with python -m trainers.export"
+    try:
+        described = read_json(path)
+        graphs = {file: digest for about in described["graphs"].values() for file, digest in about["files"].items()}
+        weights = str(described["weights_sha256"])
+    except (UserError, LookupError, TypeError, AttributeError) as error:
+        return [f"{EXPORTED} cannot be read ({error}): {again}"]
+    problems = []
+    for file, wanted in graphs.items():
+        if Path(file).name != file or not (folder / file).is_file():
+            problems.append(f"{file} is missing: {EXPORTED} names it; {again}")
+        elif (found := file_facts(folder / file)["sha256"]) != wanted:
+            problems.append(f"{file} is not the graph that {EXPORTED} names (sha256 {found[:12]}): {again}")
+    if (folder / WEIGHTS).is_file() and (found := file_facts(folder / WEIGHTS)["sha256"]) != weights:
+        problems.append(
+            f"{', '.join(sorted(graphs))} was made from other weights than {WEIGHTS} (sha256 {weights[:12]}, here "
+            f"{found[:12]}): {again}"
+        )
+    return problems
 
 
 def check_folds(folder: Path, report: dict[str, Any], named: set[str]) -> list[str]:

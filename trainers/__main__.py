@@ -53,6 +53,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "fit_trust": ("trainers.fit_trust", "temperature, bands, prediction sets and gate of a trained model"),
         "check_shift": ("trainers.check_shift", "whether a model's promises may fail on images, without labels"),
         "recalibrate": ("trainers.recalibrate", "a model's promises on lesions of your own, without training"),
+        "export": ("trainers.export", "a graph of OpenVINO or ONNX for fast answers on a CPU"),
         "compare": ("trainers.compare", "two models on the same images"),
         "matrix": ("trainers.matrix", "models on datasets, every pair, as one table"),
         "similar": ("trainers.similar", "similar images of a collection"),
@@ -90,6 +91,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "huggingface_hub", "gradio")
 # Module of an optional package -> what it is for.
 OPTIONAL = {
+    "openvino": "fast answers on a CPU (pip install 'lesion-suite[fast]')",
     "faiss": "similar images (pip install 'lesion-suite[similar]')",
     "pillow_heif": "HEIC images of a phone (pip install pillow-heif)",
     "tensorboard": "--report_to tensorboard (pip install tensorboard)",

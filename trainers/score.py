@@ -50,6 +50,11 @@ TONES = (
     "to the recorded skin type on PAD-UFES-20; unknown where no skin is visible (default: not)"
 )
 DECISIONS = ("most_probable", "balanced", "cost", "sensitivity")
+BACKENDS = ("auto", "torch", "openvino", "onnx")
+BACKEND = (
+    "what runs the network on a CPU: torch, or the graph that `lesion export` wrote beside the weights; auto: the "
+    "graph where it is there and its runtime is installed (default: %(default)s)"
+)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -76,6 +81,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="plain: one pass; tta: the mean over flips and quarter turns; mc_dropout: many passes of the head with "
         "dropout; mc_dropout_full: many passes of all (default: %(default)s)",
     )
+    add("--backend", choices=BACKENDS, default="auto", help=BACKEND)
     add("--samples", type=count_of, default=30, help="passes of MC dropout (default: %(default)s)")
     add(
         "--prior",

@@ -95,7 +95,7 @@ def page_from_environment() -> gr.Blocks:
     """
     try:
         settings = read_settings()
-        store = ModelStore(settings.models, settings.allow_any)
+        store = ModelStore(settings.models, settings.allow_any, settings.backend)
         page = build_page(Service(store, FILES), settings)
     except (ModelSettingError, GalleryError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -23,6 +23,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 CONFIG = "config.json"
 ANY_MODEL = ("", "0", "1", "code")
+BACKENDS = ("auto", "torch", "openvino", "onnx")
 RETRY_AFTER_S = 30.0  # a model that failed to load is not tried again sooner
 MOST_VISITORS_MODELS = 2  # kept in memory of those that visitors named; the oldest goes first
 # A path of the machine, from its root; "and/or" is none, nor a link.
@@ -85,16 +86,18 @@ class Settings:
             too, which hands the machine to whoever writes a repository.
         examples: a folder of the host's own example images, or None.
         gallery: a folder or dataset repository of similar cases, or None.
+        backend: what runs the networks: ``auto`` takes the graph beside the weights where it can, ``torch`` never.
     """
 
     models: list[ModelSource]
     allow_any: str = "no"
     examples: Path | None = None
     gallery: str | None = None
+    backend: str = "auto"
 
 
 def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Settings from LESION_MODELS, LESION_ALLOW_ANY, LESION_EXAMPLES and LESION_GALLERY.
+    """Settings from LESION_MODELS, LESION_ALLOW_ANY, LESION_EXAMPLES, LESION_GALLERY and LESION_BACKEND.
 
     Raises:
         ModelSettingError: one of them cannot be understood; the message names it, its value and what to do.
@@ -106,16 +109,24 @@ def read_settings(environment: Mapping[str, str] = os.environ) -> Settings:
     examples = environment.get("LESION_EXAMPLES", "").strip()
     if examples and not (Path(examples) / "examples.json").is_file():
         raise ModelSettingError(f"LESION_EXAMPLES is {examples!r}; give a folder that holds examples.json")
+    backend = environment.get("LESION_BACKEND", "").strip().lower() or "auto"
+    if backend not in BACKENDS:
+        raise ModelSettingError(f"LESION_BACKEND is {backend!r}; give one of {', '.join(BACKENDS)}")
     return Settings(
         models=models,
         allow_any={"": "no", "0": "no", "1": "plain", "code": "code"}[allow],
         examples=Path(examples) if examples else None,
         gallery=environment.get("LESION_GALLERY", "").strip() or None,
+        backend=backend,
     )
 
 
-def load(source: ModelSource) -> Classifier:
+def load(source: ModelSource, backend: str = "auto") -> Classifier:
     """Load a model and its processor. Runs the code that lies beside the weights where the source allows it.
+
+    Args:
+        source: where it comes from.
+        backend: what runs its network, as in :class:`Settings`; a model without such a choice runs with torch.
 
     Raises:
         ModelUnavailableError: it cannot be found, fetched or built.
@@ -135,7 +146,10 @@ def load(source: ModelSource) -> Classifier:
         processor = AutoImageProcessor.from_pretrained(source.location, **options)
         model.eval()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return Classifier(source, model.to(device), processor, _commit_of(source))
+        model = model.to(device)
+        if callable(getattr(model, "use_backend", None)):
+            model.use_backend(backend)
+        return Classifier(source, model, processor, _commit_of(source))
     except ModelFileError as error:
         raise ModelUnavailableError(f"The model {source.title} could not be loaded: {error}.") from error
     except _LOADING_FAILS as error:
@@ -172,9 +186,10 @@ class ModelStore:
     Args:
         sources: what the host offers.
         allow_any: ``no``, ``plain`` or ``code``: whether visitors may name models, and whether their code runs.
+        backend: what runs their networks, as in :class:`Settings`.
     """
 
-    def __init__(self, sources: list[ModelSource], allow_any: str = "no") -> None:
+    def __init__(self, sources: list[ModelSource], allow_any: str = "no", backend: str = "auto") -> None:
         self._sources: dict[str, ModelSource] = {}
         for source in sources:
             title, number = source.title, 2
@@ -182,6 +197,7 @@ class ModelStore:
                 title, number = f"{source.title} ({number})", number + 1
             self._sources[title] = source
         self._allow_any = allow_any
+        self._backend = backend
         self._visitors: list[str] = []
         self._loaded: dict[str, Classifier] = {}
         self._failed: dict[str, tuple[float, ModelUnavailableError]] = {}
@@ -239,7 +255,7 @@ class ModelStore:
         source = ModelSource(location, revision or None, runs_code=self._runs_code(location), visitors=True)
         with self._lock:
             if text not in self._sources:
-                self._loaded[text] = load(source)
+                self._loaded[text] = load(source, self._backend)
                 self._sources[text] = source
                 self._visitors.append(text)
                 while len(self._visitors) > MOST_VISITORS_MODELS:
@@ -287,7 +303,7 @@ class ModelStore:
                 if failure is not None and time.monotonic() - when < RETRY_AFTER_S:
                     raise failure
                 try:
-                    self._loaded[title] = load(self._sources[title])
+                    self._loaded[title] = load(self._sources[title], self._backend)
                 except ModelUnavailableError as error:
                     self._failed[title] = (time.monotonic(), error)
                     if not self._sources[title].visitors:
@@ -300,7 +316,7 @@ class ModelStore:
         failures: list[str] = []
         for title, source in self._sources.items():
             try:
-                self._loaded[title] = load(source)
+                self._loaded[title] = load(source, self._backend)
             except ModelUnavailableError as error:
                 self._failed[title] = (time.monotonic(), error)
                 failures.append(f"{source.location}: {error}")

@@ -68,6 +68,8 @@ ERRORS = [
     f"recalibrate {RELEASED} --images spaces --output_dir OUT",
     f"recalibrate {RELEASED} --images spaces --labels /no/such/place --output_dir OUT",
     f"recalibrate {RELEASED} --dataset spaces --test_fraction 1 --output_dir OUT",
+    "export /no/such/place --format openvino --output_dir OUT",
+    f"export {RELEASED} --format onnx --precision int8 --output_dir OUT",
     "compare /no/such/place /no/such/place",
     "matrix --models /no/such/place --datasets spaces --out OUT",
     f"matrix --models {RELEASED} --datasets /no/such/place=labels.csv --out OUT",

@@ -140,6 +140,8 @@ def score_folder(job: Job) -> ScoringResult:
                 f"--estimate_prior needs the prior that --model {scorer.title} was calibrated at: fit its trust with "
                 "`python -m trainers.fit_trust`, or leave the option out"
             )
+        # Workers, and a run that goes on, use what was chosen here.
+        job = replace(job, settings=replace(job.settings, backend=scorer.backend))
         facts = describe(scorer, classes)
         file.seek(0)
         with begun(job, decisive(job, facts, listing), file):
@@ -203,6 +205,7 @@ def decisive(job: Job, facts: Mapping[str, Any], listing: Listing) -> dict[str, 
         "trust": settings.trust,
         "prior": None if settings.prior is None else dict(settings.prior),
         "decision": settings.decision,
+        "backend": settings.backend,
         "with_labels": settings.keep_logits,
         "keep_features": settings.keep_features,
         "batch_size": job.batch_size,
@@ -349,6 +352,7 @@ def counts(job: Job, listing: Listing, merged: Merged, passed_over: Counter[str]
         "trust": settings.trust,
         "prior": None if settings.prior is None else dict(settings.prior),
         "decision": settings.decision,
+        "backend": settings.backend,
         "batch_size": job.batch_size,
         "reasons": dict(merged.counts["reason"].most_common()),
         "bands": dict(merged.counts["band"].most_common()),

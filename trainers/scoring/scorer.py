@@ -63,6 +63,7 @@ class AnswerSettings:
         decision: the rule that names the class; None = the model's own.
         keep_logits: whether raw logits are kept for a report.
         keep_features: whether features are, too.
+        backend: what runs the network: ``auto``, ``torch``, ``openvino`` or ``onnx``.
     """
 
     inference: str = "plain"
@@ -73,6 +74,7 @@ class AnswerSettings:
     decision: str | None = None
     keep_logits: bool = False
     keep_features: bool = False
+    backend: str = "auto"
 
 
 class Scorer:
@@ -96,6 +98,7 @@ class Scorer:
         self.model.to(self.device).eval()
         # A property of the model, not of its class: code that came with a repo is another class of the same name.
         self.ours = callable(getattr(self.model, "answer_in_words", None))
+        self.backend = self.chosen_backend()
         self.labels = class_names(self.model.config, self.title)
         self.inputs = list(getattr(self.processor, "model_input_names", None) or ["pixel_values"])
         self.fields = list(getattr(self.processor, "metadata_fields", None) or ()) if "metadata" in self.inputs else []
@@ -103,6 +106,22 @@ class Scorer:
         self.groups = (getattr(self.model.config, "trust", None) or {}).get("groups") if self.ours else None
         # A model that reads no image gets none, whatever the file holds.
         self.looks = not self.ours or "pixel_values" in self.inputs
+
+    def chosen_backend(self) -> str:
+        """What runs the network from here on.
+
+        Raises:
+            ModelError: the requested backend is not possible for this model, or not here.
+        """
+        wanted = self.settings.backend
+        if not callable(getattr(self.model, "use_backend", None)):
+            if wanted not in ("auto", "torch"):
+                raise ModelError(f"--backend {wanted}: --model {self.title} runs with torch alone: leave it out")
+            return "torch"
+        try:
+            return self.model.use_backend(wanted)
+        except ValueError as error:  # BackendError, under whatever module's name it was loaded
+            raise ModelError(f"--backend {wanted}, --model {self.title}: {one_line(error)}") from error
 
     def check(self) -> None:
         """Answer a grey image, so that whatever cannot work fails before the first image.
