@@ -173,11 +173,17 @@ class Classifier:
         known = getattr(self.processor, "metadata_fields", None) or {}
         return dict(known) if "metadata" in self.input_names else {}
 
+    @cached_property
+    def heat_method(self) -> str:
+        """The method of its heat maps; "" where it has none. Finding it goes through all layers."""
+        methods = getattr(self.model, "explanation_methods", None)
+        found = methods() if methods is not None else []
+        return str(found[0]) if found else ""
+
     @property
     def can_explain(self) -> bool:
         """Whether it has heat maps."""
-        methods = getattr(self.model, "explanation_methods", None)
-        return bool(methods()) if methods is not None else False
+        return bool(self.heat_method)
 
     @property
     def calibrated_share(self) -> float | None:

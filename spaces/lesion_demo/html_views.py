@@ -71,9 +71,10 @@ def _heat(image: Image.Image, prediction: Prediction, classifier: Classifier) ->
     base = shown(prepared(image, classifier))
     name = escape(classifier.long_names[target])
     nothing = " <b>Nothing in the image counted for it: the map is empty.</b>" if float(np.max(field)) == 0.0 else ""
+    # The browser stretches the map over the image: its own size is a tenth of the pixels to colour and to send.
     layers = (
         f'<img src="{data_uri(base)}" alt="The image">'
-        f'<img class="layer" src="{data_uri(heat_layer(field, base.size), "PNG")}" alt="Heat map for '
+        f'<img class="layer" src="{data_uri(heat_layer(field, field.shape[::-1]), "PNG")}" alt="Heat map for '
         f'{name}" style="opacity:.6">'
     )
     return _heat_frame(base.size, layers, _caption(prediction, classifier) + nothing)
@@ -87,8 +88,7 @@ def _target(prediction: Prediction) -> str:
 def _caption(prediction: Prediction, classifier: Classifier) -> str:
     """What the map shows, and first, where the report measured it, how little that is worth."""
     name = escape(classifier.long_names[_target(prediction)])
-    method = str(classifier.model.explanation_methods()[0])
-    worse = f"<b>{HEAT_IS_WORSE}</b> " if heat_is_worse_than_centre(classifier, method) else ""
+    worse = f"<b>{HEAT_IS_WORSE}</b> " if heat_is_worse_than_centre(classifier, classifier.heat_method) else ""
     return f"{worse}Brighter parts counted more for {name}. It is not the outline of the lesion."
 
 

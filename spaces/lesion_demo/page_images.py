@@ -93,6 +93,5 @@ def heat_map(inputs: dict[str, torch.Tensor], classifier: Classifier, target: st
     """The heat map of a class, (H, W) in [0, 1]; None where the model has none."""
     if not classifier.can_explain or inputs.get("pixel_values") is None:
         return None
-    method = classifier.model.explanation_methods()[0]
-    seen = classifier.model.explain(target=target, method=method, **inputs)
+    seen = classifier.model.explain(target=target, method=classifier.heat_method, **inputs)
     return seen.heat_maps[0].detach().float().cpu().numpy()
