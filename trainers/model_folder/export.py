@@ -210,7 +210,6 @@ def build_graph(
     paths = [folder / name for name in FILES[form]]
     example = example_inputs(model, 2)
     give_early, model.give_early = model.give_early, True
-    logging.getLogger(QUANTISER).setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: its constants are shapes
@@ -299,6 +298,7 @@ def kept_in_float(before: Mapping[str, set[str]]) -> list[str]:
 def quantise(graph: Any, images: list[dict[str, np.ndarray]], kept: list[str]) -> Any:
     """The graph with weights and activations of at most 8 bits, but for the operations in ``kept``, by NNCF."""
     nncf = import_runtime(QUANTISER)
+    nncf.set_log_level(logging.ERROR)  # else a line for each operation
     return nncf.quantize(
         graph,
         nncf.Dataset(images),
