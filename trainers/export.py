@@ -62,7 +62,7 @@ def main() -> None:
     check_possible(given.format, given.precision, bool(given.calibration_images))
     splits = None
     if given.calibration_images:
-        from trainers.model_folder.data import load_splits_of
+        from trainers.model_folder.folder import load_splits_of
 
         splits = load_splits_of(given.model, given.calibration_images, given.config_name)
     figures = export(given.model, splits, given.output_dir, form=given.format, precision=given.precision)

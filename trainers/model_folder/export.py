@@ -362,7 +362,7 @@ def compare(
             model.graph = None
         made.append(decisions(with_ood_scores(model, rows_made), trust))
         labels = rows_made.label
-    return agreement(*made, labels)
+    return agreement(made[0], made[1], labels)
 
 
 def agreement(torch_made: Decisions, graph_made: Decisions, labels: np.ndarray) -> dict[str, Any]:
