@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from .backend_lesion import in_torch
 from .checks_lesion import brief, is_number
 from .infer_lesion import in_eval_mode
 
@@ -41,7 +42,7 @@ def fixed_image(size: int) -> torch.Tensor:
 def measured(model: Any) -> list[Any]:
     """The outputs of the fixed image in eval mode, as JSON holds them."""
     inputs = {name: value.to(model.device) for name, value in model.fixed_inputs().items()}
-    with in_eval_mode(model):
+    with in_eval_mode(model), in_torch():  # what is checked is the weights
         outputs = model.fixed_outputs(inputs)[0].double().cpu()
     return outputs[..., :MOST_OUTPUTS].tolist()
 

@@ -46,7 +46,7 @@ from trainers.model_folder.evaluate import write_report
 from trainers.model_folder.finish import save
 from trainers.model_folder.folder import REBUILT, EvaluatedModel, as_folder, check_output, read_finished
 from trainers.model_folder.predict import predict_split, with_ood_scores
-from trainers.model_folder.provenance import origin
+from trainers.model_folder.provenance import of_the_suite, origin
 from trainers.model_folder.trust import FITTED_ON
 from trainers.trust.halves import halve
 
@@ -456,6 +456,7 @@ def write(
         report["exported"] = kept | {
             form: {"precision": precision, **figures, "bounds": bounds(), "packages": packages, "provenance": origin()}
         }
+        report |= of_the_suite(report, folder)
         write_report(report, folder)
         build_card(folder)
 
