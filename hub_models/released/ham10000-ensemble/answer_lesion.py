@@ -129,14 +129,7 @@ def answers(
     parts = {name: output[name] for name in ("aleatoric", "epistemic") if output.get(name) is not None}
     shares = None
     if prior is not None:
-        if not config.trust.get("prior"):
-            raise TrustNotFittedError(
-                "a prior was given, but how frequent the classes were where this model was calibrated is not known: "
-                "fit it with `python -m trainers.fit_trust`."
-            )
-        calibrated_at = check_prior(config.trust["prior"]["value"], config.labels)
-        shares = check_prior(prior, config.labels)
-        log_probs = shift_prior(log_probs, calibrated_at, shares)
+        log_probs, shares = _at_prior(log_probs, prior, config)
         parts = {}  # they add up to the entropy before the shift
         withdrawn = withdrawn or OTHER_PRIOR
     probs = log_probs.exp()
@@ -162,6 +155,20 @@ def answers(
         answer | UNTRUSTED | {"message": f"{chosen(name, rule)}. {UNTRUSTED['message']}"}
         for answer, name in zip(found, names, strict=True)
     ]
+
+
+def _at_prior(
+    log_probs: torch.Tensor, prior: Mapping[str, float] | Sequence[float], config: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities (N, C) where the classes are as frequent as ``prior``, and its shares in the labels' order."""
+    if not config.trust.get("prior"):
+        raise TrustNotFittedError(
+            "a prior was given, but how frequent the classes were where this model was calibrated is not known: "
+            "fit it with `python -m trainers.fit_trust`."
+        )
+    calibrated_at = check_prior(config.trust["prior"]["value"], config.labels)
+    shares = check_prior(prior, config.labels)
+    return shift_prior(log_probs, calibrated_at, shares), shares
 
 
 def trust_of_each(

@@ -15,12 +15,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.models import load_state_dict
 from torch import nn
 
-from .checks_lesion import what_file_is
+from .checks_lesion import LONGEST_HEADER, what_file_is
 from .configuration_lesion import check_backbone
 
 # Counters of batch normalisation: a file may leave them out without harm.
@@ -29,7 +27,6 @@ OPTIONAL_LEAF = "num_batches_tracked"
 FINISHED_MODEL = re.compile(r"(members\.0\.)?backbone\.")
 SECOND_MEMBER = "members.1."
 EARLY_REDUCTION = 8
-LONGEST_HEADER = 100_000_000  # of safetensors, by the format itself
 
 
 class UnknownBackboneError(ValueError):
@@ -59,6 +56,8 @@ def build_timm_backbone(name: str, *, image_size: int | None = None, **kwargs: A
         LesionConfigError: the name is a repository or a path, or an argument is none that a backbone may have.
         UnknownBackboneError: timm does not know the name or refuses an argument.
     """
+    import timm  # imported late: it takes longer than the rest of this package
+
     check_backbone(name, kwargs)
     try:
         backbone: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size, **kwargs)
@@ -92,6 +91,8 @@ def load_timm_weights(backbone: nn.Module, name: str, *, image_size: int | None 
         BackboneDownloadError: there are none, or they cannot be fetched.
         LesionConfigError: the name is a repository or a path, or an argument is none that a backbone may have.
     """
+    import timm
+
     check_backbone(name, kwargs)
     if not timm.models.is_model_pretrained(name):
         raise BackboneDownloadError(
@@ -159,6 +160,8 @@ def load_backbone_file(backbone: nn.Module, path: str | os.PathLike[str]) -> str
     Raises:
         BackboneWeightsError: the file is missing or damaged, or its tensors are not this architecture's.
     """
+    from timm.models import load_state_dict
+
     path = Path(path)
     check_safetensors(path)
     loaded = load_state_dict(str(path), device="cpu")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .backbone_lesion import build_timm_backbone, early_stages, load_backbone_file, load_timm_weights, stages
 from .configuration_ensemble import MEMBER_FIELDS, EnsembleLesionConfig

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .backend_lesion import in_torch
+
 # plain: one forward pass. tta: the mean over flips and quarter turns. mc_dropout: one pass of the backbone, many of the
 # head, with dropout on. mc_dropout_full: many passes of everything, for models with dropout inside.
 INFERENCES = ("plain", "tta", "mc_dropout", "mc_dropout_full")
@@ -136,7 +138,7 @@ def with_dropout(
             "of each."
         )
     devices = [model.device] if model.device.type == "cuda" else []
-    with in_eval_mode(model), torch.random.fork_rng(devices=devices), torch.inference_mode():
+    with in_eval_mode(model), in_torch(), torch.random.fork_rng(devices=devices), torch.inference_mode():
         torch.manual_seed(seed)
         try:
             for module in dropouts:
@@ -180,6 +182,17 @@ BORROWED: weakref.WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = we
 BORROWING = threading.Lock()
 
 
+def in_train_mode(model: nn.Module) -> list[nn.Module]:
+    """The modules that are in train mode. In a tenth of the time of ``modules()``, which also builds all names."""
+    found, waiting = [], [model]
+    while waiting:
+        module = waiting.pop()
+        if module.training:
+            found.append(module)
+        waiting.extend(part for part in module._modules.values() if part is not None)
+    return found
+
+
 @contextmanager
 def in_eval_mode(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode, and afterwards each as it was, also where they were not all the same.
@@ -187,7 +200,7 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
     For several threads at once: the last one out restores what the first one found.
     """
     with BORROWING:
-        callers, training = BORROWED.get(model) or (0, [module for module in model.modules() if module.training])
+        callers, training = BORROWED.get(model) or (0, in_train_mode(model))
         for module in training:
             module.training = False
         BORROWED[model] = callers + 1, training

@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import nn
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from .answer_lesion import answers, check_trust_is_fitted, why_withdrawn
 from .backbone_lesion import (
@@ -31,6 +31,7 @@ from .backbone_lesion import (
     load_timm_weights,
     stages,
 )
+from .backend_lesion import Graph, load_graph, run_graph
 from .checks_lesion import MOST_PARAMETERS
 from .configuration_lesion import LesionConfig, LesionConfigError
 from .explain_lesion import ExplanationError, LesionExplanation, Target, explain, explanation_methods, pooling_layers
@@ -69,6 +70,8 @@ class LesionForImageClassification(LesionPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^trust\."]
     # Whether the output holds the statistics of an early layer; set while a gate is fitted.
     give_early: bool = False
+    # The network in another runtime; None = torch.
+    graph: Graph | None = None
     # The image processor settings of the trained model that the first weights come from; None = a plain backbone.
     pixel_settings: dict[str, Any] | None = None
 
@@ -220,8 +223,10 @@ class LesionForImageClassification(LesionPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor | None, tuple[torch.Tensor, ...] | None]:
         """``encode``: features (N, D); (N, E) of the early layers or None; the hidden states or None."""
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
-        hidden = [(layer, "output", None) for layer in self.hidden_layers()] if wanted else []
         needed = self.give_early or self.config.trust.get("ood", {}).get("detector") in EARLY
+        if not wanted and (found := run_graph(self, inputs, needed)) is not None:
+            return *found, None
+        hidden = [(layer, "output", None) for layer in self.hidden_layers()] if wanted else []
         layers = [] if self.training or not needed else self.early_layers()
         early = [(layer, "output", channel_statistics) for layer in layers]
         with recorded(early) as statistics, recorded(hidden) as states:
@@ -317,11 +322,29 @@ class LesionForImageClassification(LesionPreTrainedModel):
         return pixel_values.to(dtype=dtype, memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to train mode (or eval mode); frozen parts stay in eval mode, without gradients."""
+        """Switch to train mode (or eval mode); frozen parts stay in eval mode, without gradients.
+
+        Training changes the weights, to which a graph then no longer belongs: torch runs from here on.
+        """
         super().train(mode)
+        if mode:
+            self.graph = None
         for part in self.frozen_parts():
             part.eval().requires_grad_(False)  # loading a checkpoint makes every parameter trainable again
         return self
+
+    def use_backend(self, backend: str = "auto") -> str:
+        """Choose what runs the network: torch, or an exported graph beside the weights (see ``backend_lesion``).
+
+        Returns:
+            The backend in use: ``torch``, ``openvino`` or ``onnx``. Gradients, heat maps, hidden states, dropout inside
+            the backbone and other image sizes are torch's in any case.
+
+        Raises:
+            BackendError: as :func:`backend_lesion.load_graph`.
+        """
+        self.graph = load_graph(self, backend)
+        return "torch" if self.graph is None else self.graph.name
 
     # -------------------------------------------------------------- predict
 

@@ -14,9 +14,9 @@ import torch
 from torch.utils.data import Dataset
 from transformers import Pipeline
 
+from .checks_lesion import IMAGE, RecordError
 from .groups_lesion import GROUP, group_of_record
-from .image_processing_lesion import single_image
-from .metadata_lesion import IMAGE, RecordError
+from .image_processing_pixels import single_image
 
 PIPELINE_TASK = "lesion-classification"
 

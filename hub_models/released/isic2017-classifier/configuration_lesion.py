@@ -16,18 +16,21 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Any, NoReturn
 
-from transformers import PreTrainedConfig
-
+# Before transformers, whose version it checks.
 from .checks_lesion import (
     DTYPES,
     LARGEST_BUFFER,
     LARGEST_IMAGE,
     MOST_CLASSES,
+    about_problem,
     brief,
     is_dtype,
     is_number,
     is_whole,
 )
+
+# isort: split
+from transformers import PreTrainedConfig
 
 LABEL_GROUPS = ("benign", "premalignant", "malignant")
 # The groups that ``p_malignant`` sums.
@@ -35,7 +38,7 @@ MALIGNANT_GROUPS = ("malignant", "premalignant")
 # What sets the labels in ``from_pretrained``.
 LABEL_KEYS = ("num_labels", "id2label", "label2id")
 # What is stored about the classes, and holds for no others.
-ABOUT_CLASSES = ("label_names", "label_groups", "trust")
+ABOUT_CLASSES = ("label_names", "label_groups", "trust", "self_check")
 SMALLEST_IMAGE = 32
 # A name in timm's registry, perhaps with the tag of its weights. `hf-hub:`, `local-dir:` and paths are none: timm would
 # open a folder, or download from another repository, as the author of the config wants.
@@ -123,6 +126,9 @@ class LesionConfig(PreTrainedConfig):
             ``sensitivity``: ``target``, ``confidence`` and the ``threshold`` on ``p_malignant``, null where nothing can
             be promised), ``groups`` (``groups_lesion`` describes it; only where sets and bands were fitted by group),
             ``policy`` (``max_set_size``), ``fitted_for`` (``inference``, ``preprocessing``).
+        self_check: ``outputs``: what the model gave for a fixed image when it was saved (``self_check_lesion``).
+        suite_version: of the suite that saved it.
+        model_version: of the model, as its publisher counts (semantic versions).
 
     Raises:
         LesionConfigError: a value is out of its range, or labels, names and groups do not agree.
@@ -150,6 +156,9 @@ class LesionConfig(PreTrainedConfig):
     dropout: float = 0.2
     initialised_from: str | None = None
     trust: dict[str, Any] = field(default_factory=dict)
+    self_check: dict[str, Any] = field(default_factory=dict)
+    suite_version: str | None = None
+    model_version: str | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         # Before transformers makes a list of that many names.
@@ -223,6 +232,8 @@ class LesionConfig(PreTrainedConfig):
                 f"attn_implementation is {brief(attention)}; leave it out: a config must not name code of another "
                 "repository."
             )
+        if problem := about_problem(self):
+            raise LesionConfigError(problem)
         self._check_labels()
         self._check_backbone()
         self._check_trust()

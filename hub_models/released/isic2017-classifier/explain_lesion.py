@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from .backend_lesion import in_torch
 from .infer_lesion import hooked, in_eval_mode
 
 Target = int | str | Sequence[int | str] | torch.Tensor
@@ -134,7 +135,7 @@ def explain(
         raise ExplanationError(f"method is {method!r}, which {type(model).__name__} does not have: {what}.")
     received = check_inputs({**named(features), **inputs})
     # The caller may be in inference mode, which records no gradient, nor takes one of a tensor that was made there.
-    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(model):
+    with torch.inference_mode(False), torch.no_grad(), in_eval_mode(model), in_torch():
         given = {
             name: (value.clone() if value.is_inference() else value.detach()).to(model.device)
             for name, value in received.items()

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from .checks_lesion import PATIENT
+
 # The key of a record that holds the group itself; that of its index among the model's inputs.
 GROUP = "group"
 OWN = ("conformal", "bands")
@@ -47,8 +49,7 @@ def group_of_record(record: Any, groups: Mapping[str, Any]) -> tuple[Any, int]:
     names = [group_name(record[key], groups) for key in keys if record.get(key) is not None]
     known = [name for name in names if name is not None]
     # Age, sex and site are keys of every record; the others are not.
-    kept = ("age", "sex", "localization")
-    rest = {key: value for key, value in record.items() if key not in keys or key in kept}
+    rest = {key: value for key, value in record.items() if key not in keys or key in PATIENT}
     return rest, list(groups["values"]).index(known[0]) if known else -1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
+from .backend_lesion import in_torch
 from .infer_lesion import recorded
 from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
 
@@ -106,7 +108,7 @@ class LesionFeatures:
             ``hidden_states`` as in :class:`LesionOutput`.
         """
         last = self.last_layer()
-        with recorded([] if last is None else [(*last, None)]) as seen:
+        with nullcontext() if last is None else in_torch(), recorded([] if last is None else [(*last, None)]) as seen:
             output = super().forward(  # type: ignore[misc]
                 *inputs, return_dict=True, output_hidden_states=output_hidden_states, **named
             )
@@ -115,3 +117,7 @@ class LesionFeatures:
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return found if use_dict else found.to_tuple()
+
+    def fixed_outputs(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The raw logits (1, ...) of the self-check, of the head that is kept."""
+        return super().forward(**inputs, return_dict=True).raw_logits  # type: ignore[misc]

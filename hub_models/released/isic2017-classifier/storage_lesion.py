@@ -1,4 +1,7 @@
-"""The base of classifiers and autoencoder: weights may be stored as fp16, while everything fitted keeps float32."""
+"""The base of classifiers and autoencoder: what is stored, what is read, and whether it is still the same.
+
+Weights may be stored as fp16, while everything fitted keeps float32. Only safetensors are read.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Any
 
 import torch
 from transformers import PreTrainedModel
+
+from .checks_lesion import HeaderError, check_header
+from .self_check_lesion import SelfCheckError, fixed_image, measured, self_check
 
 
 class WeightsDtypeError(ValueError):
@@ -20,6 +26,60 @@ class LesionPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False
     # Tensors under these names keep float32 when the weights are stored in fp16, as every buffer does.
     float32_prefixes: tuple[str, ...] = ("trust",)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """Load a model from safetensors, the one format that holds no programs; the base class describes the arguments.
+
+        Raises:
+            HeaderError: a tensor of the file is not of the shape that the config gives it, or of no type of numbers.
+        """
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise HeaderError("use_safetensors=False was given; leave it out: no other weights are read.")
+        return super().from_pretrained(*args, **kwargs)
+
+    @staticmethod
+    def _load_pretrained_model(model: Any, state_dict: Any, checkpoint_files: Any, *args: Any, **kwargs: Any) -> Any:
+        """As transformers does, after a look at the headers of the files, before memory is taken for their tensors."""
+        lenient = bool(getattr(args[0] if args else kwargs.get("load_config"), "ignore_mismatched_sizes", False))
+        for path in checkpoint_files or []:
+            check_header(path, {name: tuple(value.shape) for name, value in model.state_dict().items()}, lenient)
+        return PreTrainedModel._load_pretrained_model(model, state_dict, checkpoint_files, *args, **kwargs)
+
+    def fixed_inputs(self) -> dict[str, torch.Tensor]:
+        """The inputs of the self-check: one image that a formula draws."""
+        return {"pixel_values": fixed_image(self.config.image_size)}
+
+    def fixed_outputs(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The outputs that the self-check compares, (1, ...): raw logits."""
+        return self(**inputs, return_dict=True).raw_logits
+
+    def store_self_check(self) -> None:
+        """Write the outputs of the fixed image into the config, for whoever loads the model."""
+        self.config.self_check = {"outputs": measured(self)}
+
+    def self_check(self) -> dict[str, float]:
+        """Compare this model with what it was when it was saved, on one fixed image.
+
+        Returns:
+            ``difference``, the largest one of a raw logit, and ``tolerance``, the largest one that is allowed.
+
+        Raises:
+            SelfCheckError: it computes something else, or was saved without what to compare with.
+        """
+        return self_check(self)
+
+    def _drop_stale_self_check(self, state_dict: Any) -> None:
+        """Drop the stored outputs of weights that were trained further since."""
+        if not getattr(self.config, "self_check", None):
+            return
+        try:
+            if state_dict is None:
+                self.self_check()
+                return
+        except SelfCheckError:
+            pass
+        self.config.self_check = {}
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, weights_dtype: str | None = None, **kwargs: Any
@@ -37,6 +97,7 @@ class LesionPreTrainedModel(PreTrainedModel):
         Raises:
             WeightsDtypeError: another type, or a weight that is too large for fp16.
         """
+        self._drop_stale_self_check(kwargs.get("state_dict"))
         if weights_dtype is None:
             super().save_pretrained(save_directory, *args, **kwargs)
             return
