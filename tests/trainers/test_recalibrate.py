@@ -93,9 +93,9 @@ def test_a_clinics_lesions_give_a_whole_folder(trained: Path, clinic: Path, tmp_
     assert f"of `{clinic.name}`; before, they were fitted on `phantoms`" in card
     assert "## What local lesions can promise" in card
     assert any(row["there"] and row["after"] for row in again["comparison"])
+    before = (out / "report.json").read_bytes()
     rebuild(out, 10)
-    rebuilt = json.loads((out / "report.json").read_text())
-    assert all(rebuilt[name] == report[name] for name in ("trust", "recalibrated", "promise", "evaluation"))
+    assert (out / "report.json").read_bytes() == before
     assert verify_folder(out) == []
     code, shown, error = call(
         *(

@@ -122,9 +122,10 @@ def describe(
         *draw_trust(report, predictions, ood_sets or {}, folder),
         *write_challenge(report, predictions, folder),
     ]
-    report.pop("example_answers", None)
-    if "trust_evaluation" in report:
+    if "trust_evaluation" in report:  # a key that is there keeps its place: a rebuilt report is the same file
         report["example_answers"] = example_answers(predictions["test"], report["trust"])
+    else:
+        report.pop("example_answers", None)
     if "robustness" in report:
         report["robustness"]["figures"] = draw_robustness(report, predictions, folder)
     if "explanations" in report:
