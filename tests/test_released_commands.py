@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::trainers.trust.conformal.ConformalFitWarning"),
     pytest.mark.filterwarnings("ignore::trainers.trust.temperature.TemperatureWarning"),
 ]
-PER_CLASS = 10
+PER_CLASS = 20
 SCORED = 16
 BUILDERS = {
     "derm-x-mobilenetv2-ham7": ["datasets_scripts.build_ham10000"],
