@@ -63,7 +63,7 @@ def test_no_model_that_can_be_loaded_ends_the_command(repo_root: Path, tmp_path:
 def test_of_several_models_the_first_that_can_be_loaded_is_enough(
     parts: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def load(source: Any) -> Any:
+    def load(source: Any, backend: str) -> Any:
         if source.location == "/nope":
             raise parts.model_loading.ModelUnavailableError("its folder is not there")
         return source
@@ -122,7 +122,7 @@ def test_visitors_models_are_loaded_only_where_the_host_lets_them(
 ) -> None:
     """Never a folder of the machine; code of visitors' models only where the host allows it; at most two are kept."""
     loaded_sources: list[Any] = []
-    monkeypatch.setattr(parts.model_loading, "load", lambda source: loaded_sources.append(source) or source)
+    monkeypatch.setattr(parts.model_loading, "load", lambda source, backend: loaded_sources.append(source) or source)
     hosts = parts.model_loading.parse_models("ours/model")
     refused = parts.model_loading.ModelUnavailableError
     with pytest.raises(refused, match="its host only"):
