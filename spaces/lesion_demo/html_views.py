@@ -105,7 +105,7 @@ def _heat_frame(size: tuple[int, int], layers: str, words: str, waiting: bool = 
     own_id, off = ("", " disabled") if waiting else (' id="heat"', "")
     return (
         f'<h3>Heat map</h3><figure class="heat"{own_id}><div class="stack" '
-        f'style="aspect-ratio:{size[0]}/{size[1]}">{layers}</div>'
+        f'style="aspect-ratio:{size[0]}/{size[1]};max-width:calc(460px*{size[0]}/{size[1]})">{layers}</div>'
         f'<label class="opacity"><span>Opacity</span><input type="range" min="0" max="100" value="60"{off} '
         'data-opacity aria-label="Opacity of the heat map in percent"><output>60 %</output></label>'
         f"<figcaption>{words}</figcaption></figure>"

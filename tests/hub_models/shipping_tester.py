@@ -81,6 +81,7 @@ class ShippingTester:
         "output_lesion.py",
         "pipeline_lesion.py",
         "preprocess_lesion.py",
+        "backend_lesion.py",
         "self_check_lesion.py",
         "storage_lesion.py",
         "trust_lesion.py",
