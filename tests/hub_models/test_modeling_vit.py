@@ -85,7 +85,7 @@ def test_logits_are_those_of_transformers(size: int) -> None:
     with torch.no_grad():
         expected = vit(pixels(size), interpolate_pos_encoding=size != 64)
         output = model(pixels(size))
-    torch.testing.assert_close(output.raw_logits, expected.logits, rtol=0, atol=1e-6)
+    torch.testing.assert_close(output.raw_logits, expected.logits, rtol=0, atol=5e-6)
     assert expected.logits.std() > 0.1
     assert model.config.initialised_from == "a ViT"
 
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_transformers() -> None:
     }
     assert set(expected) == {name for name, _ in model.named_parameters()}
     for name, value in model.named_parameters():
-        torch.testing.assert_close(value.grad, expected[name].grad, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(value.grad, expected[name].grad, rtol=1e-4, atol=5e-6, msg=name)
 
 
 def test_export_gives_the_same_logits_and_the_published_names(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_export_gives_the_same_logits_and_the_published_names(tmp_path: Path) ->
     assert "vit.encoder.layer.2.attention.attention.query.weight" in load_file(tmp_path / "model.safetensors")
     again = ViTForImageClassification.from_pretrained(tmp_path)
     with torch.no_grad():
-        torch.testing.assert_close(again(pixels()).logits, model(pixels()).raw_logits, rtol=0, atol=1e-6)
+        torch.testing.assert_close(again(pixels()).logits, model(pixels()).raw_logits, rtol=0, atol=5e-6)
     assert again.config.id2label == dict(enumerate(LABELS))
 
 
@@ -209,7 +209,7 @@ def test_another_image_size_interpolates_the_position_embeddings(melanoma_vit: t
     assert model.config.initialised_from.endswith("position embeddings interpolated from 64 to 96 px")
     with torch.no_grad():
         expected = vit.vit(pixels(96), interpolate_pos_encoding=True).last_hidden_state[:, 0]
-        torch.testing.assert_close(model(pixels(96)).features, expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model(pixels(96)).features, expected, rtol=0, atol=5e-6)
 
 
 def test_interpolated_positions_keep_the_class_token_and_a_constant() -> None:
