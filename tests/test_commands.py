@@ -70,7 +70,7 @@ def test_no_arguments_are_one_line(
         ),
         (
             "trainers.fit_trust",
-            "trainers.model_folder.data.load_splits",
+            "trainers.model_folder.folder.load_splits",
             (RELEASED, "--dataset", "spaces", "--output_dir", "{out}"),
         ),
     ],

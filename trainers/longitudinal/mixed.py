@@ -23,8 +23,8 @@ from statsmodels.tools.sm_exceptions import SingularMatrixWarning
 from trainers.longitudinal.study import Study
 
 # In turn, until one is sound and the likelihood curves down around it; else the best of those that are sound. The
-# second needs no gradient and so reaches variances near 0, where the first gets stuck.
-OPTIMIZERS = ("lbfgs", "powell")
+# second and third need no gradient and so reach variances near 0, where the first gets stuck.
+OPTIMIZERS = ("lbfgs", "powell", "nm")
 SMALLEST_RESIDUAL = 1e-6  # variance of a day, of the variance of severity, below which there is none
 FARTHEST = 0.02  # standard errors that effects may lie off generalised least squares
 SMALLEST_START = 0.02  # variance of a random effect to start from, in units of a day's variance

@@ -129,7 +129,7 @@ def test_other_images_than_the_clean_ones_are_refused(make_predictions: Callable
 
 
 def test_the_perturbation_of_an_image_is_stored_and_drawn(
-    make_predictions: Callable[..., Predictions], tmp_path: Path
+    painted: None, make_predictions: Callable[..., Predictions], tmp_path: Path
 ) -> None:
     clean = make_predictions(40)
     corrupted = together(*(turned(clean, 4 * s, f"{kind} {s}") for kind in ("jpeg", "hairs") for s in (1, 2, 3)))

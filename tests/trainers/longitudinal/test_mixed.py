@@ -100,7 +100,7 @@ class Result:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"converged": False}, "lbfgs and powell: did not converge"),
+        ({"converged": False}, "lbfgs and powell and nm: did not converge"),
         ({"llf": np.inf}, "its likelihood is not finite"),
         ({"cov_re": np.array([[np.nan]])}, "its standard errors are not finite"),
         ({"fe_params": np.array([50.0, 0.63, 0.0])}, "standard errors off generalised least squares"),
@@ -123,7 +123,7 @@ def test_an_error_of_the_library_is_no_fit(balanced: Study, monkeypatch: pytest.
         raise np.linalg.LinAlgError("Singular matrix")
 
     monkeypatch.setattr(mixed.MixedLM, "fit", fail)
-    with pytest.raises(NotConvergedError, match="lbfgs and powell: Singular matrix"):
+    with pytest.raises(NotConvergedError, match="lbfgs and powell and nm: Singular matrix"):
         fit_mixed(balanced, random_effects=True)
 
 
