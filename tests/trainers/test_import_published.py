@@ -204,7 +204,7 @@ def test_other_labels_may_be_given_in_the_order_of_the_logits(derm_x_file: Path,
     model = bring_in("derm-x", derm_x_file, tmp_path / "ours", order)
     assert model.config.labels == order
     assert_same_logits(model, derm_x(), pixels())
-    assert "the command line (`--labels`)" in (tmp_path / "ours" / "README.md").read_text()
+    assert "the command line (--labels)" in (tmp_path / "ours" / "README.md").read_text()
 
 
 def test_half_precision_files_become_float32(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class System(ABC):
                 f"{where} answers with {classes} classes and {whose} {len(labels)} ({', '.join(labels)}): give "
                 "--labels with one short name per class, in the logits' order"
             )
-        return labels, "the published text" if given is None else "the command line (`--labels`)"
+        return labels, "the published text" if given is None else "the command line (--labels)"
 
     def processor(self, size: int, mean: Sequence[float] = IMAGENET[0], std: Sequence[float] = IMAGENET[1]) -> Any:
         """The image processor of the published size (pixels) and normalisation."""

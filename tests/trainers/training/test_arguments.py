@@ -8,6 +8,7 @@ import torch
 from datasets_scripts.command import UserError
 from trainers.autoencoding.options import AutoencoderArguments
 from trainers.training.arguments import EnsembleArguments, parse, recipe_names, resolve_precision
+from trainers.training.image_arguments import ImageArguments
 
 BASE = ["--output_dir", "out", "--precision", "fp32"]
 
@@ -29,7 +30,8 @@ def test_the_published_recipe_carries_the_published_settings() -> None:
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_parses(name: str) -> None:
-    options_class = AutoencoderArguments if name.startswith("autoencoder") else EnsembleArguments
+    special = {"autoencoder": AutoencoderArguments, "dinov2": ImageArguments}
+    options_class = next((kind for start, kind in special.items() if name.startswith(start)), EnsembleArguments)
     lesion, training, resolved = parse(["--precision", "fp32"], name, options_class)
     assert resolved["recipe_name"] == name
     assert lesion.dataset
