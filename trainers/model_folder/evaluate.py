@@ -173,30 +173,11 @@ def evaluate_robustness(
     return robustness_section(same, corrupted, report["trust"], replicates=replicates, seed=seed)
 
 
-def evaluate_views(
-    report: dict[str, Any],
-    predictions: dict[str, Predictions],
-    viewed: Predictions,
-    kinds: list[str],
-    drawn: int,
-    replicates: int,
-) -> dict[str, Any]:
-    """The ``view_robustness`` section.
-
-    Args:
-        report: with ``trust`` and ``provenance``.
-        predictions: split -> predictions of the images as they are.
-        viewed: predictions of views of some of them; its split is ``<split>_views``.
-        kinds: of the views.
-        drawn: how many images were to be shown.
-        replicates: of the intervals.
-    """
-    clean = same_images(predictions[viewed.split.removesuffix("_views")], viewed)
-    seed = report["provenance"]["seed"]
-    return view_section(clean, viewed, report["trust"], kinds, drawn, replicates=replicates, seed=seed)
+CHANGED_SECTIONS = {"view_robustness": view_section, "shortcuts": shortcut_section}
 
 
-def evaluate_shortcuts(
+def evaluate_changed(
+    section: str,
     report: dict[str, Any],
     predictions: dict[str, Predictions],
     changed: Predictions,
@@ -204,19 +185,21 @@ def evaluate_shortcuts(
     drawn: int,
     replicates: int,
 ) -> dict[str, Any]:
-    """The ``shortcuts`` section.
+    """A section on views of images, or on images without their lesion or with marks.
 
     Args:
+        section: of ``CHANGED_SECTIONS``.
         report: with ``trust`` and ``provenance``.
         predictions: split -> predictions of the images as they are.
-        changed: predictions of some of them changed; its split is ``<split>_shortcuts``.
+        changed: predictions of some of them changed; its split is the name of theirs, ``_`` and a word.
         kinds: of the changes.
         drawn: how many images were to be changed.
         replicates: of the intervals.
     """
-    clean = same_images(predictions[changed.split.removesuffix("_shortcuts")], changed)
+    clean = same_images(predictions[changed.split.rpartition("_")[0]], changed)
     seed = report["provenance"]["seed"]
-    return shortcut_section(clean, changed, report["trust"], kinds, drawn, replicates=replicates, seed=seed)
+    evaluated = CHANGED_SECTIONS[section]
+    return evaluated(clean, changed, report["trust"], kinds, drawn, replicates=replicates, seed=seed)
 
 
 def same_images(clean: Predictions, changed: Predictions) -> Predictions:

@@ -19,10 +19,9 @@ from trainers.model_folder.evaluate import (
     EVALUATED_SPLITS,
     corrupted_file,
     describe,
+    evaluate_changed,
     evaluate_robustness,
-    evaluate_shortcuts,
     evaluate_splits,
-    evaluate_views,
     read_ood,
     shortcuts_file,
     views_file,
@@ -64,12 +63,12 @@ def _rebuild(folder: Path, old: Path, replicates: int) -> None:
         before = report["view_robustness"]
         viewed = read_predictions(views_file(folder, before["split"]))
         asked = before["kinds"], before["drawn"]
-        report["view_robustness"] = evaluate_views(report, predictions, viewed, *asked, replicates)
+        report["view_robustness"] = evaluate_changed("view_robustness", report, predictions, viewed, *asked, replicates)
     if "shortcuts" in report:
         before = report["shortcuts"]
         changed = read_predictions(shortcuts_file(folder, before["split"]))
         asked = before["kinds"], before["drawn"]
-        report["shortcuts"] = evaluate_shortcuts(report, predictions, changed, *asked, replicates)
+        report["shortcuts"] = evaluate_changed("shortcuts", report, predictions, changed, *asked, replicates)
     if "explanations" in report:
         table = read_table(explanations_file(folder, report["explanations"]["split"]))
         report["explanations"] = explanations_section(table, replicates=replicates, seed=seed)

@@ -19,9 +19,8 @@ from trainers.metrics.predictions import CORRUPTION, FRAMING, SEEN, SHORTCUT, VI
 from trainers.model_folder.data import LesionImages, Splits
 from trainers.model_folder.evaluate import (
     corrupted_file,
+    evaluate_changed,
     evaluate_robustness,
-    evaluate_shortcuts,
-    evaluate_views,
     shortcuts_file,
     views_file,
 )
@@ -87,11 +86,15 @@ def measure_robustness(
             if shown is not None:
                 write_predictions(shown, views_file(folder, split), with_features=False)
                 asked = views, len(rows)
-                report["view_robustness"] = evaluate_views(report, finished.predictions, shown, *asked, replicates)
+                report["view_robustness"] = evaluate_changed(
+                    "view_robustness", report, finished.predictions, shown, *asked, replicates
+                )
             if changed is not None:
                 write_predictions(changed, shortcuts_file(folder, split), with_features=False)
                 asked = shortcuts, len(rows)
-                report["shortcuts"] = evaluate_shortcuts(report, finished.predictions, changed, *asked, replicates)
+                report["shortcuts"] = evaluate_changed(
+                    "shortcuts", report, finished.predictions, changed, *asked, replicates
+                )
     return report
 
 
