@@ -12,7 +12,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .backbone_lesion import BackboneDownloadError, BackboneWeightsError, UnknownBackboneError
 from .checkpoint_image import describe_backbone
-from .checks_lesion import LEAST_TRANSFORMERS, SUITE_VERSION, HeaderError, RecordError
+from .checks_lesion import LEAST_TRANSFORMERS, SUITE_VERSION, HeaderError, PixelShapeError, RecordError
 from .configuration_autoencoder import AutoencoderConfigError, AutoencoderLesionConfig
 from .configuration_efficientnet import EfficientNetLesionConfig
 from .configuration_ensemble import EnsembleLesionConfig
@@ -43,7 +43,7 @@ from .modeling_efficientnet import EfficientNetForLesionClassification
 from .modeling_ensemble import EnsembleForLesionClassification, MemberMismatchError
 from .modeling_fusion import FusionForLesionClassification
 from .modeling_image import ImageForLesionClassification
-from .modeling_lesion import LesionForImageClassification, PixelShapeError
+from .modeling_lesion import LesionForImageClassification
 from .modeling_metadata import MetadataForLesionClassification, MetadataShapeError
 from .modeling_mobilenet import MobileNetForLesionClassification
 from .modeling_resnet import ResNetForLesionClassification

@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from .backbone_lesion import BackboneWeightsError, build_timm_backbone
 from .checkpoint_image import load_tower, load_weights_of_timm, needed_image_size, read_preprocessing
+from .checks_lesion import PixelShapeError
 from .configuration_image import ImageLesionConfig
 from .configuration_lesion import LesionConfigError
 from .explain_lesion import ExplanationError
-from .modeling_lesion import LesionForImageClassification, PixelShapeError
+from .modeling_lesion import LesionForImageClassification
 from .output_lesion import LesionFeatures
 from .tower_image import MODEL_TYPE, TOWERS, build_tower, grid_of, part_of, run_tower, smallest_image
 

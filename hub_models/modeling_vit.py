@@ -14,10 +14,10 @@ from torch.nn import functional
 from transformers import ImageProcessingMixin, PreTrainedConfig, ViTForImageClassification, ViTModel
 
 from .backbone_lesion import BackboneWeightsError, check_safetensors, first_line
-from .checks_lesion import LARGEST_IMAGE, MOST_CLASSES, brief, is_whole
+from .checks_lesion import LARGEST_IMAGE, MOST_CLASSES, PixelShapeError, brief, is_whole
 from .configuration_lesion import LesionConfig, LesionConfigError
 from .configuration_vit import LARGEST, ViTLesionConfig
-from .modeling_lesion import LesionForImageClassification, PixelShapeError
+from .modeling_lesion import LesionForImageClassification
 from .output_lesion import LesionFeatures
 
 if TYPE_CHECKING:

@@ -83,18 +83,14 @@ def measure_robustness(
             if found is not None:
                 write_predictions(found, corrupted_file(folder, split), with_features=False)
                 report["robustness"] = evaluate_robustness(report, finished.predictions, found, replicates)
-            if shown is not None:
-                write_predictions(shown, views_file(folder, split), with_features=False)
-                asked = views, len(rows)
-                report["view_robustness"] = evaluate_changed(
-                    "view_robustness", report, finished.predictions, shown, *asked, replicates
-                )
-            if changed is not None:
-                write_predictions(changed, shortcuts_file(folder, split), with_features=False)
-                asked = shortcuts, len(rows)
-                report["shortcuts"] = evaluate_changed(
-                    "shortcuts", report, finished.predictions, changed, *asked, replicates
-                )
+            for key, names, answers, file in (
+                ("view_robustness", views, shown, views_file),
+                ("shortcuts", shortcuts, changed, shortcuts_file),
+            ):
+                if answers is not None:
+                    write_predictions(answers, file(folder, split), with_features=False)
+                    found_here = finished.predictions, answers, names, len(rows), replicates
+                    report[key] = evaluate_changed(key, report, *found_here)
     return report
 
 

@@ -168,7 +168,7 @@ def write_external(
     write_predictions(rows, out / PREDICTIONS)
     scored = {
         **about["scored"],
-        "judged": len(rows),
+        "evaluated": len(rows),
         "own_lesion": int((rows.lesion_id == rows.image_id).sum()),
         "sources": sorted({str(name) for name in rows.columns.get("source", ())}),
         "probabilities": "re-weighted to the prior given" if reweighted else "as calibrated",

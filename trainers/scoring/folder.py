@@ -463,7 +463,9 @@ def print_finished(finished: ScoringResult, out: Path) -> None:
         overall = finished.report["evaluation"]["external"]["discrimination"]
         values = [(name, overall[name]["value"]) for name in ("accuracy", "balanced_accuracy", "macro_f1")]
         shown = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in values if value is not None)
-        print(f"{finished.report['scored']['judged']:,} labelled images: {shown} (README.md and report.json say more)")
+        print(
+            f"{finished.report['scored']['evaluated']:,} labelled images: {shown} (README.md and report.json say more)"
+        )
         for row in finished.report.get("promises_here", {"rows": []})["rows"]:
             print(f"  {row['promise']}: {row['verdict']}")
     print(f"finished: {shown_path(out)} (answers.csv, answers.parquet, summary.json)")

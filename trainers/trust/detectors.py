@@ -201,9 +201,8 @@ def fit_mahalanobis(
     twentyfold between the sources of one dataset; no noise is added to the image and no other layer is used, so that
     one forward pass is enough.
 
-    ``early_mahalanobis`` is the same fit on the statistics of an early layer (N, E), not scaled to length 1: their
-    length is the contrast of the image. The last features keep what separates the classes and may lose the rest; an
-    early layer keeps colours, edges and textures, in which ood images differ. Which depth is best depends on the ood
+    ``early_mahalanobis`` is the same fit on the statistics of an early layer (N, E), which keeps colours, edges and
+    textures. They are not scaled: their length is the contrast of the image. Which depth is best depends on the ood
     images (Anthony & Kamnitsas, UNSURE 2023).
 
     Args:
@@ -235,14 +234,10 @@ def fit_mahalanobis(
             "covariance needs a class of two unlike images"
         )
     shrunk = LedoitWolf(assume_centered=True).fit(within)
-    # distance^2 = d' precision d = |d L|^2 with precision = L L'
-    whitening = cholesky(shrunk.precision_, lower=True)
+    whitening = cholesky(shrunk.precision_, lower=True)  # distance^2 = d' precision d = |d L|^2, precision = L L'
+    scaling: dict[str, float] = {} if unit else {"unit_length": 0}
     return OODFit(
-        settings={
-            "dimensions": int(whitening.shape[0]),
-            "shrinkage": float(shrunk.shrinkage_),
-            **({} if unit else {"unit_length": 0}),
-        },
+        settings={"dimensions": int(whitening.shape[0]), "shrinkage": float(shrunk.shrinkage_), **scaling},
         buffers={
             "mean": projection.mean.astype(np.float32),
             "projection": (projection.components @ whitening).astype(np.float32),
