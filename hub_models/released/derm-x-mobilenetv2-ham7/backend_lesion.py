@@ -14,15 +14,15 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers.utils import cached_file
+
+from .infer_lesion import torch_alone
 
 EXPORTED = "exported.json"
 WEIGHTS = "model.safetensors"
@@ -251,18 +251,6 @@ def _open_onnx(paths: list[Path], precision: str) -> tuple[dict[str, tuple[int, 
 
 # ------------------------------------------------------- in the forward pass
 
-_TORCH_ALONE: ContextVar[bool] = ContextVar("torch_alone", default=False)
-
-
-@contextmanager
-def in_torch() -> Iterator[None]:
-    """Run the network with torch in this thread: what reads layers, gradients or dropout needs its modules."""
-    token = _TORCH_ALONE.set(True)
-    try:
-        yield
-    finally:
-        _TORCH_ALONE.reset(token)
-
 
 def run_graph(
     model: Any, inputs: tuple[torch.Tensor | None, ...], early: bool
@@ -275,10 +263,30 @@ def run_graph(
         early: whether the statistics are needed.
     """
     graph = model.graph
-    if graph is None or model.training or torch.is_grad_enabled() or _TORCH_ALONE.get():
+    if graph is None or model.training or torch.is_grad_enabled() or torch_alone():
         return None
     named = dict(zip(model.input_names, inputs, strict=False))
     if not graph.takes(named):
         return None
     found = graph.run(named)
     return found[FEATURES], found.get(EARLY_STATISTICS) if early else None
+
+
+class RunsGraph:
+    """The part of a classifier that chooses what runs its network; one of two bases."""
+
+    # The network in another runtime; None = torch.
+    graph: Graph | None = None
+
+    def use_backend(self, backend: str = "auto") -> str:
+        """Choose what runs the network: torch, or an exported graph beside the weights.
+
+        Returns:
+            The backend in use: ``torch``, ``openvino`` or ``onnx``. Gradients, heat maps, hidden states, dropout inside
+            the backbone and other image sizes are torch's in any case.
+
+        Raises:
+            BackendError: as :func:`load_graph`.
+        """
+        self.graph = load_graph(self, backend)
+        return "torch" if self.graph is None else self.graph.name

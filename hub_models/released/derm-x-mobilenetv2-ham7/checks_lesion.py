@@ -161,3 +161,15 @@ def what_file_is(path: str | os.PathLike[str]) -> str | None:
     if start.startswith((b'{"error', b"access to ", b"entry not found", b"invalid username", b"repository not found")):
         return f"it is an error message of the server ({size} bytes): fetch it again"
     return None
+
+
+class PixelShapeError(ValueError):
+    """Images that are not a batch (N, 3, H, W)."""
+
+
+def check_image_batch(shape: tuple[int, ...]) -> None:
+    """Raise PixelShapeError unless a shape is (N, 3, H, W)."""
+    if len(shape) != 4 or shape[1] != 3:
+        raise PixelShapeError(
+            f"pixel_values has the shape {shape}; give (N, 3, H, W), as the image processor returns them."
+        )

@@ -31,8 +31,8 @@ from .backbone_lesion import (
     load_timm_weights,
     stages,
 )
-from .backend_lesion import Graph, load_graph, run_graph
-from .checks_lesion import MOST_PARAMETERS
+from .backend_lesion import RunsGraph, run_graph
+from .checks_lesion import MOST_PARAMETERS, check_image_batch
 from .configuration_lesion import LesionConfig, LesionConfigError
 from .explain_lesion import ExplanationError, LesionExplanation, Target, explain, explanation_methods, pooling_layers
 from .infer_lesion import dropout_layers, infer, recorded, sample_head
@@ -45,16 +45,11 @@ from .trust_lesion import TrustBuffers, check_finite
 if TYPE_CHECKING:
     from typing import Self  # Python 3.11; whoever loads a model may have 3.10
 
-
 NO_CLASS = "no class can be named; the weights are damaged or the training diverged: fetch the model again"
 
 
-class PixelShapeError(ValueError):
-    """Images that are not a batch (N, 3, H, W)."""
-
-
-class LesionForImageClassification(LesionPreTrainedModel):
-    """The base of all lesion classifiers; itself a CNN of timm with dropout and a linear head.
+class LesionForImageClassification(RunsGraph, LesionPreTrainedModel):
+    """The base of all lesion classifiers.
 
     ``predict`` returns a dictionary per image, ``explain`` heat maps. The constructor never downloads.
 
@@ -70,8 +65,6 @@ class LesionForImageClassification(LesionPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^trust\."]
     # Whether the output holds the statistics of an early layer; set while a gate is fitted.
     give_early: bool = False
-    # The network in another runtime; None = torch.
-    graph: Graph | None = None
     # The image processor settings of the trained model that the first weights come from; None = a plain backbone.
     pixel_settings: dict[str, Any] | None = None
 
@@ -121,11 +114,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
         Args:
             weights: ``"timm"``, or the path of a safetensors file.
 
-        Returns:
-            What was loaded, in words.
-
-        Raises:
-            BackboneWeightsError: they cannot be fetched, found or read, or do not fit.
+        Returns: what was loaded, in words. Raises BackboneWeightsError where they cannot be found, read or fitted.
         """
         if weights == "timm":
             return load_timm_weights(self.backbone, self.config.backbone, **self.config.backbone_kwargs)
@@ -248,10 +237,8 @@ class LesionForImageClassification(LesionPreTrainedModel):
         Args:
             features: (N, D).
             raw_logits: (N, C), or (N, M, C) of M members.
-            labels: (N,) class indices, or (N, C) class probabilities.
-            return_dict: False returns a tuple of the fields that are not None.
-            early: (N, E) of :meth:`run_encoder`.
-            hidden_states: of :meth:`run_encoder`.
+            labels, return_dict: of :meth:`forward`.
+            early, hidden_states: of :meth:`run_encoder`.
 
         Raises:
             NotFiniteError: in eval mode and without labels, where a logit is NaN or infinite.
@@ -267,8 +254,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
             hidden_states=hidden_states,
         )
         if labels is None and not self.training:
-            # The one place that every prediction passes, with trust or without. With labels the caller wants the loss,
-            # and a training that diverges reports it itself.
+            # Every prediction passes here. With labels the caller wants the loss; a training reports its divergence.
             check_finite("the logits", raw_logits, NO_CLASS)
             check_finite("the calibrated logits", output.logits, NO_CLASS)  # type: ignore[arg-type]
         use_dict = self.config.return_dict if return_dict is None else return_dict
@@ -307,14 +293,9 @@ class LesionForImageClassification(LesionPreTrainedModel):
         Convolutions on a CPU are faster with channels last, whatever the layout of the weights.
 
         Raises:
-            PixelShapeError: names the shape received.
-            NotFiniteError: in eval mode, where a pixel is NaN or infinite.
+            PixelShapeError, NotFiniteError: another shape; in eval mode, a pixel that is NaN or infinite.
         """
-        if pixel_values.ndim != 4 or pixel_values.shape[1] != 3:
-            raise PixelShapeError(
-                f"pixel_values has the shape {tuple(pixel_values.shape)}; give (N, 3, H, W), as the image processor "
-                "returns them."
-            )
+        check_image_batch(tuple(pixel_values.shape))
         if not self.training:
             check_finite("the pixels", pixel_values, "give finite numbers, as the image processor returns them.")
         # The replicas of DataParallel list no parameters: they take the pixels as they are.
@@ -332,19 +313,6 @@ class LesionForImageClassification(LesionPreTrainedModel):
         for part in self.frozen_parts():
             part.eval().requires_grad_(False)  # loading a checkpoint makes every parameter trainable again
         return self
-
-    def use_backend(self, backend: str = "auto") -> str:
-        """Choose what runs the network: torch, or an exported graph beside the weights (see ``backend_lesion``).
-
-        Returns:
-            The backend in use: ``torch``, ``openvino`` or ``onnx``. Gradients, heat maps, hidden states, dropout inside
-            the backbone and other image sizes are torch's in any case.
-
-        Raises:
-            BackendError: as :func:`backend_lesion.load_graph`.
-        """
-        self.graph = load_graph(self, backend)
-        return "torch" if self.graph is None else self.graph.name
 
     # -------------------------------------------------------------- predict
 
@@ -375,7 +343,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
             seed: of the dropout masks.
             prepared_as: settings of the image processor that made the inputs; None = only the size is compared.
             group: where sets and bands were fitted by group: its name, or the age; one for all, or one per image. None
-                or another value = not known: those of all groups together, as ``message`` says.
+                or another value = not known.
             **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
 
         Returns:
@@ -462,8 +430,7 @@ class LesionForImageClassification(LesionPreTrainedModel):
                 tokens of a transformer; ``attention_rollout`` (Abnar and Zuidema 2020) for transformers only.
             **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
 
-        Returns:
-            Heat maps (N, H, W), their spread over members, and the class that they explain.
+        Returns: heat maps (N, H, W), their spread over members, and the class that they explain.
 
         Raises:
             ExplanationError: no such method, or not for this model; no such class; no image, or none of numbers.

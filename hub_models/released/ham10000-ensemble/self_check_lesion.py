@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from .backend_lesion import in_torch
 from .checks_lesion import brief, is_number
-from .infer_lesion import in_eval_mode
+from .infer_lesion import in_eval_mode, in_torch
 
 # The largest difference, as a share of the largest stored output (at least 1). Machines, libraries and layouts of
 # memory differ by much less than these, weights that were drawn again by much more.

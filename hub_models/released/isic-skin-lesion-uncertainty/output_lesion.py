@@ -12,8 +12,7 @@ from torch.nn import functional
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput
 
-from .backend_lesion import in_torch
-from .infer_lesion import recorded
+from .infer_lesion import in_torch, recorded
 from .trust_lesion import calibrate, joint_logits, mean_log_probs, uncertainty_parts
 
 

@@ -206,34 +206,25 @@ def trust_of_each(
         is_ood = not score <= trust["ood"]["threshold"]  # NaN counts as OOD
         nothing = is_ood or withdrawn is not None
         names = [label for label, inside in zip(labels, members[row].tolist(), strict=True) if inside]
-        band, prediction_set = (None, None) if nothing else (bands[row], names)
-        malignancy = None if is_ood else flagged[row]
         group = None if groups is None else groups[row]
+        found: dict[str, Any] = {
+            "malignancy": None if is_ood else flagged[row],
+            "band": None if nothing else bands[row],
+            "prediction_set": None if nothing else names,
+            "ood_score": score if math.isfinite(score) else None,  # JSON has no NaN
+            "is_ood": is_ood,
+        }
         verdict = decide(
             trust_of(trust, group),
             labels[int(named[row])],
-            is_ood=is_ood,
-            band=band,
-            prediction_set=prediction_set,
+            **{name: value for name, value in found.items() if name != "ood_score"},
             withdrawn=withdrawn,
             long_names=config.label_names,
             groups=config.label_groups,
             rule=rule,
-            malignancy=malignancy,
             group=group,
         )
-        rows.append(
-            {
-                "malignancy": malignancy,
-                "band": band,
-                "prediction_set": prediction_set,
-                "ood_score": score if math.isfinite(score) else None,  # JSON has no NaN
-                "is_ood": is_ood,
-                "abstain": verdict.abstain,
-                "reason": verdict.reason,
-                "message": verdict.message,
-            }
-        )
+        rows.append(found | {"abstain": verdict.abstain, "reason": verdict.reason, "message": verdict.message})
     return rows
 
 

@@ -17,8 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .backend_lesion import in_torch
-from .infer_lesion import hooked, in_eval_mode
+from .infer_lesion import hooked, in_eval_mode, in_torch
 
 Target = int | str | Sequence[int | str] | torch.Tensor
 

@@ -9,12 +9,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import nn
-
-from .backend_lesion import in_torch
 
 # plain: one forward pass. tta: the mean over flips and quarter turns. mc_dropout: one pass of the backbone, many of the
 # head, with dropout on. mc_dropout_full: many passes of everything, for models with dropout inside.
@@ -191,6 +190,24 @@ def in_train_mode(model: nn.Module) -> list[nn.Module]:
             found.append(module)
         waiting.extend(part for part in module._modules.values() if part is not None)
     return found
+
+
+_TORCH_ALONE: ContextVar[bool] = ContextVar("torch_alone", default=False)
+
+
+@contextmanager
+def in_torch() -> Iterator[None]:
+    """Run the network with torch in this thread: what reads layers, gradients or dropout needs its modules."""
+    token = _TORCH_ALONE.set(True)
+    try:
+        yield
+    finally:
+        _TORCH_ALONE.reset(token)
+
+
+def torch_alone() -> bool:
+    """Whether this thread is within :func:`in_torch`."""
+    return _TORCH_ALONE.get()
 
 
 @contextmanager
