@@ -42,15 +42,18 @@ class Options:
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer and the inputs that it was made from, which the heat map needs.
+    """An answer and the inputs that it was made from.
 
     Attributes:
         answer: the dictionary of ``classify``.
         inputs: what the processor made of the image.
+        heat: the heat map (H, W) of the class named at the calibrated prevalence; None where the same forward pass
+            gave none.
     """
 
     answer: dict[str, Any]
     inputs: dict[str, torch.Tensor]
+    heat: torch.Tensor | None = None
 
 
 def classify(image: Image.Image, classifier: Classifier, options: Options | None = None) -> dict[str, Any]:
@@ -73,12 +76,14 @@ def predict(image: Image.Image, classifier: Classifier, options: Options | None 
     """
     options = options or Options()
     inputs = prepare([image], classifier, options.record)
-    answer = _answers(classifier, inputs)[0]
+    explained = {"explain": classifier.heat_method} if classifier.explains_in_passing else {}
+    answer = _answers(classifier, inputs, **explained)[0]
+    heat = answer.pop("heat_map", None)
     if classifier.is_lesion_model and options.share is not None and not answer.get("abstain"):
         kept = {name: answer.get(name) for name in AT_CALIBRATION}
         answer = _answers(classifier, inputs, prior=_prior(classifier, options.share))[0]
         answer |= {"assumed_share": options.share, "at_calibration": kept}
-    return Prediction({**answer, "model": classifier.title}, inputs)
+    return Prediction({**answer, "model": classifier.title}, inputs, heat)
 
 
 def classify_many(images: list[Image.Image], classifier: Classifier) -> list[dict[str, Any]]:

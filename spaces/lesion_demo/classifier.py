@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,6 +185,16 @@ class Classifier:
     def can_explain(self) -> bool:
         """Whether it has heat maps."""
         return bool(self.heat_method)
+
+    @cached_property
+    def explains_in_passing(self) -> bool:
+        """Whether ``predict`` gives the heat map too, from the same forward pass; older models do not."""
+        return (
+            self.can_explain
+            and self.is_lesion_model
+            and "explain" in inspect.signature(self.model.predict).parameters
+            and getattr(self.model, "graph", None) is None  # an exported graph is faster, and gives no map
+        )
 
     @property
     def calibrated_share(self) -> float | None:

@@ -80,7 +80,7 @@ class _Endpoints:
             return {"error": str(error)}
         answer = prediction.answer
         declined = bool(answer.get("abstain"))
-        field = None if declined else heat_map(prediction.inputs, classifier, str(answer["predicted"]))
+        field = None if declined else heat_map(prediction, classifier)
         return {
             "model": classifier.title,
             "state": state(answer),

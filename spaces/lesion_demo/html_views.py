@@ -14,7 +14,7 @@ import numpy as np
 from answering import Prediction
 from classifier import Classifier
 from measured import heat_is_worse_than_centre
-from page_images import as_seen, data_uri, heat_layer, heat_map, prepared, seen_size, shown
+from page_images import as_seen, data_uri, heat_layer, heat_map, named_class, prepared, seen_size, shown
 from PIL import Image
 from words import HEAT_IS_WORSE, NOT_A_DEVICE
 
@@ -64,12 +64,11 @@ def views(image: Image.Image, prediction: Prediction, classifier: Classifier) ->
 
 
 def _heat(image: Image.Image, prediction: Prediction, classifier: Classifier) -> str:
-    target = _target(prediction)
-    field = heat_map(prediction.inputs, classifier, target)
+    field = heat_map(prediction, classifier)
     if field is None:
         return _no_heat(classifier)
     base = shown(prepared(image, classifier))
-    name = escape(classifier.long_names[target])
+    name = escape(classifier.long_names[named_class(prediction)])
     nothing = " <b>Nothing in the image counted for it: the map is empty.</b>" if float(np.max(field)) == 0.0 else ""
     # The browser stretches the map over the image: its own size is a tenth of the pixels to colour and to send.
     layers = (
@@ -80,14 +79,9 @@ def _heat(image: Image.Image, prediction: Prediction, classifier: Classifier) ->
     return _heat_frame(base.size, layers, _caption(prediction, classifier) + nothing)
 
 
-def _target(prediction: Prediction) -> str:
-    """The class that the map is about: at another prevalence still the one named without that assumption."""
-    return str((prediction.answer.get("at_calibration") or prediction.answer)["predicted"])
-
-
 def _caption(prediction: Prediction, classifier: Classifier) -> str:
     """What the map shows, and first, where the report measured it, how little that is worth."""
-    name = escape(classifier.long_names[_target(prediction)])
+    name = escape(classifier.long_names[named_class(prediction)])
     worse = f"<b>{HEAT_IS_WORSE}</b> " if heat_is_worse_than_centre(classifier, classifier.heat_method) else ""
     return f"{worse}Brighter parts counted more for {name}. It is not the outline of the lesion."
 

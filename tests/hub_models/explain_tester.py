@@ -82,6 +82,29 @@ class ExplainTester:
                 assert explanation.spread.any() == (self.members > 1)
         assert lit, "not one map shows anything"
 
+    def test_an_answer_brings_its_heat_map_from_the_same_pass(self) -> None:
+        model, inputs = fitted(self.model()), self.inputs(2)
+        plain = model.predict(**inputs)
+        for method in self.explanations:
+            passes: list[int] = []
+            handle = model.register_forward_hook(lambda *_, passes=passes: passes.append(1))
+            answers = model.predict(**inputs, explain=method)
+            handle.remove()
+            assert len(passes) == 1
+            named = [answer["predicted"] for answer in answers]
+            expected = model.explain(**inputs, method=method, target=named).heat_maps
+            for row, (answer, before) in enumerate(zip(answers, plain, strict=True)):
+                torch.testing.assert_close(answer.pop("heat_map"), expected[row], rtol=1e-3, atol=1e-4)
+                assert answer.keys() == before.keys()
+                assert [answer[name] for name in ("predicted", "reason", "band", "prediction_set", "is_ood")] == [
+                    before[name] for name in ("predicted", "reason", "band", "prediction_set", "is_ood")
+                ]
+                assert answer["probabilities"] == pytest.approx(before["probabilities"], abs=1e-5)
+        with pytest.raises(ExplanationError, match="inference is 'tta'"):
+            model.predict(**inputs, explain=self.explanations[0], inference="tta")
+        with pytest.raises(ExplanationError, match="method is 'lime'"):
+            model.predict(**inputs, explain="lime")
+
     def test_each_image_and_each_class_is_explained_by_itself(self) -> None:
         model, inputs = self.model(), self.inputs(3)
         for method in self.explanations:

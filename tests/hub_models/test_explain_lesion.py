@@ -27,7 +27,7 @@ from hub_models import (
     ViTForLesionClassification,
     ViTLesionConfig,
 )
-from hub_models.explain_lesion import explain, grad_cam, hires_cam, pooling_layers, roll_out, to_heat
+from hub_models.explain_lesion import explained_pass, grad_cam, hires_cam, pooling_layers, roll_out, to_heat
 
 THEIRS = {"grad_cam": GradCAM, "hires_cam": HiResCAM}
 TARGETS = [0, 2, 1]
@@ -180,18 +180,18 @@ def test_a_linear_model_by_hand() -> None:
     model = Weighing(torch.stack([of_a, -of_a.abs()]))
     pixels = torch.tensor([[[[1.0, 2.0], [3.0, 0.0]], [[1.0, 5.0], [2.0, 6.0]]]])
     # Logits: a = 4 - 1 - 5 - 2 + 18 = 14, b = -4 - 1 - 5 - 2 - 18 = -30.
-    explanation = explain(model, pixels, {}, None, "grad_cam")
+    explanation = explained_pass(model, pixels, {}, "grad_cam").explanation(None)
     assert isinstance(explanation, LesionExplanation)
     assert explanation.target.tolist() == [0]
     assert explanation.spread is None
     # The channels' mean gradients are 1 and 0: Grad-CAM is the first channel, over its maximum 3.
     torch.testing.assert_close(explanation.heat_maps, torch.tensor([[[1 / 3, 2 / 3], [1.0, 0.0]]]))
     # Point by point: 4 - 1 = 3, -5, -2, 18; ReLU; over 18.
-    hires = explain(model, pixels, {}, None, "hires_cam")
+    hires = explained_pass(model, pixels, {}, "hires_cam").explanation(None)
     torch.testing.assert_close(hires.heat_maps, torch.tensor([[[1 / 6, 0.0], [0.0, 1.0]]]))
     # Nothing speaks for b: its map stays zero.
     for method in ("grad_cam", "hires_cam"):
-        against = explain(model, pixels, {}, "b", method)
+        against = explained_pass(model, pixels, {}, method).explanation("b")
         assert not against.heat_maps.any()
         assert against.target.tolist() == [1]
 

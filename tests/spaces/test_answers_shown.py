@@ -173,7 +173,7 @@ def test_views_show_what_the_model_saw(parts: Any, trusted: Any, sure: Any) -> N
     seen = parts.page_images.as_seen(prediction.inputs, sure)
     squashed = image.resize((64, 64), Image.Resampling.BILINEAR)
     assert np.abs(np.asarray(seen, dtype=int) - np.asarray(squashed, dtype=int)).max() <= 1
-    field = parts.page_images.heat_map(prediction.inputs, sure, prediction.answer["predicted"])
+    field = parts.page_images.heat_map(prediction, sure)
     wanted = sure.model.explain(target=prediction.answer["predicted"], **prediction.inputs).heat_maps[0].numpy()
     assert np.array_equal(field, wanted)
     layer = np.asarray(parts.page_images.heat_layer(field, (64, 64)))

@@ -21,7 +21,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from hub_models.explain_lesion import GRADIENT_METHODS, explained_pass, gradients_of_logits, in_eval_mode, to_heat
+from hub_models.explain_lesion import GRADIENT_METHODS, behind_layers, gradients_of_logits, in_eval_mode, to_heat
 from trainers.evaluation.explanation_table import CURVES, MASKS, NUMBERS, ORDERS, STAGES, ExplanationTable
 from trainers.explaining import maps
 from trainers.explaining.masks import MaskedImages
@@ -238,7 +238,7 @@ def member_maps(model: Any, inputs: Mapping[str, torch.Tensor], target: torch.Te
     height, width = inputs["pixel_values"].shape[-2:]
     size = (int(height), int(width))
     with torch.no_grad(), in_eval_mode(model):
-        output, activations = explained_pass(model, inputs)
+        output, activations = behind_layers(model, inputs)
         gradients = gradients_of_logits(output.raw_logits, target, activations)
         maps = [
             GRADIENT_METHODS[method](*(model.as_maps(one.detach(), size).float() for one in pair))
