@@ -3,7 +3,8 @@
 ``python -m trainers.matrix --models M1 M2 --datasets D1 D2 --out DIR`` writes DIR/README.md, DIR/matrix.png,
 DIR/matrix.json and the scored folder of each pair. A dataset is a folder of a build_* command or a Hub id (its --split
 is scored), or ``IMAGES=LABELS.csv``, a folder of images with the table of ``lesion score --labels``. Images of classes
-that a model does not know are left out for it, and counted. The same command goes on where it was stopped.
+that a model does not know are left out for it, and counted. The column options are for all datasets. The same command
+goes on where it was stopped.
 
 ``--scored DIR [DIR ...]`` adds rows of reports that are there already: folders of ``lesion score --labels``, and
 finished models on their own test split.
@@ -12,9 +13,11 @@ finished models on their own test split.
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, count_of, run, seed_of, shown_path
+from trainers.model_folder.columns import add_columns, columns_given
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -35,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="DIR", help="folder to write; absent or empty")
     add("--split", default="test", help="split of the datasets (default: %(default)s)")
     add("--config_name", default="grouped", help="config of the datasets (default: %(default)s)")
+    add_columns(parser, usual="a dataset's own")
     add("--batch_size", type=count_of, default=32, help="images per forward pass (default: %(default)s)")
     add("--processes", type=count_of, default=1, help="processes that score side by side (default: %(default)s)")
     add("--bootstrap_replicates", type=count_of, default=1000, help="resamples of the intervals (default: %(default)s)")
@@ -73,9 +77,11 @@ def main() -> None:
     from trainers.model_folder.source import parse_source
     from trainers.scoring.matrix import MatrixJob, matrix
 
-    options = {name: value for name, value in vars(given).items() if name != "models"}
+    names = [one.name for one in fields(MatrixJob) if one.name in vars(given) and one.name != "models"]
+    options = {name: getattr(given, name) for name in names}
+    models = [parse_source(model) for model in given.models]
     try:
-        rows = matrix(MatrixJob(models=[parse_source(model) for model in given.models], **options))
+        rows = matrix(MatrixJob(models=models, columns=columns_given(given), **options))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"the same command goes on from {shown_path(given.out)}.partial") from None
     print("\n".join(markdown(rows)))

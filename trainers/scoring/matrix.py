@@ -7,7 +7,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from datasets_scripts.command import UserError
 from datasets_scripts.output import beside, locked, put_in_place
+from datasets_scripts.rows import Columns
 from datasets_scripts.sources.tables import TableWriter
 from model_cards.manifest import write_text
 from trainers.evaluation.figures.charts import DPI
@@ -45,6 +46,7 @@ class MatrixJob:
         out: the folder to write.
         split: of the datasets.
         config_name: of the datasets.
+        columns: of image, label and group, in all datasets.
         batch_size, processes, bootstrap_replicates, seed: as of ``lesion score``.
     """
 
@@ -54,6 +56,7 @@ class MatrixJob:
     out: Path
     split: str = "test"
     config_name: str = "grouped"
+    columns: Columns = field(default_factory=Columns)
     batch_size: int = 32
     processes: int = 1
     bootstrap_replicates: int = 1000
@@ -131,6 +134,7 @@ def _begin(job: MatrixJob, partial: Path) -> None:
     settings = {
         "models": [f"{source.location}@{source.revision or ''}" for source in job.models],
         "datasets": list(job.datasets),
+        "columns": asdict(job.columns),
         **{name: getattr(job, name) for name in ("split", "config_name", "bootstrap_replicates", "seed")},
     }
     stored = partial / SETTINGS
@@ -166,7 +170,7 @@ def _labelled(job: MatrixJob, dataset: str, title: str, folder: Path) -> Labelle
     images, equals, labels = dataset.rpartition("=")
     if equals:
         return Labelled(title, Path(images), Path(labels))
-    splits = load_splits(dataset, job.config_name)
+    splits = load_splits(dataset, job.config_name, columns=job.columns)
     if job.split not in splits.splits:
         raise UserError(f"dataset {dataset!r} has no {job.split!r} split: it has {', '.join(splits.splits)}")
     export(splits, job.split, folder)

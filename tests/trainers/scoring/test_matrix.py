@@ -23,6 +23,7 @@ from trainers.model_folder.data import Splits
 from trainers.scoring.matrix import dataset_name, export
 
 Call = Callable[..., tuple[int, str, str]]
+COLUMNS = {"photo": datasets.Image(), "dx": datasets.Value("string"), "patient": datasets.Value("string")}
 
 
 @pytest.fixture
@@ -123,6 +124,24 @@ def test_every_pair_is_scored_once(ours: Path, peer: Path, images: Path, tmp_pat
     assert code == 0
     (row,) = json.loads((again / "matrix.json").read_text())["rows"]
     assert row == {name: value for name, value in rows[0].items() if not name.startswith("left_out")}
+
+
+def test_a_dataset_with_other_column_names_is_read(ours: Path, tmp_path: Path, lesion_matrix: Call) -> None:
+    rng = np.random.default_rng(0)
+    for split, n in (("train", 60), ("test", 4)):
+        photos = [Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(n)]
+        rows = {"photo": photos, "dx": ["mel", "nv"] * (n // 2), "patient": [f"{split}{k // 2}" for k in range(n)]}
+        table = datasets.Dataset.from_dict(rows, datasets.Features(COLUMNS))
+        table.to_parquet(tmp_path / "clinic" / "data" / f"{split}-00000-of-00001.parquet")
+    words = ("--models", ours, "--datasets", tmp_path / "clinic", "--out", tmp_path / "out")
+    few = ("--bootstrap_replicates", 20, "--config_name", "default")
+    columns = ("--image_column", "photo", "--label_column", "dx", "--group_column", "patient")
+    code, _, error = lesion_matrix(*words, *few, *columns)
+    assert (code, error) == (0, error)
+    (row,) = json.loads((tmp_path / "out" / "matrix.json").read_text())["rows"]
+    assert (row["n"], row["n_groups"]) == (4, 2)
+    code, _, error = lesion_matrix(*words[:-1], tmp_path / "other", *few)
+    assert (code, "image" in error) == (2, True)
 
 
 def test_what_cannot_be_a_matrix_is_named(ours: Path, images: Path, tmp_path: Path, lesion_matrix: Call) -> None:
