@@ -74,11 +74,22 @@ class LesionTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train; afterwards the model holds the weights to keep, the average where there is one."""
-        output = super().train(*args, **kwargs)
+        try:
+            output = super().train(*args, **kwargs)
+        finally:
+            self._end_workers()
         if self.ema is not None:  # no best checkpoint was loaded: the last average stays
             self.accelerator.unwrap_model(self.model).load_state_dict(self.ema.module.state_dict())
             self.ema = None
         return output
+
+    def _end_workers(self) -> None:
+        """End the persistent workers; a collection of garbage closes their queues first, then waits 5 s for each."""
+        for loader in self.accelerator._dataloaders:
+            base = getattr(loader, "base_dataloader", loader)
+            if base._iterator is not None:
+                base._iterator._shutdown_workers()
+                base._iterator = None
 
     def _refuse_what_cannot_be(self, ema_decay: float) -> None:
         """Name options that this model or this launch cannot have, before anything runs.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import struct
 from pathlib import Path
@@ -70,6 +71,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert training.dataloader_num_workers > 0
     assert training.dataloader_persistent_workers
     run_trainer(whole, given, training, splits, out, None)
+    assert multiprocessing.active_children() == []
     expected = {name: value.clone() for name, value in whole.model.state_dict().items()}
     steps = whole.state.max_steps // 2
     checkpoint = min((tmp_path / "whole").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
