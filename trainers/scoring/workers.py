@@ -99,7 +99,7 @@ def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> It
     Raises:
         UserError: a worker was refused something, or killed.
     """
-    context = multiprocessing.get_context("spawn")
+    context = worker_context()
     news: Any = context.Queue()
     shards = [shard for index in range(processes) if (shard := list(numbers[index::processes]))]
     workers = [
@@ -128,6 +128,15 @@ def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> It
             worker.terminate()
         for worker in workers:
             worker.join()
+
+
+def worker_context() -> Any:
+    """How workers are started: forked from a process that has imported the libraries once and never used a GPU."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "transformers.modeling_utils", "timm"])
+    return context
 
 
 def check_alive(workers: Sequence[Any]) -> None:

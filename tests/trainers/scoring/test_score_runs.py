@@ -21,12 +21,15 @@ from trainers.scoring.scorer import Scorer
 LABELS = ["mel", "nv", "bkl"]
 N = 11
 Run = Callable[..., tuple[int, str, str]]
+# Its workers are forks of it: they need not import torch again, unlike those of the run that goes on.
 SMALL_PARTS = """
+import multiprocessing
 from datasets_scripts.command import run
 from trainers import score
 from trainers.scoring import workers
 if __name__ == "__main__":
     workers.PART_IMAGES = 8
+    workers.worker_context = lambda: multiprocessing.get_context("fork")
     run(score.main)
 """
 
@@ -90,9 +93,6 @@ def test_several_processes_and_a_kill_change_nothing(
         os.link(images / f"i0{number % 7}.png", many / f"{number:04d}.png")
     words = ["--model", str(ours), "--images", str(many), "--batch_size", "8"]
     assert run(*words, "--out", tmp_path / "one")[0] == 0
-    assert run(*words, "--out", tmp_path / "two", "--processes", 2)[0] == 0
-    assert (tmp_path / "two" / "answers.csv").read_bytes() == (tmp_path / "one" / "answers.csv").read_bytes()
-
     killed = [*words, "--out", str(tmp_path / "killed"), "--processes", "2"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     running = processes.Process([sys.executable, "-c", SMALL_PARTS, *killed], env=env)
@@ -106,7 +106,7 @@ def test_several_processes_and_a_kill_change_nothing(
     assert not (tmp_path / "killed").exists()
     # The workers see within a batch that the process that started them is gone.
     assert run(*killed)[0] == 0
-    assert json.loads((tmp_path / "killed" / "summary.json").read_text())["images_of_earlier_runs"] >= 8
+    assert 8 <= json.loads((tmp_path / "killed" / "summary.json").read_text())["images_of_earlier_runs"] <= 464
     assert (tmp_path / "killed" / "answers.csv").read_bytes() == (tmp_path / "one" / "answers.csv").read_bytes()
 
 
