@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,10 @@ os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Caches of this run's own, the same ones for its workers and the commands that they start.
+if "LESION_TEST_CACHES" not in os.environ:
+    os.environ["LESION_TEST_CACHES"] = os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="lesion-tests-")
+    atexit.register(shutil.rmtree, os.environ["HF_HOME"], ignore_errors=True)
 
 from hub_fixture import hub  # noqa: F401  (for every test; after the variables, which are read at import)
 from shared_fixtures import made_once, painted, phantom_dataset, quiet_env, train_command, trained  # noqa: F401

@@ -36,11 +36,13 @@ LIBRARIES = (
 )
 # What these read when they are imported: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and others of AT_IMPORT.
 HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
-AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "ACCELERATE_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
+AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
 HERE = "no second server"
 UNPAINTED = "LESION_TEST_UNPAINTED"  # set: charts are written as one pixel
+TEMPLATES = "LESION_TEST_TEMPLATES"  # the server's: folder of the compiled templates of cards, which take 0.7 s
 STREAMS = ("stdout", "stderr")
 _server: subprocess.Popen[str] | None = None
+_templates: tempfile.TemporaryDirectory[str] | None = None
 _exit_code: int | None = None
 
 
@@ -112,6 +114,16 @@ def run(
     return subprocess.CompletedProcess(process.args, process.returncode or 0, *shown)
 
 
+def piped(command: Sequence[str], *, env: dict[str, str] | None = None, **_: Any) -> Process:
+    """As ``subprocess.Popen`` with both streams piped into one, ``stdout``, as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        pipe = os.path.join(folder, "pipe")
+        os.mkfifo(pipe)
+        process: Any = Process(command, env=env, stdout=pipe, stderr=pipe)
+        process.stdout = os.fdopen(os.open(pipe, os.O_RDONLY), errors="replace")  # both ends wait here for each other
+        return process
+
+
 def run_ranks(command: Sequence[str], count: int, *, env: dict[str, str], timeout: float = 600) -> None:
     """Run a command on ``count`` processes that find each other, as torchrun starts them; each must succeed.
 
@@ -152,11 +164,12 @@ def unpaint() -> Callable[..., None]:
 
 def _ask(request: dict[str, Any]) -> Any:
     """The server's answer; starts the server first where there is none."""
-    global _server
+    global _server, _templates
     if _server is None or _server.poll() is not None:
         # Isolated: the sys.path of each command is built on the one of Python alone.
         command = [sys.executable, "-I", __file__]
-        env = {**os.environ, "OMP_NUM_THREADS": "1"}
+        _templates = tempfile.TemporaryDirectory()
+        env = {**os.environ, "OMP_NUM_THREADS": "1", TEMPLATES: _templates.name}
         _server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         atexit.register(_server.kill)
     assert _server.stdin is not None
@@ -206,6 +219,18 @@ def _read_at_import(env: dict[str, str]) -> str:
     return HERE if "HF_ENDPOINT" in env else json.dumps(read)
 
 
+def keep_templates(folder: str) -> None:
+    """From now on this process and its forks compile a template of Jinja only where ``folder`` does not hold it."""
+    from jinja2 import Environment, FileSystemBytecodeCache
+
+    made = Environment.__init__
+
+    def begin(self: Environment, *args: Any, **options: Any) -> None:
+        made(self, *args, **{"bytecode_cache": FileSystemBytecodeCache(folder), **options})
+
+    Environment.__init__ = begin  # type: ignore[method-assign]
+
+
 def _import(names: Sequence[str]) -> None:
     for name in names:
         importlib.import_module(name)
@@ -253,7 +278,7 @@ def _execute(request: dict[str, Any]) -> None:
     for number, (path, flags) in enumerate(
         [(os.devnull, os.O_RDONLY), *((request[name], os.O_WRONLY | os.O_CREAT | os.O_APPEND) for name in STREAMS)]
     ):
-        os.dup2(os.open(path, flags, 0o644), number)
+        os.dup2(1 if number == 2 and path == request["stdout"] else os.open(path, flags, 0o644), number)
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
@@ -279,4 +304,5 @@ def _execute(request: dict[str, Any]) -> None:
 if __name__ == "__main__":
     atexit.register(_end)  # before the libraries register theirs: the last to be called is the first registered
     _import(LIBRARIES)
+    keep_templates(os.environ[TEMPLATES])
     _become(_serve())

@@ -73,10 +73,9 @@ def train_command(phantom_dataset: Path, repo_root: Path) -> Callable[..., list[
 
 
 @pytest.fixture(scope="session")
-def quiet_env(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An offline environment whose caches are this session's own."""
-    fixed = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", processes.UNPAINTED: "1"}
-    return {**os.environ, **fixed, "HF_HOME": str(tmp_path_factory.mktemp("hf"))}
+def quiet_env() -> dict[str, str]:
+    """An offline environment whose caches are this run's own."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", processes.UNPAINTED: "1"}
 
 
 def run_training(command: list[str], env: dict[str, str]) -> None:

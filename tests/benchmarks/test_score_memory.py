@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
@@ -56,14 +56,7 @@ def peak(model: Path, images: int, tmp_path: Path) -> int:
     """Bytes at the peak of scoring so many images."""
     out = tmp_path / f"out{images}"
     words = ["--model", str(model), "--images", str(folder_of(images, tmp_path)), "--out", str(out), "--no_trust"]
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURED, *words, "--batch_size", "64"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
+    done = processes.run([sys.executable, "-c", MEASURED, *words, "--batch_size", "64"], timeout=1500)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads((out / "summary.json").read_text())["scored"]["images"] == images
     return int(json.loads(done.stdout.splitlines()[-1])["bytes"])

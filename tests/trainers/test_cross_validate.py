@@ -6,24 +6,26 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import processes
 import pytest
 from scipy.special import softmax
+from shared_fixtures import call, called
 
 from datasets_scripts.command import UserError
 from model_cards.manifest import check_manifest
 from model_cards.verify import verify_folder
-from trainers.cross_validate import find_script, make_plan
+from trainers.cross_validate import find_script, main, make_plan
 from trainers.evaluation.comparison import load
 from trainers.evaluation.pooling import Fold, check_alike, fold_values, over_folds, pool, pooled_report
 from trainers.evaluation.report import evaluate
 from trainers.metrics.predictions import Predictions, read_predictions
+from trainers.training import cross_validation
 
 OPTIONS = [
     *("--recipe", "demo", "--backbone", "test_efficientnet", "--image_size", "32", "--num_train_epochs", "1"),
@@ -168,18 +170,16 @@ def test_the_report_says_which_share_of_the_dataset_was_tested(two):
 
 
 @pytest.fixture(scope="module")
-def finished(phantom_dataset: Path, quiet_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(phantom_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two folds trained by the real command."""
     out = tmp_path_factory.mktemp("folds") / "cv"
-    done = run(quiet_env, "mobilenet", "--dataset", phantom_dataset, "--output_dir", out, "--folds", "2", *OPTIONS)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "finished: " in done.stdout
+    with pytest.MonkeyPatch.context() as patch:
+        # The processes of the folds need not import torch again.
+        pipes = {"PIPE": subprocess.PIPE, "STDOUT": subprocess.STDOUT}
+        patch.setattr(cross_validation, "subprocess", SimpleNamespace(Popen=processes.piped, **pipes))
+        said = call(main, "mobilenet", "--dataset", phantom_dataset, "--output_dir", out, "--folds", "2", *OPTIONS)
+    assert "finished: " in said
     return out
-
-
-def run(env: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "trainers.cross_validate", *map(str, words)]
-    return processes.run(command, env=env, timeout=900)
 
 
 @pytest.mark.slow
@@ -229,16 +229,16 @@ def test_a_cross_validation_compares_like_a_model(finished: Path) -> None:
 
 
 @pytest.fixture
-def copying(finished: Path, tmp_path: Path, quiet_env: dict[str, str]) -> Any:
+def copying(finished: Path, tmp_path: Path) -> Any:
     """Cross-validation by the script that copies; ``plan`` says which fold fails and how."""
     script, source = tmp_path / "train_copy.py", tmp_path / "source"
     script.write_text(COPY)
     shutil.copytree(finished, source)
 
-    def command(plan: str, *more: str) -> subprocess.CompletedProcess[str]:
+    def command(plan: str, *more: str) -> tuple[int, str, str]:
         (tmp_path / "plan.txt").write_text(plan)
         words = (script, "--output_dir", tmp_path / "cv", "--folds", "2", "--source", source, *more)
-        return run(quiet_env, *words, "--bootstrap_replicates", "30")
+        return called(main, *words, "--bootstrap_replicates", "30")
 
     return command
 
@@ -249,11 +249,12 @@ def calls(folder: Path) -> list[str]:
     return found
 
 
-def one_line(done: subprocess.CompletedProcess[str]) -> str:
-    assert done.returncode == 2, done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stderr.startswith("error: ")
-    return done.stderr
+def one_line(done: tuple[int, str, str]) -> str:
+    code, _, error = done
+    assert code == 2, error
+    assert len(error.splitlines()) == 1
+    assert error.startswith("error: ")
+    return error
 
 
 @pytest.mark.slow
@@ -268,10 +269,10 @@ def test_a_fold_that_crashes_leaves_the_others_and_is_resumed(copying: Any, tmp_
     assert "holds folds of other options" in other
     assert not (tmp_path / "calls.txt").exists()
 
-    done = copying("")
-    assert done.returncode == 0, done.stderr
+    code, said, error = copying("")
+    assert code == 0, error
     assert calls(tmp_path) == ["fold0 resumed"]
-    assert "kept, every file is as its manifest says" in done.stdout
+    assert "kept, every file is as its manifest says" in said
     for name in ("report.json", "predictions_test.parquet"):
         mine, theirs = (path / name for path in (tmp_path / "cv", finished))
         if name == "report.json":
@@ -305,7 +306,7 @@ def test_a_mistake_stops_at_the_first_fold_and_leaves_nothing(copying: Any, tmp_
     assert "ended well but wrote no" in one_line(copying("fold0:nothing"))
 
 
-def test_wrong_commands_are_refused(tmp_path: Path, quiet_env: dict[str, str]) -> None:
+def test_wrong_commands_are_refused(tmp_path: Path) -> None:
     out = ["--output_dir", str(tmp_path / "cv")]
     for words, named in (
         (["no_such_net", *out], "'no_such_net' does not exist: give a train_*.py, or one of "),
@@ -321,8 +322,8 @@ def test_wrong_commands_are_refused(tmp_path: Path, quiet_env: dict[str, str]) -
         with pytest.raises(UserError, match=named.replace("*", r"\*")):
             make_plan(words)
     (tmp_path / "cv.partial").mkdir()
-    assert "is of another command" in one_line(run(quiet_env, "mobilenet", *out))
-    missing = run(quiet_env, "mobilenet", "--output_dir", tmp_path / "new", "--launcher", "no_such_launcher --x")
+    assert "is of another command" in one_line(called(main, "mobilenet", *out))
+    missing = called(main, "mobilenet", "--output_dir", tmp_path / "new", "--launcher", "no_such_launcher --x")
     assert "'no_such_launcher' cannot be started" in one_line(missing)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cv.partial"]
 

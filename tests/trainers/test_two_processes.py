@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
+from processes import run as run_alone
 from processes import run_ranks
 from safetensors.torch import load_file
 
@@ -26,7 +26,23 @@ from trainers.model_folder.data import EpochSampler, load_splits
 HERE = Path(__file__).resolve().parent
 WORKER = HERE / "process_worker.py"
 SCRIPTS = HERE.parents[1] / "trainers"
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+# torchrun, whose processes are forks of it: they need not import torch again.
+TORCHRUN = """
+import runpy, sys
+from torch.distributed import run
+from torch.distributed.launcher.api import elastic_launch
+
+def script(unbuffered, *words):
+    sys.argv = list(words)
+    runpy.run_path(words[0], run_name="__main__")
+
+def forking(config, entrypoint):
+    config.start_method = "fork"
+    return elastic_launch(config, script)
+
+run.elastic_launch = forking
+run.main(sys.argv[1:])
+"""
 TINY_VIT = {
     "patch_size": 8,
     "hidden_size": 32,
@@ -82,8 +98,8 @@ def command_line(script: str, batch: int, dataset: Path, folder: Path) -> list[s
 
 
 def torchrun(words: list[str], env: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, *words], env=env, capture_output=True, text=True, timeout=900, check=False
+    done = run_alone(
+        [sys.executable, "-c", TORCHRUN, "--standalone", "--nproc_per_node", "2", *words], env=env, timeout=900
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
