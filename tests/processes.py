@@ -3,7 +3,7 @@
 A server process imports the large libraries once and forks for each command. The command has its own environment,
 working directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads
 ``HF_*`` at its import (huggingface_hub, transformers, datasets) is imported before only by a second server, which the
-first forks for each set of such variables, but not where they name a Hub: it is that of one test. Nothing of this
+first forks for each set of such variables, but not where they name a Hub that only one test has. Nothing of this
 project is imported before. A test of what an import costs starts Python itself.
 
 Charts are built but not drawn, here and in those processes, but where a test asks for ``painted``.
@@ -38,6 +38,7 @@ LIBRARIES = (
 HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
 AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
 HERE = "no second server"
+LASTING_HUB = "LESION_TEST_HUB"  # the address of a Hub that the tests of this process have one after the other
 UNPAINTED = "LESION_TEST_UNPAINTED"  # set: charts are written as one pixel
 TEMPLATES = "LESION_TEST_TEMPLATES"  # the server's: folder of the compiled templates of cards, which take 0.7 s
 STREAMS = ("stdout", "stderr")
@@ -214,9 +215,9 @@ def _serve() -> dict[str, Any]:
 
 
 def _read_at_import(env: dict[str, str]) -> str:
-    """The variables that the libraries of the Hub read when they are imported; HERE where they name a Hub."""
+    """What the libraries of the Hub read when they are imported; HERE where they read what only one test has."""
     read = sorted((name, value) for name, value in env.items() if name.startswith(AT_IMPORT))
-    return HERE if "HF_ENDPOINT" in env else json.dumps(read)
+    return HERE if env.get("HF_ENDPOINT") != env.get(LASTING_HUB) else json.dumps(read)
 
 
 def keep_templates(folder: str) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import processes
 import pytest
 from scipy.stats import ttest_rel
 
@@ -340,14 +340,8 @@ def test_it_starts_as_a_script_and_as_a_module(
     repo_root: Path,
 ) -> None:
     data = write(tmp_path / "s.csv", balanced_rows(patients=3, days=5))
-    done = subprocess.run(
-        [sys.executable, *start, "--data", str(data), "--out", str(tmp_path / "out")],
-        cwd=repo_root,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    words = [*start, "--data", str(data), "--out", str(tmp_path / "out")]
+    done = processes.run([sys.executable, *words], cwd=repo_root)
     assert done.returncode == 0, done.stderr
     assert "never a medical device" in done.stdout
     assert "3 patients" in done.stderr
