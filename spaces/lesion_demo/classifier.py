@@ -193,7 +193,7 @@ class Classifier:
             self.can_explain
             and self.is_lesion_model
             and "explain" in inspect.signature(self.model.predict).parameters
-            and getattr(self.model, "graph", None) is None  # an exported graph is faster, and gives no map
+            and getattr(getattr(self.model, "graph", None), "name", "torch") == "torch"  # an exported graph has no map
         )
 
     @property

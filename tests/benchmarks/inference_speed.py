@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "spaces" / "lesion_demo")]
 
 from hub_models import EnsembleForLesionClassification, EnsembleLesionConfig  # noqa: E402
-from hub_models.backend_lesion import Graph, import_runtime  # noqa: E402
+from hub_models.backend_lesion import Folded, Graph, import_runtime  # noqa: E402
 from trainers.model_folder.export import build_graph  # noqa: E402
 
 RELEASED = ROOT / "hub_models" / "released"
@@ -71,6 +71,8 @@ def ensemble(backbone: str) -> EnsembleForLesionClassification:
 
 def graphs(model: Any, folder: Path, precisions: list[str]) -> dict[str, Graph]:
     """A graph of OpenVINO in each precision that this machine can run; the ranges of int8 are of random pixels."""
+    if not precisions:
+        return {}
     can = import_runtime("openvino").Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     rng = np.random.default_rng(0)
     images = [{"pixel_values": rng.normal(size=(1, 3, SIDE, SIDE)).astype(np.float32)} for _ in range(4)]
@@ -92,19 +94,19 @@ def networks(title: str, backbone: str, batches: list[int], precisions: list[str
     model = ensemble(backbone)
     one = model.members[0]
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        made = graphs(model, Path(folder), precisions)
+        made: dict[str, Graph | Folded] = {"folded": Folded(model), **graphs(model, Path(folder), precisions)}
         for batch in batches:
             pixels = torch.randn(batch, 3, SIDE, SIDE)
             last = pixels.contiguous(memory_format=torch.channels_last)
 
-            def forward(graph: Graph | None, pixels: torch.Tensor = pixels) -> Callable[[], object]:
+            def forward(graph: Graph | Folded | None, pixels: torch.Tensor = pixels) -> Callable[[], object]:
                 def work() -> None:
                     model.graph = graph
                     model(pixel_values=pixels)
 
                 return work
 
-            def whole(graph: Graph | None, pixels: torch.Tensor = pixels) -> Callable[[], object]:
+            def whole(graph: Graph | Folded | None, pixels: torch.Tensor = pixels) -> Callable[[], object]:
                 def work() -> None:
                     model.graph = graph
                     model.predict(pixel_values=pixels)
@@ -179,7 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of every runtime (default: %(default)s)")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
-    parser.add_argument("--precisions", nargs="+", default=["f32", "bf16", "int8"])
+    parser.add_argument("--precisions", nargs="*", default=["f32", "bf16", "int8"])
     parser.add_argument("--models", nargs="*", default=list(BACKBONES.values()), choices=list(BACKBONES.values()))
     parser.add_argument("--space", nargs="*", default=[str(RELEASED / "derm-x-mobilenetv2-ham7")], metavar="DIR")
     given = parser.parse_args()
