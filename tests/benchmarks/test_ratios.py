@@ -24,7 +24,7 @@ SIZE = 144
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("data") / "phantoms"
-    build_phantom(["--task", "dermx", "--images", "160", "--seed", "5", "--size", "200x150", "--out", str(out)])
+    build_phantom(["--task", "dermx", "--images", "96", "--seed", "5", "--size", "200x150", "--out", str(out)])
     return out
 
 
