@@ -16,6 +16,7 @@ from torch.nn import functional
 from .configuration_lesion import LABEL_GROUPS
 from .decision_lesion import FLAGGED, chosen_rule, flags, named_class, p_malignant, same_class
 from .groups_lesion import group_names, scope, trust_of
+from .infer_lesion import dropout_layers, infer, sample_head
 from .preprocess_lesion import FIRST_SETTINGS
 from .trust_lesion import TrustNotFittedError, check_prior, entropy, sets_and_bands, shift_prior
 
@@ -383,3 +384,38 @@ def flag_in_words(malignancy: str, fitted: Mapping[str, Any]) -> str:
         f"{lesion} as possibly malignant: at least {fitted['target'] * 100:g} % of malignant lesions are expected to "
         f"be flagged, with {fitted['confidence'] * 100:g} % confidence, on lesions like those it was calibrated on."
     )
+
+
+class PredictSteps:
+    """The steps of a classifier's ``predict``, for programs that run them apart; one of its bases."""
+
+    config: Any
+
+    def infer(
+        self, inputs: Mapping[str, torch.Tensor], inference: str = "plain", *, samples: int = 30, seed: int = 0
+    ) -> Any:
+        """The output of :func:`infer_lesion.infer`, which describes the arguments."""
+        return infer(self, inputs, inference, samples, seed)
+
+    def sample_head(self, features: torch.Tensor, samples: int, seed: int) -> torch.Tensor:
+        """MC dropout on the head alone: one pass of the backbone, many of the layers after it."""
+        return sample_head(self, features, samples, seed)
+
+    def can_sample_head(self) -> bool:
+        """Whether MC dropout on the head alone is all of MC dropout: dropout after the backbone, none inside."""
+        inside, after = dropout_layers(self)
+        return bool(after) and not inside
+
+    def check_trust_is_fitted(self) -> None:
+        """Raise TrustNotFittedError where a part of trust is missing."""
+        check_trust_is_fitted(self.config.trust)
+
+    def why_withdrawn(
+        self, inputs: Mapping[str, torch.Tensor], inference: str, prior: Any, prepared_as: Mapping[str, Any] | None
+    ) -> str | None:
+        """Reason code why band and set do not hold for this use; None where they hold."""
+        return why_withdrawn(self.config, inputs, inference, prior, prepared_as)
+
+    def answer_in_words(self, output: Any, **options: Any) -> list[dict[str, Any]]:
+        """The dictionaries of :meth:`predict`, from an output in eval mode and the options of ``answers``."""
+        return answers(output, self.config, **options)

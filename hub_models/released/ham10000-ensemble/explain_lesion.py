@@ -116,16 +116,62 @@ def explanation_methods(model: Any) -> list[str]:
     return [*gradients, ROLLOUT] if model.attentions() else gradients
 
 
-def explain(
-    model: Any, features: Any, inputs: Mapping[str, Any], target: Target | None, method: str
-) -> LesionExplanation:
-    """Heat maps of a batch, in eval mode; the method of the model describes the arguments.
+@dataclass(frozen=True)
+class ExplainedPass:
+    """A forward pass from which the heat maps of any class follow without another one.
 
-    By gradients: one forward pass and a backward pass of the layers after the explained one. The roll-out: one forward
-    pass and the product of queries and keys once more, with one attention (N, heads, T, T) in memory at a time.
+    Attributes:
+        model: the classifier.
+        output: of the pass; by gradients with the graph behind the explained layers.
+        method: one of :func:`explanation_methods`.
+        size: (H, W) of the pixels.
+        activations: what each explained layer received; of the roll-out its map (N, h, w).
+    """
+
+    model: Any
+    output: Any
+    method: str
+    size: tuple[int, int]
+    activations: list[torch.Tensor]
+
+    def explanation(self, target: Target | None) -> LesionExplanation:
+        """The heat maps of a class, once; the method of the model describes the argument.
+
+        Raises:
+            ExplanationError: no such class.
+        """
+        maps = self.activations
+        with torch.inference_mode(False):
+            classes = resolve_target(target, self.output.logits, self.model.config.labels)
+            if self.method != ROLLOUT:
+                combine = GRADIENT_METHODS[self.method]
+                gradients = gradients_of_logits(self.output.raw_logits, classes, maps)
+                pairs = zip(maps, gradients, strict=True)
+                maps = [combine(*(self.model.as_maps(x.detach(), self.size).float() for x in pair)) for pair in pairs]
+            heat = torch.stack([to_heat(one, self.size) for one in maps])
+        spread = heat.std(dim=0, correction=0) if self.output.raw_logits.ndim == 3 else None
+        return LesionExplanation(heat.mean(dim=0), spread, classes, self.method)
+
+    def plain_output(self) -> Any:
+        """The output without gradients."""
+        return type(self.output)(
+            **{name: one.detach() if isinstance(one, torch.Tensor) else one for name, one in self.output.items()}
+        )
+
+    def added_to(self, answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The answers of ``predict`` with ``heat_map`` (H, W) of the class that each names."""
+        maps = self.explanation([answer["predicted"] for answer in answers]).heat_maps
+        return [answer | {"heat_map": one} for answer, one in zip(answers, maps, strict=True)]
+
+
+def explained_pass(model: Any, features: Any, inputs: Mapping[str, Any], method: str) -> ExplainedPass:
+    """One forward pass of a batch in eval mode; the method ``explain`` of the model describes the arguments.
+
+    By gradients: a graph of the layers after the explained one alone. The roll-out: the product of queries and keys
+    once more, with one attention (N, heads, T, T) in memory at a time.
 
     Raises:
-        ExplanationError: no such method, or not for this model; no such class; no image, or none of numbers.
+        ExplanationError: no such method, or not for this model; no image, or none of numbers.
         PixelShapeError: ``pixel_values`` is not a batch of three-channel images.
     """
     methods = explanation_methods(model)
@@ -141,18 +187,8 @@ def explain(
         }
         height, width = model.check_pixels(given["pixel_values"]).shape[-2:]
         size = (int(height), int(width))
-        if method == ROLLOUT:
-            output, maps = rolled_out(model, given, size)
-            classes = resolve_target(target, output.logits, model.config.labels)
-        else:
-            output, activations = explained_pass(model, given)
-            classes = resolve_target(target, output.logits, model.config.labels)
-            gradients = gradients_of_logits(output.raw_logits, classes, activations)
-            combine, pairs = GRADIENT_METHODS[method], zip(activations, gradients, strict=True)
-            maps = [combine(*(model.as_maps(one.detach(), size).float() for one in pair)) for pair in pairs]
-        heat = torch.stack([to_heat(one, size) for one in maps])
-        spread = heat.std(dim=0, correction=0) if output.raw_logits.ndim == 3 else None
-        return LesionExplanation(heat.mean(dim=0), spread, classes, method)
+        output, seen = rolled_out(model, given, size) if method == ROLLOUT else behind_layers(model, given)
+    return ExplainedPass(model, output, method, size, seen)
 
 
 def named(features: Any) -> dict[str, Any]:
@@ -186,7 +222,7 @@ def check_inputs(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return given
 
 
-def explained_pass(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
+def behind_layers(model: Any, inputs: Mapping[str, torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
     """A forward pass that records a graph only behind the explained layers.
 
     Args:

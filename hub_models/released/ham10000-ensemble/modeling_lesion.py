@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .answer_lesion import answers, check_trust_is_fitted, why_withdrawn
+from .answer_lesion import PredictSteps
 from .backbone_lesion import (
     BackboneWeightsError,
     build_timm_backbone,
@@ -34,8 +34,15 @@ from .backbone_lesion import (
 from .backend_lesion import RunsGraph, run_graph
 from .checks_lesion import MOST_PARAMETERS, check_image_batch
 from .configuration_lesion import LesionConfig, LesionConfigError
-from .explain_lesion import ExplanationError, LesionExplanation, Target, explain, explanation_methods, pooling_layers
-from .infer_lesion import dropout_layers, infer, recorded, sample_head
+from .explain_lesion import (
+    ExplanationError,
+    LesionExplanation,
+    Target,
+    explained_pass,
+    explanation_methods,
+    pooling_layers,
+)
+from .infer_lesion import recorded
 from .ood_lesion import EARLY, channel_statistics, ood_score
 from .output_lesion import LesionOutput, make_output
 from .preprocess_lesion import FIRST_SETTINGS
@@ -48,7 +55,7 @@ if TYPE_CHECKING:
 NO_CLASS = "no class can be named; the weights are damaged or the training diverged: fetch the model again"
 
 
-class LesionForImageClassification(RunsGraph, LesionPreTrainedModel):
+class LesionForImageClassification(PredictSteps, RunsGraph, LesionPreTrainedModel):
     """The base of all lesion classifiers.
 
     ``predict`` returns a dictionary per image, ``explain`` heat maps. The constructor never downloads.
@@ -328,6 +335,7 @@ class LesionForImageClassification(RunsGraph, LesionPreTrainedModel):
         seed: int = 0,
         prepared_as: Mapping[str, Any] | None = None,
         group: Any = None,
+        explain: str | None = None,
         **inputs: torch.Tensor,
     ) -> list[dict[str, Any]]:
         """Classify a batch in eval mode.
@@ -344,6 +352,7 @@ class LesionForImageClassification(RunsGraph, LesionPreTrainedModel):
             prepared_as: settings of the image processor that made the inputs; None = only the size is compared.
             group: where sets and bands were fitted by group: its name, or the age; one for all, or one per image. None
                 or another value = not known.
+            explain: a method of :meth:`explain`; adds ``heat_map`` (H, W) of the class named, from the same pass.
             **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
 
         Returns:
@@ -367,43 +376,21 @@ class LesionForImageClassification(RunsGraph, LesionPreTrainedModel):
             PriorError: ``prior`` is no distribution over the labels.
             DecisionError: there is no such rule, or it can promise nothing here.
             GroupError: groups for another number of images, or for a model without any.
+            ExplanationError: there is no such heat map.
         """
         if trust:
             self.check_trust_is_fitted()
         inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
-        output = self.infer(inputs, inference, samples=samples, seed=seed)
+        if explain is not None and inference != "plain":
+            raise ExplanationError(
+                f"inference is {inference!r}; a heat map is of one plain pass: leave one of them out."
+            )
+        seen = None if explain is None else explained_pass(self, None, inputs, explain)
+        output = self.infer(inputs, inference, samples=samples, seed=seed) if seen is None else seen.plain_output()
         withdrawn = self.why_withdrawn(inputs, inference, prior, prepared_as)
         options = {"prior": prior, "decision": decision, "withdrawn": withdrawn, "group": group}
-        return self.answer_in_words(output, trust=trust, **options)
-
-    def infer(
-        self, inputs: Mapping[str, torch.Tensor], inference: str = "plain", *, samples: int = 30, seed: int = 0
-    ) -> LesionOutput:
-        """The output of :func:`infer_lesion.infer`, which describes the arguments."""
-        return infer(self, inputs, inference, samples, seed)
-
-    def sample_head(self, features: torch.Tensor, samples: int, seed: int) -> torch.Tensor:
-        """MC dropout on the head alone: one pass of the backbone, many of the layers after it."""
-        return sample_head(self, features, samples, seed)
-
-    def can_sample_head(self) -> bool:
-        """Whether MC dropout on the head alone is all of MC dropout: dropout after the backbone, none inside."""
-        inside, after = dropout_layers(self)
-        return bool(after) and not inside
-
-    def check_trust_is_fitted(self) -> None:
-        """Raise TrustNotFittedError where a part of trust is missing."""
-        check_trust_is_fitted(self.config.trust)
-
-    def why_withdrawn(
-        self, inputs: Mapping[str, torch.Tensor], inference: str, prior: Any, prepared_as: Mapping[str, Any] | None
-    ) -> str | None:
-        """Reason code why band and set do not hold for this use; None where they hold."""
-        return why_withdrawn(self.config, inputs, inference, prior, prepared_as)
-
-    def answer_in_words(self, output: LesionOutput, **options: Any) -> list[dict[str, Any]]:
-        """The dictionaries of :meth:`predict`, from an output in eval mode and the options of ``answers``."""
-        return answers(output, self.config, **options)
+        found = self.answer_in_words(output, trust=trust, **options)
+        return found if seen is None else seen.added_to(found)
 
     def explanation_methods(self) -> list[str]:
         """The methods of :meth:`explain` that this model has; none where it reads no image."""
@@ -435,7 +422,7 @@ class LesionForImageClassification(RunsGraph, LesionPreTrainedModel):
         Raises:
             ExplanationError: no such method, or not for this model; no such class; no image, or none of numbers.
         """
-        return explain(self, features, inputs, target, method)
+        return explained_pass(self, features, inputs, method).explanation(target)
 
     # -------------------------------------------------- weights: first, saved
 

@@ -1,4 +1,4 @@
-"""The exported graph of a model: OpenVINO or ONNX Runtime runs the network on a CPU in place of torch.
+"""What runs the network on a CPU: torch, torch with fewer operations, or an exported graph in another runtime.
 
 ``python -m trainers.export`` writes the graph beside the weights, and ``exported.json`` with the sha256 of the weights
 that it was made from. The graph gives pooled features and the statistics of the early layers. All that follows (head,
@@ -8,6 +8,7 @@ repository alone, files of fixed names are read; a graph is data, and no code is
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
@@ -20,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from transformers.utils import cached_file
 
-from .infer_lesion import torch_alone
+from .infer_lesion import in_torch, torch_alone
 
 EXPORTED = "exported.json"
 WEIGHTS = "model.safetensors"
@@ -37,6 +40,7 @@ RAW_LOGITS = "raw_logits"
 
 Arrays = Mapping[str, Any]
 Run = Callable[[Arrays], dict[str, Any]]
+Encoded = tuple[torch.Tensor, torch.Tensor | None]
 logger = logging.getLogger(__name__)
 
 
@@ -76,6 +80,11 @@ class Graph:
         """Inputs (N, ...) -> ``features`` (N, D), ``early`` (N, E) where the model has early layers, ``raw_logits``."""
         found = self._run({name: value.contiguous().numpy() for name, value in inputs.items()})
         return {name: torch.from_numpy(value) for name, value in found.items()}
+
+    def encode(self, inputs: Mapping[str, torch.Tensor], early: bool) -> Encoded:
+        """Features (N, D), and statistics of the early layers (N, E) where ``early`` and the model has some."""
+        found = self.run(inputs)
+        return found[FEATURES], found.get(EARLY_STATISTICS) if early else None
 
 
 def load_graph(model: Any, backend: str) -> Graph | None:
@@ -249,12 +258,85 @@ def _open_onnx(paths: list[Path], precision: str) -> tuple[dict[str, tuple[int, 
     return shapes, names, run
 
 
+# --------------------------------------------- torch, with fewer operations
+
+
+class Folded:
+    """A copy of a model in torch whose convolutions hold the batch normalisation that follows them; for inference.
+
+    Args:
+        model: the classifier, in eval mode, in float32 on the CPU; it is left as it is.
+
+    Attributes:
+        layers: how many normalisations were folded.
+    """
+
+    name, precision = "torch", "f32"
+
+    def __init__(self, model: Any) -> None:
+        self.copy = copy.deepcopy(model)
+        self.copy.config = model.config  # one config: what is fitted later holds for both
+        with torch.no_grad():
+            self.layers = sum(map(fold_batch_norm, self.copy.pretrained_parts()))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> None:
+        return None  # the copy of a model may get other weights
+
+    def takes(self, inputs: Mapping[str, torch.Tensor | None]) -> bool:
+        """Whether inputs are in float32 on the CPU."""
+        return all(x is None or (x.dtype == torch.float32 and x.device.type == "cpu") for x in inputs.values())
+
+    def encode(self, inputs: Mapping[str, torch.Tensor | None], early: bool) -> Encoded:
+        """Features (N, D), and statistics of the early layers (N, E) where ``early``."""
+        self.copy.give_early = early
+        features, statistics, _ = self.copy.run_encoder(*inputs.values(), output_hidden_states=False)
+        return features, statistics
+
+
+def fold_batch_norm(module: nn.Module) -> int:
+    """Multiply each batch normalisation that follows a convolution into its weights, in place; returns how many.
+
+    "Follows" by the order of definition, which need not be that of the computation: the caller compares outputs.
+    """
+    folded = 0
+    before: Any = None
+    child: Any
+    for name, child in list(module.named_children()):
+        follows = isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d)
+        if follows and child.running_mean is not None and before.out_channels == child.num_features:
+            statistics = child.running_mean, child.running_var, child.eps, child.weight, child.bias
+            before.weight, before.bias = fuse_conv_bn_weights(before.weight, before.bias, *statistics)
+            # timm's normalisation layers hold the activation.
+            rest = [part for kind in ("drop", "act") if (part := getattr(child, kind, None)) is not None]
+            setattr(module, name, nn.Sequential(*rest))
+            folded, before = folded + 1, None
+        else:
+            folded, before = folded + fold_batch_norm(child), child
+    return folded
+
+
+@torch.inference_mode()
+def fold(model: Any) -> Folded | None:
+    """The faster copy of a model; None where there is nothing to fold, or it computes something else."""
+    first = next(model.parameters(), None)
+    if model.training or first is None or first.device.type != "cpu" or first.dtype != torch.float32:
+        return None
+    if not any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
+        return None
+    with torch.inference_mode(False):
+        found = Folded(model)
+    given = model.fixed_inputs()
+    fixed = [given.get(name) for name in model.input_names]
+    with in_torch():
+        expected, features = (one.run_encoder(*fixed)[0] for one in (model, found.copy))
+    close = bool((features - expected).abs().max() <= 1e-4 * expected.abs().max())
+    return found if found.layers and close else None
+
+
 # ------------------------------------------------------- in the forward pass
 
 
-def run_graph(
-    model: Any, inputs: tuple[torch.Tensor | None, ...], early: bool
-) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+def run_graph(model: Any, inputs: tuple[torch.Tensor | None, ...], early: bool) -> Encoded | None:
     """Features (N, D) and early statistics (N, E) or None by the model's graph; None where torch must run.
 
     Args:
@@ -268,25 +350,31 @@ def run_graph(
     named = dict(zip(model.input_names, inputs, strict=False))
     if not graph.takes(named):
         return None
-    found = graph.run(named)
-    return found[FEATURES], found.get(EARLY_STATISTICS) if early else None
+    return graph.encode(named, early)
 
 
 class RunsGraph:
-    """The part of a classifier that chooses what runs its network; one of two bases."""
+    """The part of a classifier that chooses what runs its network; one of its bases."""
 
-    # The network in another runtime; None = torch.
-    graph: Graph | None = None
+    # The network in another form; None = torch, as stored.
+    graph: Graph | Folded | None = None
 
     def use_backend(self, backend: str = "auto") -> str:
-        """Choose what runs the network: torch, or an exported graph beside the weights.
+        """Choose what runs the network on a CPU.
+
+        Args:
+            backend: ``openvino`` or ``onnx``: the exported graph beside the weights; ``torch``: the modules as they
+                are; ``auto``: a graph whose runtime is installed, otherwise torch with batch normalisation folded into
+                the convolutions, where that gives the same features.
 
         Returns:
-            The backend in use: ``torch``, ``openvino`` or ``onnx``. Gradients, heat maps, hidden states, dropout inside
-            the backbone and other image sizes are torch's in any case.
+            The backend in use: ``torch``, ``openvino`` or ``onnx``. Gradients, heat maps, hidden states and dropout
+            inside the backbone run the modules as they are in any case, and a graph takes one size of images alone.
 
         Raises:
             BackendError: as :func:`load_graph`.
         """
         self.graph = load_graph(self, backend)
+        if self.graph is None and backend == "auto":
+            self.graph = fold(self)
         return "torch" if self.graph is None else self.graph.name
