@@ -5,6 +5,7 @@ Each fault strikes one step of the work. ``ONCE`` and ``LASTING`` are the table 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import resource
@@ -38,7 +39,8 @@ STEPS = {
     "read back a file": ("GET", "/resolve/"),
 }
 DOWNLOAD = {name: STEPS[name] for name in ("look at it", "read back the head of a file", "read back a file")}
-# Of every test run; LESION_ALL_FAULTS=1 tries every fault at every step (a minute on one core).
+# Of every test run, most in one publication. LESION_ALL_FAULTS=1 tries every fault at every step, each alone (a minute
+# on one core).
 ALL = bool(os.environ.get("LESION_ALL_FAULTS"))
 FEW = ("create the repository", "upload a large file", "commit")
 ONCE = ("503", "429 Retry-After=3", "cut", "lost", "stall", "truncate", *(("500", "502") if ALL else ()))
@@ -99,6 +101,19 @@ def refused(work: Callable[[], object]) -> str:
     return text
 
 
+def struck_together(kind: str) -> list[list[str]]:
+    """Steps of publishing, by publication: those that a momentary fault strikes in one."""
+    # Some answers have no body; a timeout takes its time; a commit whose answer is lost ends the publication.
+    steps = [
+        step
+        for step, (method, path) in STEPS.items()
+        if kind != "truncate" or (method != "HEAD" and path != "/_lfs/")
+        if ALL or kind != "stall" or step in FEW
+    ]
+    alone = steps if ALL else ["commit"] if kind in ("lost", "truncate") else []
+    return [*([step] for step in alone), *([[step for step in steps if step not in alone]] if not ALL else [])]
+
+
 @pytest.mark.parametrize("kind", ONCE)
 def test_a_momentary_fault_of_any_step_is_survived(
     kind: str,
@@ -110,25 +125,22 @@ def test_a_momentary_fault_of_any_step_is_survived(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    for step, (method, path) in STEPS.items():
-        if (kind, method) == ("truncate", "HEAD") or (kind, path) == ("truncate", "/_lfs/"):
-            continue  # answers without a body
-        if not ALL and step not in FEW and kind != "503":
-            continue
+    for steps in struck_together(kind):
         empty(hub)
-        fault = Fault(method, path, kind, seconds=0.8)
-        proxy.faults, waited[:] = [fault], []
-        if step == "commit" and kind in ("lost", "truncate"):  # the commit is there, and is not made again
+        faults = [Fault(*STEPS[step], kind, seconds=0.8) for step in steps]
+        proxy.faults, waited[:] = list(faults), []
+        if steps == ["commit"] and kind in ("lost", "truncate"):  # the commit is there, and is not made again
             assert "was made, only its answer was lost" in refused(lambda: publish(plan(dataset_folder, NAME), api))
             assert not publish(plan(dataset_folder, NAME), api).new
         else:
             publish(plan(dataset_folder, NAME), api)
             line = capsys.readouterr().err + caplog.text
-            assert fault.seen == 1, step
-            assert re.search(f"{method} .*(status|no answer)|Trying to resume", line), (step, line)
-            assert 0 < sum(waited) <= 5, (step, waited)
-        assert commits(hub) == 1, step
-        assert is_whole(hub, dataset_folder), step
+            assert [fault.seen for fault in faults] == [1] * len(steps), steps
+            for step in steps:
+                assert re.search(f"{STEPS[step][0]} .*(status|no answer)|Trying to resume", line), (step, line)
+            assert 0 < sum(waited) <= 5 * len(steps), (steps, waited)
+        assert commits(hub) == 1, steps
+        assert is_whole(hub, dataset_folder), steps
 
 
 @pytest.mark.parametrize("kind", LASTING)
@@ -164,7 +176,7 @@ def test_a_wait_that_is_too_long_is_refused(
         text = refused(lambda: publish(plan(dataset_folder, NAME), api))
         assert "asks to wait 86,400 s" in text
         assert "run the same command again" in text
-        assert sum(waited) == 0
+        assert sum(waited) < 1  # of locks of files
     assert publish(plan(dataset_folder, NAME), api).new
 
 
@@ -212,9 +224,7 @@ def test_a_corrupted_read_back_is_read_again_and_then_named(
     assert (commits(hub), is_whole(hub, dataset_folder)) == (1, True)
 
 
-@pytest.mark.parametrize("kind", [*(ONCE if ALL else ("503", "cut", "truncate")), "corrupt"])
 def test_a_download_is_whole_or_refused(
-    kind: str,
     hub: LoopbackHub,
     proxy: FaultProxy,
     api: HfApi,
@@ -225,7 +235,8 @@ def test_a_download_is_whole_or_refused(
 ) -> None:
     publish(plan(dataset_folder, NAME), api)
     monkeypatch.setattr("model_cards.hub.client", lambda: api)
-    for number, (step, (method, path)) in enumerate(DOWNLOAD.items()):
+    kinds = [*(ONCE if ALL else ("503", "cut", "truncate")), "corrupt"]
+    for number, (kind, (step, (method, path))) in enumerate(itertools.product(kinds, DOWNLOAD.items())):
         if (kind in ("truncate", "corrupt") and method == "HEAD") or (kind == "corrupt" and step == "look at it"):
             continue
         target = r"/resolve/.*train-1" if "/resolve/" in path else path
@@ -235,8 +246,9 @@ def test_a_download_is_whole_or_refused(
         assert fault.seen == 1, step
         wrong = check_manifest(fetched)
         assert [text.split(" ")[0] for text in wrong] == (["data/train-1.parquet"] if kind == "corrupt" else []), step
-        proxy.faults = [Fault(method, target, "503", times=1000)]
-        assert "503" in refused(lambda fetched=fetched: download(NAME, fetched / "again", repo_type="dataset"))
+        if ALL or kind == "503":
+            proxy.faults = [Fault(method, target, "503", times=1000)]
+            assert "503" in refused(lambda fetched=fetched: download(NAME, fetched / "again", repo_type="dataset"))
 
 
 def test_a_disk_that_fills_is_named(
@@ -260,6 +272,6 @@ def test_a_disk_that_fills_is_named(
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert re.search(r"org/images could not be read from .* \(File too large\): raise the limit", text)
-    assert sum(waited) == 0
+    assert sum(waited) < 1  # of locks of files
     download(NAME, tmp_path / "fetched", repo_type="dataset")
     assert check_manifest(tmp_path / "fetched") == []
