@@ -46,7 +46,6 @@ from hub_storage import (
     space_card_errors,
     tree_rows,
 )
-from processes import LASTING_HUB
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
@@ -69,7 +68,6 @@ class LoopbackHub:
         fail_commits: None; ``before`` refuses a commit, ``after`` makes it but loses the answer.
         fail_variables: whether changing a Space's variables fails.
         answers: part of a path -> the text answered there as JSON instead, after the request was carried out.
-        homes: None, or a folder of links to the homes of its clients: the next Hub's clients have the same variables.
         failure: how a failure shows: ``500``, ``403``, ``close`` (the connection breaks), ``stall`` (no answer).
     """
 
@@ -84,8 +82,6 @@ class LoopbackHub:
         self.fail_variables = False
         self.answers: dict[str, bytes] = {}
         self.failure = "500"
-        self.homes: Path | None = None
-        self._linked: dict[Path, Path] = {}
         self._folder = tempfile.TemporaryDirectory(prefix="loopback-hub-")
         self.storage = Storage(Path(self._folder.name))
         app = Starlette(routes=[Route("/{path:path}", self._answer, methods=METHODS)])
@@ -101,21 +97,8 @@ class LoopbackHub:
         """Environment for a client in its own process: this Hub, this token, caches under ``home``."""
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         own = {"HF_ENDPOINT": self.endpoint, "HF_TOKEN": self.token, "HF_HOME": str(home / "hf")}
-        if self.homes is not None:
-            link = self._link(home / "hf", self.homes)
-            own |= {"HF_HOME": str(link), LASTING_HUB: self.endpoint}
         quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         return {**inherited, **own, **quiet, **extra}
-
-    def _link(self, home: Path, homes: Path) -> Path:
-        home.mkdir(parents=True, exist_ok=True)
-        for number in range(len(self._linked) + 1):
-            link = homes / str(number)
-            if self._linked.setdefault(link, home) == home:
-                break
-        link.unlink(missing_ok=True)
-        link.symlink_to(home)
-        return link
 
     def __enter__(self) -> LoopbackHub:
         self._thread.start()

@@ -3,8 +3,9 @@
 A server process imports the large libraries once and forks for each command. The command has its own environment,
 working directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads
 ``HF_*`` at its import (huggingface_hub, transformers, datasets) is imported before only by a second server, which the
-first forks for each set of such variables, but not where they name a Hub that only one test has. Nothing of this
-project is imported before. A test of what an import costs starts Python itself.
+first forks for each set of such variables. A Hub and a home are those of one test: that server imports with others in
+their place, which the process of a command replaces wherever the libraries have kept them. Nothing of this project is
+imported before. A test of what an import costs starts Python itself.
 
 Charts are built but not drawn, here and in those processes, but where a test asks for ``painted``.
 """
@@ -26,6 +27,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 
 LIBRARIES = (
@@ -34,14 +36,17 @@ LIBRARIES = (
     *("pandas", "pyarrow.parquet", "httpx", "requests", "PIL.Image", "cv2", "yaml", "jinja2", "safetensors.torch"),
     *("fastapi", "uvicorn", "pydantic"),
 )
-# What these read when they are imported: HF_ENDPOINT, HF_HOME, HF_HUB_OFFLINE and others of AT_IMPORT.
+# What these read when they are imported: HF_HUB_OFFLINE and others of AT_IMPORT.
 HUB_LIBRARIES = ("transformers.trainer", "datasets", "evaluate", "timm")
+OF_THE_HUB = ("huggingface_hub", "transformers", "datasets", "evaluate", "timm")
+# Of one test, and what stands in their place while the libraries are imported.
+REPLACED = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": os.path.join(tempfile.gettempdir(), "hf-home-of-a-test")}
 AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
-HERE = "no second server"
-LASTING_HUB = "LESION_TEST_HUB"  # the address of a Hub that the tests of this process have one after the other
 UNPAINTED = "LESION_TEST_UNPAINTED"  # set: charts are written as one pixel
 TEMPLATES = "LESION_TEST_TEMPLATES"  # the server's: folder of the compiled templates of cards, which take 0.7 s
 STREAMS = ("stdout", "stderr")
+# An object, the name of an attribute, and its value at import.
+Kept = tuple[Any, str, str | Path]
 _server: subprocess.Popen[str] | None = None
 _templates: tempfile.TemporaryDirectory[str] | None = None
 _exit_code: int | None = None
@@ -182,20 +187,22 @@ def _ask(request: dict[str, Any]) -> Any:
 
 def _serve() -> dict[str, Any]:
     """Answer requests until the client is gone; in the process of a command, return its request."""
-    own, requests, answers = "", sys.stdin, sys.stdout
+    own, requests, answers, kept = "", sys.stdin, sys.stdout, list[Kept]()
     servers = dict[str, tuple[IO[str], IO[str]]]()
     while line := requests.readline():
         request = json.loads(line)
         key = own or (request["server"] if "wait" in request else _read_at_import(request["env"]))
-        elsewhere = key not in (own, HERE)
+        elsewhere = key != own
         if elsewhere and key not in servers:
             (requests_end, to), (back, answers_end) = os.pipe(), os.pipe()
             if os.fork() == 0:
                 os.close(to)
                 own, requests, answers = key, os.fdopen(requests_end), os.fdopen(answers_end, "w")
                 os.environ.clear()
-                os.environ.update(request["env"])
+                os.environ.update(_in_place(request["env"]))
                 _import(HUB_LIBRARIES)
+                kept = _kept()
+                gc.freeze()  # a collection in a command need not look at them
                 continue
             os.close(requests_end)
             os.close(answers_end)
@@ -207,6 +214,7 @@ def _serve() -> dict[str, Any]:
         else:
             found = _wait(request["wait"], request["seconds"]) if "wait" in request else (os.fork(), key)
             if found == (0, key):
+                _replace(kept, request["env"])
                 return request
             answer = json.dumps(found) + "\n"
         answers.write(answer)
@@ -214,10 +222,35 @@ def _serve() -> dict[str, Any]:
     os._exit(0)
 
 
+def _in_place(env: dict[str, str]) -> dict[str, str]:
+    """The environment with others in place of what is of one test."""
+    return {**env, **{name: value for name, value in REPLACED.items() if name in env}}
+
+
 def _read_at_import(env: dict[str, str]) -> str:
-    """What the libraries of the Hub read when they are imported; HERE where they read what only one test has."""
-    read = sorted((name, value) for name, value in env.items() if name.startswith(AT_IMPORT))
-    return HERE if env.get("HF_ENDPOINT") != env.get(LASTING_HUB) else json.dumps(read)
+    """The variables that the libraries of the Hub read when they are imported."""
+    read = (one for one in _in_place(env).items() if one[0].startswith(AT_IMPORT) and one[0] != "HF_TOKEN")
+    return json.dumps(sorted(read))
+
+
+def _kept() -> list[Kept]:
+    """Where the libraries of the Hub keep what stands in place of the values of one test."""
+    found: list[Kept] = []
+    for one in gc.get_objects():
+        where = one.__name__ if isinstance(one, ModuleType) else type(one).__module__
+        if str(where).split(".")[0] in OF_THE_HUB and hasattr(one, "__dict__"):
+            for name, value in list(vars(one).items()):
+                if isinstance(value, (str, Path)) and any(other in str(value) for other in REPLACED.values()):
+                    found.append((one, name, value))
+    return found
+
+
+def _replace(kept: list[Kept], env: dict[str, str]) -> None:
+    for one, name, value in kept:
+        text = str(value)
+        for variable, other in REPLACED.items():
+            text = text.replace(other, env.get(variable, other))
+        setattr(one, name, type(value)(text))
 
 
 def keep_templates(folder: str) -> None:
@@ -235,7 +268,6 @@ def keep_templates(folder: str) -> None:
 def _import(names: Sequence[str]) -> None:
     for name in names:
         importlib.import_module(name)
-    gc.freeze()  # a collection in a command need not look at them
 
 
 def _wait(pid: int, seconds: float | None) -> int | None:
@@ -306,4 +338,5 @@ if __name__ == "__main__":
     atexit.register(_end)  # before the libraries register theirs: the last to be called is the first registered
     _import(LIBRARIES)
     keep_templates(os.environ[TEMPLATES])
+    gc.freeze()
     _become(_serve())

@@ -36,7 +36,7 @@ def user_home() -> tempfile.TemporaryDirectory[str]:
 def run_clean(script: Path, *arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a script in an isolated process, in ``folder``, which finds nothing of this repository."""
     home = user_home().name
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "HF_"))}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment |= {"HF_HOME": home, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     return processes.run([sys.executable, str(script), *map(str, arguments)], cwd=folder, env=environment, timeout=300)
 
