@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,15 @@ SHIPPED = sorted(path for path in FOLDER.glob("*.py") if path.name != "__init__.
 ALLOWED = {"torch", "transformers", "timm", "numpy", "PIL", *sys.stdlib_module_names}
 
 
+@cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """All nodes of a file's syntax tree."""
+    return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@cache
 def own_classes() -> set[str]:
-    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in SHIPPED)
-    return {node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    return {node.name for path in SHIPPED for node in nodes_of(path) if isinstance(node, ast.ClassDef)}
 
 
 def test_there_are_shipped_files() -> None:
@@ -31,8 +38,7 @@ def test_a_user_needs_no_further_package(path: Path) -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
 def test_siblings_are_imported_as_transformers_finds_them(path: Path) -> None:
     """The text search of transformers must find exactly the relative imports of the syntax tree, each of one level."""
-    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
-    relative = [node for node in nodes if node.level]
+    relative = [node for node in nodes_of(path) if isinstance(node, ast.ImportFrom) and node.level]
     assert all(node.level == 1 and node.module and "." not in node.module for node in relative)
     modules = {node.module for node in relative}
     assert set(get_relative_imports(path)) == modules
@@ -44,7 +50,7 @@ def test_no_isinstance_on_our_own_classes(path: Path) -> None:
     """Loaded from the Hub, a class is not the one of the same name in another module."""
     calls = [
         node
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in nodes_of(path)
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Name)
         and node.func.id in ("isinstance", "issubclass")
