@@ -6,12 +6,17 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 import urllib.request
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,19 +44,45 @@ from hub_models import (
 )
 from model_cards.manifest import write_manifest
 from tests.spaces.in_browser import ARGUMENTS, CHROMIUM
+from tests.spaces.other_server import recording, ways
 
 LABELS = TASKS["dermx"]
 START_TIMEOUT_S = 240.0  # importing torch, transformers and gradio on a busy machine
 
 
+# Appended to the shared code of a model on the page: while the file of this name is there, its answers wait; when one
+# begins and ends is noted beside it.
+HOLD = "LESION_TEST_HOLD"
+HELD = f"""
+import os, time
+_answer = LesionForImageClassification.predict
+def _held(self, **given):
+    hold = os.environ["{HOLD}"]
+    def note(sign):
+        with open(hold + ".log", "a") as file: file.write(sign)
+    note("+")
+    while os.path.exists(hold): time.sleep(0.01)
+    try: return _answer(self, **given)
+    finally: note("-")
+LesionForImageClassification.predict = _held
+"""
+
+
 @dataclass
 class Page:
-    """A running page: where it is, what it has printed, where it keeps uploads, and its process."""
+    """A running page: where it is, what it has printed, where it keeps uploads, what holds answers, and its process."""
 
     url: str
     log: Path
     uploads: Path
+    hold: Path
     pid: int = 0
+
+    def answers(self) -> tuple[int, int]:
+        """How many answers of the models have begun, and how many have ended."""
+        noted = Path(f"{self.hold}.log")
+        signs = noted.read_text() if noted.exists() else ""
+        return signs.count("+"), signs.count("-")
 
 
 PARTS = (
@@ -79,7 +110,7 @@ PARTS = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def parts(repo_root: Path) -> Iterator[SimpleNamespace]:
     """The page's modules, imported as the page imports them, and forgotten afterwards."""
     folder = str(repo_root / "spaces" / "lesion_demo")
@@ -91,6 +122,22 @@ def parts(repo_root: Path) -> Iterator[SimpleNamespace]:
     for name in set(sys.modules) - before:
         if str(getattr(sys.modules[name], "__file__", "")).startswith(folder):
             del sys.modules[name]
+
+
+@pytest.fixture
+def app(parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The page's main module, imported in this process, whose settings it changes until the test ends."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setattr(traceback, "print_exc", traceback.print_exc)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    record, spaces = logging.getLogRecordFactory(), sys.modules.get("spaces")
+    with warnings.catch_warnings():
+        yield importlib.import_module("app")
+    logging.setLogRecordFactory(record)
+    del sys.modules["app"]
+    if spaces is None:
+        sys.modules.pop("spaces", None)
 
 
 @pytest.fixture(scope="session")
@@ -230,10 +277,37 @@ def fusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page(start_page: Callable[..., Any], trusted: Trusted, model_folder: Path, fusion_folder: Path) -> Iterator[Page]:
-    """One page for all tests: the trusted model first, then a plain one, a fusion, and one that is gone."""
-    models = f"{trusted.folder},{model_folder},{fusion_folder},/nowhere/gone"
-    with start_page(models) as running:
+def other_server() -> Iterator[SimpleNamespace]:
+    """Another server than the page's: its url and the requests that it got."""
+    with recording() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def page(
+    start_page: Callable[..., Any],
+    trusted: Trusted,
+    model_folder: Path,
+    fusion_folder: Path,
+    gallery: tuple[Any, Any, list[Any]],
+    other_server: SimpleNamespace,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Page]:
+    """One page for all tests: the trusted model first, then a plain one, a fusion, and one that is gone.
+
+    The answers of these models can be held. The card of the fusion names another server in all ways.
+    """
+    home = tmp_path_factory.mktemp("on_page")
+    folders = [home / folder.name for folder in (trusted.folder, model_folder, fusion_folder)]
+    for folder, copy in zip((trusted.folder, model_folder, fusion_folder), folders, strict=True):
+        shutil.copytree(folder, copy)
+        with (copy / "modeling_lesion.py").open("a") as file:
+            file.write(HELD)
+    write_manifest(folders[0])
+    card = "# Card\n\n" + "\n\n".join(ways(other_server.url)) + "\n\n## Its end\n"
+    (folders[2] / "README.md").write_text(card, encoding="utf-8")
+    models = ",".join([*map(str, folders), "/nowhere/gone"])
+    with start_page(models, LESION_GALLERY=str(gallery[0])) as running:
         yield running
 
 
@@ -243,7 +317,7 @@ def dhash_by_hand(image: Image.Image) -> str:
     return f"{int(bits, 2):016x}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gallery(parts: Any, trusted: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, list[Any]]:
     """Twelve drawn cases of ten lesions, with the trusted model's features; the first is the query itself."""
     classifier = parts.model_loading.load(parts.classifier.ModelSource(str(trusted.folder)))
@@ -319,11 +393,10 @@ def start_page(repo_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Cal
             "HF_HOME": str(home),
             "HF_HUB_OFFLINE": "1",
             "OMP_NUM_THREADS": "1",
+            HOLD: str(folder / "hold"),
         }
-        inherited = {
-            k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_SERVER", "SPACE", "SYSTEM", "HF_"))
-        }
-        page = Page(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "uploads")
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("GRADIO_SERVER", "SPACE", "SYSTEM"))}
+        page = Page(f"http://127.0.0.1:{port}", folder / "log.txt", folder / "uploads", folder / "hold")
         process = processes.Process(
             [sys.executable, "spaces/lesion_demo/app.py"],
             cwd=repo_root,
@@ -367,5 +440,6 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        chromium.new_context().new_page()  # the tab that the tests take one after the other
         yield chromium
         chromium.close()

@@ -21,26 +21,49 @@ WAIT_MS = 120_000
 
 
 @contextmanager
-def opened(browser: Any, url: str, width: int = 1200, height: int = 860, **options: Any) -> Iterator[Any]:
-    """A tab on the page; leaving it checks that no script failed and that no other server got a request."""
-    context = browser.new_context(viewport={"width": width, "height": height}, reduced_motion="reduce", **options)
-    tab = context.new_page()
+def opened(
+    browser: Any, url: str, width: int = 1200, height: int = 860, color_scheme: str = "light", has_touch: bool = False
+) -> Iterator[Any]:
+    """A tab on the page; leaving it checks that no script failed and that no other server got a request.
+
+    It is the browser's first tab, whose cache holds the page's scripts; one with fingers is a new one.
+    """
+    context = browser.new_context(has_touch=True) if has_touch else browser.contexts[0]
+    tab = context.new_page() if has_touch else context.pages[0]
     tab.set_default_timeout(WAIT_MS)
+    tab.set_viewport_size({"width": width, "height": height})
+    tab.emulate_media(color_scheme=color_scheme, reduced_motion="reduce")
     faults: list[str] = []
     outside: list[str] = []
-    tab.on("pageerror", lambda error: faults.append(str(error)))
-    tab.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-    tab.on(
-        "request",
-        lambda request: None if request.url.startswith((url, "data:", "blob:", "ws:")) else outside.append(request.url),
-    )
+    own = (url, "data:", "blob:", "ws:")
+    heard = {
+        "pageerror": lambda error: faults.append(str(error)),
+        "console": lambda message: faults.append(message.text) if message.type == "error" else None,
+        "request": lambda request: None if request.url.startswith(own) else outside.append(request.url),
+    }
+    for event, listener in heard.items():
+        tab.on(event, listener)
     tab.goto(url)
     tab.wait_for_selector("#photo input[type=file]", state="attached")
     tab.wait_for_selector("#facts b")
     yield tab
-    context.close()
+    for event, listener in heard.items():
+        tab.remove_listener(event, listener)
+    if has_touch:
+        context.close()
+    else:
+        tab.goto("about:blank")
     assert faults == [], faults
     assert outside == []
+
+
+def go_to(tab: Any, name: str) -> None:
+    """Open one of the page's tabs; on a phone the last ones are in a menu."""
+    if name not in tab.get_by_role("tab").all_inner_texts():
+        tab.click(".overflow-menu > button")
+        tab.locator(".overflow-dropdown").get_by_text(name, exact=True).click()
+    else:
+        tab.get_by_role("tab", name=name).click()
 
 
 def upload(tab: Any, path: Path, then: str) -> None:

@@ -30,8 +30,14 @@ class LogitsOnly:
         return SimpleNamespace(logits=self._model(**inputs).logits)
 
 
+LOADED: dict[Path, Any] = {}
+
+
 def loaded(parts: Any, folder: Path) -> Any:
-    return parts.model_loading.load(parts.classifier.ModelSource(str(folder)))
+    """The model of a folder that no test changes."""
+    if folder not in LOADED:
+        LOADED[folder] = parts.model_loading.load(parts.classifier.ModelSource(str(folder)))
+    return LOADED[folder]
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.spaces.in_browser import choose, opened
+from tests.spaces.in_browser import WAIT_MS, choose, opened
 
 pytestmark = pytest.mark.browser
 
-SLOW_S = 1.5
-SLOW = f"""
-import time
-_quick = LesionForImageClassification.predict
-def _slow(self, **given):
-    time.sleep({SLOW_S})
-    return _quick(self, **given)
-LesionForImageClassification.predict = _slow
-"""
 # Each frame that the browser paints: the names of the files in a block, and the states that can be seen beside it.
 RECORD = """([block, states]) => {
   window.frames_seen = new Set();
@@ -34,6 +26,7 @@ RECORD = """([block, states]) => {
   };
   look();
 }"""
+REMOVE = "{0} button[aria-label='Remove Image'], {0} button[aria-label='Clear']"
 # Tab, its input of images, where its answer stands, and what can be seen there of an answered and a declined image.
 TABS = {
     "One image": ("#photo", "#answer [data-state]", "low", "declined"),
@@ -43,39 +36,44 @@ TABS = {
 }
 
 
-def slowed(folder: Path, where: Path) -> Path:
-    """A copy of a model folder that takes its time."""
-    copy = where / folder.name
-    shutil.copytree(folder, copy)
-    (copy / "manifest.json").unlink(missing_ok=True)
-    with (copy / "modeling_lesion.py").open("a") as file:
-        file.write(SLOW)
-    return copy
+def wait_until(tab: Any, reached: Callable[[], bool]) -> None:
+    """Wait while the browser goes on."""
+    deadline = time.monotonic() + WAIT_MS / 1000
+    while not reached():
+        assert time.monotonic() < deadline, "the page does not come that far"
+        tab.wait_for_timeout(50)
 
 
-@pytest.fixture(scope="module")
-def slow_page(
-    start_page: Callable[..., Any], trusted: Any, model_folder: Path, gallery: Any, tmp_path_factory: Any
-) -> Iterator[Any]:
-    where = tmp_path_factory.mktemp("slow")
-    models = ",".join(str(slowed(folder, where)) for folder in (trusted.folder, model_folder))
-    with start_page(models, LESION_GALLERY=str(gallery[0])) as running:
-        yield running
+@contextmanager
+def held(page: Any, tab: Any) -> Iterator[Callable[[], None]]:
+    """Hold the answers of the models; the function waits until one has begun."""
+    begun = page.answers()[0]
+    page.hold.touch()
+    try:
+        yield lambda: wait_until(tab, lambda: page.answers()[0] > begun)
+    finally:
+        page.hold.unlink()
+
+
+def let_all_come(page: Any, tab: Any) -> None:
+    """Wait until every answer that has begun has ended and reached the browser."""
+    wait_until(tab, lambda: len(set(page.answers())) == 1)
+    tab.wait_for_timeout(600)
 
 
 @pytest.mark.parametrize("tab_name", TABS)
-def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: Any, trusted: Any, tab_name: str) -> None:
+def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, page: Any, trusted: Any, tab_name: str) -> None:
     """Once changed while the answer is there, once while it is still being made."""
     block, states, answered, declined = TABS[tab_name]
     low, ood = trusted.images["low"], trusted.images["ood"]
-    with opened(browser, slow_page.url) as tab:
+    with opened(browser, page.url) as tab:
         tab.get_by_role("tab", name=tab_name).click()
         tab.evaluate(RECORD, [block, states])
 
         def give(path: Path) -> None:
-            remove = tab.locator(f"{block} button[aria-label='Remove Image'], {block} button[aria-label='Clear']")
-            if remove.count():
-                remove.first.click()
+            while tab.locator(f"{block} .image-frame img, {block} a[href]").count():
+                tab.locator(REMOVE.format(block)).first.click()
+                tab.wait_for_timeout(300)  # Gradio can set once more what has just been uploaded
             tab.set_input_files(f"{block} input[type=file]", str(path))
             name = f"'{path.name}'"
             tab.wait_for_function(f"[...window.frames_seen].some((one) => one.startsWith({name}))")
@@ -88,11 +86,12 @@ def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: An
         give(ood)
         wait(ood, declined)
         tab.evaluate("window.frames_seen.clear()")
-        give(low)
-        tab.wait_for_timeout(1000 * SLOW_S / 2)
-        give(ood)
+        with held(page, tab) as begun:
+            give(low)
+            begun()
+            give(ood)
         wait(ood, declined)
-        tab.wait_for_timeout(2000 * SLOW_S)
+        let_all_come(page, tab)
         seen = set(tab.evaluate("[...window.frames_seen]"))
         own = {f"low.png {answered}", f"ood.png {declined}"}
         without_answer = {one for one in seen if one.split(" ")[-1] not in (answered, declined) or " " not in one}
@@ -100,12 +99,10 @@ def test_an_answer_is_seen_beside_its_own_image_only(browser: Any, slow_page: An
         assert f"ood.png {declined}" in seen
 
 
-def test_an_answer_is_seen_beside_its_own_model_only(
-    browser: Any, slow_page: Any, trusted: Any, model_folder: Path
-) -> None:
+def test_an_answer_is_seen_beside_its_own_model_only(browser: Any, page: Any, trusted: Any, model_folder: Path) -> None:
     """The model changed twice while the first one works: the last one's answer comes, and no other's is seen."""
     first, second = trusted.folder.name, model_folder.name
-    with opened(browser, slow_page.url) as tab:
+    with opened(browser, page.url) as tab:
         tab.evaluate("""() => {
           window.frames_seen = new Set();
           const look = () => {
@@ -116,12 +113,14 @@ def test_an_answer_is_seen_beside_its_own_model_only(
           };
           look();
         }""")
-        tab.set_input_files("#photo input[type=file]", str(trusted.images["low"]))
-        tab.wait_for_selector("#photo img")
-        for title in (second, first, second):
-            choose(tab, "#model", title)
+        with held(page, tab) as begun:
+            tab.set_input_files("#photo input[type=file]", str(trusted.images["low"]))
+            tab.wait_for_selector("#photo img")
+            begun()
+            for title in (second, first, second):
+                choose(tab, "#model", title)
         tab.wait_for_selector("#answer [data-state=none]")
-        tab.wait_for_timeout(1000 * SLOW_S)
+        let_all_come(page, tab)
         seen = set(tab.evaluate("[...window.frames_seen]"))
         assert f"{second} none" in seen
         assert not seen & {f"{second} low", f"{first} none"}, seen

@@ -41,23 +41,23 @@ def test_settings_that_cannot_be_understood_are_named(parts: Any, tmp_path: Path
         read({"LESION_EXAMPLES": str(tmp_path)})
 
 
-def started(repo_root: Path, models: str) -> Any:
-    """How the command ends that shows these models."""
-    env = {"PATH": "", "HF_HUB_OFFLINE": "1", "LESION_MODELS": models}
-    return processes.run([sys.executable, "spaces/lesion_demo/app.py"], cwd=repo_root, env=env)
-
-
-def test_command_refuses_a_setting_it_cannot_read(repo_root: Path) -> None:
-    done = started(repo_root, "org/one@")
+def test_command_refuses_a_setting_it_cannot_read(repo_root: Path, quiet_env: dict[str, str]) -> None:
+    env = {**quiet_env, "LESION_MODELS": "org/one@"}
+    done = processes.run([sys.executable, "spaces/lesion_demo/app.py"], cwd=repo_root, env=env)
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1].startswith("error: LESION_MODELS has the entry 'org/one@'")
 
 
-def test_no_model_that_can_be_loaded_ends_the_command(repo_root: Path, tmp_path: Path) -> None:
-    done = started(repo_root, f"{tmp_path}/gone")
-    assert done.returncode == 2
-    assert len([line for line in done.stderr.splitlines() if line.startswith("error: ")]) == 1
-    assert f"{tmp_path}/gone" in done.stderr.splitlines()[-1]
+def test_no_model_that_can_be_loaded_ends_the_command(
+    app: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LESION_MODELS", f"{tmp_path}/gone")
+    with pytest.raises(SystemExit) as ended:
+        app.page_from_environment()
+    assert ended.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert f"{tmp_path}/gone" in line
 
 
 def test_of_several_models_the_first_that_can_be_loaded_is_enough(

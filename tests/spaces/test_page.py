@@ -6,7 +6,6 @@ import base64
 import csv
 import io
 import math
-import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,8 @@ import pytest
 
 from datasets_scripts.taxonomy import long_names
 from hub_models import EnsembleForLesionClassification, LesionImageProcessor
-from tests.spaces.in_browser import assert_notice_in_view, choose, clear, opened, upload
+from tests.spaces.in_browser import assert_notice_in_view, choose, clear, go_to, opened, upload
+from tests.spaces.test_answers_shown import loaded, read_aloud
 
 pytestmark = pytest.mark.browser
 
@@ -85,7 +85,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, answer_to: Callable[..
         before = assumed(tab)
         tab.click("#shift input")
         tab.wait_for_selector("#share input[type=range]")
-        tab.wait_for_timeout(1500)
+        tab.wait_for_timeout(700)
         assert tab.locator("#answer [data-state=low]").count() == 1, "ticked alone, it assumes no other prevalence"
         assert assumed(tab) == before
         tab.locator("#share input[type=range]").focus()
@@ -100,7 +100,7 @@ def test_one_image(browser: Any, page: Any, trusted: Any, answer_to: Callable[..
         tab.press("#share input[type=number]", "Enter")
         tab.wait_for_function(f"{RISK} < {before}")
         tab.fill("#share input[type=number]", "500")
-        tab.wait_for_timeout(800)
+        tab.wait_for_timeout(500)
         assert tab.locator(".toast-body").count() == 0, "a value that is no number is not sent"
         tab.click("#shift input")
         tab.wait_for_selector("#answer [data-state=low]")
@@ -139,11 +139,11 @@ def test_declining_shows_no_class(browser: Any, page: Any, trusted: Any) -> None
             assert tab.locator("#answer .bar, #heat, .layer, #predicted, #set").count() == 0
             # The slider does not talk it round.
             tab.click("#shift input")
-            tab.wait_for_timeout(1500)
+            tab.wait_for_timeout(700)
             assert tab.locator("#answer [data-state=declined]").count() == 1
             tab.click("#shift input")
             clear(tab)  # in the same instant: the late answer is nobody's
-            tab.wait_for_timeout(1500)
+            tab.wait_for_timeout(700)
             assert tab.locator("#answer [data-state=empty]").count() == 1
 
 
@@ -253,9 +253,9 @@ def test_phone_dark_keyboard(browser: Any, page: Any) -> None:
         tab.wait_for_selector("#answer .panel.answer")
         tab.wait_for_selector("#preprocessing")
         tab.wait_for_function("document.querySelector('#band').getBoundingClientRect().top < 500")
-        for name in ("One image", "Many", "Compare", "About"):
-            tab.get_by_role("tab", name=name).click()
-            tab.wait_for_timeout(400)
+        for name in ("One image", "Many", "Compare", "Similar", "About"):
+            go_to(tab, name)
+            tab.wait_for_timeout(250)
             assert tab.evaluate("document.documentElement.scrollWidth") <= 390, name
             assert_notice_in_view(tab)
             nameless = tab.evaluate(
@@ -272,20 +272,14 @@ def test_phone_dark_keyboard(browser: Any, page: Any) -> None:
 
 
 @pytest.mark.real
-def test_released_model_declines_clothing(
-    browser: Any, start_page: Callable[..., Any], repo_root: Path, data_dir: Path, tmp_path: Path
-) -> None:
+def test_released_model_declines_clothing(parts: Any, repo_root: Path, data_dir: Path) -> None:
     """The released model: drawn cloth and a photo of clothing are declined; a drawn lesion is answered."""
-    clothing = tmp_path / "image.jpg"
-    shutil.copyfile(sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[1], clothing)
-    released = repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7"
-    with start_page(str(released)) as running, opened(browser, running.url) as tab:
-        upload(tab, clothing, then="[data-state=declined]")
-        assert "unlike the images" in tab.inner_text("#band")
-        assert tab.get_attribute("#gate", "data-ood") == "true"
-        clear(tab)
-        tab.click("[data-example='5']")
-        tab.wait_for_selector("#answer [data-state=declined]")
-        tab.click("[data-example='0']")
-        tab.wait_for_selector("#answer [data-state=low]")
-        assert "About 3 in 100 such answers were wrong in testing" in tab.inner_text("#band")
+    released = loaded(parts, repo_root / "hub_models" / "released" / "derm-x-mobilenetv2-ham7")
+    examples = parts.example_images.read_examples(parts.example_images.OWN)
+    clothing = sorted((data_dir / "ood" / "clothing").glob("*.jpg"))[1]
+    for path, state in ((clothing, "declined"), (examples[5].path, "declined"), (examples[0].path, "low")):
+        answer = parts.answering.classify(parts.image_files.read_image(path), released)
+        panel = parts.html_answer.answer_panel(answer, released)
+        assert f'data-state="{state}"' in panel
+        assert ("unlike the images" in panel) == answer["is_ood"] == (state == "declined")
+    assert "About 3 in 100 such answers were wrong in testing" in read_aloud(panel)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -35,13 +35,14 @@ def a_report(trust: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def with_report(parts: Any, trusted: Any, tmp_path: Path) -> Any:
-    """Write a report beside a copy of the trusted model, and load that."""
+    """The trusted model, as if it had been loaded from a folder that holds a report, which is written there."""
+    model = loaded(parts, trusted.folder)
 
     def write(report: Any) -> Any:
         folder = tmp_path / f"model{len(list(tmp_path.iterdir()))}"
-        shutil.copytree(trusted.folder, folder)
+        folder.mkdir()
         (folder / "report.json").write_text(report if isinstance(report, str) else json.dumps(report))
-        return loaded(parts, folder)
+        return dataclasses.replace(model, source=parts.classifier.ModelSource(str(folder)))
 
     return write
 
