@@ -260,7 +260,8 @@ def keep_templates(folder: str) -> None:
     made = Environment.__init__
 
     def begin(self: Environment, *args: Any, **options: Any) -> None:
-        made(self, *args, **{"bytecode_cache": FileSystemBytecodeCache(folder), **options})
+        # Jinja itself gives all options without their names.
+        made(self, *args, **(options if args else {"bytecode_cache": FileSystemBytecodeCache(folder), **options}))
 
     Environment.__init__ = begin  # type: ignore[method-assign]
 
