@@ -1,4 +1,4 @@
-"""Every public command that takes a model, on every released model and on real images: what is released is tested."""
+"""Every public command that takes a model, on a released model and on real images: what is released is tested."""
 
 from __future__ import annotations
 
@@ -33,15 +33,13 @@ pytestmark = [
 ]
 PER_CLASS = 20
 SCORED = 16
-BUILDERS = {
-    "derm-x-mobilenetv2-ham7": ["datasets_scripts.build_ham10000"],
-    "isic-skin-lesion-uncertainty": ["datasets_scripts.build_isic_binary", "--per-class", 2 * PER_CLASS],
-}
+NAMES = ("derm-x-mobilenetv2-ham7", "isic-skin-lesion-uncertainty")
+ONE, ENSEMBLE = (next(path for path in RELEASED if path.name == name) for name in NAMES)
 
 
 @dataclass(frozen=True)
 class Released:
-    """A released model and what the commands are given with it.
+    """A released model of one network and what the commands are given with it.
 
     Attributes:
         model: its folder.
@@ -102,12 +100,10 @@ def archive(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module", params=[path for path in RELEASED if path.name in BUILDERS], ids=lambda path: path.name)
-def released(
-    request: pytest.FixtureRequest, archive: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Released:
+@pytest.fixture(scope="module")
+def released(archive: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Released:
     """A released model, real images of its test split, a small real dataset, and trust fitted on it again."""
-    model, place = request.param, tmp_path_factory.mktemp("released")
+    model, place = ONE, tmp_path_factory.mktemp("released")
     rows = read_predictions(model / "predictions_test.parquet")
     paths = of_ham10000(data_dir)
     ids = rows.image_id[[image in paths for image in rows.image_id]]
@@ -121,7 +117,7 @@ def released(
         for name in ids:
             (place / "images" / f"{name}.jpg").symlink_to(paths[name])
             writer.writerow([name, known[name]["dx"], known[name]["lesion_id"]])
-    call(*BUILDERS[model.name], "--source", archive, "--out", place / "dataset")
+    call("datasets_scripts.build_ham10000", "--source", archive, "--out", place / "dataset")
     words = ["--dataset", place / "dataset", "--output_dir", place / "fitted", "--bootstrap_replicates", 50]
     call("trainers.fit_trust", model, *words)
     return Released(model, place / "images", place / "labels.csv", place / "dataset", place / "fitted")
@@ -146,19 +142,20 @@ def test_score_answers_a_folder_with_the_diagnoses_of_its_source(released: Relea
     assert report["evaluation"]["external"]["discrimination"]["accuracy"]["value"] > 0.5
 
 
-def test_score_answers_one_image(released: Released, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_ensemble_scores_one_image(released: Released, capsys: pytest.CaptureFixture[str]) -> None:
     image = sorted(released.images.iterdir())[0]
-    call("trainers.score", "--model", released.model, "--images", image, "--json")
+    call("trainers.score", "--model", ENSEMBLE, "--images", image, "--json")
     answer = json.loads(capsys.readouterr().out)
-    assert list(answer["probabilities"]) == released.classes
-    prior = ",".join(f"{name}={1 / len(released.classes)}" for name in released.classes)
-    call("trainers.score", "--model", released.model, "--images", image, "--prior", prior)
+    classes = classes_of(ENSEMBLE)
+    assert list(answer["probabilities"]) == classes
+    prior = ",".join(f"{name}={1 / len(classes)}" for name in classes)
+    call("trainers.score", "--model", ENSEMBLE, "--images", image, "--prior", prior)
     assert "Research software" in capsys.readouterr().out
 
 
 def test_fit_trust_rebuild_verify_and_build_give_whole_folders(released: Released, tmp_path: Path) -> None:
     assert verify_folder(released.fitted) == []
-    copy = shutil.copytree(released.model, tmp_path / released.model.name)
+    copy = shutil.copytree(ENSEMBLE, tmp_path / ENSEMBLE.name)
     call("trainers.rebuild", copy, "--bootstrap_replicates", 50)
     call("model_cards.build", copy)
     call("model_cards.verify", copy)
@@ -172,13 +169,13 @@ def test_a_release_of_a_release_is_whole(released: Released, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("other", RELEASED, ids=lambda path: path.name)
-def test_any_two_released_models_are_compared(released: Released, other: Path, tmp_path: Path) -> None:
+def test_two_released_models_are_compared(other: Path, tmp_path: Path) -> None:
     words = ["--shared", "--replicates", 100, "--out", tmp_path / "compared.json"]
-    call("trainers.compare", released.model, other, *words)
+    call("trainers.compare", ONE, other, *words)
     result = json.loads((tmp_path / "compared.json").read_text())
-    assert ("own_classes" in result) == (classes_of(released.model) != classes_of(other))
+    assert ("own_classes" in result) == (classes_of(ONE) != classes_of(other))
     found = result["comparisons"][0]["differences"]["auroc_malignant"]
-    assert found["value"] == 0 if released.model == other else abs(found["value"]) < 0.2
+    assert found["value"] == 0 if other == ONE else abs(found["value"]) < 0.2
 
 
 def test_robustness_and_explanations_are_measured(released: Released, tmp_path: Path) -> None:
@@ -204,6 +201,13 @@ def test_similar_cases_gallery_and_map(released: Released, tmp_path: Path) -> No
     words = ["--splits", "test", "--thumbnail", 0, "--perplexity", 5, "--bootstrap_replicates", 50]
     call("trainers.map_latent", *given, *words, "--out", tmp_path / "map")
     assert (tmp_path / "map" / "map.html").is_file()
+
+
+def test_a_dataset_of_two_classes_is_built_of_real_images(archive: Path, tmp_path: Path) -> None:
+    out = tmp_path / "dataset"
+    call("datasets_scripts.build_isic_binary", "--per-class", 10, "--source", archive, "--out", out)
+    audit = json.loads((out / "audit.json").read_text())
+    assert audit["per_class"] == {"benign": 4 * PER_CLASS, "malignant": 2 * PER_CLASS}, "akiec is neither"
 
 
 def test_it_is_published_to_a_hub_and_scores_from_there(
