@@ -46,7 +46,8 @@ def classifier(dataset: Path, out: Path, more: list[str]) -> tuple[Any, ...]:
 
 
 def autoencoder(dataset: Path, out: Path, more: list[str]) -> tuple[Any, ...]:
-    words = ["--dataset", str(dataset), "--output_dir", str(out), "--noise_std", "0.1"]
+    small = '{"code_size": 8, "encoder_channels": [8, 16, 16]}'
+    words = ["--dataset", str(dataset), "--output_dir", str(out), "--noise_std", "0.1", "--model_config", small]
     options, training, _ = parse([*SMALL, *words, *more], "autoencoder_cpu", AutoencoderArguments)
     training.metric_for_best_model = "psnr"
     splits = load_splits(options.dataset, options.config_name)
