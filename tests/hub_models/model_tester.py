@@ -9,7 +9,9 @@ other ways, ``explanations``. Nothing here depends on the tested model.
 from __future__ import annotations
 
 import copy
+import io
 import json
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -29,6 +31,25 @@ from hub_models import LesionConfigError, LesionImageProcessor, PixelShapeError,
 GROUPS = {"mel": "malignant", "nv": "benign", "akiec": "premalignant", "bkl": "benign"}
 
 
+class Copier:
+    """Copies of a model, in a third of the time that ``copy.deepcopy`` takes: its structure is pickled once."""
+
+    def __init__(self, model: Any) -> None:
+        self.tensors = list({id(one): one for one in (*model.parameters(), *model.buffers())}.values())
+        place = {id(one): number for number, one in enumerate(self.tensors)}
+        structure = io.BytesIO()
+        pickler = pickle.Pickler(structure)
+        pickler.persistent_id = lambda one: place.get(id(one))  # type: ignore[method-assign]
+        pickler.dump(model)
+        self.structure = structure.getvalue()
+
+    def copy(self) -> Any:
+        tensors = [copy.deepcopy(one) for one in self.tensors]
+        unpickler = pickle.Unpickler(io.BytesIO(self.structure))
+        unpickler.persistent_load = tensors.__getitem__  # type: ignore[method-assign]
+        return unpickler.load()
+
+
 class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
     """Generic tests of one classifier; subclass it, name the class ``Test...`` and set the class attributes."""
 
@@ -43,8 +64,8 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
     # Whether there is one last map or one list of tokens; not of several members, nor where no image is read.
     has_maps: ClassVar[bool] = True
     learning_rate: ClassVar[float] = 1e-3
-    # Name of the class and changes -> the model, built once; each test gets a copy.
-    built: ClassVar[dict[tuple[str, str], Any]] = {}
+    # Name of the class and changes -> what copies the model, built once; each test gets a copy.
+    built: ClassVar[dict[tuple[str, str], Copier]] = {}
 
     # ------------------------------------------------------------- making
 
@@ -69,9 +90,9 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
             with torch.no_grad():
                 for step in range(3):
                     model(**self.inputs(4, seed=step))
-            self.built[key] = model.eval()
+            self.built[key] = Copier(model.eval())
         torch.manual_seed(0)
-        return copy.deepcopy(self.built[key])
+        return self.built[key].copy()
 
     def inputs(self, batch: int, seed: int = 0) -> dict[str, torch.Tensor]:
         generator = torch.Generator().manual_seed(seed)

@@ -23,12 +23,13 @@ from hub_models import (
 
 SMALL = {"backbone": "mobilenetv2_035", "backbone_kwargs": {}, "dropout": 0.1}
 OTHER = {"backbone": "tf_efficientnet_lite0", "backbone_kwargs": {}, "dropout": 0.1}
+TINY = {"backbone": "test_efficientnet", "backbone_kwargs": {}, "dropout": 0.1}
 
 
 class TestEnsemble(ClassifierTester):
     config_class = EnsembleLesionConfig
     model_class = EnsembleForLesionClassification
-    config_kwargs = {"members": [SMALL, SMALL]}
+    config_kwargs = {"members": [TINY, TINY]}
     members = 2
     head = "members.1.head"
     has_maps = False
