@@ -50,10 +50,11 @@ TONES = (
     "to the recorded skin type on PAD-UFES-20; unknown where no skin is visible (default: not)"
 )
 DECISIONS = ("most_probable", "balanced", "cost", "sensitivity")
-BACKENDS = ("auto", "torch", "openvino", "onnx")
+BACKENDS = ("auto", "torch", "folded", "openvino", "onnx")
 BACKEND = (
-    "what runs the network on a CPU: torch, or the graph that `lesion export` wrote beside the weights; auto: the "
-    "graph where it is there and its runtime is installed (default: %(default)s)"
+    "what runs the network on a CPU: torch; folded: torch with batch normalisation folded into the convolutions; or "
+    "the graph that `lesion export` wrote beside the weights; auto: the graph where it is there and its runtime is "
+    "installed, otherwise folded (default: %(default)s)"
 )
 
 

@@ -193,7 +193,8 @@ class Classifier:
             self.can_explain
             and self.is_lesion_model
             and "explain" in inspect.signature(self.model.predict).parameters
-            and getattr(getattr(self.model, "graph", None), "name", "torch") == "torch"  # an exported graph has no map
+            # An exported graph has no map, and is faster than a second pass.
+            and getattr(getattr(self.model, "graph", None), "name", "torch") in ("torch", "folded")
         )
 
     @property

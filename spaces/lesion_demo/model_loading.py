@@ -23,7 +23,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 CONFIG = "config.json"
 ANY_MODEL = ("", "0", "1", "code")
-BACKENDS = ("auto", "torch", "openvino", "onnx")
+BACKENDS = ("auto", "torch", "folded", "openvino", "onnx")
 RETRY_AFTER_S = 30.0  # a model that failed to load is not tried again sooner
 MOST_VISITORS_MODELS = 2  # kept in memory of those that visitors named; the oldest goes first
 # A path of the machine, from its root; "and/or" is none, nor a link.

@@ -31,7 +31,6 @@ from hub_models.modeling_autoencoder import doubling
 REMOTE_CHECK = Path(__file__).with_name("remote_autoencoder_check.py")
 SMALL: dict[str, Any] = {"image_size": 32, "encoder_channels": [8, 16, 16], "code_size": 12, "squeeze_channels": 4}
 OWN_FILES = {
-    "backend_lesion.py",
     "configuration_autoencoder.py",
     "infer_lesion.py",
     "modeling_autoencoder.py",

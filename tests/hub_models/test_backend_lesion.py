@@ -21,7 +21,7 @@ from hub_models import (
     ViTForLesionClassification,
     ViTLesionConfig,
 )
-from hub_models.backend_lesion import Folded
+from hub_models.backend_lesion import BackendError, Folded
 
 NAMES = {0: "mel", 1: "nv", 2: "bcc", 3: "bkl"}
 SIDE = 32
@@ -64,7 +64,7 @@ def test_the_answers_are_the_same_with_folded_normalisation(build: Any) -> None:
     model = alive(build())
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     plain, features = model.predict(pixel_values=pixels()), model(pixels()).features
-    assert model.use_backend() == "torch"
+    assert model.use_backend() == "folded"
     assert isinstance(model.graph, Folded)
     left = sum(isinstance(part, nn.BatchNorm2d) for part in model.graph.copy.modules())
     before = sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
@@ -112,3 +112,5 @@ def test_nothing_is_folded_where_it_would_be_another_network() -> None:
     )
     tower = ViTForLesionClassification(config).eval()
     assert (tower.use_backend(), tower.graph) == ("torch", None)
+    with pytest.raises(BackendError, match="nothing can be folded"):
+        tower.use_backend("folded")

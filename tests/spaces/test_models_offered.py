@@ -35,7 +35,7 @@ def test_settings_that_cannot_be_understood_are_named(parts: Any, tmp_path: Path
     with pytest.raises(refused, match="LESION_ALLOW_ANY is 'yes'"):
         read({"LESION_ALLOW_ANY": "yes"})
     assert read({"LESION_BACKEND": "OpenVINO"}).backend == "openvino"
-    with pytest.raises(refused, match="LESION_BACKEND is 'cuda'; give one of auto, torch, openvino, onnx"):
+    with pytest.raises(refused, match="LESION_BACKEND is 'cuda'; give one of auto, torch, folded, openvino, onnx"):
         read({"LESION_BACKEND": "cuda"})
     with pytest.raises(refused, match=r"LESION_EXAMPLES is .* holds examples\.json"):
         read({"LESION_EXAMPLES": str(tmp_path)})

@@ -160,7 +160,7 @@ def test_other_weights_are_named(
     with pytest.raises(BackendError, match=r"model\.safetensors is not the file that exported\.json names"):
         model.use_backend("openvino")
     with caplog.at_level(logging.WARNING):
-        assert model.use_backend() == "torch"
+        assert model.use_backend() == "folded"
     assert "The model runs with torch: model.safetensors" in caplog.text
     monkeypatch.setattr(sys, "argv", ["score", "--model", str(folder), "--images", str(folder), "--out",
                                       str(tmp_path / "o"), "--backend", "onnx"])  # fmt: skip
@@ -175,18 +175,18 @@ def test_without_a_runtime_torch_runs_after_one_line(
     monkeypatch.setattr(backend_lesion, "find_spec", lambda name: None)
     model = AutoModelForImageClassification.from_pretrained(exported)
     with caplog.at_level(logging.WARNING):
-        assert model.use_backend("auto") == "torch"
+        assert model.use_backend("auto") == "folded"
     assert [record.message for record in caplog.records if "runs with torch" in record.message] == [
         "The model runs with torch: openvino is not installed; install it with `pip install openvino`."
     ]
     with pytest.raises(BackendError, match="pip install onnxruntime"):
         model.use_backend("onnx")
-    with pytest.raises(BackendError, match="'tensorrt'; choose one of auto, torch, openvino, onnx"):
+    with pytest.raises(BackendError, match="'tensorrt'; choose one of auto, torch, folded, openvino, onnx"):
         model.use_backend("tensorrt")
     plain = AutoModelForImageClassification.from_pretrained(trained)
     with pytest.raises(BackendError, match="no graph for openvino"):
         plain.use_backend("openvino")
-    assert plain.use_backend() == "torch"
+    assert plain.use_backend() == "folded"
 
 
 def test_what_cannot_be_exported_is_refused(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
