@@ -33,7 +33,8 @@ SCHEMA_VERSION = 1
 # Format -> its files, the graph first; and the package that runs it. ``auto`` takes the first that there is.
 FILES = {"openvino": ("openvino_model.xml", "openvino_model.bin"), "onnx": ("model.onnx",)}
 RUNTIMES = {"openvino": "openvino", "onnx": "onnxruntime"}
-BACKENDS = ("auto", "torch", *FILES)
+FOLDED = "folded"
+BACKENDS = ("auto", "torch", FOLDED, *FILES)
 FEATURES, EARLY_STATISTICS = "features", "early"
 # The class logits, for programs that run the graph without this code.
 RAW_LOGITS = "raw_logits"
@@ -93,7 +94,7 @@ def load_graph(model: Any, backend: str) -> Graph | None:
     Args:
         model: the classifier, on the device where it will run.
         backend: ``auto`` = a graph that is there and whose runtime is installed, otherwise torch, with one line in the
-            log where there is a graph that cannot be used; ``torch``, ``openvino`` or ``onnx`` = that one.
+            log where there is a graph that cannot be used; ``torch`` or ``folded`` = none; a format = that one.
 
     Raises:
         BackendError: there is no such backend; or one was requested by name and has no graph here, is not installed,
@@ -101,7 +102,7 @@ def load_graph(model: Any, backend: str) -> Graph | None:
     """
     if backend not in BACKENDS:
         raise BackendError(f"backend is {backend!r}; choose one of {', '.join(BACKENDS)}.")
-    if backend == "torch":
+    if backend in ("torch", FOLDED):
         return None
     try:
         described = read_exported(model.config)
@@ -271,7 +272,7 @@ class Folded:
         layers: how many normalisations were folded.
     """
 
-    name, precision = "torch", "f32"
+    name, precision = FOLDED, "f32"
 
     def __init__(self, model: Any) -> None:
         self.copy = copy.deepcopy(model)
@@ -329,7 +330,7 @@ def fold(model: Any) -> Folded | None:
     fixed = [given.get(name) for name in model.input_names]
     with in_torch():
         expected, features = (one.run_encoder(*fixed)[0] for one in (model, found.copy))
-    close = bool((features - expected).abs().max() <= 1e-4 * expected.abs().max())
+    close = bool((features - expected).abs().max() <= 1e-3 * expected.abs().max())
     return found if found.layers and close else None
 
 
@@ -363,18 +364,18 @@ class RunsGraph:
         """Choose what runs the network on a CPU.
 
         Args:
-            backend: ``openvino`` or ``onnx``: the exported graph beside the weights; ``torch``: the modules as they
-                are; ``auto``: a graph whose runtime is installed, otherwise torch with batch normalisation folded into
-                the convolutions, where that gives the same features.
+            backend: ``torch``: the modules as they are; ``folded``: the same with batch normalisation folded into the
+                convolutions; ``openvino`` or ``onnx``: the exported graph beside the weights; ``auto``: a graph whose
+                runtime is installed, otherwise folded where that gives the same features, otherwise torch.
 
         Returns:
-            The backend in use: ``torch``, ``openvino`` or ``onnx``. Gradients, heat maps, hidden states and dropout
-            inside the backbone run the modules as they are in any case, and a graph takes one size of images alone.
+            The backend in use. Gradients, heat maps, hidden states and dropout inside the backbone run the modules as
+            they are in any case, and a graph takes one size of images alone.
 
         Raises:
-            BackendError: as :func:`load_graph`.
+            BackendError: as :func:`load_graph`, or nothing can be folded.
         """
-        self.graph = load_graph(self, backend)
-        if self.graph is None and backend == "auto":
-            self.graph = fold(self)
+        self.graph = load_graph(self, backend) or (fold(self) if backend in ("auto", FOLDED) else None)
+        if self.graph is None and backend == FOLDED:
+            raise BackendError('nothing can be folded in this model as it is loaded; choose "torch".')
         return "torch" if self.graph is None else self.graph.name
