@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := outputs/demo
-# Three workers, for two cores: tests also wait. One test file to a worker: files share costly fixtures (a trained model, a built dataset). The long files
-# come first (tests/conftest.py).
+# Three workers, for two cores: tests also wait. One test file to a worker: files share costly fixtures (a trained model,
+# a built dataset). The long files come first (tests/conftest.py).
 PYTEST_ARGS ?= -n 3 --dist loadfile --no-loadscope-reorder
 MODEL ?= hub_models/released/derm-x-mobilenetv2-ham7,hub_models/released/isic-skin-lesion-uncertainty
 

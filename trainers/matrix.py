@@ -13,7 +13,6 @@ finished models on their own test split.
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 
 from datasets_scripts.command import OneLineParser, UserError, check_model, count_of, run, seed_of, shown_path
@@ -77,8 +76,8 @@ def main() -> None:
     from trainers.model_folder.source import parse_source
     from trainers.scoring.matrix import MatrixJob, matrix
 
-    names = [one.name for one in fields(MatrixJob) if one.name in vars(given) and one.name != "models"]
-    options = {name: getattr(given, name) for name in names}
+    not_passed_on = ("models", "image_column", "label_column", "images_together")
+    options = {name: value for name, value in vars(given).items() if name not in not_passed_on}
     models = [parse_source(model) for model in given.models]
     try:
         rows = matrix(MatrixJob(models=models, columns=columns_given(given), **options))

@@ -10,7 +10,7 @@ import torch
 
 from hub_models import MobileNetForLesionClassification, MobileNetLesionConfig
 
-SIZE, BATCH, SAMPLES, ROUNDS = 160, 24, 30, 4
+SIZE, BATCH, SAMPLES, ROUNDS = 160, 48, 30, 7
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hub_models import LesionImageProcessor, ResNetForLesionClassification, ResNetLesionConfig
 
-SMALL, LARGE = 200, 4_000
+SMALL, LARGE = 500, 10_000
 FILES = 50
 # VmHWM is the peak of this program alone; ru_maxrss would keep that of the test worker that started it.
 MEASURED = """
@@ -67,4 +67,4 @@ def test_twenty_times_as_many_images_take_no_more_memory(model: Path, tmp_path: 
     small, large = (peak(model, images, tmp_path) for images in (SMALL, LARGE))
     found = f"{large / small:.3f} ({small / 1e6:.0f} MB, {large / 1e6:.0f} MB)"
     print(f"peak memory, {LARGE} images / {SMALL} images: {found}")
-    assert large < 1.03 * small  # of some 700 MB: 6 kB of each further image
+    assert large < 1.07 * small  # of some 600 MB: 4 kB of each further image

@@ -386,11 +386,14 @@ def test_vit_large_makes_one_step_and_survives_a_save(tmp_path: Path, monkeypatc
     del trainer, before
     model.zero_grad(set_to_none=True)
     gc.collect()
+    pixels = data.pixels[:1]
+    with torch.no_grad():
+        expected = model.eval()(pixels).logits
     model.save_pretrained(tmp_path / "model")
     assert (tmp_path / "model" / "model.safetensors").stat().st_size == pytest.approx(4 * 305_619_980, rel=0.001)
+    del model
+    gc.collect()
     again = ViTForLesionClassification.from_pretrained(tmp_path / "model")
-    assert not again.training
-    expected, found = model.state_dict(), again.state_dict()
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(value, found[name]) for name, value in expected.items())
+    with torch.no_grad():
+        assert torch.equal(again(pixels).logits, expected)
     shutil.rmtree(tmp_path / "model")  # 1.2 GB that pytest would keep

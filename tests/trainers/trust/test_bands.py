@@ -1,4 +1,4 @@
-"""Risk bands: the test by hand, its promise over 1,000 draws with a known risk, and what cannot be promised."""
+"""Risk bands: the test by hand, its promise over 2,000 draws with a known risk, and what cannot be promised."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.stats import binom
 from trainers.trust import bands
 from trainers.trust.bands import Misses, fit_band, fit_bands, least_n
 
-DRAWS = 1000
+DRAWS = 2000
 EVEN = np.arange(1, 101) / 100
 
 
