@@ -21,7 +21,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 from tqdm import tqdm
 
-from hub_models.explain_lesion import GRADIENT_METHODS, behind_layers, gradients_of_logits, in_eval_mode, to_heat
+from hub_models.explain_lesion import explained_pass
 from trainers.evaluation.explanation_table import CURVES, MASKS, NUMBERS, ORDERS, STAGES, ExplanationTable
 from trainers.explaining import maps
 from trainers.explaining.masks import MaskedImages
@@ -150,11 +150,11 @@ def measure(subject: Subject, options: Options, *, progress: bool = True) -> Exp
 
 def place_of(batch: Batch, subject: Subject, options: Options, numbers: dict[str, np.ndarray]) -> None:
     """Where the heat of a batch lies, beside where the baselines' lies; written into ``numbers``."""
-    seen = subject.model.explain(**batch.inputs, target=batch.target, method=options.method)
-    heat = seen.heat_maps.cpu().numpy()
-    if seen.spread is not None and options.method in GRADIENT_METHODS:
-        alone = member_maps(subject.model, batch.inputs, batch.target, options.method).cpu().numpy()
-        numbers["members"][batch.rows] = maps.agreement(alone)
+    seen = explained_pass(subject.model, None, batch.inputs, options.method)
+    by_member = seen.member_maps(batch.target)
+    heat = by_member.mean(dim=0).cpu().numpy()
+    if seen.has_members:
+        numbers["members"][batch.rows] = maps.agreement(by_member.cpu().numpy())
     partners = neighbours(subject.group_id[batch.rows])
     ranks = maps.rank_rows(heat)
     for place, row in enumerate(batch.rows):
@@ -224,27 +224,6 @@ def neighbours(groups: np.ndarray) -> list[int | None]:
         next((other % n for other in range(place + 1, place + n) if groups[other % n] != groups[place]), None)
         for place in range(n)
     ]
-
-
-def member_maps(model: Any, inputs: Mapping[str, torch.Tensor], target: torch.Tensor, method: str) -> torch.Tensor:
-    """Heat maps of the members one by one: (M, N, H, W) in [0, 1], each reaching 1; their mean is ``explain``'s.
-
-    Args:
-        model: an ensemble.
-        inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
-        target: (N,) the class to explain.
-        method: one of ``GRADIENT_METHODS``.
-    """
-    height, width = inputs["pixel_values"].shape[-2:]
-    size = (int(height), int(width))
-    with torch.no_grad(), in_eval_mode(model):
-        output, activations = behind_layers(model, inputs)
-        gradients = gradients_of_logits(output.raw_logits, target, activations)
-        maps = [
-            GRADIENT_METHODS[method](*(model.as_maps(one.detach(), size).float() for one in pair))
-            for pair in zip(activations, gradients, strict=True)
-        ]
-    return torch.stack([to_heat(one, size) for one in maps])
 
 
 def randomised(model: Any, stage: str, seed: int) -> Any:

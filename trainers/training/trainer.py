@@ -223,7 +223,8 @@ class LesionTrainer(Trainer):
         return to_pixel_values(super()._prepare_inputs(inputs))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Nothing: each step has its own seed; another process of a killed run may have left half a file of states."""
+        """Load nothing: each step has its own seed, and a killed run may have left half a file of states."""
+        return
 
     def diverged(self, what: str) -> UserError:
         """The error of a run that goes on to no result: its step, what is not finite, and what to do."""

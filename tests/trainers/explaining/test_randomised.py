@@ -18,8 +18,9 @@ from hub_models import (
     ViTForLesionClassification,
     ViTLesionConfig,
 )
+from hub_models.explain_lesion import explained_pass
 from trainers.evaluation.explanation_table import STAGES
-from trainers.explaining.measure import member_maps, random_entries, randomised
+from trainers.explaining.measure import random_entries, randomised
 
 SMALL = {"backbone": "mobilenetv2_035", "backbone_kwargs": {}, "dropout": 0.1}
 VIT = {"patch_size": 16, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 64}
@@ -99,7 +100,7 @@ def test_the_members_maps_are_those_that_explain_averages(method: str) -> None:
     model = a_model("ensemble")
     pixels = torch.randn(3, 3, 64, 64)
     seen = model.explain(pixel_values=pixels, method=method)
-    alone = member_maps(model, {"pixel_values": pixels}, seen.target, method)
+    alone = explained_pass(model, pixels, {}, method).member_maps(seen.target)
     assert alone.shape == (2, 3, 64, 64)
     assert not torch.equal(alone[0], alone[1])
     assert torch.equal(alone.mean(dim=0), seen.heat_maps)
