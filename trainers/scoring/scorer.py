@@ -77,6 +77,21 @@ class AnswerSettings:
     backend: str = "auto"
 
 
+@dataclass(frozen=True)
+class ReadBatch:
+    """A batch of files as read.
+
+    Attributes:
+        rows: one per file; complete where it could not be read.
+        inputs: of the K files that could be read, what the model takes, each a batch of one.
+        places: (K,) their rows.
+    """
+
+    rows: list[dict[str, Any]]
+    inputs: list[dict[str, torch.Tensor]]
+    places: list[int]
+
+
 class Scorer:
     """A loaded model with its image processor, which answers batches of files.
 
@@ -204,6 +219,10 @@ class Scorer:
 
         A file that cannot be read becomes a row with its error.
         """
+        return self.score_read(self.read(root, batch))
+
+    def read(self, root: Path, batch: Sequence[Listed]) -> ReadBatch:
+        """Read and prepare a batch of files; another thread may do so while the model runs."""
         rows: list[dict[str, Any]] = []
         inputs: list[dict[str, torch.Tensor]] = []
         places: list[int] = []
@@ -219,7 +238,12 @@ class Scorer:
             except UNREADABLE as error:
                 why = one_line(error).replace(printable(str(path)), name)
                 rows.append({**flat(name, None, self.labels, why), "sha256": digest or "unreadable"})
-        for place, (answer, raw, error_text) in zip(places, self.answer_each(inputs), strict=True):
+        return ReadBatch(rows, inputs, places)
+
+    def score_read(self, batch: ReadBatch) -> list[dict[str, Any]]:
+        """The rows of a batch that was read, with the answers."""
+        rows = list(batch.rows)
+        for place, (answer, raw, error_text) in zip(batch.places, self.answer_each(batch.inputs), strict=True):
             rows[place] = {**rows[place], **flat(rows[place]["image"], answer, self.labels, error_text), **raw}
         return rows
 

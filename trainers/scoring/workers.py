@@ -11,23 +11,26 @@ import multiprocessing
 import os
 import queue
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from datasets_scripts.command import UserError
 from trainers.model_folder.source import Source
 from trainers.scoring.answers import part_file, write_part
-from trainers.scoring.files import read_parts
+from trainers.scoring.files import Listed, read_parts
 from trainers.scoring.scorer import AnswerSettings, Scorer
 
 # Images of a part, rounded to whole batches: what a killed process may have to do again.
 PART_IMAGES = 128
 # Seconds after which the process that waits looks whether its workers still live.
 PATIENCE = 1.0
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -76,21 +79,43 @@ def part_size(batch_size: int) -> int:
 def score_parts(scorer: Scorer, work: Work, numbers: Sequence[int]) -> Iterator[int]:
     """Score parts in order and store each; yields the number of images after every batch.
 
+    A thread reads the next batch while the model runs.
+
     Raises:
         UserError: a batch does not fit into the GPU's memory.
     """
-    for number, listed in read_parts(work.listing, work.part_size, set(numbers)):
-        rows: list[dict[str, Any]] = []
-        for start in range(0, len(listed), work.batch_size):
-            batch = listed[start : start + work.batch_size]
+
+    def batches() -> Iterator[tuple[int, list[Listed], bool]]:
+        for number, listed in read_parts(work.listing, work.part_size, set(numbers)):
+            for start in range(0, len(listed), work.batch_size):
+                end = start + work.batch_size
+                yield number, listed[start:end], end >= len(listed)
+
+    rows: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        for (number, batch, last), read in ahead(reader, lambda item: scorer.read(work.root, item[1]), batches()):
             try:
-                rows += scorer.score(work.root, batch)
+                rows += scorer.score_read(read)
             except torch.OutOfMemoryError as error:
                 raise UserError(
                     f"--batch_size {work.batch_size} does not fit into the GPU's memory: give a smaller one"
                 ) from error
             yield len(batch)
-        write_part(rows, scorer.labels, part_file(work.parts, number))
+            if last:
+                write_part(rows, scorer.labels, part_file(work.parts, number))
+                rows = []
+
+
+def ahead(pool: Executor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """Each item and what became of it, in order; the next one is worked on meanwhile."""
+    waiting: tuple[T, Future[R]] | None = None
+    for item in items:
+        started = item, pool.submit(work, item)
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
+        waiting = started
+    if waiting is not None:
+        yield waiting[0], waiting[1].result()
 
 
 def score_in_processes(work: Work, numbers: Sequence[int], processes: int) -> Iterator[int]:

@@ -16,7 +16,7 @@ from hub_server import LoopbackHub
 from huggingface_hub import HfApi
 
 from trainers.scoring import workers
-from trainers.scoring.scorer import Scorer
+from trainers.scoring.scorer import ReadBatch, Scorer
 
 LABELS = ["mel", "nv", "bkl"]
 N = 11
@@ -41,15 +41,15 @@ def test_a_stopped_run_goes_on_where_it_was(
     words = ("--model", ours, "--images", images, "--batch_size", 2)
     assert run(*words, "--out", tmp_path / "whole")[0] == 0
     batch_sizes: list[int] = []
-    whole = Scorer.score
+    whole = Scorer.score_read
 
-    def counting(self: Scorer, root: Path, batch: Any) -> Any:
-        batch_sizes.append(len(batch))
+    def counting(self: Scorer, batch: ReadBatch) -> Any:
+        batch_sizes.append(len(batch.rows))
         if len(batch_sizes) == 4:
             raise KeyboardInterrupt
-        return whole(self, root, batch)
+        return whole(self, batch)
 
-    monkeypatch.setattr(Scorer, "score", counting)
+    monkeypatch.setattr(Scorer, "score_read", counting)
     out = tmp_path / "out"
     code, _, error = run(*words, "--out", out)
     assert code == 130
