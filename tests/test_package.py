@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.version import Version
 
 from hub_models import LEAST_TRANSFORMERS, SUITE_VERSION
 from hub_models.checks_lesion import TransformersVersionError, check_transformers
@@ -114,7 +115,8 @@ def test_the_extras_that_messages_name_exist(repo_root: Path, project: dict[str,
 def test_the_shipped_version_is_that_of_the_package(project: dict[str, Any]) -> None:
     assert project["project"]["version"] == SUITE_VERSION
     least = next(text for text in project["project"]["dependencies"] if text.startswith("transformers"))
-    assert least == f"transformers>={'.'.join(map(str, LEAST_TRANSFORMERS))}"
+    # The suite needs huggingface_hub 2, which 5.17 refuses; a model alone does not.
+    assert Version(least.removeprefix("transformers>=")).release[:2] >= LEAST_TRANSFORMERS
 
 
 def test_an_older_transformers_is_refused_before_anything_else_is_imported(
