@@ -214,15 +214,11 @@ class Scorer:
         names = list(self.groups["values"])
         return names.index(value) if value in names else -1
 
-    def score(self, root: Path, batch: Sequence[Listed]) -> list[dict[str, Any]]:
-        """Answer a batch of files: a row of :func:`part_columns` for each, in order.
+    def read(self, root: Path, batch: Sequence[Listed]) -> ReadBatch:
+        """Read and prepare a batch of files; another thread may do so while the model runs.
 
         A file that cannot be read becomes a row with its error.
         """
-        return self.score_read(self.read(root, batch))
-
-    def read(self, root: Path, batch: Sequence[Listed]) -> ReadBatch:
-        """Read and prepare a batch of files; another thread may do so while the model runs."""
         rows: list[dict[str, Any]] = []
         inputs: list[dict[str, torch.Tensor]] = []
         places: list[int] = []
@@ -241,7 +237,7 @@ class Scorer:
         return ReadBatch(rows, inputs, places)
 
     def score_read(self, batch: ReadBatch) -> list[dict[str, Any]]:
-        """The rows of a batch that was read, with the answers."""
+        """Answer a batch that was read: a row of :func:`part_columns` for each file, in order."""
         rows = list(batch.rows)
         for place, (answer, raw, error_text) in zip(batch.places, self.answer_each(batch.inputs), strict=True):
             rows[place] = {**rows[place], **flat(rows[place]["image"], answer, self.labels, error_text), **raw}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from trainers.scoring.answers import PROBABILITY
 from trainers.scoring.external import own
 from trainers.scoring.files import Listing, Table, read_listing, walk_images, write_listing
 from trainers.scoring.scorer import AnswerSettings, Scorer
+from trainers.scoring.workers import ahead
 from trainers.trust.halves import halve, one_per_group
 from trainers.trust.shift import Answers, find_shift
 
@@ -183,9 +186,13 @@ def _drawn(scorer: Scorer, job: ShiftJob, listing_file: Path, listing: Listing) 
     """One answer of each group, and the number of images that cannot be read."""
     drawn, errors, rng = Drawn(), 0, np.random.default_rng(job.seed)
     names = [f"{PROBABILITY}{label}" for label in scorer.labels]
-    with tqdm(total=listing.images, desc="score", unit="image", disable=None) as bar:
-        for batch in _batches(read_listing(listing_file), job.batch_size):
-            for one, row in zip(batch, scorer.score(job.images, batch), strict=True):
+    batches = _batches(read_listing(listing_file), job.batch_size)
+    with (
+        tqdm(total=listing.images, desc="score", unit="image", disable=None) as bar,
+        ThreadPoolExecutor(max_workers=1) as reader,
+    ):
+        for batch, read in ahead(reader, partial(scorer.read, job.images), batches):
+            for one, row in zip(batch, scorer.score_read(read), strict=True):
                 if row["error"] is not None:
                     errors += 1
                     continue
