@@ -22,7 +22,7 @@ NOTES = (
     "Dermoscopy images of skin lesions, benign against malignant by the ISIC Archive's `diagnosis_1`; images that are "
     "Indeterminate there, or have none, are left out. `diagnosis` is the source's own finer diagnosis, for subgroup "
     "reports: it reveals the label and is never an input.",
-    "The configs `grouped` and `fold0` to `fold4` hold every image, at the source's own prevalence. Images of one "
+    "Every config but `published` holds every image, at the source's own prevalence. Images of one "
     "lesion are in the same split, also images of one patient where the source names patients. An image without a "
     "lesion id counts as its own lesion.",
 )

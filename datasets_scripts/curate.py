@@ -21,6 +21,7 @@ from datasets_scripts.rows import SYNTHETIC, Row
 from datasets_scripts.splits import (
     GIVEN,
     PUBLISHED_SPLITS,
+    RELEASE,
     SPLITS,
     base_folds,
     dealt_splits,
@@ -221,7 +222,7 @@ def _configs(
     published: Sequence[str | None] | None,
     given: Sequence[str | None] | None = None,
 ) -> Configs:
-    """Config -> split -> row numbers, `grouped` (or `given`) first, then `published`, then the folds.
+    """Config -> split -> row numbers, `grouped` (or `given`) first, then `published`, `release` and the folds.
 
     In a grouped config synthetic images are in train or in no split: in a test split they would make a model look
     better, and those made from a test image are in its fold, thus outside train.
@@ -240,8 +241,11 @@ def _configs(
     if published is not None:
         own = {split: [i for i, value in enumerate(published) if value == split] for split in PUBLISHED_SPLITS}
         configs = {"grouped": configs.pop("grouped"), "published": own, **configs}
+    if not all(configs[RELEASE].values()):
+        del configs[RELEASE]  # of very few lesions a twentieth can be no image
     if given is not None:
         del configs["grouped"]
+        configs.pop(RELEASE, None)
         configs = {GIVEN: {split: [i for i, own in enumerate(given) if own == split] for split in SPLITS}, **configs}
     for config, splits in configs.items():
         for split, members in splits.items():

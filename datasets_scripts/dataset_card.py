@@ -17,7 +17,7 @@ from datasets_scripts.audit import MOST_COLUMNS, leak_table
 from datasets_scripts.data_statement import data_statement
 from datasets_scripts.rows import UNKNOWN, Row
 from datasets_scripts.shards import ShardSize
-from datasets_scripts.splits import GIVEN
+from datasets_scripts.splits import GIVEN, RELEASE
 from datasets_scripts.taxonomy import long_names, malignancy_groups
 
 # Of a dataset one of the two: `given` takes the place of `grouped`.
@@ -177,6 +177,11 @@ def _configs_text(about: Description, configs: Mapping[str, Any]) -> str:
             f"their train split, groups whole. `fold0` to `fold4` {never}"
         )
     text = f"`grouped` (the default) and `fold0` to `fold4` {never}"
+    if RELEASE in configs:
+        text += (
+            " So does `release`, for a model that is released: 75 % train, 5 % validation, 10 % calibration, 10 % test; "
+            "the last two are parts of what `grouped` holds out."
+        )
     if about.own_classes:
         return text
     return f"{text} `published`, where there is one, is {about.published_as}: compare the leak audit."
@@ -220,9 +225,9 @@ def _synthetic(audit: Mapping[str, Any]) -> list[str]:
     table += [[c, str(of["train"]), str(of["elsewhere"]), str(of["left_out"])] for c, of in found["configs"].items()]
     return [
         "### Synthetic images",
-        f"{found['images']} of {audit['rows']} images are synthetic (column `provenance`). In `grouped` and `fold0` to "
-        "`fold4` validation, calibration and test hold real images only. A synthetic image that was made from one of "
-        "them, or looks like it, is not in train either, but in no split of that config.",
+        f"{found['images']} of {audit['rows']} images are synthetic (column `provenance`). In every config but "
+        "`published` validation, calibration and test hold real images only. A synthetic image that was made from one "
+        "of them, or looks like it, is not in train either, but in no split of that config.",
         markdown_table(table),
     ]
 
@@ -263,7 +268,7 @@ def render(
         data_statement(rows, about.own_classes, None if "ids_only" in audit else stored.converted),
         "## Leak audit",
         f"Images of a split whose {one} (or a duplicate of it) is also in the train split of the same config; the "
-        "shares on the right are by class. A build with a leak in `grouped` or `fold0` to `fold4` is refused.",
+        "shares on the right are by class. A leak in `grouped`, `release` or a fold ends the build.",
         markdown_table(leak_table(audit["leak"], labels)),
         "## Duplicates and missing values",
         _duplicates_text(audit["duplicates"], about.own_classes),
@@ -307,6 +312,6 @@ def printed_leak_table(audit: Mapping[str, Any], own: bool = False) -> str:
         f"Leak audit: images whose {'group' if own else 'lesion'}, or a duplicate, is also in train (shares by class "
         "on the right).",
         *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table),
-        "fold0 to fold4: 0 leaking.",
+        f"{'release, ' if 'release' in audit['leak'] else ''}fold0 to fold4: 0 leaking.",
     ]
     return "\n".join(lines)

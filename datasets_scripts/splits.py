@@ -21,6 +21,8 @@ SPLITS = ("train", "validation", "calibration", "test")
 PUBLISHED_SPLITS = ("train", "validation", "test")
 # The config of the splits that a user's own dataset has.
 GIVEN = "given"
+# The config for a model that is to be published: more images to train on, fewer to measure on.
+RELEASE = "release"
 MIN_PUBLISHED_PER_CLASS = 10
 # Split -> its share in base folds, twentieths of all images.
 SHARES = {"train": 12, "validation": 2, "calibration": 3, "test": 3}
@@ -155,14 +157,24 @@ def dealt_splits(
 
 
 def grouped_configs() -> dict[str, dict[str, list[int]]]:
-    """Config -> split -> base folds: ``grouped`` (60/10/15/15 %), and ``fold0`` to ``fold4`` with disjoint tests."""
+    """Config -> split -> base folds: ``grouped`` (60/10/15/15 %), ``release`` (75/5/10/10 %), ``fold0`` to ``fold4``.
+
+    The tests of the folds are disjoint. The calibration and test splits of ``release`` are in those of ``grouped``, so
+    that models of both can be compared on images that neither was trained on.
+    """
     configs = {
         "grouped": {
             "train": list(range(12)),
             "validation": [12, 13],
             "calibration": [14, 15, 16],
             "test": [17, 18, 19],
-        }
+        },
+        RELEASE: {
+            "train": list(range(15)),
+            "validation": [15],
+            "calibration": [16, 17],
+            "test": [18, 19],
+        },
     }
     for k in range(N_FOLDS):
         test = list(range(4 * k, 4 * k + 4))

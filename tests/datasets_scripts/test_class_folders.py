@@ -294,7 +294,7 @@ def test_build_with_synthetic_images(lesions12, tmp_path, capsys):
     assert audit["rows"] == 432
     assert audit["synthetic"]["images"] == 144
     assert audit["synthetic"]["per_class"] == dict.fromkeys(sorted(TASKS["lesions12"]), 12)
-    for config in ("grouped", "fold0", "fold1", "fold2", "fold3", "fold4"):
+    for config in ("grouped", "release", "fold0", "fold1", "fold2", "fold3", "fold4"):
         loaded = datasets.load_dataset(str(out), config)
         for split in ("validation", "calibration", "test"):
             assert set(loaded[split]["provenance"]) == {"real"}

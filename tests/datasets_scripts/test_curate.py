@@ -15,14 +15,14 @@ import yaml
 from PIL import Image
 
 from datasets_scripts.command import UserError
-from datasets_scripts.curate import curate
+from datasets_scripts.curate import _configs, curate
 from datasets_scripts.dataset_card import Description
 from datasets_scripts.images import ImageError
 from datasets_scripts.rows import Row
 from datasets_scripts.sources import ham10000
 from datasets_scripts.taxonomy import TASKS, UnknownLabelError
 
-CONFIGS = ("grouped", "published", "fold0", "fold1", "fold2", "fold3", "fold4")
+CONFIGS = ("grouped", "published", "release", "fold0", "fold1", "fold2", "fold3", "fold4")
 ABOUT = Description("tiny", "Tiny", TASKS["ham10000"], "cc-by-nc-4.0", "@misc{tiny}")
 
 
@@ -110,6 +110,15 @@ def test_features_and_values(built):
     assert first_mask.size == (40, 30)
 
 
+def test_release_is_left_out_where_a_twentieth_has_no_image(rows):
+    folds = np.arange(len(rows)) % 20
+    assert "release" in _configs(rows, folds, None)
+    folds[folds == 15] = 0
+    configs = _configs(rows, folds, None)
+    assert list(configs) == ["grouped", "fold0", "fold1", "fold2", "fold3", "fold4"]
+    assert not [split for splits in configs.values() for split, members in splits.items() if not members]
+
+
 @pytest.mark.parametrize("config", CONFIGS)
 def test_streaming(built, config):
     _, out = built
@@ -144,7 +153,7 @@ def test_audit_and_card(rows, tmp_path):
     head = yaml.safe_load(card.split("---")[1])
     assert head["license"] == "cc-by-nc-4.0"
     assert [config["config_name"] for config in head["configs"]] == list(CONFIGS)
-    assert [config.get("default", False) for config in head["configs"]] == [True] + [False] * 6
+    assert [config.get("default", False) for config in head["configs"]] == [True] + [False] * (len(CONFIGS) - 1)
     for expected in (
         "Not a medical device",
         "A note.",

@@ -69,6 +69,22 @@ def test_every_config_uses_every_base_fold_once():
         assert sorted(fold for base in splits.values() for fold in base) == list(range(20))
 
 
+def test_release_trains_on_more_and_is_measured_on_what_grouped_held_out(dealt):
+    _, groups, folds = dealt
+    configs = grouped_configs()
+    shares = {"train": 0.75, "validation": 0.05, "calibration": 0.10, "test": 0.10}
+    of = {
+        config: {split: {groups[i] for i in np.flatnonzero(np.isin(folds, base))} for split, base in splits.items()}
+        for config, splits in configs.items()
+    }
+    for split, base in configs["release"].items():
+        assert np.isin(folds, base).mean() == pytest.approx(shares[split], abs=0.02)
+    held_out = of["grouped"]["calibration"] | of["grouped"]["test"]
+    assert of["release"]["test"] < of["grouped"]["test"]
+    assert of["release"]["calibration"] < held_out
+    assert of["grouped"]["train"] < of["release"]["train"]
+
+
 def test_fold_k_is_cut_as_agreed():
     configs = grouped_configs()
     assert configs["fold0"]["test"] == [0, 1, 2, 3]
