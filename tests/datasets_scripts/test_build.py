@@ -172,7 +172,7 @@ def test_a_folder_rebuilt_in_the_same_place_is_not_read_from_the_cache(tmp_path:
     out, cache = tmp_path / "phantoms", str(tmp_path / "cache")
     widths = []
     for size in ("32x24", "40x30"):  # same shards by name, other content
-        build_phantom.main(["--images", "160", "--seed", "1", "--size", size, "--out", str(out)])
+        build_phantom.main(["--task", "isic2017", "--images", "60", "--seed", "1", "--size", size, "--out", str(out)])
         rows = datasets.load_dataset(str(out), "grouped", split="test", cache_dir=cache)
         widths.append({image.width for image in rows["image"]})
         shutil.rmtree(out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -12,12 +13,27 @@ import processes
 
 NOTEBOOK = Path(__file__).parents[2] / "trainers" / "notebooks" / "own_data.ipynb"
 TINY = "IMAGES_PER_CLASS, IMAGE_SIZE, BACKBONE, EPOCHS, REPLICATES = 24, 32, 'mobilenetv2_035', 1, 10"
-# Runs cells as a kernel does, without a kernel that imports torch again; writes what each of them showed.
+# Runs cells as a kernel does, without a kernel that imports torch again; writes what each of them showed. It asks the
+# test to start the page, which need not import torch again either.
 SHELL = """
-import json, sys
+import json, os, subprocess, sys
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 
+class Page:
+    def __init__(self, command, env, **_):
+        with open(sys.argv[3] + ".partial", "w") as file:
+            json.dump({"command": command, "env": env, "cwd": os.getcwd()}, file)
+        os.replace(file.name, sys.argv[3])
+
+    def terminate(self):
+        os.remove(sys.argv[3])
+
+    def wait(self):
+        return 0
+
+Popen = subprocess.Popen
+subprocess.Popen = lambda command, **given: (Page if "app.py" in command[1] else Popen)(command, **given)
 shell, shown = InteractiveShell.instance(), []
 for source in json.load(open(sys.argv[1])):
     with capture_output() as said:
@@ -37,6 +53,29 @@ def shown(notebook: nbformat.NotebookNode) -> list[str]:
     ]
 
 
+def run_cells(cells: Path, found: Path, page: Path) -> None:
+    """Run the cells in a process, and beside it the page that they ask for in the file ``page``, until they end it."""
+    errors, env = cells.with_name("stderr"), {**os.environ, "IPYTHONDIR": str(cells.with_name("ipython"))}
+    command = [sys.executable, "-c", SHELL, *map(str, (cells, found, page))]
+    running = [processes.Process(command, env=env, cwd=NOTEBOOK.parent, stderr=str(errors))]
+    try:
+        deadline = time.monotonic() + 900
+        while running[0].poll() is None:
+            assert time.monotonic() < deadline
+            if page.exists() != (len(running) == 2):
+                if len(running) == 2:
+                    running[1].terminate()
+                    running.pop().wait()
+                else:
+                    running.append(processes.Process(**json.loads(page.read_text())))
+            time.sleep(0.05)
+        assert running[0].returncode == 0, errors.read_text()[-3000:]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
 def test_the_tutorial_runs_and_its_outputs_are_committed(tmp_path: Path) -> None:
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     kept = shown(notebook)
@@ -45,13 +84,9 @@ def test_the_tutorial_runs_and_its_outputs_are_committed(tmp_path: Path) -> None
     )
     (settings,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     settings.source = f"WORK = Path({str(tmp_path / 'work')!r})\n{TINY}"
-    cells, found = tmp_path / "cells.json", tmp_path / "shown.json"
+    cells, found, page = (tmp_path / f"{name}.json" for name in ("cells", "shown", "page"))
     cells.write_text(json.dumps([cell.source for cell in notebook.cells if cell.cell_type == "code"]))
-    env = {**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")}
-    done = processes.run(
-        [sys.executable, "-c", SHELL, str(cells), str(found)], env=env, cwd=NOTEBOOK.parent, timeout=900
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_cells(cells, found, page)
     for outputs in (kept, json.loads(found.read_text())):
         text = "\n".join(outputs)
         assert "3 classes written to" in text
