@@ -204,9 +204,10 @@ def _reduce(field: np.ndarray, factor: int) -> np.ndarray:
     if factor == 1:
         return field
     height, width, channels = field.shape
-    return field.reshape(height // factor, factor, width // factor, factor, channels).mean(
-        axis=(1, 3), dtype=np.float32
-    )
+    blocks = field.reshape(height // factor, factor, width // factor, factor, channels)
+    if factor == 2:  # as below, but three times as fast
+        return (blocks[:, 0, :, 0] + blocks[:, 0, :, 1] + blocks[:, 1, :, 0] + blocks[:, 1, :, 1]) / np.float32(4)
+    return blocks.mean(axis=(1, 3), dtype=np.float32)
 
 
 def _quantise(image: np.ndarray) -> np.ndarray:

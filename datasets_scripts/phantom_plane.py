@@ -20,13 +20,13 @@ _TABLE = 64  # side of the jitter table behind `Plane.cells`, in cells
 
 def smoothstep(low: float | Field, high: float | Field, x: Field) -> Field:
     """Hermite step, elementwise: 0 below `low`, 1 above `high`, smooth between. Shape (H, W)."""
-    t = np.clip((x - low) / (high - low), 0.0, 1.0)
-    return (t * t * (3.0 - 2.0 * t)).astype(np.float32)
+    t = np.minimum(np.maximum((x - low) / (high - low), 0.0), 1.0)
+    return (t * t * (3.0 - 2.0 * t)).astype(np.float32, copy=False)
 
 
 def bell(x: Field, width: float) -> Field:
     """Gaussian bump of `x` around 0 with standard deviation `width`, peak 1. Shape (H, W)."""
-    return np.exp(-0.5 * np.square(x / width)).astype(np.float32)
+    return np.exp(-0.5 * np.square(x / width)).astype(np.float32, copy=False)
 
 
 class Plane:
@@ -54,6 +54,8 @@ class Plane:
         # (u, v) = matrix @ (x, y, 1), with x and y in pixels and pixel centres at +0.5
         self._u = (cos, -sin, shift_mm[0] - cos * width / 2 + sin * height / 2)
         self._v = (sin, cos, shift_mm[1] - sin * width / 2 - cos * height / 2)
+        self._offset = np.array([self._u[2], self._v[2]])
+        self._to_pixels = np.linalg.inv(np.array([self._u[:2], self._v[:2]])).T
         x = np.arange(width, dtype=np.float32)[None, :] + 0.5
         y = np.arange(height, dtype=np.float32)[:, None] + 0.5
         self.u: Field = (self._u[0] * x + self._u[1] * y + self._u[2]).astype(np.float32)
@@ -75,9 +77,7 @@ class Plane:
 
     def to_pixels(self, points: np.ndarray) -> np.ndarray:
         """Skin points (N, 2) in millimetres -> image points (N, 2) in pixels."""
-        matrix = np.array([self._u[:2], self._v[:2]])
-        offset = np.array([self._u[2], self._v[2]])
-        return (np.asarray(points, dtype=np.float64) - offset) @ np.linalg.inv(matrix).T
+        return (np.asarray(points, dtype=np.float64) - self._offset) @ self._to_pixels
 
     def noise(self, rng: np.random.Generator, cell_mm: float, octaves: int = 1, stretch: float = 1.0) -> Field:
         """Smooth noise of mean 0 and standard deviation about 1, (H, W).
@@ -212,6 +212,12 @@ def curve(
     `wander` 1 strays like a vessel, 0 is an even arc.
     """
     stray = wander * np.cumsum(rng.normal(0, bend / math.sqrt(n), n))
-    steps = angle + stray + np.linspace(0, rng.normal(0, bend), n)
-    path = np.cumsum(np.stack([np.cos(steps), np.sin(steps)], 1) * (length / n), axis=0)
-    return np.concatenate([np.asarray(start, dtype=np.float64)[None], np.asarray(start) + path])[:n]
+    turn = rng.normal(0, bend)
+    arc = np.arange(n) * (turn / (n - 1))
+    arc[-1] = turn
+    steps = angle + stray + arc
+    path = np.empty((n, 2))
+    path[0] = 0
+    np.cumsum(np.cos(steps[:-1]) * (length / n), out=path[1:, 0])
+    np.cumsum(np.sin(steps[:-1]) * (length / n), out=path[1:, 1])
+    return path + start
