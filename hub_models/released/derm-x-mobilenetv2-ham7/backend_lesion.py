@@ -316,7 +316,6 @@ def fold_batch_norm(module: nn.Module) -> int:
     return folded
 
 
-@torch.inference_mode()
 def fold(model: Any) -> Folded | None:
     """The faster copy of a model; None where there is nothing to fold, or it computes something else."""
     first = next(model.parameters(), None)
@@ -324,11 +323,11 @@ def fold(model: Any) -> Folded | None:
         return None
     if not any(isinstance(part, nn.BatchNorm2d) for part in model.modules()):
         return None
-    with torch.inference_mode(False):
+    with torch.inference_mode(False):  # its weights are kept and may be copied with the model
         found = Folded(model)
     given = model.fixed_inputs()
     fixed = [given.get(name) for name in model.input_names]
-    with in_torch():
+    with torch.inference_mode(), in_torch():
         expected, features = (one.run_encoder(*fixed)[0] for one in (model, found.copy))
     close = bool((features - expected).abs().max() <= 1e-3 * expected.abs().max())
     return found if found.layers and close else None

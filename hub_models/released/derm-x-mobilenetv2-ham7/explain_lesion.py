@@ -140,17 +140,27 @@ class ExplainedPass:
         Raises:
             ExplanationError: no such class.
         """
+        classes = resolve_target(target, self.output.logits, self.model.config.labels)
+        heat = self.member_maps(classes)
+        spread = heat.std(dim=0, correction=0) if self.has_members else None
+        return LesionExplanation(heat.mean(dim=0), spread, classes, self.method)
+
+    @property
+    def has_members(self) -> bool:
+        """Whether the model has members, each with logits of its own."""
+        return self.output.raw_logits.ndim == 3
+
+    def member_maps(self, classes: torch.Tensor) -> torch.Tensor:
+        """The members' heat maps of one class per image, once: (N,) -> (M, N, H, W); M = 1 without members."""
         maps = self.activations
         with torch.inference_mode(False):
-            classes = resolve_target(target, self.output.logits, self.model.config.labels)
             if self.method != ROLLOUT:
                 combine = GRADIENT_METHODS[self.method]
-                gradients = gradients_of_logits(self.output.raw_logits, classes, maps)
+                # A copy: of a tensor that was made in inference mode no gradient is taken.
+                gradients = gradients_of_logits(self.output.raw_logits, classes.clone(), maps)
                 pairs = zip(maps, gradients, strict=True)
                 maps = [combine(*(self.model.as_maps(x.detach(), self.size).float() for x in pair)) for pair in pairs]
-            heat = torch.stack([to_heat(one, self.size) for one in maps])
-        spread = heat.std(dim=0, correction=0) if self.output.raw_logits.ndim == 3 else None
-        return LesionExplanation(heat.mean(dim=0), spread, classes, self.method)
+            return torch.stack([to_heat(one, self.size) for one in maps])
 
     def plain_output(self) -> Any:
         """The output without gradients."""

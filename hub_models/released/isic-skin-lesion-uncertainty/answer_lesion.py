@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from .configuration_lesion import LABEL_GROUPS
 from .decision_lesion import FLAGGED, chosen_rule, flags, named_class, p_malignant, same_class
+from .explain_lesion import ExplainedPass, ExplanationError, explained_pass
 from .groups_lesion import group_names, scope, trust_of
 from .infer_lesion import dropout_layers, infer, sample_head
 from .preprocess_lesion import FIRST_SETTINGS
@@ -396,6 +397,18 @@ class PredictSteps:
     ) -> Any:
         """The output of :func:`infer_lesion.infer`, which describes the arguments."""
         return infer(self, inputs, inference, samples, seed)
+
+    def explained_pass(self, inputs: Mapping[str, torch.Tensor], method: str, inference: str) -> ExplainedPass:
+        """The output of a plain pass, from which heat maps follow.
+
+        Raises:
+            ExplanationError: ``inference`` is another than ``plain``, or there is no such heat map.
+        """
+        if inference != "plain":
+            raise ExplanationError(
+                f"inference is {inference!r}; a heat map is of one plain pass: leave one of them out."
+            )
+        return explained_pass(self, None, inputs, method)
 
     def sample_head(self, features: torch.Tensor, samples: int, seed: int) -> torch.Tensor:
         """MC dropout on the head alone: one pass of the backbone, many of the layers after it."""

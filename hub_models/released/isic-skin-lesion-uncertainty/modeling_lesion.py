@@ -347,11 +347,9 @@ class LesionForImageClassification(PredictSteps, RunsGraph, LesionPreTrainedMode
             prior: share of each class where the model is used, by name or in the order of the labels, positive, sum 1;
                 re-weighs the probabilities and withdraws band and set. None = as at the calibration.
             decision: a rule of ``decision_lesion``; another than the model's own (None) withdraws band and set.
-            samples: passes of MC dropout.
-            seed: of the dropout masks.
+            samples, seed: passes of MC dropout, and the seed of their masks.
             prepared_as: settings of the image processor that made the inputs; None = only the size is compared.
-            group: where sets and bands were fitted by group: its name, or the age; one for all, or one per image. None
-                or another value = not known.
+            group: where sets and bands were fitted by group: its name or age; one for all or per image; None = unknown.
             explain: a method of :meth:`explain`; adds ``heat_map`` (H, W) of the class named, from the same pass.
             **inputs: what the image processor returns: ``pixel_values`` (N, 3, H, W).
 
@@ -373,19 +371,14 @@ class LesionForImageClassification(PredictSteps, RunsGraph, LesionPreTrainedMode
             TrustNotFittedError: ``trust`` was requested and is not fitted.
             InferenceError: ``inference`` is unknown, or needs dropout or pixels and there are none.
             NotFiniteError: an input or a logit is NaN or infinite.
-            PriorError: ``prior`` is no distribution over the labels.
-            DecisionError: there is no such rule, or it can promise nothing here.
+            PriorError, DecisionError: ``prior`` is no distribution over the labels; no such rule, or it cannot hold.
             GroupError: groups for another number of images, or for a model without any.
-            ExplanationError: there is no such heat map.
+            ExplanationError: there is no such heat map, or ``inference`` is not plain.
         """
         if trust:
             self.check_trust_is_fitted()
         inputs = {name: value.to(self.device) for name, value in inputs.items() if name != "labels"}
-        if explain is not None and inference != "plain":
-            raise ExplanationError(
-                f"inference is {inference!r}; a heat map is of one plain pass: leave one of them out."
-            )
-        seen = None if explain is None else explained_pass(self, None, inputs, explain)
+        seen = self.explained_pass(inputs, explain, inference) if explain else None
         output = self.infer(inputs, inference, samples=samples, seed=seed) if seen is None else seen.plain_output()
         withdrawn = self.why_withdrawn(inputs, inference, prior, prepared_as)
         options = {"prior": prior, "decision": decision, "withdrawn": withdrawn, "group": group}
