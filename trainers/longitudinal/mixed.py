@@ -28,6 +28,10 @@ OPTIMIZERS = ("lbfgs", "powell", "nm")
 SMALLEST_RESIDUAL = 1e-6  # variance of a day, of the variance of severity, below which there is none
 FARTHEST = 0.02  # standard errors that effects may lie off generalised least squares
 SMALLEST_START = 0.02  # variance of a random effect to start from, in units of a day's variance
+SMALLEST_SUM = 1e-6  # of squares, as a share of the whole, below which sums over days round too much
+SINGULAR = (
+    1e-10  # eigenvalue of the random effects' covariance, in days' variance, below which MixedLM calls it singular
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,42 @@ class NotConvergedError(ValueError):
     """Raised when no optimizer reached a fit that can be used; the message states what each of them did."""
 
 
+class SummedMixedLM(MixedLM):
+    """MixedLM whose profile likelihood takes sums over each patient's days, formed once.
+
+    With ``w = I + C Z'Z`` of a patient, ``V = I + Z C Z'`` has ``V^-1 = I - Z w^-1 C Z'`` and ``det V = det w``.
+    Severity is taken less its least squares fit: fewer digits are lost, the likelihood is the same. Where C is singular
+    or no day differs from its prediction, MixedLM's own likelihood decides.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._plain = np.linalg.lstsq(self.exog, self.endog, rcond=None)[0]
+        given = np.column_stack([self.exog, self.endog - self.exog @ self._plain])
+        rows = [self.row_indices[name] for name in self.group_labels]
+        self._gram = np.stack([random.T @ random for random in self.exog_re_li])
+        self._moment = np.stack([random.T @ given[own] for random, own in zip(self.exog_re_li, rows, strict=True)])
+        self._whole = given.T @ given
+
+    def loglike(self, params: Any, profile_fe: bool = True) -> float:
+        """The restricted log-likelihood, the scale profiled out, as MixedLM gives it."""
+        if type(params) is not MixedLMParams:
+            params = MixedLMParams.from_packed(params, self.k_fe, self.k_re, self.use_sqrt, has_fe=False)
+        if np.linalg.eigvalsh(params.cov_re).min() < SINGULAR:
+            return float(super().loglike(params, profile_fe))
+        inner = np.eye(self.k_re) + params.cov_re @ self._gram
+        solved = np.linalg.solve(inner, params.cov_re @ self._moment)
+        sums = self._whole - np.einsum("pij,pik->jk", self._moment, solved)
+        design, target = sums[:-1, :-1], sums[:-1, -1]
+        less = self._plain - params.fe_params if not profile_fe else -np.linalg.solve(design, target)
+        squares = float(sums[-1, -1] + 2 * less @ target + less @ design @ less)
+        if not squares > SMALLEST_SUM * self._whole[-1, -1]:
+            return float(super().loglike(params, profile_fe))
+        freedom = self.n_totobs - self.k_fe
+        determinants = np.linalg.slogdet(inner)[1].sum() + np.linalg.slogdet(design)[1]
+        return float(-(determinants + freedom * (np.log(squares) + np.log(2 * np.pi / freedom) + 1)) / 2)
+
+
 def fit_mixed(study: Study, random_effects: bool) -> MixedFit:
     """Fit a linear mixed model of severity on treatment.
 
@@ -81,7 +121,7 @@ def fit_mixed(study: Study, random_effects: bool) -> MixedFit:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             try:
-                model = MixedLM(study.severity, design, groups=study.patient, exog_re=exog_re)
+                model = SummedMixedLM(study.severity, design, groups=study.patient, exog_re=exog_re)
                 start = MixedLMParams.from_components(*_start(study, random_effects))
                 result = model.fit(reml=True, method=[optimizer], start_params=start, maxiter=500)
                 trouble = _trouble(result, study, caught)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from statsmodels.regression.mixed_linear_model import MixedLM
+from statsmodels.regression.mixed_linear_model import MixedLM, MixedLMParams
 
 from trainers.longitudinal import mixed
-from trainers.longitudinal.mixed import NotConvergedError, fit_mixed
+from trainers.longitudinal.mixed import NotConvergedError, SummedMixedLM, fit_mixed
 from trainers.longitudinal.patient_means import differences, patient_level
 from trainers.longitudinal.study import Study
 
@@ -53,6 +53,23 @@ def test_it_is_statsmodels_own_fit(simulated: Study) -> None:
     assert ours.effects == pytest.approx(theirs.fe_params[1:], abs=1e-3)
     assert ours.standard_errors == pytest.approx(theirs.bse_fe[1:], rel=1e-3)
     assert ours.log_likelihood == pytest.approx(theirs.llf, abs=1e-3)
+
+
+def test_the_likelihood_by_sums_is_statsmodels_own(simulated: Study) -> None:
+    design = np.column_stack([np.ones(len(simulated.day)), np.eye(3)[simulated.treatment][:, 1:]])
+    models = [
+        kind(simulated.severity, design, groups=simulated.patient, exog_re=design) for kind in (MixedLM, SummedMixedLM)
+    ]
+    for model in models:
+        model.fit(reml=True, method=["lbfgs"], maxiter=1)
+    rng = np.random.default_rng(0)
+    for scale in (10.0, 1.0, 0.1, 1e-3, 1e-7):
+        packed = scale * rng.normal(size=6)
+        theirs, ours = (model.loglike(packed) for model in models)
+        assert ours == pytest.approx(theirs, rel=1e-11), scale
+    fixed = MixedLMParams.from_components(np.array([50.0, -5.0, 1.0]), np.diag([4.0, 2.0, 1.0]))
+    theirs, ours = (model.loglike(fixed, profile_fe=False) for model in models)
+    assert ours == pytest.approx(theirs, rel=1e-11)
 
 
 def test_errors_and_predictions_are_those_of_dense_generalised_least_squares(simulated: Study) -> None:
