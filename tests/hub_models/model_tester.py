@@ -363,8 +363,9 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
         torch.manual_seed(3)
         untouched = self.model_class(self.config())
         for part, alone in zip(model.pretrained_parts(), untouched.pretrained_parts(), strict=True):
+            got = part.state_dict()
             for name, value in alone.state_dict().items():
-                assert torch.equal(value, part.state_dict()[name]), name
+                assert torch.equal(value, got[name]), name
 
     def test_random_start_is_stated(self) -> None:
         assert self.model_class.from_backbone(self.config()).config.initialised_from == "random"
@@ -402,9 +403,10 @@ class ClassifierTester(ShippingTester, TrustTester, ExplainTester):
         model.save_pretrained(tmp_path)
         loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
         assert not loaded.training
-        assert set(loaded.state_dict()) == set(model.state_dict())
+        state = loaded.state_dict()
+        assert set(state) == set(model.state_dict())
         for name, value in model.state_dict().items():
-            assert torch.equal(loaded.state_dict()[name], value), name
+            assert torch.equal(state[name], value), name
         for (name, value), (_, got) in zip(model.named_buffers(), loaded.named_buffers(), strict=True):
             assert torch.equal(value, got), f"buffer {name}"
         with torch.no_grad():
