@@ -1,9 +1,10 @@
 """Run Python commands in processes of their own, which need not import torch again.
 
-A server process imports the large libraries once and forks for each command. The command has its own environment,
-working directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads
-``HF_*`` at its import (huggingface_hub, transformers, datasets) is imported before only by a second server, which the
-first forks for each set of such variables. A Hub and a home are those of one test: that server imports with others in
+A server process imports the large libraries once and forks for each command. The first worker of a run that needs it
+starts it, all of them use it, and it ends with the last of them. The command has its own environment, working
+directory, ``sys.path``, streams, signals and exit code, as if Python had been started for it. What reads ``HF_*`` at
+its import (huggingface_hub, transformers, datasets) is imported before only by a second server, which the first forks
+for each set of such variables. A Hub and a home are those of one test: that server imports with others in
 their place, which the process of a command replaces wherever the libraries have kept them. Nothing of this project is
 imported before. A test of what an import costs starts Python itself.
 
@@ -17,8 +18,11 @@ import contextlib
 import gc
 import importlib
 import json
+import math
 import os
 import runpy
+import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +33,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
+
+from filelock import FileLock
 
 LIBRARIES = (
     *("torch", "torch._dynamo", "torch.distributed.tensor", "torch.utils.data", "torchvision.transforms.v2"),
@@ -43,12 +49,12 @@ OF_THE_HUB = ("huggingface_hub", "transformers", "datasets", "evaluate", "timm")
 REPLACED = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": os.path.join(tempfile.gettempdir(), "hf-home-of-a-test")}
 AT_IMPORT = ("HF_", "HUGGING", "TRANSFORMERS_", "DATASETS_", "TIMM_", "XDG_", "HOME", "TMPDIR", "OMP_")
 UNPAINTED = "LESION_TEST_UNPAINTED"  # set: charts are written as one pixel
-TEMPLATES = "LESION_TEST_TEMPLATES"  # the server's: folder of the compiled templates of cards, which take 0.7 s
+CACHES = "LESION_TEST_CACHES"  # folder of a run: the server's socket, and the compiled templates of cards (0.7 s)
+POLL_S = 0.01
 STREAMS = ("stdout", "stderr")
 # An object, the name of an attribute, and its value at import.
 Kept = tuple[Any, str, str | Path]
-_server: subprocess.Popen[str] | None = None
-_templates: tempfile.TemporaryDirectory[str] | None = None
+_link: IO[str] | None = None
 _exit_code: int | None = None
 
 
@@ -76,8 +82,12 @@ class Process:
         Raises:
             subprocess.TimeoutExpired: it still runs.
         """
-        if self.returncode is None:
-            self.returncode = _ask({"wait": self.pid, "seconds": timeout, "server": self.server})
+        deadline = time.monotonic() + (math.inf if timeout is None else timeout)
+        while self.returncode is None:
+            self.returncode = _ask({"wait": self.pid, "server": self.server})
+            if self.returncode is not None or time.monotonic() >= deadline:
+                break
+            time.sleep(POLL_S)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self.args, timeout or 0)
         return self.returncode
@@ -169,55 +179,107 @@ def unpaint() -> Callable[..., None]:
 
 
 def _ask(request: dict[str, Any]) -> Any:
-    """The server's answer; starts the server first where there is none."""
-    global _server, _templates
-    if _server is None or _server.poll() is not None:
-        # Isolated: the sys.path of each command is built on the one of Python alone.
-        command = [sys.executable, "-I", __file__]
-        _templates = tempfile.TemporaryDirectory()
-        env = {**os.environ, "OMP_NUM_THREADS": "1", TEMPLATES: _templates.name}
-        _server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        atexit.register(_server.kill)
-    assert _server.stdin is not None
-    assert _server.stdout is not None
-    _server.stdin.write(json.dumps(request) + "\n")
-    _server.stdin.flush()
-    return json.loads(_server.stdout.readline())
+    """The server's answer."""
+    global _link
+    if _link is None:
+        _link = _connect()
+    _link.write(json.dumps(request) + "\n")
+    _link.flush()
+    return json.loads(_link.readline())
 
 
-def _serve() -> dict[str, Any]:
-    """Answer requests until the client is gone; in the process of a command, return its request."""
-    own, requests, answers, kept = "", sys.stdin, sys.stdout, list[Kept]()
+def _connect() -> IO[str]:
+    """A connection to the run's server; starts it where there is none."""
+    if CACHES not in os.environ:
+        os.environ[CACHES] = tempfile.mkdtemp(prefix="lesion-server-")
+        atexit.register(shutil.rmtree, os.environ[CACHES], ignore_errors=True)
+    path = os.path.join(os.environ[CACHES], "server")
+    link = socket.socket(socket.AF_UNIX)
+    with FileLock(f"{path}.lock"):
+        try:
+            link.connect(path)
+        except OSError:
+            # Isolated: the sys.path of each command is built on the one of Python alone.
+            command = [sys.executable, "-I", __file__, path]
+            env = {**os.environ, "OMP_NUM_THREADS": "1"}
+            started = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+            assert started.stdout is not None
+            with started.stdout:
+                started.stdout.readline()
+            link.connect(path)
+    return link.makefile("rw")
+
+
+def _listen(path: str) -> socket.socket:
+    """The server's socket, from now on there for clients; one line on stdout tells."""
+    listener = socket.socket(socket.AF_UNIX)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    listener.bind(path)
+    listener.listen()
+    print(flush=True)
+    return listener
+
+
+def _serve(listener: socket.socket) -> dict[str, Any]:
+    """Answer requests until the last client is gone; in the process of a command, return its request."""
     servers = dict[str, tuple[IO[str], IO[str]]]()
-    while line := requests.readline():
-        request = json.loads(line)
-        key = own or (request["server"] if "wait" in request else _read_at_import(request["env"]))
-        elsewhere = key != own
-        if elsewhere and key not in servers:
-            (requests_end, to), (back, answers_end) = os.pipe(), os.pipe()
-            if os.fork() == 0:
-                os.close(to)
-                own, requests, answers = key, os.fdopen(requests_end), os.fdopen(answers_end, "w")
-                os.environ.clear()
-                os.environ.update(_in_place(request["env"]))
-                _import(HUB_LIBRARIES)
-                kept = _kept()
-                gc.freeze()  # a collection in a command need not look at them
+    clients = selectors.PollSelector()  # not epoll, whose registrations a fork would share
+    clients.register(listener, selectors.EVENT_READ)
+    while True:
+        for one, _ in clients.select():
+            if one.data is None:
+                client, _ = listener.accept()
+                clients.register(client, selectors.EVENT_READ, client.makefile("rw"))
                 continue
-            os.close(requests_end)
-            os.close(answers_end)
-            servers[key] = os.fdopen(to, "w"), os.fdopen(back)
-        if elsewhere:
+            line = one.data.readline()
+            if not line:
+                _part(clients, one)
+                if len(clients.get_map()) == 1:
+                    os._exit(0)
+                continue
+            request = json.loads(line)
+            key = request["server"] if "wait" in request else _read_at_import(request["env"])
+            if key not in servers:
+                (requests_end, to), (back, answers_end) = os.pipe(), os.pipe()
+                if os.fork() == 0:
+                    os.close(to)
+                    for other in list(clients.get_map().values()):
+                        _part(clients, other)
+                    return _serve_hub(key, request, os.fdopen(requests_end), os.fdopen(answers_end, "w"))
+                os.close(requests_end)
+                os.close(answers_end)
+                servers[key] = os.fdopen(to, "w"), os.fdopen(back)
             servers[key][0].write(line)
             servers[key][0].flush()
-            answer = servers[key][1].readline()
+            one.data.write(servers[key][1].readline())
+            one.data.flush()
+
+
+def _part(clients: selectors.BaseSelector, one: selectors.SelectorKey) -> None:
+    clients.unregister(one.fileobj)
+    for end in (one.data, one.fileobj):
+        if end is not None:
+            end.close()
+
+
+def _serve_hub(key: str, first: dict[str, Any], requests: IO[str], answers: IO[str]) -> dict[str, Any]:
+    """Import the libraries of the Hub in this environment, then answer and return as :func:`_serve`."""
+    os.environ.clear()
+    os.environ.update(_in_place(first["env"]))
+    _import(HUB_LIBRARIES)
+    kept = _kept()
+    gc.freeze()  # a collection in a command need not look at them
+    while line := requests.readline():
+        request = json.loads(line)
+        if "wait" in request:
+            answer: Any = _ended(request["wait"])
+        elif pid := os.fork():
+            answer = (pid, key)
         else:
-            found = _wait(request["wait"], request["seconds"]) if "wait" in request else (os.fork(), key)
-            if found == (0, key):
-                _replace(kept, request["env"])
-                return request
-            answer = json.dumps(found) + "\n"
-        answers.write(answer)
+            _replace(kept, request["env"])
+            return request
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
     os._exit(0)
 
@@ -271,15 +333,10 @@ def _import(names: Sequence[str]) -> None:
         importlib.import_module(name)
 
 
-def _wait(pid: int, seconds: float | None) -> int | None:
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if deadline is not None and time.monotonic() >= deadline:
-            return None
-        time.sleep(0.005)
+def _ended(pid: int) -> int | None:
+    """The exit code of a command; None while it runs."""
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
 
 
 def _end() -> None:
@@ -337,7 +394,10 @@ def _execute(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     atexit.register(_end)  # before the libraries register theirs: the last to be called is the first registered
+    listener = _listen(sys.argv[1])
     _import(LIBRARIES)
-    keep_templates(os.environ[TEMPLATES])
+    templates = os.path.join(os.path.dirname(sys.argv[1]), "templates")
+    os.makedirs(templates, exist_ok=True)
+    keep_templates(templates)
     gc.freeze()
-    _become(_serve())
+    _become(_serve(listener))
