@@ -1,7 +1,7 @@
 """Time to the first step of a training: ``python tests/benchmarks/first_step.py --dataset DIR [OPTION ...]``.
 
 CPU seconds of a process from its start to the end of each stage, as shares of importing torch and transformers' Trainer
-alone: each in a process of its own, rounds in turn, the least of them. The cache of decoded images is made anew in the
+alone: each in a process of its own, rounds in turn, the least of them. The cache of decoded images is made in the
 first table and found in the second. Further options go to ``trainers/train_mobilenet.py``. No number here is a test.
 """
 
