@@ -179,7 +179,7 @@ def _configs_text(about: Description, configs: Mapping[str, Any]) -> str:
     text = f"`grouped` (the default) and `fold0` to `fold4` {never}"
     if RELEASE in configs:
         text += (
-            " So does `release`, for a model that is released: 75 % train, 5 % validation, 10 % calibration, 10 % test; "
+            " So does `release`, for a released model: 75 % train, 5 % validation, 10 % calibration, 10 % test; "
             "the last two are parts of what `grouped` holds out."
         )
     if about.own_classes:
